@@ -1,0 +1,143 @@
+"""`recoach data describe` and `recoach data prepare`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from recoach.cli.console import console
+from recoach.data import prepared
+from recoach.data.ingest import read_interactions
+from recoach.data.prepared import PrepareConfig
+from recoach.data.statistics import Statistics
+from recoach.data.statistics import describe as statistics_of
+from recoach.errors import ConfigError
+
+app = App(name="data", help="Look at interaction logs and prepare them.")
+
+Columns = Annotated[list[str] | None, Parameter(name="--column", consume_multiple=True)]
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"]
+
+
+@app.command
+def describe(
+    files: list[Path],
+    /,
+    *,
+    k_core: int = 0,
+    dedup: Literal["none", "first", "last"] = "none",
+    min_rating: float | None = None,
+    column: Columns = None,
+    format: Format = "auto",  # noqa: A002 - the option's name
+) -> None:
+    """Print the size of logs, as papers' tables of data do.
+
+    Parameters
+    ----------
+    files
+        Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files, plain, .gz
+        or .zst.
+    k_core
+        Keep users and items with at least so many interactions; 0 keeps all.
+    dedup
+        Which of repeated (user, item) pairs to keep.
+    min_rating
+        Keep interactions rated this or better.
+    column
+        NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated.
+    format
+        The format, where the suffix does not tell.
+    """
+    config = PrepareConfig(
+        k_core=_at_least_zero(k_core),
+        dedup=dedup,
+        min_rating=min_rating,
+        columns=_mapping(column),
+        format=format,
+    )
+    rows = []
+    for file in files:
+        log = read_interactions(file, columns=config.columns, format=config.format)
+        rows.append((file.name, statistics_of(prepared.filtered(log, config))))
+    console.print(_table(rows))
+
+
+@app.command
+def prepare(
+    file: Path,
+    /,
+    *,
+    output: Path,
+    k_core: int = 5,
+    dedup: Literal["none", "first", "last"] = "none",
+    min_rating: float | None = None,
+    column: Columns = None,
+    format: Format = "auto",  # noqa: A002 - the option's name
+) -> None:
+    """Filter a log, split it (last item test, the one before valid) and write a prepared folder.
+
+    Parameters
+    ----------
+    file
+        An interaction log.
+    output
+        The folder to write; reused when nothing has changed.
+    k_core
+        Keep users and items with at least so many interactions, iterated; 0 keeps all.
+    dedup
+        Which of repeated (user, item) pairs to keep.
+    min_rating
+        Keep interactions rated this or better.
+    column
+        NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated.
+    format
+        The format, where the suffix does not tell.
+    """
+    started = time.perf_counter()
+    config = PrepareConfig(
+        k_core=_at_least_zero(k_core),
+        dedup=dedup,
+        min_rating=min_rating,
+        columns=_mapping(column),
+        format=format,
+    )
+    dataset = prepared.prepare(file, output, config)
+    console.print(
+        f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
+        f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",
+        highlight=False,
+    )
+
+
+def _table(rows: list[tuple[str, Statistics]]) -> Table:
+    table = Table("log", "#users", "#items", "#interactions", "avg. length", "density", "dates")
+    for name, found in rows:
+        dates = f"{found.first} to {found.last}" if found.first else "no times"
+        table.add_row(
+            name,
+            f"{found.users:,}",
+            f"{found.items:,}",
+            f"{found.interactions:,}",
+            f"{found.average_length:.2f}",
+            f"{found.density:.4%}",
+            dates,
+        )
+    return table
+
+
+def _mapping(column: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for entry in column or []:
+        name, sign, value = entry.partition("=")
+        if not sign or not name or not value:
+            raise ConfigError(f"--column takes NAME=COLUMN, like user_id=visitor, not {entry!r}.")
+        pairs[name] = value
+    return pairs
+
+
+def _at_least_zero(k: int) -> int:
+    if k < 0:
+        raise ConfigError(f"--k-core must be at least 0, not {k}.")
+    return k

@@ -1,0 +1,168 @@
+"""Verbs that make or read a run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from recoach.cli.console import Shown, console
+from recoach.errors import RunError
+from recoach.experiments.config import ExperimentConfig, read_config
+from recoach.experiments.folder import RunFolder
+from recoach.experiments.stages import ALL, execute, open_run
+from recoach.report.html import write_report
+from recoach.report.tables import comparison_table, verdict
+
+Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)]
+
+_DEMO = (
+    "pretrain.epochs=30",
+    "pretrain.batch_size=256",
+    "pretrain.patience=3",
+    "grpo.batch_size=512",
+    "grpo.epochs=6",
+)
+
+
+def demo(
+    *, data: Path | None = None, output: Path = Path("runs/demo"), resume: bool = False
+) -> None:
+    """Run the main job: prepare a log, train SASRec, fine-tune it with GRPO, judge both.
+
+    Parameters
+    ----------
+    data
+        Your own interaction log; without it, a simulated shop of 2,000 users and 1,000 items.
+    output
+        The run folder.
+    resume
+        Go on with an interrupted run.
+    """
+    changes = [*_DEMO, *([f"data.path={_quoted(data)}"] if data else [])]
+    _execute(read_config(None, changes), output, resume=resume)
+
+
+def run(
+    experiment: Path,
+    *,
+    output: Path | None = None,
+    resume: bool = False,
+    changes: Changes = None,
+) -> None:
+    """Run an experiment from its TOML file: prepare, train, fine-tune, control, judge, report.
+
+    Parameters
+    ----------
+    experiment
+        The TOML file.
+    output
+        The run folder; runs/NAME for NAME.toml where not given.
+    resume
+        Go on with an interrupted run.
+    changes
+        Settings to change, like grpo.beta=0.02; may be repeated.
+    """
+    config = read_config(experiment, changes or [])
+    _execute(config, output or Path("runs") / experiment.stem, resume=resume)
+
+
+def pretrain(
+    data: Path,
+    *,
+    output: Path,
+    model: str = "sasrec",
+    resume: bool = False,
+    changes: Changes = None,
+) -> None:
+    """Train a base model by its own loss.
+
+    Parameters
+    ----------
+    data
+        A log, or a folder made by `recoach data prepare`.
+    output
+        The run folder.
+    model
+        gsau, lightgcn, popularity or sasrec.
+    resume
+        Go on with an interrupted run.
+    changes
+        Settings to change, like pretrain.epochs=50; may be repeated.
+    """
+    config = read_config(
+        None, [f"data.path={_quoted(data)}", f"model.name={model}", *(changes or [])]
+    )
+    _execute(config, output, resume=resume, stages=("base",))
+
+
+def finetune(path: Path, *, resume: bool = False, changes: Changes = None) -> None:
+    """Fine-tune the base of a run with GRPO, with the control beside it.
+
+    Parameters
+    ----------
+    path
+        A run folder made by `recoach pretrain`.
+    resume
+        Go on with an interrupted fine-tuning.
+    changes
+        Settings of GRPO to change, like grpo.beta=0.02; may be repeated.
+    """
+    folder = RunFolder(path)
+    config = folder.retuned(changes or [], resume=resume)
+    _execute(config, path, resume=True)
+
+
+def evaluate(path: Path) -> None:
+    """Judge the models of a run again and print the comparison.
+
+    Parameters
+    ----------
+    path
+        A run folder.
+    """
+    folder = RunFolder(path)
+    config = folder.config()
+    if not folder.has("base"):
+        raise RunError(f"{path} has no trained base yet; finish the run first.")
+    stages = [stage for stage in ALL if folder.has(stage)]
+    (path / "results.json").unlink(missing_ok=True)
+    _execute(config, path, resume=True, stages=stages)
+
+
+def report(path: Path) -> None:
+    """Write report.html of a run again and print the comparison.
+
+    Parameters
+    ----------
+    path
+        A run folder with results.
+    """
+    _show(path, RunFolder(path).read_json("results.json"))
+
+
+def _execute(
+    config: ExperimentConfig, path: Path, *, resume: bool, stages: Sequence[Any] = ALL
+) -> None:
+    going = open_run(config, path, resume=resume, watch=Shown)
+    wanted = {stage for stage in stages if stage != "control" or config.evaluation.control}
+    if going.folder.finished and wanted <= going.folder.judged():
+        console.print(f"{path} is finished; it is not run again.", highlight=False)
+        _show(path, going.folder.read_json("results.json"))
+        return
+    dataset = going.dataset
+    console.print(
+        f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items", highlight=False
+    )
+    _show(path, execute(going, stages))
+
+
+def _show(path: Path, results: dict[str, Any]) -> None:
+    page = write_report(path)
+    console.print(comparison_table(results))
+    console.print(verdict(results), highlight=False)
+    console.print(f"The run is in {path}; look at {page}", highlight=False)
+
+
+def _quoted(path: Path) -> str:
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

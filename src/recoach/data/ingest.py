@@ -1,0 +1,284 @@
+"""Files and frames become Interactions: find the columns, check every value, number the ids.
+
+One streaming pass reads ids as categories and times and ratings as numbers. Only where that pass
+meets something wrong does a second look find the first bad row and name its line.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recoach.data.formats import Table, open_table, reading
+from recoach.data.interactions import IntArray, Interactions, LongArray, number
+from recoach.data.split import Dataset, from_parts
+from recoach.data.times import moments, to_milliseconds
+from recoach.errors import DataError
+
+USUAL_NAMES: dict[str, tuple[str, ...]] = {
+    "user_id": (
+        *("user_id", "user", "userid", "uid", "reviewerid", "customer_id", "visitorid"),
+        *("visitor_id", "session_id", "sessionid", "session"),
+    ),
+    "item_id": (
+        *("item_id", "item", "itemid", "iid", "movieid", "movie_id", "parent_asin", "asin"),
+        *("product_id", "productid", "sid", "business_id", "book_id", "track_id", "article_id"),
+    ),
+    "rating": ("rating", "ratings", "score", "overall", "stars", "weight"),
+    "timestamp": (
+        *("timestamp", "time", "ts", "datetime", "unixreviewtime", "sort_timestamp"),
+        *("date", "created_at", "event_time"),
+    ),
+}
+"""The lower-case names under which each of our columns is looked for, best first."""
+
+_REQUIRED = ("user_id", "item_id")
+
+
+def read_interactions(
+    source: object,
+    *,
+    columns: Mapping[str, str] | None = None,
+    format: str = "auto",  # noqa: A002 - the word users type
+) -> Interactions:
+    """Read an interaction log.
+
+    Args:
+        source: a path, or any pandas, polars or arrow frame.
+        columns: our names (user_id, item_id, rating, timestamp) -> the name in the source; what is
+            not mapped is detected by its usual names.
+        format: auto, csv, tsv, jsonl, parquet, inter (RecBole) or sequence (`user item item ...`).
+
+    Raises:
+        DataError: anything that cannot be read or understood, with file, line and remedy.
+    """
+    mapping = _checked(columns or {})
+    if isinstance(source, str | Path):
+        table = open_table(Path(source), format, lambda names: _has_ids(names, mapping))
+    else:
+        table = _frame_table(source)
+    return _interactions(table, _find_columns(table, mapping))
+
+
+def read_benchmark(source: str | Path) -> Dataset:
+    """Read a log that is already split into train, valid (optional) and test files.
+
+    Args:
+        source: a folder, or a path up to the part's name (`data/baby` for `baby.train.inter`).
+            RecBole's `X.train.inter` and LightGCN's `train.txt` are known, plain, .gz or .zst.
+
+    Raises:
+        DataError: a part is missing or occurs twice, or a file is bad.
+    """
+    source = Path(source)
+    folder, prefix = (source, "") if source.is_dir() else (source.parent, source.name)
+    train = _part(folder, prefix, "train")
+    valid = _part(folder, prefix, "valid")
+    test = _part(folder, prefix, "test")
+    if train is None or test is None:
+        missing = "test" if train else "train"
+        raise DataError(
+            f"{source}: no {missing} file found; expected {prefix or 'NAME'}.{missing}.inter "
+            f"or {missing}.txt, plain or compressed"
+        )
+    name = prefix or train.name.split(".")[0]
+    return from_parts(
+        read_interactions(train),
+        None if valid is None else read_interactions(valid),
+        read_interactions(test),
+        folder.name if name == "train" else name,
+    )
+
+
+def _part(folder: Path, prefix: str, role: str) -> Path | None:
+    stem = f"{prefix}." if prefix else ""
+    patterns = [f"{stem or '*.'}{role}.inter", f"{stem}{role}.txt"]
+    names = [name + end for name in patterns for end in ("", ".gz", ".zst")]
+    found = sorted(path for name in names for path in folder.glob(name))
+    if len(found) > 1:
+        raise DataError(
+            f"{folder}: {found[0].name} and {found[1].name} could both be the {role} part; "
+            "name the one you mean by its prefix, such as data/baby"
+        )
+    return found[0] if found else None
+
+
+def _checked(columns: Mapping[str, str]) -> dict[str, str]:
+    unknown = sorted(set(columns) - set(USUAL_NAMES))
+    if unknown:
+        raise DataError(
+            f"columns maps {unknown[0]!r}, which is not one of ours; "
+            f"the keys are {', '.join(USUAL_NAMES)}"
+        )
+    return dict(columns)
+
+
+def _detect(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Return our name -> the source's name for every column that is mapped or known."""
+    lowered = {name.lower(): name for name in reversed(names) if name not in mapping.values()}
+    found = dict(mapping)
+    for ours, usual in USUAL_NAMES.items():
+        known = [lowered[name] for name in usual if name in lowered]
+        if ours not in found and known:
+            found[ours] = known[0]
+    return found
+
+
+def _has_ids(names: Sequence[str], mapping: Mapping[str, str]) -> bool:
+    found = _detect(names, mapping)
+    return all(found.get(ours) in names for ours in _REQUIRED)
+
+
+def _find_columns(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
+    listed = ", ".join(table.names)
+    for ours, theirs in mapping.items():
+        if theirs not in table.names:
+            raise DataError(
+                f"{table.label}: no column {theirs!r}, which columns gives as {ours}; "
+                f"found: {listed}"
+            )
+    found = _detect(table.names, mapping)
+    for ours in _REQUIRED:
+        if ours not in found:
+            raise DataError(
+                f"{table.label}: no {ours} column among: {listed}; rename it to {ours} or map it "
+                f"with columns={{{ours!r}: NAME}}"
+            )
+    return found
+
+
+def _frame_table(source: Any) -> Table:  # noqa: ANN401 - any frame narwhals knows
+    try:
+        frame = nw.from_native(source)
+        eager = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+        table = eager.to_polars()
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{type(source).__module__}.{type(source).__name__} cannot be used as a log "
+            f"({str(error).splitlines()[0][:120]}); pass a path or a pandas, polars or arrow "
+            "frame with one type in each column"
+        ) from None
+    return Table(
+        "the frame",
+        table.lazy(),
+        tuple(table.columns),
+        lambda row: f"row {row + 1}",
+    )
+
+
+def _interactions(table: Table, found: Mapping[str, str]) -> Interactions:
+    """Read the found columns in one pass, check them and number the ids."""
+    with reading(table.label, table.explain):
+        schema = table.frame.collect_schema()
+        columns = {ours: pl.col(theirs) for ours, theirs in found.items()}
+        raw = table.frame.select(**columns)
+        wanted = {ours: _id(table, found[ours], schema[found[ours]]) for ours in _REQUIRED}
+        wanted |= _measures(table, found, raw)
+        converted = {ours: convert(pl.col(ours)) for ours, convert in wanted.items()}
+        read = raw.select(**converted).collect(engine="streaming")
+        if table.skip_blank and read["user_id"].null_count():
+            written = raw.filter(~pl.all_horizontal(pl.all().is_null()))
+            read = written.select(**converted).collect(engine="streaming")
+    if not len(read):
+        raise DataError(f"{table.label} has a header but no interactions; add at least one row")
+    _check_values(table, found, raw, read, wanted)
+    return _numbered(table, found, read)
+
+
+def _id(table: Table, name: str, dtype: pl.DataType) -> Any:  # noqa: ANN401 - Expr -> Expr
+    """Return how to turn an id column into categories; whole numbers are written as such."""
+    if dtype.is_float():
+        return _whole
+    if dtype.is_integer():
+        return lambda column: column.cast(pl.String).cast(pl.Categorical)
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return lambda column: column.cast(pl.String).cast(pl.Categorical)
+    raise DataError(
+        f"{table.label}: column {name!r} holds {dtype} and cannot be an id; use text or numbers"
+    )
+
+
+def _whole(column: pl.Expr) -> pl.Expr:
+    """Return float ids as categories, null where they are not whole numbers."""
+    whole = column.cast(pl.Int64, strict=False)
+    return pl.when(whole == column).then(whole).cast(pl.String).cast(pl.Categorical)
+
+
+def _measures(table: Table, found: Mapping[str, str], raw: pl.LazyFrame) -> dict[str, Any]:
+    """Return how to read the timestamp and the rating, where the log has them."""
+    wanted: dict[str, Any] = {}
+    if "rating" in found:
+        wanted["rating"] = lambda column: column.cast(pl.Float32, strict=False)
+    if "timestamp" in found:
+        sample = raw.head(1000).select("timestamp").collect()["timestamp"].drop_nulls().head(1)
+        wanted["timestamp"] = moments(sample, f"{table.label}: column {found['timestamp']!r}")
+    return wanted
+
+
+def _check_values(
+    table: Table,
+    found: Mapping[str, str],
+    raw: pl.LazyFrame,
+    read: pl.DataFrame,
+    wanted: Mapping[str, Any],
+) -> None:
+    for ours in _REQUIRED:
+        if read[ours].null_count():
+            _complain(table, found, ours, wanted[ours](pl.col(ours)).is_null())
+    for ours in set(wanted) - set(_REQUIRED):
+        if read[ours].null_count() or not read[ours].is_finite().all():
+            value = wanted[ours](pl.col(ours))
+            _complain(table, found, ours, value.is_null() | ~value.is_finite())
+
+
+def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -> None:
+    """Raise the DataError of the first row of which `bad` is true, if there is one."""
+    columns = {name: pl.col(theirs) for name, theirs in found.items()}
+    rows = table.frame.select(**columns).with_row_index()
+    if table.skip_blank:
+        rows = rows.filter(~pl.all_horizontal(pl.all().exclude("index").is_null()))
+    first = rows.filter(bad).select("index", ours).head(1).collect()
+    if not len(first):
+        return
+    row, value = first.row(0)
+    column = found[ours] if ours == found[ours] else f"{found[ours]} ({ours})"
+    what = "is empty" if value in (None, "") else f"is {value!r}"
+    remedy = {
+        "timestamp": "write seconds, milliseconds or an ISO date",
+        "rating": "write a finite number",
+    }.get(ours, "every interaction needs an id, text or a whole number")
+    raise DataError(f"{table.label}: {table.where(row)}: column {column} {what}; {remedy}")
+
+
+def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Interactions:
+    users, user_ids = _dense(read["user_id"])
+    items, item_ids = _dense(read["item_id"])
+    for ours, ids in (("user_id", user_ids), ("item_id", item_ids)):
+        if (ids == "").any():
+            _complain(table, found, ours, pl.col(ours).cast(pl.String) == "")
+        if _looks_numeric(ids):
+            table.check_types(found[ours])
+    ratings: npt.NDArray[np.float32] | None = None
+    times: LongArray | None = None
+    if "rating" in found:
+        ratings = read["rating"].to_numpy()
+    if "timestamp" in found:
+        times = to_milliseconds(read["timestamp"])
+    return Interactions(users, items, user_ids, item_ids, times, ratings)
+
+
+def _looks_numeric(ids: pl.Series) -> bool:
+    return bool(ids.str.contains(r"^(?:-?\d|true$|false$|\[|\{)").any())
+
+
+def _dense(ids: pl.Series) -> tuple[IntArray, pl.Series]:
+    """Return int32[N] numbers by first appearance and String[n] the id of each."""
+    codes = ids.to_physical().to_numpy()
+    numbers, old = number(codes, int(codes.max()) + 1)
+    first = np.zeros(len(old), dtype=np.int64)
+    first[numbers[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return numbers, ids.gather(first).cast(pl.String).alias("")

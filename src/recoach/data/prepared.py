@@ -1,0 +1,228 @@
+"""A prepared set on disk: a small folder of Parquet and JSON, written whole or not at all.
+
+users.parquet, items.parquet            external ids in the order of their numbers
+train.parquet, valid.parquet, test.parquet   user and item numbers, a user's rows in time order
+dataset.json                            version, name, fingerprint, source, config, statistics
+"""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from recoach.data.filters import deduplicate, k_core, rating_at_least
+from recoach.data.ingest import read_interactions
+from recoach.data.interactions import Interactions
+from recoach.data.split import Dataset, Ragged, fingerprint, leave_last_out
+from recoach.data.statistics import Statistics, describe
+from recoach.errors import DataError
+
+FORMAT_VERSION = 1
+_MANIFEST = "dataset.json"
+_PARTS = ("train", "valid", "test")
+_SAMPLE = 1 << 20  # bytes hashed at the start, in the middle and at the end of a source
+
+
+class PrepareConfig(BaseModel):
+    """How a log becomes a prepared set; filters run in the order of the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    min_rating: float | None = None
+    """Keep only interactions rated this or better; needs a rating column."""
+
+    dedup: Literal["none", "first", "last"] = "none"
+    """Which interaction of a repeated (user, item) pair to keep; none keeps all."""
+
+    k_core: int = Field(default=5, ge=0)
+    """Every user and item keeps at least this many interactions; 0 switches the filter off."""
+
+    columns: dict[str, str] = {}
+    """Our column names (user_id, item_id, rating, timestamp) to the names in the file."""
+
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"] = "auto"
+    """The file's format; auto goes by its suffix."""
+
+
+_DEFAULT = PrepareConfig()
+
+
+def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> Dataset:
+    """Read, filter and split a log into `directory`, or load it where nothing has changed.
+
+    The folder is reused while the source (name, size, time of change, sampled content) and the
+    config are those it was made with. It appears whole or not at all.
+
+    Raises:
+        DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
+    """
+    source, directory = Path(source), Path(directory)
+    origin = {"source": _identity(source), "config": config.model_dump()}
+    reused = _reuse(directory, origin)
+    if reused is not None:
+        return reused
+    log = filtered(read_interactions(source, columns=config.columns, format=config.format), config)
+    dataset = leave_last_out(log, name=source.name.split(".")[0])
+    save_dataset(dataset, directory, describe(log), origin)
+    return dataset
+
+
+def filtered(interactions: Interactions, config: PrepareConfig) -> Interactions:
+    """Return the log after rating threshold, deduplication and k-core, in this order."""
+    if config.min_rating is not None:
+        interactions = rating_at_least(interactions, config.min_rating)
+    if config.dedup != "none":
+        interactions = deduplicate(interactions, config.dedup)
+    return k_core(interactions, config.k_core) if config.k_core else interactions
+
+
+def save_dataset(
+    dataset: Dataset,
+    directory: Path,
+    statistics: Statistics | None = None,
+    origin: dict[str, Any] | None = None,
+) -> None:
+    """Write a dataset to `directory`, replacing an older prepared set there.
+
+    Everything is written to a temporary sibling first; whatever goes wrong, nothing half-written
+    stays. DataError where the disk refuses or the folder holds something else.
+    """
+    directory = Path(directory)
+    if directory.exists() and not _is_ours(directory):
+        raise DataError(
+            f"{directory} exists and is not a prepared set; name another folder or empty it"
+        )
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "statistics": None if statistics is None else dataclasses.asdict(statistics),
+        **(origin or {}),
+    }
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as own:
+            _write(dataset, manifest, Path(own) / "new")
+            _swap(Path(own) / "new", directory, Path(own) / "old")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise DataError(
+            f"{directory}: the prepared set cannot be written ({reason}); make room or name a "
+            "folder you may write to"
+        ) from None
+
+
+def load_dataset(directory: Path) -> Dataset:
+    """Read a prepared set and verify it.
+
+    Raises:
+        DataError: no prepared set there, one of another version, or files that were changed.
+    """
+    directory = Path(directory)
+    manifest = _manifest(directory)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{directory / _MANIFEST}: format_version is {manifest.get('format_version')!r}, this "
+            f"release reads {FORMAT_VERSION}; prepare the data again"
+        )
+    try:
+        ids = [pl.read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
+        rows = [_read_part(directory / f"{part}.parquet", len(ids[0])) for part in _PARTS]
+        found = fingerprint(ids, rows)
+    except (OSError, ValueError, pl.exceptions.PolarsError):
+        found = "unreadable"
+    if found != manifest.get("fingerprint"):
+        raise DataError(
+            f"{directory}: its files do not match the fingerprint in {_MANIFEST} "
+            f"({found} and {manifest.get('fingerprint')}); prepare the data again"
+        )
+    return Dataset(str(manifest.get("name", "")), ids[0], ids[1], rows[0], rows[1], rows[2], found)
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    path = directory / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no prepared set in {directory}; run prepare first") from None
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path} cannot be read; prepare the data again")
+    return manifest
+
+
+def _reuse(directory: Path, origin: dict[str, Any]) -> Dataset | None:
+    """Return the set in `directory` if it was made from `origin` and is whole, else None."""
+    try:
+        manifest = _manifest(directory)
+        if any(manifest.get(key) != value for key, value in origin.items()):
+            return None
+        return load_dataset(directory)
+    except DataError:
+        return None
+
+
+def _identity(source: Path) -> dict[str, Any]:
+    """Return what tells one source from another without reading all of it."""
+    try:
+        status = source.stat()
+        digest = hashlib.sha256()
+        with source.open("rb") as file:
+            for start in (0, status.st_size // 2, max(0, status.st_size - _SAMPLE)):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE))
+    except FileNotFoundError:
+        raise DataError(f"there is no file {source}; check the path") from None
+    except OSError as error:
+        raise DataError(f"{source} cannot be read ({error.strerror}); name a file") from None
+    return {
+        "name": source.name,
+        "size": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "sha256_sampled": digest.hexdigest(),
+    }
+
+
+def _is_ours(directory: Path) -> bool:
+    return directory.is_dir() and (
+        (directory / _MANIFEST).is_file() or not any(directory.iterdir())
+    )
+
+
+def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
+    folder.mkdir()
+    for name, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
+        pl.DataFrame({"id": ids}).write_parquet(folder / f"{name}.parquet")
+    for part in _PARTS:
+        ragged: Ragged = getattr(dataset, part)
+        users = np.repeat(np.arange(len(ragged), dtype=np.int32), ragged.lengths)
+        table = pl.DataFrame({"user": users, "item": ragged.values})
+        table.write_parquet(folder / f"{part}.parquet")
+    text = json.dumps(manifest, indent=2, default=str)
+    (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _swap(new: Path, directory: Path, old: Path) -> None:
+    """Put `new` in the place of `directory`, whose former content goes to `old`."""
+    if directory.exists():
+        directory.rename(old)
+    try:
+        new.rename(directory)
+    except OSError:
+        if old.exists():
+            old.rename(directory)
+        raise
+
+
+def _read_part(path: Path, n_users: int) -> Ragged:
+    table = pl.read_parquet(path)
+    counts = np.bincount(table["user"].to_numpy(), minlength=n_users)
+    offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+    return Ragged(offsets, table["item"].to_numpy().astype(np.int32))

@@ -1,0 +1,178 @@
+"""What may be seen when: each user's history as ragged train, valid and test rows."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recoach.data.interactions import IntArray, Interactions, LongArray
+from recoach.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """Rows of different lengths in one flat array.
+
+    Attributes:
+        offsets: int64[n+1], rising from 0; row i is values[offsets[i]:offsets[i+1]].
+        values: int32[m].
+    """
+
+    offsets: LongArray
+    values: IntArray
+
+    @property
+    def lengths(self) -> LongArray:
+        """Return int64[n], the length of each row."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> IntArray:
+        """Return row `index` as a view, int32[length]; IndexError outside 0..n-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A split log: n_users rows of item numbers in time order, three times.
+
+    Attributes:
+        name: what to call it in reports.
+        user_ids: String[n_users], the external id of each user.
+        item_ids: String[n_items], the external id of each item.
+        train: the history to learn from; rows may be empty.
+        valid: the targets that choose between models, none or one (or more) a user.
+        test: the targets that are reported, none or one (or more) a user.
+        fingerprint: 16 hex digits, a hash of everything above but the name.
+    """
+
+    name: str
+    user_ids: pl.Series
+    item_ids: pl.Series
+    train: Ragged
+    valid: Ragged
+    test: Ragged
+    fingerprint: str
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_ids)
+
+
+def leave_last_out(interactions: Interactions, name: str = "") -> Dataset:
+    """Hold out each user's last interaction for test and the one before for validation.
+
+    Ties in time keep file order. A user with two rows gives one to train and one to test, a
+    user with one row only trains. DataError where no user has three rows.
+    """
+    counts = np.bincount(interactions.users, minlength=interactions.n_users)
+    longest = int(counts.max(initial=0))
+    if longest < 3:
+        raise DataError(
+            "users have too little history: holding out the last two interactions needs a user "
+            f"with at least 3, the longest history here has {longest}; use a longer log or weaker "
+            "filters"
+        )
+    n_test = (counts >= 2).astype(np.int64)
+    n_valid = (counts >= 3).astype(np.int64)
+    values = interactions.items[chronological(interactions)]
+    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(values))  # 1 = the last
+    in_test = from_end <= np.repeat(n_test, counts)
+    in_valid = ~in_test & (from_end <= np.repeat(n_test + n_valid, counts))
+    return assemble(
+        name,
+        (interactions.user_ids, interactions.item_ids),
+        (
+            _ragged(counts - n_test - n_valid, values[~(in_test | in_valid)]),
+            _ragged(n_valid, values[in_valid]),
+            _ragged(n_test, values[in_test]),
+        ),
+    )
+
+
+def from_parts(
+    train: Interactions, valid: Interactions | None, test: Interactions, name: str = ""
+) -> Dataset:
+    """Join logs that somebody else has split, such as RecBole's benchmark files.
+
+    The vocabularies are unions: ids that occur only in valid or test are kept, behind the others.
+    Without `valid` every valid row is empty. DataError where train or test has no rows.
+    """
+    for part, role in ((train, "train"), (test, "test")):
+        if not len(part):
+            raise DataError(f"the {role} part has no interactions; a split needs some in each")
+    parts = [train, test] if valid is None else [train, valid, test]
+    user_ids, users = _union([part.user_ids for part in parts])
+    item_ids, items = _union([part.item_ids for part in parts])
+    rows = [
+        _by_user(part, user_codes, item_codes, len(user_ids))
+        for part, user_codes, item_codes in zip(parts, users, items, strict=True)
+    ]
+    if valid is None:
+        empty = Ragged(np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+        rows.insert(1, empty)
+    return assemble(name, (user_ids, item_ids), (rows[0], rows[1], rows[2]))
+
+
+def assemble(
+    name: str, ids: tuple[pl.Series, pl.Series], rows: tuple[Ragged, Ragged, Ragged]
+) -> Dataset:
+    """Return the Dataset of (user_ids, item_ids) and (train, valid, test), fingerprint included."""
+    return Dataset(name, *ids, *rows, fingerprint=fingerprint(ids, rows))
+
+
+def fingerprint(ids: Sequence[pl.Series], rows: Sequence[Ragged]) -> str:
+    """Return 16 hex digits that change with any id or any row, on every machine the same."""
+    digest = hashlib.sha256()
+    for series in ids:
+        digest.update(series.str.len_bytes().to_numpy().astype("<i8").tobytes())
+        digest.update("".join(series.to_list()).encode())
+    for ragged in rows:
+        digest.update(ragged.offsets.astype("<i8").tobytes())
+        digest.update(ragged.values.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def chronological(interactions: Interactions) -> LongArray:
+    """Return int64[N], the rows ordered by user, then time; ties keep file order."""
+    users, times = interactions.users, interactions.times
+    if times is None or not len(times):
+        return np.argsort(users, kind="stable")
+    since = times - times.min()
+    bits = int(since.max()).bit_length()
+    if interactions.n_users.bit_length() + bits > 62:
+        return np.lexsort((times, users))
+    keys = (users.astype(np.int64) << bits) | since  # one sort by one number is thrice as fast
+    ordered = pl.DataFrame({"key": keys}).with_row_index("row").sort("key", maintain_order=True)
+    return ordered["row"].to_numpy().astype(np.int64)
+
+
+def _ragged(lengths: LongArray, values: IntArray) -> Ragged:
+    return Ragged(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), values)
+
+
+def _by_user(
+    part: Interactions, user_codes: LongArray, item_codes: LongArray, n_users: int
+) -> Ragged:
+    order = chronological(part)
+    users = user_codes[part.users[order]]
+    items = item_codes[part.items[order]].astype(np.int32)
+    counts = np.bincount(users, minlength=n_users)
+    return _ragged(counts, items[np.argsort(users, kind="stable")])
+
+
+def _union(vocabularies: list[pl.Series]) -> tuple[pl.Series, list[LongArray]]:
+    """Return the union in order of first appearance and int64[n] codes of each vocabulary in it."""
+    union = pl.concat(vocabularies).unique(maintain_order=True)
+    codes = pl.int_range(len(union), eager=True)
+    return union, [ids.replace_strict(union, codes).to_numpy() for ids in vocabularies]

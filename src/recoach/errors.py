@@ -1,0 +1,28 @@
+"""The errors a user can meet, each a sentence that says what to do.
+
+RecoachError
+├── DataError     a log or a prepared set that cannot be used
+├── ConfigError   a setting that is unknown, of the wrong type or out of range
+├── ModelError    a checkpoint that does not fit, or a model that has diverged
+└── RunError      a run folder that is busy, foreign or cannot be written
+"""
+
+
+class RecoachError(Exception):
+    """Base of all errors raised for the user's sake; the command line prints it and exits 2."""
+
+
+class DataError(RecoachError):
+    """An interaction log, a frame or a prepared folder cannot be used as it is."""
+
+
+class ConfigError(RecoachError):
+    """A setting is unknown, has the wrong type or lies out of range."""
+
+
+class ModelError(RecoachError):
+    """A checkpoint does not fit its model, or a model yields non-finite numbers."""
+
+
+class RunError(RecoachError):
+    """A run folder is foreign, of another version, incomplete or not writable."""

@@ -1,0 +1,1 @@
+"""Ranking kernels, metrics and significance."""

@@ -1,0 +1,134 @@
+"""Full ranking of held-out items by any recommender."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from recoach.data.batch import Split, histories, user_queries
+from recoach.data.split import Dataset, Ragged
+from recoach.errors import ConfigError, DataError, ModelError
+from recoach.evaluation.metrics import per_user
+from recoach.evaluation.ranking import target_ranks
+from recoach.models.base import Recommender
+
+MaskSeen = Literal["all", "recbole", "none"]
+"""Mask what a user has taken: always, only for models that read no history (RecBole), or never."""
+
+KS = (1, 5, 10, 50)
+_USERS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """How one model ranked the held-out items of each user."""
+
+    users: np.ndarray
+    """int64[B] the users who have a held-out item."""
+    ranks: np.ndarray
+    """int64[N] rank of each held-out item."""
+    metrics: dict[str, np.ndarray]
+    """`"ndcg@10"` -> float64[B], a value for each user."""
+    protocol: dict[str, object]
+    """What was measured and how; belongs beside the numbers wherever they go."""
+
+    def means(self) -> dict[str, float]:
+        """Return the average of every metric over users."""
+        return {name: float(values.mean()) for name, values in self.metrics.items()}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value:.4f}" for name, value in self.means().items())
+        return f"Evaluation({len(self.users)} users, {self.protocol['split']}: {shown})"
+
+
+def masks_seen(mask_seen: MaskSeen, model: Recommender) -> bool:
+    """Return whether this model's seen items are masked under the protocol.
+
+    `"recbole"` masks models that read no history and leaves sequential ones alone, as RecBole's
+    and the GSAU authors' loaders do.
+    """
+    return mask_seen == "all" or (mask_seen == "recbole" and model.history_length == 0)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Recommender,
+    dataset: Dataset,
+    split: Split = "test",
+    *,
+    ks: Sequence[int] = KS,
+    mask_seen: MaskSeen = "all",
+    users: np.ndarray | None = None,
+) -> Evaluation:
+    """Rank all items for every user with a held-out item and return per-user metrics.
+
+    Args:
+        model: any recommender; put into evaluation mode and back.
+        dataset: the split log.
+        split: `"valid"` (history: train) or `"test"` (history: train and valid).
+        ks: list lengths.
+        mask_seen: which seen items are out of the ranking; the target never is.
+        users: int64[B] ask only for these (default: everybody with a target).
+
+    Raises:
+        ConfigError: a k below 1.
+        DataError: nobody has a held-out item.
+        ModelError: the model yields non-finite vectors.
+    """
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks must be list lengths of at least 1, not {tuple(ks)}.")
+    held_out = dataset.valid if split == "valid" else dataset.test
+    asked = np.flatnonzero(held_out.lengths > 0) if users is None else np.asarray(users)
+    asked = asked[held_out.lengths[asked] > 0]
+    if len(asked) == 0:
+        raise DataError(f"No user of {dataset.name or 'the dataset'} has an item in {split}.")
+    mask = masks_seen(mask_seen, model)
+    ranks = _ranks_of_all(model, histories(dataset, split), held_out, asked, mask=mask)
+    counts = held_out.lengths[asked]
+    states = np.repeat(np.arange(len(asked)), counts)
+    protocol = {
+        "split": split,
+        "ranking": "full",
+        "n_items": dataset.n_items,
+        "mask_seen": mask_seen,
+        "seen_masked_for_this_model": mask,
+        "ties": "against the model",
+        "n_users": len(asked),
+        "ks": list(ks),
+    }
+    return Evaluation(asked, ranks, per_user(ranks, states, counts, ks), protocol)
+
+
+def _ranks_of_all(
+    model: Recommender, past: Ragged, held_out: Ragged, users: np.ndarray, *, mask: bool
+) -> np.ndarray:
+    """Rank in parts of users with histories of like length, so that little is padding."""
+    was_training = model.training
+    model.eval()
+    order = np.argsort(past.lengths[users], kind="stable")
+    parts = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
+    ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in parts]
+    model.train(was_training)
+    asked = np.repeat(order, held_out.lengths[users[order]])
+    return np.concatenate(ranks)[np.argsort(asked, kind="stable")]
+
+
+def _ranks(
+    model: Recommender, past: Ragged, held_out: Ragged, users: np.ndarray, *, mask: bool
+) -> np.ndarray:
+    queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
+    queries = queries.to(model.device)
+    vectors, items = model.embed(queries)
+    if not bool(torch.isfinite(vectors).all() and torch.isfinite(items).all()):
+        raise ModelError(
+            f"{type(model).__name__} yields non-finite vectors: the model has diverged. Lower the "
+            "learning rate and start again from an earlier checkpoint."
+        )
+    rows = np.repeat(np.arange(len(users)), held_out.lengths[users])
+    first = held_out.offsets[users][rows]
+    within = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    wanted = held_out.values[first + within].astype(np.int64)
+    targets = (torch.from_numpy(rows).to(model.device), torch.from_numpy(wanted).to(model.device))
+    return target_ranks(vectors, items, targets, queries.seen).cpu().numpy()

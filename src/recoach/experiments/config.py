@@ -1,0 +1,184 @@
+"""One run as a TOML file: strict tables, one for each component."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recoach.data.prepared import PrepareConfig
+from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import KS, MaskSeen
+from recoach.models.registry import model_entry
+from recoach.training.config import GRPOConfig
+from recoach.training.pretrain import PretrainConfig
+
+Table = TypeVar("Table", bound=BaseModel)
+
+
+class DataConfig(PrepareConfig):
+    """The log of a run and how it is prepared."""
+
+    path: str | None = None
+    """A log, or a folder made by `recoach data prepare`, relative to where the command is given;
+    without it, the embedded simulated shop."""
+    name: str = ""
+    """What results call the data; the file's name where empty."""
+
+
+class EvaluationConfig(BaseModel):
+    """How models are judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mask_seen: MaskSeen = "all"
+    """Mask what a user has taken: `all`, `recbole` (only models that read no history), `none`."""
+    ks: tuple[int, ...] = Field(KS, min_length=1)
+    """List lengths."""
+    control: bool = True
+    """Also train the base for as many steps of its own loss as GRPO took."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentConfig:
+    """Everything that decides a run's numbers."""
+
+    seed: int
+    data: DataConfig
+    model_name: str
+    model: BaseModel
+    pretrain: PretrainConfig
+    grpo: GRPOConfig
+    evaluation: EvaluationConfig
+
+    def tables(self) -> dict[str, Any]:
+        """Return the resolved settings as nested plain values, without those that are None."""
+        model = {"name": self.model_name} | _plain(self.model)
+        return {
+            "seed": self.seed,
+            "data": _plain(self.data),
+            "model": model,
+            "pretrain": _plain(self.pretrain),
+            "grpo": _plain(self.grpo),
+            "evaluation": _plain(self.evaluation),
+        }
+
+    def toml(self) -> str:
+        """Return the resolved settings as TOML, from which the run can be repeated."""
+        return tomli_w.dumps(self.tables())
+
+
+def read_config(path: Path | None, changes: Sequence[str] = ()) -> ExperimentConfig:
+    """Read a run's TOML and apply changes like `grpo.beta=0.02`; no file means all defaults.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key, a wrong type or a value out of range.
+    """
+    raw: dict[str, Any] = {}
+    where = "the defaults"
+    if path is not None:
+        where = str(path)
+        try:
+            raw = tomllib.loads(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"Cannot read {path}: {error}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}.") from error
+    for change in changes:
+        raw, where = _changed(raw, change), f"{where} with --set {change}"
+    return resolve(raw, where)
+
+
+def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """Check nested plain values table by table and fill in the defaults.
+
+    Args:
+        raw: as a TOML file holds them; `grpo.preset = "paper"` starts from the paper's setting.
+        where: named in errors.
+
+    Raises:
+        ConfigError: names the table, the key and the nearest right one.
+    """
+    known = {"seed", "data", "model", "pretrain", "grpo", "evaluation"}
+    for key in raw:
+        if key not in known:
+            raise ConfigError(f"{where}: no table or setting called {key!r}{_nearest(key, known)}.")
+    seed = raw.get("seed", 2020)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {seed!r}.")
+    model = _table(raw, "model", where)
+    name = str(model.pop("name", "sasrec"))
+    grpo = _table(raw, "grpo", where)
+    preset = grpo.pop("preset", "default")
+    if preset not in ("default", "paper"):
+        raise ConfigError(f"{where}: grpo.preset is 'default' or 'paper', not {preset!r}.")
+    if preset == "paper":
+        grpo = GRPOConfig.paper().model_dump() | grpo
+    return ExperimentConfig(
+        seed=seed,
+        data=_checked(DataConfig, _table(raw, "data", where), f"{where}: data"),
+        model_name=name,
+        model=_checked(model_entry(name).config, model, f"{where}: model"),
+        pretrain=_checked(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
+        grpo=_checked(GRPOConfig, grpo, f"{where}: grpo"),
+        evaluation=_checked(
+            EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation"
+        ),
+    )
+
+
+def _table(raw: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    table = raw.get(name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: {name} is a table of settings ([{name}]), not {table!r}.")
+    return dict(table)
+
+
+def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Table:
+    try:
+        # Strict as JSON is: "5" is no number and true is no 1, but a list serves as a tuple.
+        return config.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = _nearest(key, config.model_fields)
+            raise ConfigError(f"{where}: no setting called {key!r}{near}.") from error
+        reason = problem["msg"].removeprefix("Value error, ")
+        given = f" (given: {problem['input']!r})" if key else ""
+        raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
+
+
+def _nearest(key: str, known: Any) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:
+    key, sign, text = change.partition("=")
+    path = key.strip().split(".")
+    if not sign or not all(path):
+        raise ConfigError(f"--set takes TABLE.KEY=VALUE, like grpo.beta=0.02, not {change!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    result = dict(raw)
+    table = result
+    for part in path[:-1]:
+        inner = table.get(part, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"--set {change}: {part!r} is a value, not a table.")
+        table[part] = dict(inner)
+        table = table[part]
+    table[path[-1]] = value
+    return result
+
+
+def _plain(config: BaseModel) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)

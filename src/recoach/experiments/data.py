@@ -1,0 +1,59 @@
+"""The data of a run: a log, a prepared folder or the embedded shop, kept inside the run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from recoach.data.prepared import PrepareConfig, load_dataset, prepare, save_dataset
+from recoach.data.split import Dataset, leave_last_out
+from recoach.data.statistics import describe
+from recoach.data.synthetic import Shop, shop
+from recoach.errors import DataError
+from recoach.experiments.config import DataConfig
+
+
+def run_dataset(config: DataConfig, directory: Path) -> Dataset:
+    """Return the dataset of a run, prepared into its own folder so that the run stands alone.
+
+    Args:
+        config: where the log is and how it is filtered; a folder is taken as prepared.
+        directory: where the run keeps its copy; used as it is when nothing has changed.
+
+    Raises:
+        DataError: the log cannot be used.
+    """
+    if config.path is None:
+        return _named(_simulated(directory), config.name)
+    source = Path(config.path)
+    if source.is_dir():
+        return _named(_copied(source, directory), config.name)
+    filters = PrepareConfig(**config.model_dump(exclude={"path", "name"}))
+    return _named(prepare(source, directory, filters), config.name)
+
+
+def embedded_shop() -> Shop:
+    """Return the shop that runs without data use: the same log every time."""
+    return shop(seed=0)
+
+
+def _simulated(directory: Path) -> Dataset:
+    simulated = embedded_shop()
+    dataset = leave_last_out(simulated.interactions, name="shop")
+    save_dataset(dataset, directory, describe(simulated.interactions))
+    return dataset
+
+
+def _copied(source: Path, directory: Path) -> Dataset:
+    dataset = load_dataset(source)
+    if directory.exists():
+        mine = load_dataset(directory)
+        if mine.fingerprint != dataset.fingerprint:
+            raise DataError(
+                f"{source} is no longer the data this run began with; choose another --output."
+            )
+        return mine
+    save_dataset(dataset, directory)
+    return dataset
+
+
+def _named(dataset: Dataset, name: str) -> Dataset:
+    return replace(dataset, name=name) if name else dataset

@@ -1,0 +1,214 @@
+"""The folder of a run: what is in it, whose it is, whether it may be continued."""
+
+import io
+import json
+import platform
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from recoach.errors import ConfigError, RunError
+from recoach.experiments.config import ExperimentConfig, read_config, resolve
+from recoach.models.checkpoint import write_atomically
+
+FORMAT = 1
+
+
+class RunFolder:
+    """Paths of a run and the few ways to write into it.
+
+    config.toml env.json metrics.jsonl results.json per_user.parquet lists.json report.html
+    dataset/ checkpoints/{base,control,tuned}/
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def dataset(self) -> Path:
+        """The prepared data."""
+        return self.path / "dataset"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Return the folder of a stage's weights."""
+        return self.path / "checkpoints" / stage
+
+    def has(self, stage: str) -> bool:
+        """Return whether a stage has saved anything yet."""
+        return (self.checkpoints(stage) / "last.safetensors").exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has results."""
+        return (self.path / "results.json").exists()
+
+    def judged(self) -> set[str]:
+        """Return the stages that the results tell of."""
+        return set(self.read_json("results.json")["models"]) if self.finished else set()
+
+    def retuned(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
+        """Return the run's settings with changes to GRPO, written down for the fine-tuning.
+
+        Raises:
+            RunError: the base is not trained yet, or another fine-tuning is there.
+            ConfigError: a change to anything but `grpo` and `evaluation.control`.
+        """
+        there = self.config()
+        if not self.has("base"):
+            raise RunError(f"{self.path} has no trained base yet; finish `recoach pretrain` first.")
+        for change in changes:
+            if not change.startswith(("grpo.", "evaluation.control")):
+                raise ConfigError(
+                    f"--set {change}: the base of {self.path} is trained; only grpo can change."
+                )
+        here = read_config(self.path / "config.toml", changes)
+        different = _differences(there.tables(), here.tables())
+        if self.has("tuned") and different:
+            raise RunError(
+                f"{self.path} was fine-tuned with another {different[0]}; pretrain into another "
+                "folder, or copy this run without checkpoints/tuned and checkpoints/control."
+            )
+        if self.has("tuned") and not self.finished and not resume:
+            raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")
+        self.write_text("config.toml", here.toml())
+        return here
+
+    def begin(self, config: ExperimentConfig, *, resume: bool) -> None:
+        """Create the folder, or make sure that it belongs to the same run.
+
+        Raises:
+            RunError: it holds something else, another version, other settings, or an unfinished
+                run that was not asked to be resumed.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            self._check(config, resume=resume)
+        self.write_json("env.json", environment())  # first: config.toml is what makes it a run
+        self.write_text("config.toml", config.toml())
+
+    def _check(self, config: ExperimentConfig, *, resume: bool) -> None:
+        there = self.config()
+        different = _differences(there.tables(), config.tables())
+        if different:
+            raise RunError(
+                f"{self.path} holds a run with another {different[0]}; choose another --output, or "
+                "give the same settings."
+            )
+        if not self.finished and not resume:
+            raise RunError(
+                f"{self.path} holds an unfinished run; add --resume to go on with it, or choose "
+                "another --output."
+            )
+
+    def config(self) -> ExperimentConfig:
+        """Return the settings of the run in this folder.
+
+        Raises:
+            RunError: there is no run here, or one of another version.
+        """
+        path = self.path / "config.toml"
+        if not path.exists():
+            raise RunError(f"{self.path} is not a run folder: it has no config.toml.")
+        version = self.read_json("env.json").get("run_format")
+        if version != FORMAT:
+            raise RunError(
+                f"{self.path} was written in run format {version}, this version reads {FORMAT}; "
+                "run it again with this version, into another folder."
+            )
+        try:
+            raw = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}.") from error
+        return resolve(raw, str(path))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file of the run; RunError where it is missing or broken."""
+        path = self.path / name
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path} is missing or damaged; this is no complete run folder."
+            ) from error
+        return content
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file whole."""
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, content: str) -> None:
+        """Write a text file whole."""
+        write_atomically(self.path / name, content.encode())
+
+    def write_frame(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a Parquet file whole."""
+        write_frame(self.path / name, frame)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows logged so far; a row cut off by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def append_metrics(self, stage: str, row: Mapping[str, float]) -> None:
+        """Log a row of a stage, in place of any later ones that a resumed run repeats."""
+        kept = [
+            old
+            for old in self.metrics()
+            if old.get("stage") != stage or old.get("step", 0) < row["step"]
+        ]
+        lines = [json.dumps(line) + "\n" for line in [*kept, {"stage": stage, **row}]]
+        self.write_text("metrics.jsonl", "".join(lines))
+
+
+def write_frame(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table whole; .parquet, .csv or .jsonl by its ending.
+
+    Raises:
+        RunError: an ending that is none of these, or a place that cannot be written.
+    """
+    if path.suffix == ".parquet":
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        content = buffer.getvalue()
+    elif path.suffix == ".csv":
+        content = frame.write_csv().encode()
+    elif path.suffix in (".jsonl", ".ndjson"):
+        content = frame.write_ndjson().encode()
+    else:
+        raise RunError(f"{path}: tables are written as .parquet, .csv or .jsonl.")
+    write_atomically(path, content)
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions that a run's numbers may depend on."""
+    names = ("recoach", "torch", "numpy", "scipy", "polars", "pydantic")
+    return {
+        "run_format": FORMAT,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: metadata.version(name) for name in names},
+    }
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*there, *here}):
+        left, right = there.get(key), here.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found.append(f"{prefix}{key} ({left!r} there, {right!r} now)")
+    return found

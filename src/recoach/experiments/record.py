@@ -1,0 +1,195 @@
+"""What a run leaves behind: results with their protocol, per-user values, a few users' lists."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from recoach.data.batch import histories, user_queries
+from recoach.data.split import Dataset
+from recoach.evaluation.evaluator import Evaluation, evaluate, masks_seen
+from recoach.evaluation.ranking import top_items
+from recoach.evaluation.significance import paired_bootstrap
+from recoach.experiments.config import ExperimentConfig
+from recoach.experiments.data import embedded_shop
+from recoach.experiments.folder import RunFolder, environment
+from recoach.models.base import Recommender
+from recoach.models.registry import build_model
+from recoach.training.loop import Outcome
+
+FORMAT = 1
+_SHOWN_USERS = 6
+
+Stage = Literal["base", "tuned", "control"]
+
+
+class Trained(NamedTuple):
+    """A model and how its training ended."""
+
+    model: Recommender
+    outcome: Outcome
+
+
+def write_results(
+    folder: RunFolder,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    trained: Mapping[Stage, Trained],
+) -> dict[str, Any]:
+    """Judge every model of a run and write results.json, per_user.parquet and lists.json.
+
+    Returns:
+        The content of results.json.
+    """
+    models: dict[str, Recommender] = {"popularity": build_model("popularity", dataset)}
+    models |= {stage: trained[stage].model for stage in trained}
+    ks, mask = config.evaluation.ks, config.evaluation.mask_seen
+    judged = {
+        name: {
+            "valid": evaluate(model, dataset, "valid", ks=ks, mask_seen=mask),
+            "test": evaluate(model, dataset, "test", ks=ks, mask_seen=mask),
+        }
+        for name, model in models.items()
+    }
+    tests = {name: splits["test"] for name, splits in judged.items()}
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "name": folder.path.name,
+        "dataset": _described(dataset),
+        "model": config.model_name,
+        "seed": config.seed,
+        "protocol": _protocol(config, tests),
+        "models": {
+            name: _summary(judged[name], trained.get(name))  # type: ignore[call-overload]
+            for name in models
+        },
+        "comparisons": _comparisons(tests),
+        "config": config.tables(),
+        "environment": environment(),
+    }
+    folder.write_frame("per_user.parquet", _per_user(dataset, tests))
+    folder.write_json("lists.json", _lists(config, dataset, models, tests))
+    folder.write_json("results.json", results)
+    return results
+
+
+def _summary(judged: Mapping[str, Evaluation], trained: Trained | None) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        split: {name: round(value, 6) for name, value in evaluation.means().items()}
+        for split, evaluation in judged.items()
+    }
+    summary["seen_masked"] = judged["test"].protocol["seen_masked_for_this_model"]
+    if trained is not None:
+        outcome = trained.outcome
+        summary |= {
+            "steps": outcome.steps,
+            "best_step": outcome.best_step,
+            "seconds": round(outcome.seconds, 1),
+        }
+    return summary
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    rows = sum(len(part.values) for part in (dataset.train, dataset.valid, dataset.test))
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": rows,
+        "average_length": round(rows / dataset.n_users, 3),
+        "density": rows / (dataset.n_users * dataset.n_items),
+    }
+
+
+def _protocol(config: ExperimentConfig, tests: Mapping[str, Evaluation]) -> dict[str, Any]:
+    measured = next(iter(tests.values())).protocol
+    kept = ("ranking", "mask_seen", "ties", "n_users", "n_items", "ks")
+    return {
+        "split": "leave_last_out",
+        **{name: measured[name] for name in kept},
+        "selection": f"valid/{config.grpo.metric}, step 0 a candidate"
+        if config.grpo.select == "best"
+        else "the last step",
+        "interval": "95 %, paired bootstrap over users",
+    }
+
+
+def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    pairs = [("tuned", "base"), ("control", "base"), ("tuned", "control"), ("base", "popularity")]
+    return [
+        {"a": a, "b": b, "split": "test", "metric": metric}
+        | {
+            name: round(value, 8) if isinstance(value, float) else value
+            for name, value in paired_bootstrap(
+                tests[a].metrics[metric], tests[b].metrics[metric]
+            )
+            ._asdict()
+            .items()
+        }
+        for a, b in pairs
+        if a in tests and b in tests
+        for metric in tests[a].metrics
+    ]
+
+
+def _per_user(dataset: Dataset, tests: Mapping[str, Evaluation]) -> pl.DataFrame:
+    frames = []
+    for name, evaluation in tests.items():
+        values = {metric: v.astype(np.float32) for metric, v in evaluation.metrics.items()}
+        frame = pl.DataFrame({"user_id": dataset.user_ids.gather(evaluation.users), **values})
+        frames.append(frame.insert_column(1, pl.lit(name).alias("model")))
+    return pl.concat(frames)
+
+
+def _lists(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    models: Mapping[str, Recommender],
+    tests: Mapping[str, Evaluation],
+) -> list[dict[str, Any]]:
+    """Return histories and lists of a few users drawn by the seed, not chosen by outcome."""
+    asked = tests["base"].users
+    drawn = np.random.default_rng(config.seed).permutation(len(asked))[:_SHOWN_USERS]
+    past = histories(dataset, "test")
+    names = [name for name in ("base", "tuned") if name in models]
+    lists = {
+        name: _top_ten(models[name], past, asked[drawn], config) for name in names
+    }
+    titles = _titles(config, dataset)
+    rows = []
+    for place, index in enumerate(drawn):
+        user = int(asked[index])
+        row: dict[str, Any] = {
+            "user": dataset.user_ids[user],
+            "history": [titles[i] for i in past.row(user)[-10:]],
+            "target": titles[int(dataset.test.row(user)[0])],
+        }
+        for name in names:
+            row[name] = [titles[i] for i in lists[name][place] if i >= 0]
+            row[f"{name}_rank"] = int(_first_rank(tests[name], dataset, index))
+        rows.append(row)
+    return rows
+
+
+def _top_ten(
+    model: Recommender, past: Any, users: np.ndarray, config: ExperimentConfig
+) -> np.ndarray:
+    mask = masks_seen(config.evaluation.mask_seen, model)
+    queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
+    queries = queries.to(model.device)
+    model.eval()
+    vectors, items = (part.detach() for part in model.embed(queries))
+    return top_items(vectors, items, 10, queries.seen).items.cpu().numpy()
+
+
+def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
+    before = dataset.test.lengths[evaluation.users[:index]].sum()
+    return int(evaluation.ranks[before])
+
+
+def _titles(config: ExperimentConfig, dataset: Dataset) -> list[str]:
+    if config.data.path is None:
+        return list(embedded_shop().item_titles)
+    return dataset.item_ids.to_list()

@@ -1,0 +1,151 @@
+"""The stages of a run: base, tuned, control; each resumes where it was left."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recoach.data.split import Dataset
+from recoach.experiments.config import ExperimentConfig
+from recoach.experiments.data import run_dataset
+from recoach.experiments.folder import RunFolder
+from recoach.experiments.record import Stage, Trained, write_results
+from recoach.models.base import Recommender
+from recoach.models.checkpoint import load_model
+from recoach.models.registry import build_from_config, model_entry
+from recoach.training.grpo import GRPOTrainer
+from recoach.training.loop import Observer, Outcome, Session
+from recoach.training.pretrain import pretrain
+
+Watch = Callable[[Stage], Observer]
+"""Gives the observer that shows a stage's progress."""
+
+ALL: tuple[Stage, ...] = ("base", "tuned", "control")
+
+
+class Logger(Observer):
+    """Writes evaluations to the run's metrics.jsonl and passes everything on."""
+
+    def __init__(self, folder: RunFolder, stage: Stage, shown: Observer) -> None:
+        self._folder, self._stage, self._shown = folder, stage, shown
+
+    def on_begin(self, total_steps: int, step: int) -> None:
+        """Pass on."""
+        self._shown.on_begin(total_steps, step)
+
+    def on_step(self, step: int, logs: dict[str, float]) -> None:
+        """Pass on."""
+        self._shown.on_step(step, logs)
+
+    def on_row(self, row: dict[str, float]) -> None:
+        """Write and pass on."""
+        self._folder.append_metrics(self._stage, row)
+        self._shown.on_row(row)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Pass on."""
+        self._shown.on_end(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on its way: settings, folder, data."""
+
+    config: ExperimentConfig
+    folder: RunFolder
+    dataset: Dataset
+    watch: Watch
+
+    def session(self, stage: Stage) -> Session:
+        """Return where a stage trains; it always goes on from its own last checkpoint."""
+        return Session(
+            seed=self.config.seed,
+            mask_seen=self.config.evaluation.mask_seen,
+            folder=self.folder.checkpoints(stage),
+            observer=Logger(self.folder, stage, self.watch(stage)),
+            resume=True,
+        )
+
+    def base(self) -> Trained:
+        """Train the base by its own loss."""
+        entry = model_entry(self.config.model_name)
+        model = build_from_config(
+            entry,
+            self.config.model,
+            self.dataset.train,
+            self.dataset.n_items,
+            seed=self.config.seed,
+        ).to(_device())
+        outcome = pretrain(model, self.dataset, self.config.pretrain, self.session("base"))
+        return Trained(model, outcome)
+
+    def tuned(self) -> Trained:
+        """Fine-tune the base with GRPO."""
+        model = self._copy_of_base()
+        trainer = GRPOTrainer(
+            model, self.config.grpo, train_dataset=self.dataset, session=self.session("tuned")
+        )
+        return Trained(model, trainer.train())
+
+    def control(self, steps: int, eval_steps: int) -> Trained:
+        """Train the base on by its own loss: as many steps, as large, as often looked at."""
+        model, grpo = self._copy_of_base(), self.config.grpo
+        budget = self.config.pretrain.model_copy(
+            update={
+                "learning_rate": grpo.learning_rate,
+                "batch_size": grpo.batch_size,
+                "max_steps": steps,
+                "epochs": steps,
+                "eval_steps": eval_steps,
+                "patience": 0,
+                "metric": grpo.metric,
+                "select": grpo.select,
+            }
+        )
+        session = self.session("control")
+        outcome = pretrain(model, self.dataset, budget, session, start_is_candidate=True)
+        return Trained(model, outcome)
+
+    def _copy_of_base(self) -> Recommender:
+        return load_model(self.folder.checkpoints("base"), self.dataset).to(_device())
+
+
+def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch) -> Run:
+    """Create or reopen a run folder and prepare its data."""
+    folder = RunFolder(path)
+    folder.begin(config, resume=resume)
+    return Run(config, folder, run_dataset(config.data, folder.dataset), watch)
+
+
+def execute(run: Run, stages: Sequence[Stage] = ALL) -> dict[str, Any]:
+    """Go through the stages and write the results; finished ones are only loaded.
+
+    Args:
+        run: as `open_run` returns it.
+        stages: which; `control` needs `tuned`.
+
+    Returns:
+        The content of results.json.
+    """
+    trained: dict[Stage, Trained] = {"base": run.base()}
+    if "tuned" in stages and trained["base"].model.needs:
+        trained["tuned"] = run.tuned()
+        if "control" in stages and run.config.evaluation.control:
+            trained["control"] = run.control(*_budget(run, trained["tuned"].outcome))
+    return write_results(run.folder, run.config, run.dataset, trained)
+
+
+def _budget(run: Run, outcome: Outcome) -> tuple[int, int]:
+    """Return the steps GRPO took and the steps between its evaluations."""
+    looks = [
+        int(row["step"])
+        for row in run.folder.metrics()
+        if row["stage"] == "tuned" and row["step"] > 0
+    ]
+    return outcome.steps, looks[0] if looks else outcome.steps
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""Recommenders behind one contract, their losses and their files."""

@@ -1,0 +1,124 @@
+"""The contract every recommender keeps: two sets of vectors, whose products are the scores."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple, final
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from recoach.data.batch import Batch, Queries
+from recoach.data.split import Ragged
+
+Table = Literal["item", "user", "position", "encoder"]
+TABLES: tuple[Table, ...] = ("item", "user", "position", "encoder")
+
+
+class Embedded(NamedTuple):
+    """What a model makes of queries."""
+
+    users: Tensor
+    """float[B, D] a vector for each state."""
+    items: Tensor
+    """float[I, D] a vector for each item of the catalogue, no padding."""
+
+
+class TrainingBatch(NamedTuple):
+    """What a model's own loss may look at; a model names what it needs in `needs`."""
+
+    states: Batch | None = None
+    """Places in histories with their next items."""
+    edges: Batch | None = None
+    """(user, item) pairs."""
+
+
+class Recommender(nn.Module, ABC):
+    """A model that scores items by products of vectors; `score` is final.
+
+    A subclass is built from its config, the training histories and the size of the catalogue. It
+    owns weights; it knows no optimiser, device, seed or evaluation.
+    """
+
+    needs: ClassVar[tuple[Literal["states", "edges"], ...]] = ()
+    """Kinds of training batches; empty for a model that has nothing to learn by steps."""
+
+    def __init__(self, config: BaseModel, train: Ragged, n_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.n_users, self.n_items = len(train), n_items
+
+    @property
+    def history_length(self) -> int:
+        """Number of last items the model reads; 0 where it reads none."""
+        return 0
+
+    @abstractmethod
+    def embed(self, queries: Queries) -> Embedded:
+        """Return vectors for B states and for all items."""
+
+    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Return the model's own supervised loss, a scalar.
+
+        Args:
+            batch: holds the kinds of batches named in `needs`.
+            generator: draws negatives.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss: it is not trained by steps")
+
+    @abstractmethod
+    def tables(self) -> dict[Table, list[nn.Parameter]]:
+        """Return every parameter under the name of the table it belongs to."""
+
+    @final
+    def score(self, queries: Queries) -> Tensor:
+        """Return float[B, I], the scores of all items; seen ones are not masked here."""
+        users, items = self.embed(queries)
+        return users @ items.T
+
+    @final
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        tensor: Any = next(self.parameters(), None)
+        if tensor is None:
+            tensor = next(self.buffers())
+        device: torch.device = tensor.device
+        return device
+
+
+def draw_negatives(
+    known: Tensor, users: Tensor, n_items: int, count: int, generator: torch.Generator
+) -> Tensor:
+    """Draw items uniformly among those a user has not taken.
+
+    Args:
+        known: int64[m] sorted keys `user * n_items + item` of what was taken.
+        users: int64[B].
+        n_items: size of the catalogue.
+        count: items for each user.
+        generator: source of randomness (on the CPU).
+
+    Returns:
+        int64[B, count]. After ten rounds a user who has taken nearly everything may keep a
+        taken item.
+    """
+    drawn = torch.randint(n_items, (len(users), count), generator=generator).to(users.device)
+    for _ in range(10):
+        taken = _contains(known, users[:, None] * n_items + drawn)
+        n_taken = int(taken.sum())
+        if n_taken == 0:
+            break
+        again = torch.randint(n_items, (n_taken,), generator=generator)
+        drawn[taken] = again.to(users.device)
+    return drawn
+
+
+def known_keys(train: Ragged, n_items: int) -> Tensor:
+    """Return the sorted distinct keys `user * n_items + item` of the training interactions."""
+    users = torch.repeat_interleave(torch.arange(len(train)), torch.from_numpy(train.lengths))
+    return torch.unique(users * n_items + torch.from_numpy(train.values).long())
+
+
+def _contains(known: Tensor, keys: Tensor) -> Tensor:
+    place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+    return known[place] == keys

@@ -1,0 +1,136 @@
+"""Models as files: weights in safetensors, everything else in JSON, nothing pickled.
+
+A model's folder holds `model.json` (what to build) and any number of `NAME.safetensors`. State
+that belongs to the weights (step, best value) travels in the header of the same file, so that
+one rename replaces both.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from recoach.data.split import Dataset
+from recoach.errors import ModelError, RunError
+from recoach.models.base import Recommender
+from recoach.models.registry import build_from_config, model_entry, model_name
+
+FORMAT = 1
+_HEADER_KEY = "recoach"
+
+
+class Saved(NamedTuple):
+    """What a weights file holds."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the new one, never a part.
+
+    Raises:
+        RunError: the disk is full, the folder is missing or read-only; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise RunError(
+            f"Cannot write {path}: {reason}. Free some space or choose another folder."
+        ) from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and their JSON state as one safetensors file."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata={_HEADER_KEY: json.dumps(state)}))
+
+
+def load_tensors(path: Path) -> Saved:
+    """Read what `save_tensors` wrote; ModelError where the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Copied, so that the file may be replaced while its numbers are in use.
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+        return Saved(tensors, json.loads(metadata.get(_HEADER_KEY, "{}")))
+    except (OSError, SafetensorError, struct.error, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as weights ({error}); restore it or train again."
+        ) from error
+
+
+def save_description(directory: Path, model: Recommender) -> None:
+    """Write `model.json`, from which the model can be built again."""
+    description = {
+        "format": FORMAT,
+        "model": model_name(model),
+        "config": model.config.model_dump(mode="json"),
+        "n_users": model.n_users,
+        "n_items": model.n_items,
+    }
+    content = json.dumps(description, indent=2) + "\n"
+    write_atomically(directory / "model.json", content.encode())
+
+
+def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Recommender:
+    """Build the model described in a folder and fill in its weights.
+
+    Args:
+        directory: holds `model.json` and the weights.
+        dataset: the data it was trained on (graph models rebuild their graph from it).
+        weights: which file, without its ending.
+
+    Raises:
+        ModelError: files are missing, damaged, of another version or of another dataset.
+    """
+    path = directory / "model.json"
+    try:
+        description = json.loads(path.read_text())
+        if description["format"] != FORMAT:
+            raise ModelError(
+                f"{path} has format {description['format']}, this version reads {FORMAT}."
+            )
+        entry = model_entry(description["model"])
+        config = entry.config(**description["config"])
+        sizes = (description["n_users"], description["n_items"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ModelError(f"{path} does not describe a model: {error}.") from error
+    if sizes != (dataset.n_users, dataset.n_items):
+        raise ModelError(
+            f"{directory} was trained on {sizes[0]} users and {sizes[1]} items, the dataset has "
+            f"{dataset.n_users} and {dataset.n_items}; use the data of that run."
+        )
+    model = build_from_config(entry, config, dataset.train, dataset.n_items, seed=0)
+    load_weights(model, directory / f"{weights}.safetensors")
+    return model.eval()
+
+
+def load_weights(model: Recommender, path: Path) -> dict[str, Any]:
+    """Fill a model's weights from a file and return the state stored with them."""
+    saved = load_tensors(path)
+    weights = {name: t for name, t in saved.tensors.items() if not name.startswith("optimiser.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{path} holds the weights of another model: {error}") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise ModelError(f"{path} holds non-finite weights; train again from an earlier one.")
+    return saved.state

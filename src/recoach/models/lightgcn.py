@@ -1,0 +1,98 @@
+"""LightGCN (He et al. 2020) trained by BPR, with the regularisation of RecBole or of the authors."""
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from recoach.data.batch import Queries
+from recoach.data.split import Ragged
+from recoach.models.base import (
+    Embedded,
+    Recommender,
+    Table,
+    TrainingBatch,
+    draw_negatives,
+    known_keys,
+)
+from recoach.models.graph import Graph, fold_in
+from recoach.models.losses import bpr
+
+
+class LightGCNConfig(BaseModel):
+    """Settings of LightGCN; the defaults are RecBole's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dim: int = Field(64, gt=0)
+    """Length of the vectors."""
+    layers: int = Field(2, ge=0)
+    """Propagation steps (the authors use 3)."""
+    regularisation: float = Field(1e-5, ge=0)
+    """Weight of the penalty on the tables' rows in the batch."""
+    penalty: Literal["norm", "squared"] = "norm"
+    """RecBole's un-squared norms of the batch's rows over its size, or the authors' halved squares."""
+
+
+class LightGCN(Recommender):
+    """Tables smoothed over the graph of interactions; a state is its user."""
+
+    needs = ("edges",)
+    config: LightGCNConfig
+
+    def __init__(self, config: LightGCNConfig, train: Ragged, n_items: int) -> None:
+        super().__init__(config, train, n_items)
+        self.users = nn.Embedding(self.n_users, config.dim)
+        self.items = nn.Embedding(n_items, config.dim)
+        self.graph = Graph(train, n_items)
+        self.register_buffer("known", known_keys(train, n_items), persistent=False)
+        for table in (self.users, self.items):
+            nn.init.xavier_uniform_(table.weight)
+        self._kept: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+
+    def propagate(self) -> tuple[Tensor, Tensor]:
+        """Return float[U, D] and float[I, D], kept until the tables change when gradients are off."""
+        users, items = self.users.weight, self.items.weight
+        if torch.is_grad_enabled():
+            return self._propagated(users, items)
+        version = (users._version, items._version)  # noqa: SLF001 - torch's own change counter
+        if self._kept is None or self._kept[0] != version:
+            self._kept = (version, self._propagated(users, items))
+        return self._kept[1]
+
+    def _propagated(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = self.graph(users, items, self.config.layers)
+        return both
+
+    def embed(self, queries: Queries) -> Embedded:
+        """Return the propagated vectors; a user never met is the mean of the items taken."""
+        users, items = self.propagate()
+        history = queries.history[queries.rows]
+        return Embedded(
+            fold_in(queries.state_users, users, items, history, queries.ends), items
+        )
+
+    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Return BPR with one uniform negative, plus the penalty on the unpropagated rows."""
+        if batch.edges is None:
+            raise ValueError("LightGCN learns from edges")
+        who, taken = batch.edges.queries.state_users, batch.edges.targets
+        known = self.get_buffer("known")
+        other = draw_negatives(known, who, self.n_items, 1, generator)[:, 0]
+        users, items = self.propagate()
+        chosen = users[who]
+        ranking = bpr((chosen * items[taken]).sum(dim=1), (chosen * items[other]).sum(dim=1))
+        rows = (self.users(who), self.items(taken), self.items(other))
+        return ranking + self.config.regularisation * self._penalty(rows)
+
+    def _penalty(self, rows: tuple[Tensor, ...]) -> Tensor:
+        norms = torch.stack([row.norm() for row in rows])
+        size = len(rows[0])
+        if self.config.penalty == "norm":
+            return norms.sum() / size
+        return norms.square().sum() / (2 * size)
+
+    def tables(self) -> dict[Table, list[nn.Parameter]]:
+        """Return the unpropagated tables of users and items."""
+        return {"user": [self.users.weight], "item": [self.items.weight]}

@@ -1,0 +1,94 @@
+"""Supervised losses as pure functions of vectors."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recoach.models.softmax import blockwise
+
+
+def cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the targets under a softmax over the whole catalogue.
+
+    Args:
+        users: float[B, D].
+        items: float[I, D].
+        targets: int64[B].
+    """
+
+    def block_loss(block: Tensor, catalogue: Tensor, which: slice) -> Tensor:
+        return functional.cross_entropy(block @ catalogue.T, targets[which], reduction="sum")
+
+    return blockwise(users, items, block_loss) / len(users)
+
+
+def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return SASRec's original loss: logistic on the target and on its negatives.
+
+    Args:
+        positive: float[B] scores of the targets.
+        negative: float[B, N] scores of items never taken.
+    """
+    return (functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)).mean()
+
+
+def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return cross-entropy against sampled negatives, without correction (Klenitskiy 2023).
+
+    Args:
+        positive: float[B] scores of the targets.
+        negative: float[B, N] scores of items never taken.
+    """
+    logits = torch.cat([positive[:, None], negative], dim=1)
+    return (logits.logsumexp(dim=1) - positive).mean()
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the Bayesian personalised ranking loss, -log sigmoid of the margin.
+
+    Args:
+        positive: float[B] scores of the items taken.
+        negative: float[B] scores of items not taken.
+    """
+    return functional.softplus(negative - positive).mean()
+
+
+def alignment(left: Tensor, right: Tensor) -> Tensor:
+    """Return the mean squared distance of paired unit vectors, 2 - 2 cos (DirectAU).
+
+    Args:
+        left: float[B, D], any length.
+        right: float[B, D], any length.
+    """
+    cosine = functional.cosine_similarity(left, right, dim=1)
+    return (2 - 2 * cosine).mean()
+
+
+def uniformity(vectors: Tensor) -> Tensor:
+    """Return log of the mean of exp(-2 d²) over all unordered pairs of unit vectors.
+
+    Args:
+        vectors: float[B, D], any length. Fewer than two have no pair: the loss is 0.
+    """
+    count = len(vectors)
+    if count < 2:
+        return vectors.sum() * 0.0
+    unit = functional.normalize(vectors, dim=1)
+    # d² = 2 - 2 cos; the diagonal contributes exp(0) = 1 each and is taken out again.
+    kernel = (4 * (unit @ unit.T).clamp(max=1) - 4).exp()
+    pairs = (kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1))
+    return pairs.log()
+
+
+def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
+    """Return log of the mean of exp(-2 d²) between each row and another's partner (GSAU).
+
+    Args:
+        left: float[B, D], any length.
+        right: float[B, D], any length.
+        shift: rotation that pairs row b with row b + shift; 1..B-1, so no row meets its own.
+    """
+    if len(left) < 2:
+        return left.sum() * 0.0
+    cosine = functional.cosine_similarity(left, right.roll(shift, dims=0), dim=1)
+    return (4 * cosine - 4).exp().mean().log()

@@ -1,0 +1,34 @@
+"""Popularity: the same list for everybody, the control that any model must beat."""
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from recoach.data.batch import Queries
+from recoach.data.split import Ragged
+from recoach.models.base import Embedded, Recommender, Table
+
+
+class PopularityConfig(BaseModel):
+    """Popularity has no settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Popularity(Recommender):
+    """Score an item by how often it was taken in training."""
+
+    def __init__(self, config: PopularityConfig, train: Ragged, n_items: int) -> None:
+        super().__init__(config, train, n_items)
+        taken = torch.from_numpy(train.values).long()
+        counts = torch.bincount(taken, minlength=n_items).float()
+        self.register_buffer("counts", counts, persistent=False)
+
+    def embed(self, queries: Queries) -> Embedded:
+        """Return ones for every state and the counts of the items."""
+        counts = self.get_buffer("counts")
+        return Embedded(counts.new_ones(len(queries), 1), counts[:, None])
+
+    def tables(self) -> dict[Table, list[nn.Parameter]]:
+        """Return nothing: there is nothing to train."""
+        return {}

@@ -1,0 +1,110 @@
+"""SASRec (Kang & McAuley 2018), as RecBole and as the original define it.
+
+Departures from RecBole: all positions of a history are trained in one pass instead of a row for
+every prefix; padding is kept out of the softmax and its row is zero.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recoach.data.batch import Queries
+from recoach.data.split import Ragged
+from recoach.models.base import (
+    Embedded,
+    Recommender,
+    Table,
+    TrainingBatch,
+    draw_negatives,
+    known_keys,
+)
+from recoach.models.losses import binary_cross_entropy, cross_entropy, sampled_cross_entropy
+from recoach.models.transformer import EncoderConfig, SequenceEncoder
+
+
+class SASRecConfig(EncoderConfig):
+    """Settings of SASRec."""
+
+    loss: Literal["ce", "bce", "sampled_ce"] = "ce"
+    """Softmax over the whole catalogue, one-against-one logistic, or softmax over a sample."""
+    negatives: int = Field(1, gt=0)
+    """Items drawn against each target by `bce` and `sampled_ce`."""
+
+
+class SASRec(Recommender):
+    """A causal transformer over the last items; items are scored with the table they are read from."""
+
+    needs = ("states",)
+    config: SASRecConfig
+
+    def __init__(self, config: SASRecConfig, train: Ragged, n_items: int) -> None:
+        super().__init__(config, train, n_items)
+        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
+        self.encoder = SequenceEncoder(config)
+        if config.loss != "ce":
+            self.register_buffer("known", known_keys(train, n_items), persistent=False)
+        self.apply(_normal_init)
+        nn.init.normal_(self.encoder.position, std=0.02)
+        with torch.no_grad():
+            self.items.weight[n_items] = 0
+
+    @property
+    def history_length(self) -> int:
+        """Number of last items the model reads."""
+        return self.config.max_length
+
+    def embed(self, queries: Queries) -> Embedded:
+        """Return the state after each query's last item, and the item table."""
+        states = self.encoder(self.items(queries.history), queries.lengths)
+        return Embedded(last_states(states, queries), self.items.weight[: self.n_items])
+
+    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Return the configured loss of the next items."""
+        if batch.states is None:
+            raise ValueError("SASRec learns from states")
+        queries, targets = batch.states.queries, batch.states.targets
+        users, items = self.embed(queries)
+        if self.config.loss == "ce":
+            return cross_entropy(users, items, targets)
+        drawn = draw_negatives(
+            self.get_buffer("known"),
+            queries.state_users,
+            self.n_items,
+            self.config.negatives,
+            generator,
+        )
+        positive = (users * items[targets]).sum(dim=1)
+        negative = torch.einsum("bd,bnd->bn", users, items[drawn])
+        chosen = binary_cross_entropy if self.config.loss == "bce" else sampled_cross_entropy
+        return chosen(positive, negative)
+
+    def tables(self) -> dict[Table, list[nn.Parameter]]:
+        """Return the item table, the positions and the transformer."""
+        position = self.encoder.position
+        encoder = [p for p in self.encoder.parameters() if p is not position]
+        return {"item": [self.items.weight], "position": [position], "encoder": encoder}
+
+
+def last_states(states: Tensor, queries: Queries) -> Tensor:
+    """Pick each query's state from the encoded rows.
+
+    Args:
+        states: float[R, T, D].
+        queries: B states; one with an empty history gets zeros.
+
+    Returns:
+        float[B, D].
+    """
+    if states.shape[1] == 0:
+        return states.new_zeros(len(queries), states.shape[2])
+    picked = states[queries.rows, (queries.ends - 1).clamp(min=0)]
+    return picked * (queries.ends > 0)[:, None]
+
+
+def _normal_init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""The softmax policy over the catalogue and the mathematics of GRPO."""

@@ -1,0 +1,164 @@
+"""The mathematics of GRPO over a catalogue, as pure functions.
+
+What it is not:
+1. An action is one item, so token-level and sequence-level ratios are the same thing.
+2. `exact` has no groups: with the catalogue enumerated the group is everything, p is the mass of
+   the rewarded item, and the group-relative advantages of hits and misses are
+   A+ = f'(p)(1-p) and A- = -f'(p)p; the paper's Eq. 4 is f = 2 arcsin(sqrt p).
+3. The paper's Eq. 5 writes KL(old || reference), which no parameter moves: `literal`.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+LossType = Literal["grpo", "dr_grpo", "log", "pass_at_k"]
+
+_TINY = 1e-8
+
+
+def log_weight(log_p: Tensor, loss_type: LossType, k: int = 10, eps: float = _TINY) -> Tensor:
+    """Return w(p) = p f'(p), the weight that an objective gives to the gradient of log p.
+
+    Args:
+        log_p: float[...] log-probability of what is rewarded.
+        loss_type: the transform f: `grpo` 2 arcsin(sqrt p), w = sqrt(p/(1-p)); `dr_grpo` p, w = p;
+            `log` log p, w = 1; `pass_at_k` 1-(1-p)^k, w = k p (1-p)^(k-1).
+        k: draws of `pass_at_k`.
+        eps: keeps `grpo` finite at p = 1 (Mroueh 2025: p(1-p) + eps under the root).
+    """
+    p = log_p.exp()
+    if loss_type == "grpo":
+        return p / (p * (1 - p) + eps).sqrt()
+    if loss_type == "dr_grpo":
+        return p
+    if loss_type == "pass_at_k":
+        return k * p * (1 - p) ** (k - 1)
+    return torch.ones_like(p)
+
+
+def objective(log_p: Tensor, loss_type: LossType, k: int = 10) -> Tensor:
+    """Return f(p), the quantity whose ascent an exact step is.
+
+    Args:
+        log_p: float[...] log-probability of what is rewarded.
+        loss_type: see `log_weight`.
+        k: draws of `pass_at_k`.
+    """
+    p = log_p.exp()
+    if loss_type == "grpo":
+        return 2 * p.clamp(max=1).sqrt().asin()
+    if loss_type == "dr_grpo":
+        return p
+    if loss_type == "pass_at_k":
+        return 1 - (1 - p) ** k
+    return log_p
+
+
+class Clip(NamedTuple):
+    """How far the ratio may run before its gradient stops."""
+
+    low: float
+    high: float
+
+
+class Surrogate(NamedTuple):
+    """A clipped surrogate and where the clip acted."""
+
+    value: Tensor
+    clipped_low: Tensor
+    """bool[...] ratio below 1 - low with a negative advantage."""
+    clipped_high: Tensor
+    """bool[...] ratio above 1 + high with a positive advantage."""
+
+
+def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: Clip) -> Surrogate:
+    """Return min(ρA, clip(ρ)A), the surrogate of Eq. 5, elementwise.
+
+    Args:
+        log_ratio: float[...] log of new over old probability.
+        advantages: float[...].
+        clip: the trust region.
+    """
+    ratio = log_ratio.exp()
+    bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
+    value = torch.minimum(ratio * advantages, bounded * advantages)
+    low = (ratio < 1 - clip.low) & (advantages < 0)
+    high = (ratio > 1 + clip.high) & (advantages > 0)
+    return Surrogate(value, low, high)
+
+
+def exact_surrogate(log_p: Tensor, old_log_p: Tensor, weight: Tensor, clip: Clip) -> Surrogate:
+    """Return the expected surrogate over the whole catalogue for one rewarded item a row.
+
+    All misses share one advantage, so the catalogue falls into two buckets, the hit with mass p
+    and the rest with mass 1-p: w (1-p_old) [min(ρ_hit, 1+high) - max(ρ_miss, 1-low)]. At ratio 1
+    its gradient is w ∇log p = ∇f(p).
+
+    Args:
+        log_p: float[N] log-probability of the rewarded item under the policy.
+        old_log_p: float[N] the same when the step began.
+        weight: float[N] w(p_old), without gradient.
+        clip: the trust region of each bucket's ratio.
+    """
+    p, old = log_p.exp(), old_log_p.exp()
+    old_rest = (1 - old).clamp(min=_TINY)
+    hit = (log_p - old_log_p).exp()
+    miss = (1 - p) / old_rest
+    value = weight * old_rest * (hit.clamp(max=1 + clip.high) - miss.clamp(min=1 - clip.low))
+    return Surrogate(value, miss < 1 - clip.low, hit > 1 + clip.high)
+
+
+def group_advantages(rewards: Tensor, *, scale: bool = True, eps: float = 1e-6) -> Tensor:
+    """Return group-relative advantages (Eq. 4), with the population's standard deviation.
+
+    Args:
+        rewards: float[B, G].
+        scale: divide by the standard deviation (Eq. 4) or only centre (Dr. GRPO).
+        eps: added to the deviation.
+
+    Returns:
+        float[B, G]. A group whose rewards are all equal teaches nothing: exactly zero.
+    """
+    flat = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
+    centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(flat, 0.0)
+    if not scale:
+        return centred
+    return centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + eps)
+
+
+def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p || q) of each row by summing over the catalogue.
+
+    Args:
+        log_p: float[B, I]; -inf for masked items.
+        log_q: float[B, I]; -inf for the same items.
+
+    Returns:
+        float[B].
+    """
+    shown = log_p > -torch.inf
+    # Masked items are replaced before the product: -inf minus -inf has no gradient.
+    gap = (log_p - log_q).masked_fill(~shown, 0.0)
+    return (log_p.masked_fill(~shown, -1e4).exp() * gap).sum(dim=1)
+
+
+def sampled_kl(log_p: Tensor, log_q: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
+    """Estimate KL(p || q) from items drawn from p, elementwise (Schulman's k1, k2, k3).
+
+    As losses on on-policy samples k1 has no expected gradient, k2 has that of KL(p || q) and k3
+    that of KL(q || p).
+
+    Args:
+        log_p: float[B, G] of the drawn items.
+        log_q: float[B, G] of the drawn items under the reference.
+        estimator: which.
+    """
+    gap = log_p - log_q
+    if estimator == "k1":
+        return gap
+    if estimator == "k2":
+        return gap.square() / 2
+    # The exponential overflows where the policies have parted; 20 is already a KL of 5e8.
+    return (-gap).clamp(max=20).exp() - 1 + gap

@@ -1,0 +1,1 @@
+"""Supervised training and GRPO fine-tuning."""

@@ -1,0 +1,130 @@
+"""Settings of GRPO, in TRL's words where TRL has the word."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recoach.data.batch import States
+from recoach.models.base import TABLES, Table
+from recoach.policy.objective import LossType
+from recoach.policy.rewards import RewardName
+from recoach.training.loop import Schedule
+
+
+class GRPOConfig(BaseModel):
+    """Settings of GRPO; the defaults are what works, `GRPOConfig.paper()` is the paper's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    estimator: Literal["exact", "sampled"] = "exact"
+    """Enumerate the catalogue, or draw groups from the old policy as the paper does."""
+    loss_type: LossType = "log"
+    """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p, `log`
+    log p, `pass_at_k` 1-(1-p)^k. `sampled` knows `grpo` and `dr_grpo`."""
+    pass_k: int = Field(10, gt=0)
+    """The k of `pass_at_k`."""
+    num_generations: int = Field(4096, ge=2)
+    """Items in a group (G) of the sampled estimator."""
+    num_iterations: int = Field(1, ge=1)
+    """Updates on each batch (mu); ratio and clip act from the second on."""
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    """Clip of the ratio: 1 - epsilon .. 1 + epsilon."""
+    epsilon_high: float | None = Field(None, gt=0)
+    """Upper clip, where it differs."""
+    beta: float = Field(0.0, ge=0)
+    """Weight of the KL to the reference; recommender-sized p needs .3 to 10 for an effect."""
+    kl_estimator: Literal["exact", "k1", "k2", "k3", "literal"] = "exact"
+    """Over the catalogue, from samples, or the paper's KL(old || reference), which moves nothing."""
+    reward: RewardName = "future"
+    """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every
+    training item of the user."""
+    horizon: int = Field(10, gt=0)
+    """Coming interactions that earn a reward."""
+    discount: float = Field(0.8, gt=0, le=1)
+    """Reward of an item taken k interactions later: discount^(k-1)."""
+    state: States = "prefix"
+    """Every prefix of a history, the last one, or the user with all of the history."""
+    temperature: float | Literal["auto"] = "auto"
+    """Of the softmax; `auto` fits it on the validation likelihood before the first step."""
+    mask_seen: bool = True
+    """Keep seen items out of the policy: the trained policy is the one that serves."""
+    disable_dropout: bool = True
+    """Without it old and new policy differ at equal weights, and the ratio is noise."""
+    trainable: tuple[Table, ...] = TABLES
+    """Tables that move; the others stay bitwise as they are."""
+    normalize_weights: bool = True
+    """Scale the exact loss so that its weights average 1: a learning rate means the same for all
+    transforms."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Adam's step size."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay (AdamW)."""
+    batch_size: int = Field(2048, gt=0)
+    """States in a step."""
+    epochs: int = Field(20, gt=0)
+    """Passes over the states at the most."""
+    max_steps: int = Field(0, ge=0)
+    """Steps at the most; 0 leaves it to `epochs`."""
+    eval_steps: int = Field(0, ge=0)
+    """Steps between evaluations; 0 evaluates after each epoch."""
+    patience: int = Field(3, ge=0)
+    """Evaluations without improvement before stopping; 0 never stops."""
+    metric: str = "ndcg@10"
+    """Validation metric that selects the weights."""
+    select: Literal["best", "last"] = "best"
+    """Best on validation with the base itself among the candidates, or the last."""
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """Return the paper's setting, quirks included, with your changes.
+
+        For graph models add `state="user", reward="train_set"`.
+        """
+        quirks: dict[str, Any] = {
+            "estimator": "sampled",
+            "loss_type": "grpo",
+            "num_generations": 4096,
+            "epsilon": 0.1,
+            "beta": 0.01,
+            "kl_estimator": "literal",
+            "reward": "next",
+            "temperature": 1.0,
+            "mask_seen": False,
+            "disable_dropout": False,
+            "trainable": ("item", "user", "position"),
+            "normalize_weights": False,
+            "learning_rate": 1e-4,
+            "epochs": 1000,
+            "patience": 0,
+            "select": "last",
+        }
+        return cls(**quirks | changes)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.estimator == "sampled" and self.loss_type not in ("grpo", "dr_grpo"):
+            raise ValueError(
+                f"loss_type {self.loss_type!r} needs estimator 'exact'; 'sampled' knows "
+                "'grpo' and 'dr_grpo'"
+            )
+        if self.estimator == "exact" and self.kl_estimator not in ("exact", "literal"):
+            raise ValueError(
+                f"kl_estimator {self.kl_estimator!r} needs samples; estimator 'exact' takes "
+                "'exact' or 'literal'"
+            )
+        if self.reward == "train_set" and self.mask_seen:
+            raise ValueError(
+                "reward 'train_set' pays for items the user has taken; set mask_seen = false"
+            )
+        if self.state == "user" and self.reward != "train_set":
+            raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
+        if self.temperature != "auto" and self.temperature <= 0:
+            raise ValueError("temperature must be positive or 'auto'")
+        if not self.trainable:
+            raise ValueError("trainable names no table; nothing would move")
+        return self
+
+    def schedule(self) -> Schedule:
+        """Return the part the loop needs; the base itself is a candidate."""
+        names = ("epochs", "metric", "patience", "max_steps", "eval_steps", "select")
+        return Schedule(**{name: getattr(self, name) for name in names}, start_is_candidate=True)

@@ -1,0 +1,290 @@
+"""The loop around a step: evaluate, keep the best, stop early, save, resume.
+
+Every random draw is derived from the seed and the step, so a run resumed from any saved step
+ends bit for bit where the uninterrupted one does.
+"""
+
+import itertools
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from recoach.errors import ModelError
+from recoach.evaluation.evaluator import MaskSeen
+from recoach.models.base import Recommender
+from recoach.models.checkpoint import load_tensors, save_description, save_tensors
+
+_SAVE_SECONDS = 120.0
+
+
+class Trainer(Protocol):
+    """What the loop drives: batches and a step that moves the weights."""
+
+    model: Recommender
+    optimiser: torch.optim.Optimizer
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the batches of one epoch."""
+
+    def step(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
+        """Learn from one batch and return what to log, `loss` among it."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return what is worth knowing at each evaluation."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch, near enough for a progress bar."""
+
+
+class Observer:
+    """Receives what happens in training; every method may be overridden, none has to be."""
+
+    def on_begin(self, total_steps: int, step: int) -> None:
+        """Training starts or resumes at a step; `total_steps` is the most it can take."""
+
+    def on_step(self, step: int, logs: dict[str, float]) -> None:
+        """Follow every step."""
+
+    def on_row(self, row: dict[str, float]) -> None:
+        """Follow every evaluation, with the averages since the last one."""
+
+    def on_end(self, outcome: "Outcome") -> None:
+        """Training has ended and the selected weights are in the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long to train and what to keep."""
+
+    epochs: int
+    metric: str
+    """Validation metric that selects, higher is better."""
+    patience: int
+    """Evaluations without improvement before stopping; 0 never stops."""
+    max_steps: int = 0
+    """Steps at the most; 0 leaves it to `epochs`."""
+    eval_steps: int = 0
+    """Steps between evaluations; 0 evaluates after each epoch."""
+    select: Literal["best", "last"] = "best"
+    """Which weights to return."""
+    start_is_candidate: bool = False
+    """Whether the weights before the first step may be returned as the best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where a training runs and who watches."""
+
+    seed: int = 0
+    """Of batches, dropout and draws."""
+    mask_seen: MaskSeen = "all"
+    """Protocol of the validation ranking."""
+    folder: Path | None = None
+    """Where checkpoints go; None keeps the best in memory."""
+    observer: Observer = field(default_factory=Observer)
+    """Told of every step and evaluation."""
+    resume: bool = False
+    """Go on from the folder's last checkpoint, if there is one."""
+
+
+class Outcome(NamedTuple):
+    """How a training ended."""
+
+    steps: int
+    seconds: float
+    best_step: int
+    best_value: float
+    start_value: float | None
+    """Validation value before the first step, where that was measured."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best_step: int = 0
+    best_value: float = -math.inf
+    start_value: float | None = None
+    bad: int = 0
+    seconds: float = 0.0
+    evaluated: int = -1
+    finished: bool = False
+
+
+def stream(seed: int, name: str, number: int = 0) -> torch.Generator:
+    """Return the generator of one named stream of randomness."""
+    return torch.Generator().manual_seed(derive(seed, name, number))
+
+
+def derive(seed: int, name: str, number: int = 0) -> int:
+    """Return the seed of one named stream, so that adding a draw moves no other."""
+    return zlib.crc32(f"{seed}/{name}/{number}".encode()) + (number << 32)
+
+
+class Loop:
+    """Drives one trainer to its end."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        schedule: Schedule,
+        evaluate: Callable[[], dict[str, float]],
+        session: Session,
+    ) -> None:
+        self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
+        self.session, self.folder, self.seed = session, session.folder, session.seed
+        self.observer = session.observer
+        self.progress = _Progress()
+        self._best = self._copy()
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._saved_at = self._began = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Train to the end and leave the selected weights in the model.
+
+        Raises:
+            ModelError: the loss is not finite, or a checkpoint is damaged.
+        """
+        if self.folder is not None:
+            save_description(self.folder, self.trainer.model)
+            if self.session.resume and (self.folder / "last.safetensors").exists():
+                self._restore(self.folder)
+        progress = self.progress
+        self.observer.on_begin(self._total_steps(), progress.step)
+        self._began = time.monotonic() - progress.seconds
+        with torch.random.fork_rng(devices=[]):
+            if progress.step == 0 and self.schedule.start_is_candidate and progress.evaluated < 0:
+                self._evaluate()
+            while not progress.finished:
+                self._epoch()
+        if self.schedule.select == "best":
+            self.trainer.model.load_state_dict(self._best)
+        outcome = Outcome(
+            progress.step,
+            progress.seconds,
+            progress.best_step if self.schedule.select == "best" else progress.step,
+            progress.best_value,
+            progress.start_value,
+        )
+        self.observer.on_end(outcome)
+        return outcome
+
+    def _epoch(self) -> None:
+        progress, schedule = self.progress, self.schedule
+        batches = self.trainer.epoch(stream(self.seed, "batches", progress.epoch))
+        for batch in itertools.islice(batches, progress.batch, None):
+            self._step(batch)
+            last = bool(schedule.max_steps) and progress.step >= schedule.max_steps
+            if last or (schedule.eval_steps and progress.step % schedule.eval_steps == 0):
+                self._evaluate(last=last)
+            elif time.monotonic() - self._saved_at > _SAVE_SECONDS:
+                self._save()
+            if progress.finished:
+                return
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        last = progress.epoch >= schedule.epochs
+        if last or not schedule.eval_steps:
+            self._evaluate(last=last)
+
+    def _step(self, batch: Any) -> None:
+        progress = self.progress
+        torch.manual_seed(derive(self.seed, "dropout", progress.step))
+        logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
+        progress.step, progress.batch = progress.step + 1, progress.batch + 1
+        if not math.isfinite(logs["loss"]):
+            raise ModelError(
+                f"The loss is {logs['loss']} at step {progress.step}: lower the learning rate and "
+                "resume from the last checkpoint."
+            )
+        self._count += 1
+        for name, value in logs.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self.observer.on_step(progress.step, logs)
+
+    def _evaluate(self, *, last: bool = False) -> None:
+        """Measure, remember the best, decide whether to go on, save, report."""
+        progress, schedule = self.progress, self.schedule
+        if progress.evaluated == progress.step:  # the last epoch ended on an evaluation
+            progress.finished = progress.finished or last
+            self._save()
+            return
+        measured = self.evaluate()
+        value = measured[schedule.metric]
+        if progress.step == 0:
+            progress.start_value = value
+        if value > progress.best_value:
+            progress.best_value, progress.best_step, progress.bad = value, progress.step, 0
+            self._best = self._copy()
+        else:
+            progress.bad += 1
+        progress.evaluated = progress.step
+        progress.finished = last or bool(schedule.patience and progress.bad >= schedule.patience)
+        progress.seconds = time.monotonic() - self._began
+        row: dict[str, float] = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "seconds": round(progress.seconds, 3),
+        }
+        row |= {name: total / self._count for name, total in self._sums.items()}
+        row |= {f"valid/{name}": number for name, number in measured.items()}
+        row |= self.trainer.diagnostics()
+        self._sums, self._count = {}, 0
+        self._save(best=progress.best_step == progress.step)
+        self.observer.on_row(row)
+
+    def _total_steps(self) -> int:
+        total = len(self.trainer) * self.schedule.epochs
+        return min(total, self.schedule.max_steps) if self.schedule.max_steps else total
+
+    def _copy(self) -> dict[str, Tensor]:
+        state = self.trainer.model.state_dict()
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def _save(self, *, best: bool = False) -> None:
+        self._saved_at = time.monotonic()
+        if self.folder is None:
+            return
+        self.progress.seconds = self._saved_at - self._began
+        state = asdict(self.progress)
+        if best:
+            save_tensors(self.folder / "best.safetensors", self._best, state)
+        tensors = self.trainer.model.state_dict() | _optimiser_tensors(self.trainer.optimiser)
+        state["sums"], state["count"] = self._sums, self._count
+        save_tensors(self.folder / "last.safetensors", tensors, state)
+
+    def _restore(self, folder: Path) -> None:
+        tensors, state = load_tensors(folder / "last.safetensors")
+        self._sums, self._count = state.pop("sums"), state.pop("count")
+        self.progress = _Progress(**state)
+        weights = {n: t for n, t in tensors.items() if not n.startswith("optimiser.")}
+        self.trainer.model.load_state_dict(weights)
+        _fill_optimiser(self.trainer.optimiser, tensors)
+        if (folder / "best.safetensors").exists():
+            self._best = load_tensors(folder / "best.safetensors").tensors
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"optimiser.{index}.{name}": value
+        for index, entries in optimiser.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+
+
+def _fill_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

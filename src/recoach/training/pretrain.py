@@ -1,0 +1,161 @@
+"""Supervised training of a recommender by its own loss."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from recoach.data.batch import Batch, EdgeBatches, Rows, StateBatches
+from recoach.data.split import Dataset
+from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import MaskSeen, evaluate
+from recoach.evaluation.metrics import METRICS
+from recoach.models.base import Recommender, TrainingBatch
+from recoach.training.loop import Loop, Outcome, Schedule, Session
+
+
+class PretrainConfig(BaseModel):
+    """Settings of supervised training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(200, gt=0)
+    """Passes over the training states (or edges) at the most."""
+    batch_size: int = Field(2048, gt=0)
+    """States (and edges) in a step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam's step size."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay (AdamW)."""
+    rows: Rows = "all_positions"
+    """Read all states of a history in one pass, or give each prefix a row of its own (RecBole)."""
+    patience: int = Field(10, ge=0)
+    """Evaluations without improvement before stopping; 0 never stops."""
+    metric: str = "ndcg@10"
+    """Validation metric that selects the weights."""
+    eval_steps: int = Field(0, ge=0)
+    """Steps between evaluations; 0 evaluates after each epoch."""
+    max_steps: int = Field(0, ge=0)
+    """Steps at the most; 0 leaves it to `epochs`."""
+    select: Literal["best", "last"] = "best"
+    """Which weights to keep."""
+
+    def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
+        """Return the part the loop needs."""
+        names = ("epochs", "metric", "patience", "max_steps", "eval_steps", "select")
+        chosen = {name: getattr(self, name) for name in names}
+        return Schedule(**chosen, start_is_candidate=start_is_candidate)
+
+
+class SupervisedTrainer:
+    """Moves all weights of a model down its own loss."""
+
+    def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
+        self.model = model
+        self._loaders: dict[str, StateBatches | EdgeBatches] = {
+            kind: _loader(kind, model, config, dataset) for kind in model.needs
+        }
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def __len__(self) -> int:
+        return max(len(loader) for loader in self._loaders.values())
+
+    def epoch(self, generator: torch.Generator) -> Iterator[TrainingBatch]:
+        """Yield steps until the longest kind of batch has been gone through once."""
+        longest = max(self._loaders, key=lambda kind: len(self._loaders[kind]))
+        others = {k: _forever(v, generator) for k, v in self._loaders.items() if k != longest}
+        for batch in self._loaders[longest].epoch(generator):
+            kinds = {longest: batch} | {kind: next(more) for kind, more in others.items()}
+            yield TrainingBatch(**{kind: self._moved(part) for kind, part in kinds.items()})
+
+    def step(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, float]:
+        """Take one step down the model's loss."""
+        self.model.train()
+        loss = self.model.loss(batch, generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return {"loss": float(loss.detach())}
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return nothing: the loss says it all."""
+        return {}
+
+    def _moved(self, batch: Batch) -> Batch:
+        device = self.model.device
+        return Batch(batch.queries.to(device), batch.positions, batch.targets.to(device))
+
+
+def pretrain(
+    model: Recommender,
+    dataset: Dataset,
+    config: PretrainConfig | None = None,
+    session: Session | None = None,
+    *,
+    start_is_candidate: bool = False,
+) -> Outcome:
+    """Train a model by its own loss and leave the selected weights in it.
+
+    Args:
+        model: moved in place; one without a loss (popularity) is left as it is.
+        dataset: trains on `train`, selects on `valid`.
+        config: how long and how fast.
+        session: seed, checkpoints, protocol of the validation.
+        start_is_candidate: whether the weights given may come back as the best.
+
+    Raises:
+        ConfigError: the selecting metric does not exist.
+        ModelError: the training diverged.
+    """
+    config, session = config or PretrainConfig(), session or Session()
+    if not model.needs:
+        return Outcome(0, 0.0, 0, 0.0, None)
+    loop = Loop(
+        SupervisedTrainer(model, config, dataset),
+        config.schedule(start_is_candidate=start_is_candidate),
+        validation(model, dataset, config.metric, session.mask_seen),
+        session,
+    )
+    return loop.run()
+
+
+def validation(
+    model: Recommender, dataset: Dataset, metric: str, mask_seen: MaskSeen
+) -> Callable[[], dict[str, float]]:
+    """Return a function that ranks the validation items and averages over users.
+
+    Raises:
+        ConfigError: `metric` is not one of `METRICS` at a cut-off.
+    """
+    name, _, k = metric.partition("@")
+    if name not in METRICS or not k.isdigit() or int(k) < 1:
+        raise ConfigError(
+            f"metric = {metric!r} is not a metric at a cut-off; write it like 'ndcg@10'."
+        )
+    ks = sorted({10, int(k)})
+    return lambda: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
+
+
+def _loader(
+    kind: str, model: Recommender, config: PretrainConfig, dataset: Dataset
+) -> StateBatches | EdgeBatches:
+    if kind == "edges":
+        return EdgeBatches(dataset.train, batch_size=config.batch_size)
+    return StateBatches(
+        dataset.train,
+        n_items=dataset.n_items,
+        history_length=model.history_length,
+        batch_size=config.batch_size,
+        rows=config.rows,
+    )
+
+
+def _forever(loader: StateBatches | EdgeBatches, generator: torch.Generator) -> Iterator[Batch]:
+    return itertools.chain.from_iterable(loader.epoch(generator) for _ in itertools.count())

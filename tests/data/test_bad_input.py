@@ -1,0 +1,162 @@
+"""Whatever is wrong with a log, one sentence says where and what to do."""
+
+import gzip
+
+import pandas as pd
+import polars as pl
+import pytest
+
+from recoach.data.ingest import read_benchmark, read_interactions
+from recoach.errors import DataError
+
+HEAD = "user_id,item_id,rating,timestamp\n"
+GOOD = "u,i,5,1400000000\n"
+
+TEXTS = {
+    "empty": ("a.csv", "", ["a.csv is empty"]),
+    "blank": ("a.csv", "\n\n", ["a.csv is empty"]),
+    "header only": ("a.csv", HEAD, ["a.csv", "no interactions"]),
+    "sequence users only": ("a.txt", "1\n2\n", ["a.txt", "no interactions"]),
+    "no user": ("a.csv", "who,item_id\na,b\n", ["a.csv: no user_id column among: who, item_id"]),
+    "no item": ("a.csv", "user_id,what\na,b\n", ["a.csv: no item_id column", "what", "columns="]),
+    "separator": ("a.csv", "user_id|item_id\na|b\n", ["a.csv: only one column", "user_id|item_id"]),
+    "inter separator": (
+        "a.inter",
+        "user_id:token,item_id:token\n1,2\n",
+        ["only one column", "tab"],
+    ),
+    "header twice": ("a.csv", "user_id,item_id,user_id\n1,2,3\n", ["line 1", "'user_id' twice"]),
+    "time": ("a.csv", HEAD + GOOD + "u,i,5,soon\n", ["a.csv: line 3", "timestamp", "'soon'"]),
+    "no time": ("a.csv", HEAD + GOOD + "u,i,5,\n", ["a.csv: line 3", "timestamp is empty"]),
+    "nan time": ("a.csv", HEAD + GOOD + "u,i,5,nan\n", ["line 3", "timestamp", "'nan'"]),
+    "iso time": ("a.csv", "user,item,date\na,b,2020-01-01\na,c,2020-13-01\n", ["line 3", "-13-01"]),
+    "rating": ("a.csv", HEAD + "u,i,good,1\n", ["line 2", "rating", "'good'", "finite number"]),
+    "inf rating": ("a.csv", HEAD + GOOD + "u,i,inf,1\n", ["line 3", "rating", "'inf'"]),
+    "no user id": ("a.csv", HEAD + GOOD + "\n,i,5,1\n", ["a.csv: line 4", "user_id is empty"]),
+    "no item id": ("a.csv", HEAD + GOOD * 9 + "u,,5,1\n", ["a.csv: line 11", "item_id is empty"]),
+    "quoted empty id": ("a.csv", HEAD + 'u,"",5,1\n', ["a.csv: line 2", "item_id is empty"]),
+    "after a line break": (
+        "a.csv",
+        'user,item,x\n1,2,"two\nlines"\n1,,\n',
+        ["a.csv: line 4", "item (item_id) is empty"],
+    ),
+    "short line": ("a.csv", HEAD + GOOD + "u\n", ["a.csv: line 3", "empty"]),
+    "long line": ("a.csv", HEAD + GOOD + "u,i,5,1,9\n", ["a.csv: line 3 has 5 fields"]),
+    "not json": ("a.jsonl", '{"user":1,"item":2}\n\n{"user":\n', ["a.jsonl: line 3", "JSON"]),
+    "json list": ("a.jsonl", "[1, 2]\n", ["a.jsonl: line 1 is not a JSON object"]),
+    "mixed ids": (
+        "a.jsonl",
+        '{"user":1,"item":2}\n{"user":"1","item":2}\n',
+        ["a.jsonl: line 2 has user = '1' where line 1 has 1"],
+    ),
+    "mixed ids, text first": (
+        "a.jsonl",
+        '{"user":"x","item":2}\n{"user": 1,"item":2}\n',
+        ["a.jsonl: line 2 has user = 1 where line 1 has 'x'"],
+    ),
+    "json without id": (
+        "a.jsonl",
+        '{"user":1,"item":2}\n\n{"user":3}\n',
+        ["a.jsonl: line 3", "item (item_id) is empty"],
+    ),
+    "suffix": ("a.dat", "1 2\n", ["a.dat", "suffix", "format="]),
+}
+
+
+def assert_one_sentence(caught, parts):
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    for part in parts:
+        assert part in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_bad_text(tmp_path, case):
+    name, text, parts = TEXTS[case]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_interactions(tmp_path / name)
+    assert_one_sentence(caught, parts)
+
+
+LONG = (HEAD + "".join(f"user{n},i{n * 7919 % 1000},5,{n}\n" for n in range(5000))).encode()
+BYTES = {
+    "truncated gzip": ("a.csv.gz", gzip.compress(LONG)[:-2000], ["a.csv.gz cannot be read"]),
+    "not gzip": ("a.csv.gz", b"\x1f\x8bnonsense", ["a.csv.gz cannot be read"]),
+    "truncated sequences": ("a.txt.gz", gzip.compress(LONG)[:-2000], ["a.txt.gz cannot be read"]),
+    "parquet": ("a.parquet", b"PAR1 this is not one PAR1", ["a.parquet cannot be read"]),
+    "empty parquet": ("a.parquet", b"", ["a.parquet"]),
+    "latin-1": ("a.csv", (HEAD + GOOD).encode() + b"caf\xe9,i,5,1\n", ["a.csv: line 3", "UTF-8"]),
+    "latin-1 json": ("a.jsonl", b'{"user":"a","item":1}\n{"user":"\xe9","item":1}\n', ["line 2"]),
+    "latin-1 sequence": ("a.txt", b"1 2\n2 \xe9\n", ["a.txt: line 2", "UTF-8"]),
+    "latin-1 header": ("a.csv", b"us\xe9r,item\n1,2\n", ["a.csv: line 1", "UTF-8"]),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_bad_bytes(tmp_path, case):
+    name, content, parts = BYTES[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_interactions(tmp_path / name)
+    assert_one_sentence(caught, parts)
+
+
+FRAMES = {
+    "no id": (pl.DataFrame({"user": ["a", None], "item": [1, 2]}), ["row 2", "user", "empty"]),
+    "no rows": (
+        pl.DataFrame({"user": [], "item": []}, schema_overrides={"user": pl.String}),
+        ["no"],
+    ),
+    "list ids": (pl.DataFrame({"user": [[1]], "item": [1]}), ["'user'", "cannot be an id"]),
+    "mixed": (pd.DataFrame({"user": [1, "1"], "item": [1, 2]}), ["one type in each column"]),
+    "nan": (
+        pl.DataFrame({"user": [1], "item": [1], "rating": [float("nan")]}),
+        ["row 1", "rating"],
+    ),
+    "half ids": (pl.DataFrame({"user": [1.5], "item": [1]}), ["row 1", "user", "1.5"]),
+    "nan ids": (pl.DataFrame({"user": [1.0, float("nan")], "item": [1, 2]}), ["row 2", "user"]),
+    "boolean times": (pl.DataFrame({"user": [1], "item": [1], "ts": [True]}), ["'ts'", "time"]),
+    "no frame": ([1, 2], ["builtins.list", "pass a path"]),
+    "none": (None, ["NoneType", "pass a path"]),
+}
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_bad_frames(case):
+    frame, parts = FRAMES[case]
+    with pytest.raises(DataError) as caught:
+        read_interactions(frame)
+    assert_one_sentence(caught, parts)
+
+
+def test_bad_arguments(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(HEAD + GOOD)
+    for arguments, parts in (
+        ({"columns": {"user": "x"}}, ["'user'", "user_id, item_id"]),
+        ({"columns": {"user_id": "x"}}, ["no column 'x'", "found: user_id, item_id"]),
+        ({"format": "xls"}, ["'xls'", "parquet"]),
+    ):
+        with pytest.raises(DataError) as caught:
+            read_interactions(path, **arguments)
+        assert_one_sentence(caught, parts)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(DataError, match=r"there is no file .*none\.csv"):
+        read_interactions(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="is a folder"):
+        read_interactions(tmp_path)
+    with pytest.raises(DataError, match="no train file found"):
+        read_benchmark(tmp_path)
+
+
+def test_two_benchmarks_in_a_folder(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.train.inter").write_text("user_id:token\titem_id:token\n1\t2\n")
+    with pytest.raises(DataError, match=r"a\.train\.inter and b\.train\.inter"):
+        read_benchmark(tmp_path)

@@ -1,0 +1,152 @@
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from recoach.data import prepared
+from recoach.data.ingest import read_interactions
+from recoach.data.prepared import PrepareConfig, filtered, load_dataset, prepare
+from recoach.errors import DataError
+
+LOOSE = PrepareConfig(k_core=1)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "toys.csv"
+    rows = [f"u{user},i{item},{item % 5 + 1},{item}" for user in range(4) for item in range(6)]
+    path.write_text("user,item,rating,ts\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def fail_to_write(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_what_is_saved_is_loaded(source, tmp_path):
+    made = prepare(source, tmp_path / "set", LOOSE)
+    found = load_dataset(tmp_path / "set")
+    assert found.fingerprint == made.fingerprint
+    assert found.name == "toys"
+    assert found.user_ids.to_list() == made.user_ids.to_list()
+    for part in ("train", "valid", "test"):
+        assert getattr(found, part).offsets.tolist() == getattr(made, part).offsets.tolist()
+        assert getattr(found, part).values.tolist() == getattr(made, part).values.tolist()
+
+
+def test_users_without_rows_keep_their_place(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("a 1 2 3\nb 1\n")
+    prepare(path, tmp_path / "set", LOOSE)
+    assert load_dataset(tmp_path / "set").test.lengths.tolist() == [1, 0]
+
+
+def test_the_manifest_tells_where_the_set_comes_from(source, tmp_path):
+    made = prepare(source, tmp_path / "set", LOOSE)
+    manifest = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    assert manifest["fingerprint"] == made.fingerprint
+    assert manifest["source"]["name"] == "toys.csv"
+    assert manifest["config"]["k_core"] == 1
+    assert manifest["statistics"]["interactions"] == 24
+    assert manifest["statistics"]["first"] == "1970-01-01"
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_an_unchanged_source_is_not_read_again(source, tmp_path, monkeypatch):
+    made = prepare(source, tmp_path / "set", LOOSE)
+    monkeypatch.setattr(prepared, "read_interactions", fail_to_write)
+    assert prepare(source, tmp_path / "set", LOOSE).fingerprint == made.fingerprint
+
+
+def test_a_changed_source_or_config_is_prepared_again(source, tmp_path):
+    first = prepare(source, tmp_path / "set", LOOSE)
+    source.write_text(source.read_text().replace("u3,i5", "u3,i0"))
+    second = prepare(source, tmp_path / "set", LOOSE)
+    third = prepare(source, tmp_path / "set", PrepareConfig(k_core=1, min_rating=2))
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
+    assert load_dataset(tmp_path / "set").fingerprint == third.fingerprint
+
+
+def test_a_damaged_set_is_refused_and_prepared_again(source, tmp_path):
+    made = prepare(source, tmp_path / "set", LOOSE)
+    part = tmp_path / "set" / "train.parquet"
+    pl.read_parquet(part).with_columns(pl.col("item").reverse()).write_parquet(part)
+    with pytest.raises(DataError, match="do not match the fingerprint"):
+        load_dataset(tmp_path / "set")
+    part.write_bytes(b"gone")
+    with pytest.raises(DataError, match="prepare the data again"):
+        load_dataset(tmp_path / "set")
+    assert prepare(source, tmp_path / "set", LOOSE).fingerprint == made.fingerprint
+    assert load_dataset(tmp_path / "set").fingerprint == made.fingerprint
+
+
+def test_another_version_is_refused(source, tmp_path):
+    prepare(source, tmp_path / "set", LOOSE)
+    manifest = tmp_path / "set" / "dataset.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
+    with pytest.raises(DataError, match="format_version is 9, this release reads 1"):
+        load_dataset(tmp_path / "set")
+
+
+def test_no_set_and_no_manifest_are_told_apart(tmp_path):
+    with pytest.raises(DataError, match="there is no prepared set"):
+        load_dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json cannot be read"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("step", ["write_parquet", "rename", "write_text"])
+def test_a_full_disk_leaves_nothing_half_written(source, tmp_path, monkeypatch, step, again):
+    if again:
+        old = prepare(source, tmp_path / "set", LOOSE).fingerprint
+    before = sorted(tmp_path.iterdir())
+    owner = pl.DataFrame if step == "write_parquet" else Path
+    monkeypatch.setattr(owner, step, fail_to_write)
+    with pytest.raises(DataError, match=r"cannot be written .No space left on device"):
+        prepare(source, tmp_path / "set", PrepareConfig(k_core=2))
+    monkeypatch.undo()
+    assert sorted(tmp_path.iterdir()) == before
+    if again:
+        assert load_dataset(tmp_path / "set").fingerprint == old
+
+
+def test_a_failed_exchange_brings_the_old_set_back(source, tmp_path, monkeypatch):
+    old = prepare(source, tmp_path / "set", LOOSE).fingerprint
+    rename = Path.rename
+    monkeypatch.setattr(
+        Path, "rename", lambda a, b: fail_to_write() if a.name == "new" else rename(a, b)
+    )
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare(source, tmp_path / "set", PrepareConfig(k_core=2))
+    assert load_dataset(tmp_path / "set").fingerprint == old
+
+
+def test_a_foreign_folder_is_never_replaced(source, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="is not a prepared set"):
+        prepare(source, tmp_path / "mine", LOOSE)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no file .*gone\.csv"):
+        prepare(tmp_path / "gone.csv", tmp_path / "set")
+
+
+def test_filters_run_in_order_rating_then_repeats_then_core(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,rating,ts\na,x,1,1\na,x,5,2\na,x,5,3\nb,x,5,4\n")
+    config = PrepareConfig(min_rating=4, dedup="first", k_core=1)
+    assert filtered(read_interactions(path), config).times.tolist() == [2000, 4000]
+
+
+def test_the_config_is_strict():
+    with pytest.raises(ValidationError):
+        PrepareConfig(kcore=5)
+    with pytest.raises(ValidationError):
+        PrepareConfig(k_core=-1)

@@ -1,0 +1,111 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recoach.data.interactions import Interactions, number
+from recoach.data.split import Ragged, from_parts, leave_last_out
+from recoach.errors import DataError
+
+
+def log(rows):
+    """Make a log of (user, item[, time]) rows."""
+    users, user_codes = number(np.array([row[0] for row in rows], dtype=np.int64), 100)
+    items, item_codes = number(np.array([row[1] for row in rows], dtype=np.int64), 100)
+    times = np.array([row[2] for row in rows], dtype=np.int64) if len(rows[0]) > 2 else None
+    ids = [pl.Series(codes).cast(pl.String) for codes in (user_codes, item_codes)]
+    return Interactions(users, items, *ids, times)
+
+
+def external(dataset, part):
+    """Return {user: items} of the non-empty rows, as the numbers the log was made with."""
+    ragged = getattr(dataset, part)
+    return {
+        int(user): [int(dataset.item_ids[item]) for item in ragged.row(row).tolist()]
+        for row, user in enumerate(dataset.user_ids)
+        if ragged.lengths[row]
+    }
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 8), st.integers(0, 4)), min_size=13, max_size=60
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ROWS)
+def test_the_last_is_tested_and_the_one_before_validates(rows):
+    train, valid, test = {}, {}, {}
+    for user in {row[0] for row in rows}:
+        own = sorted((row for row in rows if row[0] == user), key=lambda row: row[2])
+        history = [row[1] for row in own]
+        if len(history) >= 2:
+            test[user] = [history.pop()]
+        if len(history) >= 2:
+            valid[user] = [history.pop()]
+        train[user] = history
+    dataset = leave_last_out(log(rows))
+    found = [external(dataset, part) for part in ("train", "valid", "test")]
+    assert found == [train, valid, test]
+
+
+def test_ties_keep_file_order():
+    dataset = leave_last_out(log([(0, 3, 1), (0, 1, 1), (0, 2, 1), (0, 9, 0)]))
+    assert external(dataset, "train") == {0: [9, 3]}
+    assert external(dataset, "test") == {0: [2]}
+
+
+def test_without_times_file_order_is_time_order():
+    dataset = leave_last_out(log([(0, 3), (1, 5), (0, 1), (0, 2)]))
+    assert external(dataset, "train") == {0: [3], 1: [5]}
+    assert external(dataset, "test") == {0: [2]}
+
+
+def test_too_little_history_is_one_sentence():
+    with pytest.raises(
+        DataError, match=r"users have too little history.*longest history here has 2"
+    ):
+        leave_last_out(log([(0, 1), (0, 2), (1, 1)]))
+
+
+def test_parts_share_the_union_of_their_vocabularies():
+    train, valid, test = log([(0, 1, 5), (0, 2, 3)]), log([(1, 7, 1)]), log([(0, 9, 1), (1, 2, 2)])
+    dataset = from_parts(train, valid, test, "x")
+    assert dataset.item_ids.to_list() == ["1", "2", "7", "9"]
+    assert external(dataset, "train") == {0: [2, 1]}
+    assert external(dataset, "valid") == {1: [7]}
+    assert external(dataset, "test") == {0: [9], 1: [2]}
+
+
+def test_parts_without_validation_have_empty_valid_rows():
+    dataset = from_parts(log([(0, 1)]), None, log([(0, 2), (3, 2)]))
+    assert dataset.valid.lengths.tolist() == [0, 0]
+
+
+def test_a_part_without_rows_is_named():
+    some = log([(0, 1)])
+    with pytest.raises(DataError, match="the test part has no interactions"):
+        from_parts(some, None, some.keep(np.array([False])))
+
+
+def test_the_fingerprint_follows_the_rows_and_the_ids_but_not_the_name():
+    rows = [(0, 1), (0, 2), (0, 3), (1, 1)]
+    one = leave_last_out(log(rows), "a").fingerprint
+    assert leave_last_out(log(rows), "b").fingerprint == one
+    assert leave_last_out(log([(0, 1), (0, 3), (0, 2), (1, 1)])).fingerprint != one
+    assert leave_last_out(log([(0, 1), (0, 2), (0, 3), (1, 2)])).fingerprint != one
+    assert leave_last_out(log([(7, 1), (7, 2), (7, 3), (1, 1)])).fingerprint != one
+    assert len(one) == 16
+
+
+def test_the_fingerprint_is_the_same_on_every_machine():
+    dataset = leave_last_out(log([(0, 1), (0, 2), (0, 3)]))
+    assert dataset.fingerprint == "3c19d1d09daa8009"
+
+
+def test_ragged_rows_end_where_the_next_begins():
+    ragged = Ragged(np.array([0, 2, 2, 3]), np.array([4, 5, 6], dtype=np.int32))
+    assert [ragged.row(index).tolist() for index in range(len(ragged))] == [[4, 5], [], [6]]
+    with pytest.raises(IndexError):
+        ragged.row(3)
