@@ -128,3 +128,11 @@ def test_an_old_report_survives_a_failure(run):
     with pytest.raises(RunError):
         write_report(run)
     assert (run / "report.html").read_text() == "old"
+
+
+def test_a_reader_of_the_old_report_is_not_disturbed(run):
+    """The new page replaces the file as a whole; it is never written into the old one."""
+    (run / "report.html").write_text("old")
+    with (run / "report.html").open() as reader:
+        write_report(run)
+        assert reader.read() == "old"

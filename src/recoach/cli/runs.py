@@ -1,6 +1,5 @@
 """Verbs that make or read a run folder."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from recoach.cli.console import Shown, console
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.folder import RunFolder
-from recoach.experiments.stages import ALL, execute, open_run
+from recoach.experiments.stages import execute, open_run
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, verdict
 
@@ -91,9 +90,10 @@ def pretrain(
         Settings to change, like pretrain.epochs=50; may be repeated.
     """
     config = read_config(
-        None, [f"data.path={_quoted(data)}", f"model.name={model}", *(changes or [])]
+        None,
+        [f"data.path={_quoted(data)}", f"model.name={model}", "finetune=false", *(changes or [])],
     )
-    _execute(config, output, resume=resume, stages=("base",))
+    _execute(config, output, resume=resume)
 
 
 def finetune(path: Path, *, resume: bool = False, changes: Changes = None) -> None:
@@ -125,9 +125,7 @@ def evaluate(path: Path) -> None:
     config = folder.config()
     if not folder.has("base"):
         raise RunError(f"{path} has no trained base yet; finish the run first.")
-    stages = [stage for stage in ALL if folder.has(stage)]
-    (path / "results.json").unlink(missing_ok=True)
-    _execute(config, path, resume=True, stages=stages)
+    _show(path, execute(open_run(config, path, resume=True, watch=Shown)))
 
 
 def report(path: Path) -> None:
@@ -141,12 +139,9 @@ def report(path: Path) -> None:
     _show(path, RunFolder(path).read_json("results.json"))
 
 
-def _execute(
-    config: ExperimentConfig, path: Path, *, resume: bool, stages: Sequence[Any] = ALL
-) -> None:
+def _execute(config: ExperimentConfig, path: Path, *, resume: bool) -> None:
     going = open_run(config, path, resume=resume, watch=Shown)
-    wanted = {stage for stage in stages if stage != "control" or config.evaluation.control}
-    if going.folder.finished and wanted <= going.folder.judged():
+    if going.folder.finished(config):
         console.print(f"{path} is finished; it is not run again.", highlight=False)
         _show(path, going.folder.read_json("results.json"))
         return
@@ -154,7 +149,7 @@ def _execute(
     console.print(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items", highlight=False
     )
-    _show(path, execute(going, stages))
+    _show(path, execute(going))
 
 
 def _show(path: Path, results: dict[str, Any]) -> None:

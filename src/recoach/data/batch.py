@@ -273,7 +273,7 @@ class EdgeBatches:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
         order = torch.randperm(len(self._users), generator=generator)
-        for part in order.split(self.batch_size):
+        for part in torch.split(order, self.batch_size):
             positions = part.numpy()
             empty = torch.zeros(len(part), dtype=torch.int64)
             queries = Queries(

@@ -88,7 +88,7 @@ def evaluate(
     ranks = _ranks_of_all(model, histories(dataset, split), held_out, asked, mask=mask)
     counts = held_out.lengths[asked]
     states = np.repeat(np.arange(len(asked)), counts)
-    protocol = {
+    protocol: dict[str, object] = {
         "split": split,
         "ranking": "full",
         "n_items": dataset.n_items,

@@ -10,7 +10,9 @@ Metric = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 def recall(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
     """Return the share of a user's targets within the first k (with one target: the hit rate)."""
-    return np.bincount(states, weights=ranks <= k, minlength=len(counts)) / counts
+    hits = np.bincount(states, weights=ranks <= k, minlength=len(counts))
+    share: np.ndarray = hits / counts
+    return share
 
 
 def ndcg(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:

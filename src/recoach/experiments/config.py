@@ -3,7 +3,7 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +49,8 @@ class ExperimentConfig:
     """Everything that decides a run's numbers."""
 
     seed: int
+    finetune: bool
+    """Whether GRPO and its control follow the base."""
     data: DataConfig
     model_name: str
     model: BaseModel
@@ -61,6 +63,7 @@ class ExperimentConfig:
         model = {"name": self.model_name} | _plain(self.model)
         return {
             "seed": self.seed,
+            "finetune": self.finetune,
             "data": _plain(self.data),
             "model": model,
             "pretrain": _plain(self.pretrain),
@@ -104,13 +107,16 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     Raises:
         ConfigError: names the table, the key and the nearest right one.
     """
-    known = {"seed", "data", "model", "pretrain", "grpo", "evaluation"}
+    known = {"seed", "finetune", "data", "model", "pretrain", "grpo", "evaluation"}
     for key in raw:
         if key not in known:
             raise ConfigError(f"{where}: no table or setting called {key!r}{_nearest(key, known)}.")
     seed = raw.get("seed", 2020)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {seed!r}.")
+    finetune = raw.get("finetune", True)
+    if not isinstance(finetune, bool):
+        raise ConfigError(f"{where}: finetune is true or false, not {finetune!r}.")
     model = _table(raw, "model", where)
     name = str(model.pop("name", "sasrec"))
     grpo = _table(raw, "grpo", where)
@@ -121,6 +127,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
         grpo = GRPOConfig.paper().model_dump() | grpo
     return ExperimentConfig(
         seed=seed,
+        finetune=finetune,
         data=_checked(DataConfig, _table(raw, "data", where), f"{where}: data"),
         model_name=name,
         model=_checked(model_entry(name).config, model, f"{where}: model"),
@@ -154,7 +161,7 @@ def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Tabl
         raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
 
 
-def _nearest(key: str, known: Any) -> str:
+def _nearest(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
 

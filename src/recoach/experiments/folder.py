@@ -42,14 +42,11 @@ class RunFolder:
         """Return whether a stage has saved anything yet."""
         return (self.checkpoints(stage) / "last.safetensors").exists()
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has results."""
-        return (self.path / "results.json").exists()
-
-    def judged(self) -> set[str]:
-        """Return the stages that the results tell of."""
-        return set(self.read_json("results.json")["models"]) if self.finished else set()
+    def finished(self, config: ExperimentConfig) -> bool:
+        """Return whether the run has the results of these settings."""
+        if not (self.path / "results.json").exists():
+            return False
+        return bool(self.read_json("results.json").get("config") == config.tables())
 
     def retuned(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
         """Return the run's settings with changes to GRPO, written down for the fine-tuning.
@@ -66,14 +63,14 @@ class RunFolder:
                 raise ConfigError(
                     f"--set {change}: the base of {self.path} is trained; only grpo can change."
                 )
-        here = read_config(self.path / "config.toml", changes)
+        here = read_config(self.path / "config.toml", ["finetune=true", *changes])
         different = _differences(there.tables(), here.tables())
         if self.has("tuned") and different:
             raise RunError(
                 f"{self.path} was fine-tuned with another {different[0]}; pretrain into another "
                 "folder, or copy this run without checkpoints/tuned and checkpoints/control."
             )
-        if self.has("tuned") and not self.finished and not resume:
+        if self.has("tuned") and not self.finished(here) and not resume:
             raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")
         self.write_text("config.toml", here.toml())
         return here
@@ -98,7 +95,7 @@ class RunFolder:
                 f"{self.path} holds a run with another {different[0]}; choose another --output, or "
                 "give the same settings."
             )
-        if not self.finished and not resume:
+        if not self.finished(config) and not resume:
             raise RunError(
                 f"{self.path} holds an unfinished run; add --resume to go on with it, or choose "
                 "another --output."
@@ -136,7 +133,7 @@ class RunFolder:
             ) from error
         return content
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: object) -> None:
         """Write a JSON file whole."""
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

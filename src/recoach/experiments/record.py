@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from recoach.data.batch import histories, user_queries
-from recoach.data.split import Dataset
+from recoach.data.split import Dataset, Ragged
 from recoach.evaluation.evaluator import Evaluation, evaluate, masks_seen
 from recoach.evaluation.ranking import top_items
 from recoach.evaluation.significance import paired_bootstrap
@@ -122,9 +122,7 @@ def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         {"a": a, "b": b, "split": "test", "metric": metric}
         | {
             name: round(value, 8) if isinstance(value, float) else value
-            for name, value in paired_bootstrap(
-                tests[a].metrics[metric], tests[b].metrics[metric]
-            )
+            for name, value in paired_bootstrap(tests[a].metrics[metric], tests[b].metrics[metric])
             ._asdict()
             .items()
         }
@@ -154,9 +152,7 @@ def _lists(
     drawn = np.random.default_rng(config.seed).permutation(len(asked))[:_SHOWN_USERS]
     past = histories(dataset, "test")
     names = [name for name in ("base", "tuned") if name in models]
-    lists = {
-        name: _top_ten(models[name], past, asked[drawn], config) for name in names
-    }
+    lists = {name: _top_ten(models[name], past, asked[drawn], config) for name in names}
     titles = _titles(config, dataset)
     rows = []
     for place, index in enumerate(drawn):
@@ -174,7 +170,7 @@ def _lists(
 
 
 def _top_ten(
-    model: Recommender, past: Any, users: np.ndarray, config: ExperimentConfig
+    model: Recommender, past: Ragged, users: np.ndarray, config: ExperimentConfig
 ) -> np.ndarray:
     mask = masks_seen(config.evaluation.mask_seen, model)
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)

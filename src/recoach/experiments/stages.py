@@ -1,6 +1,6 @@
 """The stages of a run: base, tuned, control; each resumes where it was left."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ from recoach.training.pretrain import pretrain
 Watch = Callable[[Stage], Observer]
 """Gives the observer that shows a stage's progress."""
 
-ALL: tuple[Stage, ...] = ("base", "tuned", "control")
+
+def wanted(config: ExperimentConfig) -> tuple[Stage, ...]:
+    """Return the stages a run consists of."""
+    if not config.finetune or not model_entry(config.model_name).model.needs:
+        return ("base",)
+    return ("base", "tuned", "control") if config.evaluation.control else ("base", "tuned")
 
 
 class Logger(Observer):
@@ -119,20 +124,17 @@ def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch
     return Run(config, folder, run_dataset(config.data, folder.dataset), watch)
 
 
-def execute(run: Run, stages: Sequence[Stage] = ALL) -> dict[str, Any]:
-    """Go through the stages and write the results; finished ones are only loaded.
-
-    Args:
-        run: as `open_run` returns it.
-        stages: which; `control` needs `tuned`.
+def execute(run: Run) -> dict[str, Any]:
+    """Go through the run's stages and write the results; finished ones are only loaded.
 
     Returns:
         The content of results.json.
     """
     trained: dict[Stage, Trained] = {"base": run.base()}
-    if "tuned" in stages and trained["base"].model.needs:
+    stages = wanted(run.config)
+    if "tuned" in stages:
         trained["tuned"] = run.tuned()
-        if "control" in stages and run.config.evaluation.control:
+        if "control" in stages:
             trained["control"] = run.control(*_budget(run, trained["tuned"].outcome))
     return write_results(run.folder, run.config, run.dataset, trained)
 

@@ -66,7 +66,7 @@ class Recommender(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no loss: it is not trained by steps")
 
     @abstractmethod
-    def tables(self) -> dict[Table, list[nn.Parameter]]:
+    def tables(self) -> dict[Table, list[Tensor]]:
         """Return every parameter under the name of the table it belongs to."""
 
     @final
@@ -116,9 +116,11 @@ def draw_negatives(
 def known_keys(train: Ragged, n_items: int) -> Tensor:
     """Return the sorted distinct keys `user * n_items + item` of the training interactions."""
     users = torch.repeat_interleave(torch.arange(len(train)), torch.from_numpy(train.lengths))
-    return torch.unique(users * n_items + torch.from_numpy(train.values).long())
+    keys: Tensor = torch.unique(users * n_items + torch.from_numpy(train.values).long())
+    return keys
 
 
 def _contains(known: Tensor, keys: Tensor) -> Tensor:
     place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-    return known[place] == keys
+    taken: Tensor = known[place] == keys
+    return taken

@@ -1,5 +1,7 @@
 """LightGCN's propagation over the user-item graph (He et al. 2020, Eq. 7 and 8)."""
 
+import warnings
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -33,7 +35,9 @@ class Graph(nn.Module):
         layer = torch.cat([users, items])
         total = layer
         for _ in range(layers):
-            layer = _SymmetricProduct.apply(self.adjacency, layer)
+            layer = _SymmetricProduct.apply(  # type: ignore[no-untyped-call]
+                self.adjacency, layer
+            )
             total = total + layer
         mean = total / (layers + 1)
         return mean[: self.n_users], mean[self.n_users :]
@@ -71,13 +75,14 @@ def _normalised_adjacency(train: Ragged, n_items: int) -> Tensor:
     degree = np.asarray(whole.sum(axis=1)).ravel() + 1e-7
     scale = sparse.diags(degree**-0.5)
     matrix = (scale @ whole @ scale).tocsr()
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data.astype(np.float32)),
-        size=matrix.shape,
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():  # torch calls its CSR tensors a beta; the product is all we use
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.data.astype(np.float32)),
+            size=matrix.shape,
+        )
 
 
 class _SymmetricProduct(torch.autograd.Function):
@@ -91,7 +96,5 @@ class _SymmetricProduct(torch.autograd.Function):
         return matrix @ vectors
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
-    ) -> tuple[None, Tensor]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[None, Tensor]:
         return None, ctx.matrix @ upstream.contiguous()  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ class GSAUConfig(EncoderConfig):
     user_item_uniformity: bool = True
     """Also push states from other states' next items."""
     scorer: Literal["seq", "graph", "fuse_emb", "fuse_score"] = "seq"
-    """What ranks: the sequence (the authors' code), the graph, Eq. 3's mixed vectors, mixed scores."""
+    """What ranks: the sequence (as the authors do), the graph, mixed vectors (Eq. 3) or scores."""
     fusion_weight: float = Field(0.5, ge=0, le=1)
     """Share of the graph in the mixtures."""
     normalise_views: bool = False
@@ -83,7 +83,7 @@ class GSAU(Recommender):
         return Embedded(users, torch.cat([graph_items, seq_items], dim=1))
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
-        """Return the alignment and uniformity of both views (backbones: L_GA + L_SA + γ(L_GU + L_SU))."""
+        """Return L_GA + L_SA + γ (L_GU + L_SU), alignment and uniformity of both views."""
         if batch.states is None or batch.edges is None:
             raise ValueError("GSAU learns from states and edges")
         users, items = self._propagate()
@@ -107,10 +107,10 @@ class GSAU(Recommender):
             loss = loss + self.config.cross_view * across
         return loss
 
-    def tables(self) -> dict[Table, list[nn.Parameter]]:
+    def tables(self) -> dict[Table, list[Tensor]]:
         """Return the tables of items, users and positions, and the transformer."""
         position = self.encoder.position
-        encoder = [p for p in self.encoder.parameters() if p is not position]
+        encoder: list[Tensor] = [p for p in self.encoder.parameters() if p is not position]
         return {
             "item": [self.items.weight],
             "user": [self.users.weight],

@@ -1,4 +1,4 @@
-"""LightGCN (He et al. 2020) trained by BPR, with the regularisation of RecBole or of the authors."""
+"""LightGCN (He et al. 2020) trained by BPR, regularised as in RecBole or as by the authors."""
 
 from typing import Literal
 
@@ -32,7 +32,7 @@ class LightGCNConfig(BaseModel):
     regularisation: float = Field(1e-5, ge=0)
     """Weight of the penalty on the tables' rows in the batch."""
     penalty: Literal["norm", "squared"] = "norm"
-    """RecBole's un-squared norms of the batch's rows over its size, or the authors' halved squares."""
+    """RecBole's un-squared norms of the batch's rows, or the authors' halved squares."""
 
 
 class LightGCN(Recommender):
@@ -52,11 +52,11 @@ class LightGCN(Recommender):
         self._kept: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 
     def propagate(self) -> tuple[Tensor, Tensor]:
-        """Return float[U, D] and float[I, D], kept until the tables change when gradients are off."""
+        """Return float[U, D] and float[I, D]; without gradients, kept until the tables change."""
         users, items = self.users.weight, self.items.weight
         if torch.is_grad_enabled():
             return self._propagated(users, items)
-        version = (users._version, items._version)  # noqa: SLF001 - torch's own change counter
+        version = (users._version, items._version)
         if self._kept is None or self._kept[0] != version:
             self._kept = (version, self._propagated(users, items))
         return self._kept[1]
@@ -69,9 +69,7 @@ class LightGCN(Recommender):
         """Return the propagated vectors; a user never met is the mean of the items taken."""
         users, items = self.propagate()
         history = queries.history[queries.rows]
-        return Embedded(
-            fold_in(queries.state_users, users, items, history, queries.ends), items
-        )
+        return Embedded(fold_in(queries.state_users, users, items, history, queries.ends), items)
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative, plus the penalty on the unpropagated rows."""
@@ -93,6 +91,6 @@ class LightGCN(Recommender):
             return norms.sum() / size
         return norms.square().sum() / (2 * size)
 
-    def tables(self) -> dict[Table, list[nn.Parameter]]:
+    def tables(self) -> dict[Table, list[Tensor]]:
         """Return the unpropagated tables of users and items."""
         return {"user": [self.users.weight], "item": [self.items.weight]}

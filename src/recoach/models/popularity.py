@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor
 
 from recoach.data.batch import Queries
 from recoach.data.split import Ragged
@@ -29,6 +29,6 @@ class Popularity(Recommender):
         counts = self.get_buffer("counts")
         return Embedded(counts.new_ones(len(queries), 1), counts[:, None])
 
-    def tables(self) -> dict[Table, list[nn.Parameter]]:
+    def tables(self) -> dict[Table, list[Tensor]]:
         """Return nothing: there is nothing to train."""
         return {}

@@ -1,7 +1,7 @@
 """Every model the house can build: a new one is its file and its line here."""
 
 import difflib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ def model_entry(name: str) -> Entry:
     raise ConfigError(f"There is no model called {name!r}; {hint}.")
 
 
-def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: Any) -> Recommender:
+def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: object) -> Recommender:
     """Build an untrained model for a dataset.
 
     Args:
@@ -53,7 +53,7 @@ def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: Any) 
     """
     entry = model_entry(name)
     try:
-        config = entry.config(**settings)
+        config = entry.config.model_validate(settings)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

@@ -34,7 +34,7 @@ class SASRecConfig(EncoderConfig):
 
 
 class SASRec(Recommender):
-    """A causal transformer over the last items; items are scored with the table they are read from."""
+    """A causal transformer over the last items, scored with the table they are read from."""
 
     needs = ("states",)
     config: SASRecConfig
@@ -80,10 +80,10 @@ class SASRec(Recommender):
         chosen = binary_cross_entropy if self.config.loss == "bce" else sampled_cross_entropy
         return chosen(positive, negative)
 
-    def tables(self) -> dict[Table, list[nn.Parameter]]:
+    def tables(self) -> dict[Table, list[Tensor]]:
         """Return the item table, the positions and the transformer."""
         position = self.encoder.position
-        encoder = [p for p in self.encoder.parameters() if p is not position]
+        encoder: list[Tensor] = [p for p in self.encoder.parameters() if p is not position]
         return {"item": [self.items.weight], "position": [position], "encoder": encoder}
 
 

@@ -29,7 +29,9 @@ def blockwise(
     Returns:
         float[] the sum, differentiable with respect to `users` and `items`.
     """
-    total: Tensor = _Blockwise.apply(users, items, block_loss, block_size)
+    total: Tensor = _Blockwise.apply(  # type: ignore[no-untyped-call]
+        users, items, block_loss, block_size
+    )
     return total
 
 
@@ -57,9 +59,12 @@ class _Blockwise(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         users, items = ctx.gradients  # type: ignore[attr-defined]
-        scaled = (None if g is None else g * upstream for g in (users, items))
-        return *scaled, None, None  # type: ignore[return-value]
+        return _scaled(users, upstream), _scaled(items, upstream), None, None
+
+
+def _scaled(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient * upstream

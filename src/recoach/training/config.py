@@ -19,8 +19,8 @@ class GRPOConfig(BaseModel):
     estimator: Literal["exact", "sampled"] = "exact"
     """Enumerate the catalogue, or draw groups from the old policy as the paper does."""
     loss_type: LossType = "log"
-    """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p, `log`
-    log p, `pass_at_k` 1-(1-p)^k. `sampled` knows `grpo` and `dr_grpo`."""
+    """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
+    `log` log p, `pass_at_k` 1-(1-p)^k. `sampled` knows `grpo` and `dr_grpo`."""
     pass_k: int = Field(10, gt=0)
     """The k of `pass_at_k`."""
     num_generations: int = Field(4096, ge=2)
@@ -34,7 +34,7 @@ class GRPOConfig(BaseModel):
     beta: float = Field(0.0, ge=0)
     """Weight of the KL to the reference; recommender-sized p needs .3 to 10 for an effect."""
     kl_estimator: Literal["exact", "k1", "k2", "k3", "literal"] = "exact"
-    """Over the catalogue, from samples, or the paper's KL(old || reference), which moves nothing."""
+    """Over the catalogue, from samples, or the paper's KL(old || reference), which is constant."""
     reward: RewardName = "future"
     """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every
     training item of the user."""
@@ -75,7 +75,7 @@ class GRPOConfig(BaseModel):
     """Best on validation with the base itself among the candidates, or the last."""
 
     @classmethod
-    def paper(cls, **changes: Any) -> Self:
+    def paper(cls, **changes: object) -> Self:
         """Return the paper's setting, quirks included, with your changes.
 
         For graph models add `state="user", reward="train_set"`.
@@ -98,7 +98,7 @@ class GRPOConfig(BaseModel):
             "patience": 0,
             "select": "last",
         }
-        return cls(**quirks | changes)
+        return cls.model_validate(quirks | changes)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -151,7 +151,11 @@ class ExactEstimator:
     ) -> None:
         rewards, which = where
         earned = between(rewards.states, which.start, which.stop)
-        states, values, p = rewards.states[earned] - which.start, rewards.values[earned], log_p.exp()
+        states, values, p = (
+            rewards.states[earned] - which.start,
+            rewards.values[earned],
+            log_p.exp(),
+        )
         empty = p.new_zeros(which.stop - which.start)
         mean = empty.index_add(0, states, p * values)
         square = empty.index_add(0, states, p * values.square())
@@ -210,7 +214,7 @@ class SampledEstimator:
                 there = self._logits(reference.users[which], reference.items, task, which)
                 if args.kl_estimator in ("k1", "k2", "k3"):
                     log_q = there.log_softmax(dim=1).gather(1, drawn[which])
-                    kl = sampled_kl(log_p, log_q, args.kl_estimator).mean(dim=1)  # type: ignore[arg-type]
+                    kl = sampled_kl(log_p, log_q, args.kl_estimator).mean(dim=1)
                     statistics.add("kl", kl)
                     loss = loss + args.beta * kl.sum()
                 else:
@@ -249,7 +253,7 @@ def _entropy(logits: Tensor) -> Tensor:
 def _dense_kl(
     logits: Tensor, reference: Tensor, args: GRPOConfig, statistics: Statistics
 ) -> Tensor:
-    """Return beta times the KL over the catalogue, summed over states; without gradient if literal."""
+    """Return beta times the KL over the catalogue, summed over states; constant if literal."""
     log_p = logits.log_softmax(dim=1)
     # Eq. 5 as printed compares the old policy with the reference: nothing in it moves.
     log_p = log_p.detach() if args.kl_estimator == "literal" else log_p

@@ -22,9 +22,9 @@ from recoach.models.base import Recommender
 from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.policy.rewards import future_items, train_set, without_seen
 from recoach.training.config import GRPOConfig
+from recoach.training.estimators import Estimator, ExactEstimator, SampledEstimator, Task
 from recoach.training.loop import Loop, Outcome, Session
 from recoach.training.pretrain import validation
-from recoach.training.estimators import Estimator, ExactEstimator, SampledEstimator, Task
 
 
 class GRPOTrainer:
@@ -60,7 +60,7 @@ class GRPOTrainer:
             batch_size=self.args.batch_size,
             states=self.args.state,
         )
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             self._trainable(),
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
@@ -71,9 +71,7 @@ class GRPOTrainer:
 
     def train(self) -> Outcome:
         """Fine-tune and leave the selected weights, the base's own among the candidates."""
-        evaluate = validation(
-            self.model, self.dataset, self.args.metric, self.session.mask_seen
-        )
+        evaluate = validation(self.model, self.dataset, self.args.metric, self.session.mask_seen)
         try:
             return Loop(self, self.args.schedule(), evaluate, self.session).run()
         finally:
@@ -93,7 +91,7 @@ class GRPOTrainer:
         with torch.no_grad():
             old = self.model.embed(batch.queries)
             rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
-            reference = self.reference and self.reference.embed(batch.queries)
+            reference = None if self.reference is None else self.reference.embed(batch.queries)
         for _ in range(self.args.num_iterations):
             new = self.model.embed(batch.queries)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
@@ -142,7 +140,7 @@ class GRPOTrainer:
     def _frozen_copy(self) -> Recommender:
         return copy.deepcopy(self.model).eval().requires_grad_(False)
 
-    def _trainable(self) -> list[torch.nn.Parameter]:
+    def _trainable(self) -> list[torch.Tensor]:
         tables = self.model.tables()
         chosen = [p for name in self.args.trainable for p in tables.get(name, [])]
         if not chosen:

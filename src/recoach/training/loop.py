@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,17 +23,19 @@ from recoach.models.checkpoint import load_tensors, save_description, save_tenso
 
 _SAVE_SECONDS = 120.0
 
+Batch = TypeVar("Batch")
 
-class Trainer(Protocol):
+
+class Trainer(Protocol[Batch]):
     """What the loop drives: batches and a step that moves the weights."""
 
     model: Recommender
     optimiser: torch.optim.Optimizer
 
-    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
 
-    def step(self, batch: Any, generator: torch.Generator) -> dict[str, float]:
+    def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """Learn from one batch and return what to log, `loss` among it."""
 
     def diagnostics(self) -> dict[str, float]:
@@ -129,12 +131,12 @@ def derive(seed: int, name: str, number: int = 0) -> int:
     return zlib.crc32(f"{seed}/{name}/{number}".encode()) + (number << 32)
 
 
-class Loop:
+class Loop(Generic[Batch]):
     """Drives one trainer to its end."""
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Trainer[Batch],
         schedule: Schedule,
         evaluate: Callable[[], dict[str, float]],
         session: Session,
@@ -195,7 +197,7 @@ class Loop:
         if last or not schedule.eval_steps:
             self._evaluate(last=last)
 
-    def _step(self, batch: Any) -> None:
+    def _step(self, batch: Batch) -> None:
         progress = self.progress
         torch.manual_seed(derive(self.seed, "dropout", progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))

@@ -57,7 +57,7 @@ class SupervisedTrainer:
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
             kind: _loader(kind, model, config, dataset) for kind in model.needs
         }
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
