@@ -1,19 +1,23 @@
 """Reinforcement fine-tuning for recommenders."""
 
-from recoach.data.filters import deduplicate, k_core, rating_at_least
-from recoach.data.ingest import read_interactions
-from recoach.data.prepared import load_dataset, prepare
-from recoach.data.split import Dataset, leave_last_out
-from recoach.data.synthetic import shop
-from recoach.errors import RecoachError
-from recoach.evaluation.evaluator import evaluate
-from recoach.evaluation.significance import paired_bootstrap
-from recoach.models.registry import build_model
-from recoach.serving.recommend import recommend
-from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.pretrain import PretrainConfig, pretrain
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recoach.data.filters import deduplicate, k_core, rating_at_least
+    from recoach.data.ingest import read_interactions
+    from recoach.data.prepared import load_dataset, prepare
+    from recoach.data.split import Dataset, leave_last_out
+    from recoach.data.synthetic import shop
+    from recoach.errors import RecoachError
+    from recoach.evaluation.evaluator import evaluate
+    from recoach.evaluation.significance import paired_bootstrap
+    from recoach.models.registry import build_model
+    from recoach.serving.recommend import recommend
+    from recoach.training.config import GRPOConfig
+    from recoach.training.grpo import GRPOTrainer
+    from recoach.training.loop import Session
+    from recoach.training.pretrain import PretrainConfig, pretrain
 
 __all__ = [
     "Dataset",
@@ -36,3 +40,32 @@ __all__ = [
     "recommend",
     "shop",
 ]
+
+_HOMES = {
+    "Dataset": "recoach.data.split",
+    "GRPOConfig": "recoach.training.config",
+    "GRPOTrainer": "recoach.training.grpo",
+    "PretrainConfig": "recoach.training.pretrain",
+    "RecoachError": "recoach.errors",
+    "Session": "recoach.training.loop",
+    "build_model": "recoach.models.registry",
+    "deduplicate": "recoach.data.filters",
+    "evaluate": "recoach.evaluation.evaluator",
+    "k_core": "recoach.data.filters",
+    "leave_last_out": "recoach.data.split",
+    "load_dataset": "recoach.data.prepared",
+    "paired_bootstrap": "recoach.evaluation.significance",
+    "prepare": "recoach.data.prepared",
+    "pretrain": "recoach.training.pretrain",
+    "rating_at_least": "recoach.data.filters",
+    "read_interactions": "recoach.data.ingest",
+    "recommend": "recoach.serving.recommend",
+    "shop": "recoach.data.synthetic",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name where it is first used: `recoach --help` needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recoach' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -85,9 +85,11 @@ def test_the_readme_table_has_a_row_per_record(results):
     del bare["models"]["tuned"]
     bare["comparisons"] = []
     lines = markdown_table([results, bare]).splitlines()
-    assert lines[0].startswith("| Data | Model | Base NDCG@10 |")
-    assert lines[2] == ("| toys | sasrec | 0.0592 | 0.0598 | 0.0619 | +4.6 % | +2.9 to +6.2 % |")
-    assert lines[3] == "| a\\|b | sasrec | 0.0592 | 0.0598 | – | – | – |"
+    assert lines[0].startswith("| NDCG@10 on | Model | Popularity | Base |")
+    assert lines[2].startswith(
+        "| toys | sasrec | 0.0100 | 0.0592 | 0.0598 | 0.0619 | +4.6 % (+2.9 to +6.2 %) |"
+    )
+    assert lines[3] == "| a\\|b | sasrec | 0.0100 | 0.0592 | 0.0598 | – | – | – |"
 
 
 @pytest.mark.parametrize(

@@ -12,25 +12,26 @@ from recoach.errors import RecoachError
 app = App(
     name="recoach",
     help="Reinforcement fine-tuning for recommenders: take a log and a model, make it better.",
+    suppress_keyboard_interrupt=False,  # main says what is saved and how to go on
 )
-for name, target in {
-    "demo": "recoach.cli.runs:demo",
-    "run": "recoach.cli.runs:run",
-    "pretrain": "recoach.cli.runs:pretrain",
-    "finetune": "recoach.cli.runs:finetune",
-    "evaluate": "recoach.cli.runs:evaluate",
-    "report": "recoach.cli.runs:report",
-    "recommend": "recoach.cli.recommend:recommend",
-    "data": "recoach.cli.data:app",
+for name, (target, purpose) in {
+    "data": ("recoach.cli.data:app", "Look at interaction logs and prepare them."),
+    "demo": ("recoach.cli.runs:demo", "Run the main job on a simulated shop or your own log."),
+    "evaluate": ("recoach.cli.runs:evaluate", "Judge the models of a run again."),
+    "finetune": ("recoach.cli.runs:finetune", "Fine-tune the base of a run with GRPO."),
+    "pretrain": ("recoach.cli.runs:pretrain", "Train a base model by its own loss."),
+    "recommend": ("recoach.cli.recommend:recommend", "Recommend items to users of a run."),
+    "report": ("recoach.cli.runs:report", "Write the page of a run again."),
+    "run": ("recoach.cli.runs:run", "Run an experiment from its TOML file."),
 }.items():
-    app.command(target, name=name)
+    app.command(target, name=name, help=purpose)
 
 
 def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(exit_on_error=False, print_error=True)
+        app(sys.argv[1:], exit_on_error=False, print_error=True)
     except CycloptsError:
         sys.exit(2)
     except RecoachError as error:

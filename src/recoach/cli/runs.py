@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from recoach.cli.console import Shown, console
+from recoach.cli.console import console
+from recoach.cli.progress import Shown
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.folder import RunFolder
-from recoach.experiments.stages import execute, open_run
+from recoach.experiments.stages import execute, open_run, wanted
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, verdict
 
@@ -123,8 +124,8 @@ def evaluate(path: Path) -> None:
     """
     folder = RunFolder(path)
     config = folder.config()
-    if not folder.has("base"):
-        raise RunError(f"{path} has no trained base yet; finish the run first.")
+    if not all(folder.complete(stage) for stage in wanted(config)):
+        raise RunError(f"{path} holds an unfinished run; finish it first.")
     _show(path, execute(open_run(config, path, resume=True, watch=Shown)))
 
 

@@ -32,7 +32,9 @@ _SAMPLE = 1 << 20  # bytes hashed at the start, in the middle and at the end of 
 class PrepareConfig(BaseModel):
     """How a log becomes a prepared set; filters run in the order of the fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     min_rating: float | None = None
     """Keep only interactions rated this or better; needs a rating column."""

@@ -12,7 +12,7 @@ from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation.metrics import per_user
 from recoach.evaluation.ranking import target_ranks
-from recoach.models.base import Recommender
+from recoach.models.base import Recommender, judging
 
 MaskSeen = Literal["all", "recbole", "none"]
 """Mask what a user has taken: always, only for models that read no history (RecBole), or never."""
@@ -105,12 +105,10 @@ def _ranks_of_all(
     model: Recommender, past: Ragged, held_out: Ragged, users: np.ndarray, *, mask: bool
 ) -> np.ndarray:
     """Rank in parts of users with histories of like length, so that little is padding."""
-    was_training = model.training
-    model.eval()
     order = np.argsort(past.lengths[users], kind="stable")
     parts = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
-    ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in parts]
-    model.train(was_training)
+    with judging(model):
+        ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in parts]
     asked = np.repeat(order, held_out.lengths[users[order]])
     return np.concatenate(ranks)[np.argsort(asked, kind="stable")]
 

@@ -33,6 +33,9 @@ def mrr(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np
 
 METRICS: dict[str, Metric] = {"mrr": mrr, "ndcg": ndcg, "recall": recall}
 
+METRIC_NAME = rf"^({'|'.join(METRICS)})@[1-9]\d*$"
+"""What a metric at a cut-off is called, like "ndcg@10"."""
+
 
 def per_user(
     ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, ks: Sequence[int]

@@ -101,7 +101,8 @@ def between(sorted_states: Tensor, start: int, stop: int) -> slice:
 
 
 def _count_not_worse(scores: Tensor, rows: Tensor, own: Tensor) -> Tensor:
-    if len(rows) == len(scores):  # one target a state, the common case: no copy of the scores
+    one_each = torch.arange(len(scores), device=rows.device)
+    if torch.equal(rows, one_each):  # the common case: no copy of the scores
         return (~(scores < own[:, None])).sum(dim=1)
     return (~(scores[rows] < own[:, None])).sum(dim=1)
 

@@ -34,7 +34,7 @@ class DataConfig(PrepareConfig):
 class EvaluationConfig(BaseModel):
     """How models are judged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mask_seen: MaskSeen = "all"
     """Mask what a user has taken: `all`, `recbole` (only models that read no history), `none`."""
@@ -49,14 +49,21 @@ class ExperimentConfig:
     """Everything that decides a run's numbers."""
 
     seed: int
+    """Of initial weights, batches, dropout and draws."""
     finetune: bool
     """Whether GRPO and its control follow the base."""
     data: DataConfig
+    """The log and its filters."""
     model_name: str
+    """A key of `MODELS`."""
     model: BaseModel
+    """The model's own settings."""
     pretrain: PretrainConfig
+    """How the base is trained."""
     grpo: GRPOConfig
+    """How it is fine-tuned."""
     evaluation: EvaluationConfig
+    """How all are judged."""
 
     def tables(self) -> dict[str, Any]:
         """Return the resolved settings as nested plain values, without those that are None."""

@@ -11,12 +11,13 @@ from recoach.errors import DataError
 from recoach.experiments.config import DataConfig
 
 
-def run_dataset(config: DataConfig, directory: Path) -> Dataset:
+def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> Dataset:
     """Return the dataset of a run, prepared into its own folder so that the run stands alone.
 
     Args:
         config: where the log is and how it is filtered; a folder is taken as prepared.
-        directory: where the run keeps its copy; used as it is when nothing has changed.
+        directory: where the run keeps its copy.
+        begun: whether the run goes on; then its copy of a log is used, whatever became of the log.
 
     Raises:
         DataError: the log cannot be used.
@@ -24,6 +25,8 @@ def run_dataset(config: DataConfig, directory: Path) -> Dataset:
     if config.path is None:
         return _named(_simulated(directory), config.name)
     source = Path(config.path)
+    if begun and directory.exists() and not source.is_dir():
+        return _named(load_dataset(directory), config.name)
     if source.is_dir():
         return _named(_copied(source, directory), config.name)
     filters = PrepareConfig(**config.model_dump(exclude={"path", "name"}))

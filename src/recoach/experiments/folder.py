@@ -14,9 +14,12 @@ import torch
 
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
-from recoach.models.checkpoint import write_atomically
+from recoach.models.checkpoint import load_tensors, write_atomically
+from recoach.models.registry import model_entry
 
 FORMAT = 1
+_BEFORE = {"dataset", "env.json", "metrics.jsonl"}
+"""What may lie in a folder where a run was about to begin."""
 
 
 class RunFolder:
@@ -42,6 +45,11 @@ class RunFolder:
         """Return whether a stage has saved anything yet."""
         return (self.checkpoints(stage) / "last.safetensors").exists()
 
+    def complete(self, stage: str) -> bool:
+        """Return whether a stage has come to its end."""
+        path = self.checkpoints(stage) / "last.safetensors"
+        return path.exists() and bool(load_tensors(path).state.get("finished"))
+
     def finished(self, config: ExperimentConfig) -> bool:
         """Return whether the run has the results of these settings."""
         if not (self.path / "results.json").exists():
@@ -53,10 +61,13 @@ class RunFolder:
 
         Raises:
             RunError: the base is not trained yet, or another fine-tuning is there.
-            ConfigError: a change to anything but `grpo` and `evaluation.control`.
+            ConfigError: a change to anything but `grpo` and `evaluation.control`, or a model that
+                has nothing to train.
         """
         there = self.config()
-        if not self.has("base"):
+        if not model_entry(there.model_name).model.needs:
+            raise ConfigError(f"{there.model_name} has no weights that could be fine-tuned.")
+        if not self.complete("base"):
             raise RunError(f"{self.path} has no trained base yet; finish `recoach pretrain` first.")
         for change in changes:
             if not change.startswith(("grpo.", "evaluation.control")):
@@ -75,16 +86,25 @@ class RunFolder:
         self.write_text("config.toml", here.toml())
         return here
 
-    def begin(self, config: ExperimentConfig, *, resume: bool) -> None:
-        """Create the folder, or make sure that it belongs to the same run.
+    def check(self, config: ExperimentConfig, *, resume: bool) -> bool:
+        """Make sure that a run can begin or go on here, without writing; return whether it goes on.
 
         Raises:
             RunError: it holds something else, another version, other settings, or an unfinished
                 run that was not asked to be resumed.
         """
-        if self.path.exists() and any(self.path.iterdir()):
-            self._check(config, resume=resume)
-        self.write_json("env.json", environment())  # first: config.toml is what makes it a run
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
+        if not self.path.exists() or {entry.name for entry in self.path.iterdir()} <= _BEFORE:
+            return False
+        self._check(config, resume=resume)
+        return True
+
+    def begin(self, config: ExperimentConfig) -> None:
+        """Write down what is run and where; config.toml, the last, is what makes it a run."""
+        self.write_json("env.json", environment())
+        if not (self.path / "metrics.jsonl").exists():
+            self.write_text("metrics.jsonl", "")
         self.write_text("config.toml", config.toml())
 
     def _check(self, config: ExperimentConfig, *, resume: bool) -> None:

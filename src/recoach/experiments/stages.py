@@ -13,7 +13,7 @@ from recoach.experiments.data import run_dataset
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.record import Stage, Trained, write_results
 from recoach.models.base import Recommender
-from recoach.models.checkpoint import load_model
+from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Observer, Outcome, Session
@@ -84,6 +84,8 @@ class Run:
             seed=self.config.seed,
         ).to(_device())
         outcome = pretrain(model, self.dataset, self.config.pretrain, self.session("base"))
+        if not model.needs:
+            _save_untrained(model, self.folder.checkpoints("base"))
         return Trained(model, outcome)
 
     def tuned(self) -> Trained:
@@ -120,8 +122,10 @@ class Run:
 def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch) -> Run:
     """Create or reopen a run folder and prepare its data."""
     folder = RunFolder(path)
-    folder.begin(config, resume=resume)
-    return Run(config, folder, run_dataset(config.data, folder.dataset), watch)
+    begun = folder.check(config, resume=resume)
+    dataset = run_dataset(config.data, folder.dataset, begun=begun)
+    folder.begin(config)  # only now: a log that cannot be used leaves nothing behind
+    return Run(config, folder, dataset, watch)
 
 
 def execute(run: Run) -> dict[str, Any]:
@@ -147,6 +151,12 @@ def _budget(run: Run, outcome: Outcome) -> tuple[int, int]:
         if row["stage"] == "tuned" and row["step"] > 0
     ]
     return outcome.steps, looks[0] if looks else outcome.steps
+
+
+def _save_untrained(model: Recommender, directory: Path) -> None:
+    save_description(directory, model)
+    for name in ("best", "last"):
+        save_tensors(directory / f"{name}.safetensors", model.state_dict(), {"finished": True})
 
 
 def _device() -> torch.device:

@@ -1,6 +1,8 @@
 """The contract every recommender keeps: two sets of vectors, whose products are the scores."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
@@ -84,6 +86,17 @@ class Recommender(nn.Module, ABC):
             tensor = next(self.buffers())
         device: torch.device = tensor.device
         return device
+
+
+@contextmanager
+def judging(model: Recommender) -> Iterator[None]:
+    """Put a model into evaluation mode and back into the mode it was in, whatever happens."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def draw_negatives(

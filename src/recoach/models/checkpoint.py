@@ -5,6 +5,7 @@ that belongs to the weights (step, best value) travels in the header of the same
 one rename replaces both.
 """
 
+import contextlib
 import json
 import os
 import struct
@@ -49,7 +50,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            part.unlink()
         reason = error.strerror or error
         raise RunError(
             f"Cannot write {path}: {reason}. Free some space or choose another folder."

@@ -24,6 +24,10 @@ class Graph(nn.Module):
         self.register_buffer("adjacency", adjacency, persistent=False)
         self.adjacency: Tensor
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Graph":
+        """Return the graph itself: it never changes, and torch cannot copy CSR tensors."""
+        return self
+
     def forward(self, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
         """Return the mean of the layers 0..`layers` of both tables.
 
@@ -82,6 +86,7 @@ def _normalised_adjacency(train: Ragged, n_items: int) -> Tensor:
             torch.from_numpy(matrix.indices.astype(np.int64)),
             torch.from_numpy(matrix.data.astype(np.float32)),
             size=matrix.shape,
+            check_invariants=False,
         )
 
 

@@ -23,7 +23,7 @@ from recoach.models.losses import bpr
 class LightGCNConfig(BaseModel):
     """Settings of LightGCN; the defaults are RecBole's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dim: int = Field(64, gt=0)
     """Length of the vectors."""
@@ -49,14 +49,15 @@ class LightGCN(Recommender):
         self.register_buffer("known", known_keys(train, n_items), persistent=False)
         for table in (self.users, self.items):
             nn.init.xavier_uniform_(table.weight)
-        self._kept: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+        self._kept: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Return float[U, D] and float[I, D]; without gradients, kept until the tables change."""
         users, items = self.users.weight, self.items.weight
         if torch.is_grad_enabled():
+            self._kept = None  # a step follows, and a fused optimiser leaves no mark on versions
             return self._propagated(users, items)
-        version = (users._version, items._version)
+        version = (id(users), users._version, id(items), items._version)
         if self._kept is None or self._kept[0] != version:
             self._kept = (version, self._propagated(users, items))
         return self._kept[1]

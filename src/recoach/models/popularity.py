@@ -12,7 +12,7 @@ from recoach.models.base import Embedded, Recommender, Table
 class PopularityConfig(BaseModel):
     """Popularity has no settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Popularity(Recommender):

@@ -5,10 +5,10 @@ can see padding); the original's positions are counted from the end of the row, 
 padding does.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 class EncoderConfig(BaseModel):
     """Settings of the sequence encoder; the defaults are RecBole's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dim: int = Field(64, gt=0)
     """Length of the vectors."""
@@ -34,6 +34,12 @@ class EncoderConfig(BaseModel):
     """RecBole's post-norm BERT block, or the block of Kang & McAuley 2018."""
     position: Literal["from_start", "from_end"] = "from_start"
     """Whether position 0 is the oldest item read, or the last position is the newest."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} must divide dim = {self.dim}")
+        return self
 
 
 class SequenceEncoder(nn.Module):

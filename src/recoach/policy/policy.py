@@ -10,7 +10,7 @@ from torch import Tensor
 from recoach.data.batch import Queries, Seen, histories, user_queries
 from recoach.data.split import Dataset
 from recoach.evaluation.ranking import between
-from recoach.models.base import Recommender
+from recoach.models.base import Recommender, judging
 
 _CALIBRATION_USERS = 1024
 
@@ -87,8 +87,6 @@ def calibrate_temperature(
 
 
 def _evaluation_logits(model: Recommender, queries: Queries) -> Tensor:
-    was_training = model.training
-    model.eval()
-    users, items = model.embed(queries)
-    model.train(was_training)
+    with judging(model):
+        users, items = model.embed(queries)
     return Policy().logits(users, items, queries.seen)

@@ -83,6 +83,8 @@ def write_report(run_directory: Path) -> Path:
             stream.write(page)
         temporary.chmod(0o644)
         temporary.replace(target)
+    except OSError as error:
+        raise RunError(f"{target}: cannot be written ({error.strerror}).") from error
     finally:
         temporary.unlink(missing_ok=True)
     return target

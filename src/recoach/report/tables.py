@@ -41,46 +41,44 @@ class Row(NamedTuple):
 
 
 def comparison_table(results: Results) -> Table:
-    """Return the test figures as a console table: a row per model, a column per metric@k.
+    """Return the test figures as a console table: a row per metric@k, a column per model.
 
-    Under each value stands its distance to the base in per cent and a mark: ▲ better, ▼ worse,
+    Beside each value stands its distance to the base in per cent and a mark: ▲ better, ▼ worse,
     = no difference that the paired test can tell from chance.
     """
     table = Table(
         title=f"{results['name']}: test",
         caption="change to the base; ▲ better  ▼ worse  = no difference",
-        show_lines=True,
     )
-    table.add_column("Model")
+    table.add_column("Metric")
     names = columns(results)
-    for name in names:
-        table.add_column(title(name), justify="right")
-    for row in rows(results, names):
-        table.add_row(row.label, *(_styled(cell) for cell in row.cells))
+    models = rows(results, names)
+    for model in models:
+        table.add_column(model.label, justify="right")
+    for place, name in enumerate(names):
+        table.add_row(title(name), *(_styled(model.cells[place]) for model in models))
     return table
 
 
 def markdown_table(results: Iterable[Results], metric: str = "ndcg@10") -> str:
     """Return a README table of the test metric: a row per record, the gain with its interval."""
-    first = f"Base {title(metric)}"
-    head = f"| Data | Model | {first} | + supervised steps | + GRPO | Gain | 95 % interval |"
-    lines = [head, "|---|---|---:|---:|---:|---:|---|"]
-    for record in results:
-        found = comparison(record, "tuned", "base", metric)
-        lines.append(
-            "| "
-            + " | ".join(
-                (
-                    _inline(record["dataset"]["name"]),
-                    _inline(record["model"]),
-                    *(number(value(record, key, metric)) for key in ("base", "control", "tuned")),
-                    MISSING if found is None else percent(found["relative"]),
-                    MISSING if found is None else interval(record, found),
-                )
-            )
-            + " |"
-        )
-    return "\n".join(lines) + "\n"
+    head = (
+        f"| {title(metric)} on | Model | Popularity | Base | + supervised steps | + GRPO | "
+        "Gain over base (95 %) | Gain over supervised (95 %) |"
+    )
+    rule = "|---|---|---:|---:|---:|---:|---|---|"
+    return "\n".join([head, rule, *(_readme_row(record, metric) for record in results)]) + "\n"
+
+
+def _readme_row(record: Results, metric: str) -> str:
+    names = (record["dataset"]["name"], record["model"])
+    models = ("popularity", "base", "control", "tuned")
+    cells = [
+        *(_inline(name) for name in names),
+        *(number(value(record, model, metric)) for model in models),
+        *(_gain(record, other, metric) for other in ("base", "control")),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def verdict(results: Results) -> str:
@@ -177,7 +175,14 @@ def _styled(cell: Cell) -> str:
     if not cell.change:
         return cell.value
     style = STYLES.get(cell.verdict, "default")
-    return f"{cell.value}\n[{style}]{cell.change} {MARKS.get(cell.verdict, '')}[/{style}]"
+    return f"{cell.value} [{style}]{cell.change} {MARKS.get(cell.verdict, '')}[/{style}]"
+
+
+def _gain(record: Results, other: str, metric: str) -> str:
+    found = comparison(record, "tuned", other, metric)
+    if found is None:
+        return MISSING
+    return f"{percent(found['relative'])} ({interval(record, found)})"
 
 
 def _inline(text: str) -> str:

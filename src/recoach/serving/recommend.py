@@ -11,7 +11,7 @@ from recoach.data.batch import histories, user_queries
 from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.ranking import TopItems, top_items
-from recoach.models.base import Recommender
+from recoach.models.base import Recommender, judging
 
 _AT_ONCE = 1024
 _FOLD_IN = 50
@@ -54,17 +54,15 @@ def recommend(
         names = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
         past = histories(dataset, "future")
         rows = numbers = _numbers(dataset, names)
-    was_training = model.training
-    model.eval()
     parts = []
     for start in range(0, len(rows), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         length = model.history_length or _FOLD_IN
         queries = user_queries(past, rows[part], length, model.n_items, mask_seen=exclude_seen)
         queries = replace(queries, users=torch.from_numpy(numbers[part])).to(model.device)
-        vectors, items = model.embed(queries)
+        with judging(model):
+            vectors, items = model.embed(queries)
         parts.append(top_items(vectors, items, k, queries.seen))
-    model.train(was_training)
     return _frame(dataset, names, parts)
 
 

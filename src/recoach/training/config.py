@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recoach.data.batch import States
+from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import TABLES, Table
 from recoach.policy.objective import LossType
 from recoach.policy.rewards import RewardName
@@ -14,7 +15,7 @@ from recoach.training.loop import Schedule
 class GRPOConfig(BaseModel):
     """Settings of GRPO; the defaults are what works, `GRPOConfig.paper()` is the paper's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     estimator: Literal["exact", "sampled"] = "exact"
     """Enumerate the catalogue, or draw groups from the old policy as the paper does."""
@@ -59,7 +60,7 @@ class GRPOConfig(BaseModel):
     """Adam's step size."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay (AdamW)."""
-    batch_size: int = Field(2048, gt=0)
+    batch_size: int = Field(512, gt=0)
     """States in a step."""
     epochs: int = Field(20, gt=0)
     """Passes over the states at the most."""
@@ -69,7 +70,7 @@ class GRPOConfig(BaseModel):
     """Steps between evaluations; 0 evaluates after each epoch."""
     patience: int = Field(3, ge=0)
     """Evaluations without improvement before stopping; 0 never stops."""
-    metric: str = "ndcg@10"
+    metric: str = Field("ndcg@10", pattern=METRIC_NAME)
     """Validation metric that selects the weights."""
     select: Literal["best", "last"] = "best"
     """Best on validation with the base itself among the candidates, or the last."""
@@ -94,6 +95,7 @@ class GRPOConfig(BaseModel):
             "trainable": ("item", "user", "position"),
             "normalize_weights": False,
             "learning_rate": 1e-4,
+            "batch_size": 2048,
             "epochs": 1000,
             "patience": 0,
             "select": "last",

@@ -182,14 +182,16 @@ class SampledEstimator:
         self, old: Embedded, task: Task, which: slice, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits = self._logits(old.users[which], old.items, task, which)
-        log_p = logits.log_softmax(dim=1)
+        p = logits.softmax(dim=1)
         group = self.args.num_generations
-        items = torch.multinomial(log_p.exp(), group, replacement=True, generator=generator)
+        items = torch.multinomial(p, group, replacement=True, generator=generator)
+        # In the words of `loss`, so that the first ratio is 1 to the last bit.
+        log_p = logits.gather(1, items) - logits.logsumexp(dim=1, keepdim=True)
         earned = between(task.rewards.states, which.start, which.stop)
-        worth = torch.zeros_like(log_p)
+        worth = torch.zeros_like(p)
         rows = task.rewards.states[earned] - which.start
         worth[rows, task.rewards.items[earned]] = task.rewards.values[earned]
-        return log_p.gather(1, items), items, worth.gather(1, items)
+        return log_p, items, worth.gather(1, items)
 
     def loss(
         self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None

@@ -204,8 +204,8 @@ class Loop(Generic[Batch]):
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if not math.isfinite(logs["loss"]):
             raise ModelError(
-                f"The loss is {logs['loss']} at step {progress.step}: lower the learning rate and "
-                "resume from the last checkpoint."
+                f"The loss is {logs['loss']} at step {progress.step}: train into another "
+                "folder with a lower learning rate."
             )
         self._count += 1
         for name, value in logs.items():

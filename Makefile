@@ -1,0 +1,41 @@
+PYTHON ?= python3.11
+PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test check results clean
+
+## make demo     set up .venv and run the main job on the embedded shop
+demo: .venv/installed
+	.venv/bin/recoach demo
+
+## make test     set up .venv with the tests and run them
+test: .venv/tested
+	.venv/bin/pytest
+
+## make check    lint, types, import floors
+check: .venv/checked
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+## make results  copy the results of finished runs and write the table of the README
+results: .venv/installed
+	.venv/bin/python experiments/collect.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+.venv/tested: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[test]'
+	touch $@ .venv/installed
+
+.venv/checked: .venv/tested
+	$(PIP) --editable '.[lint]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

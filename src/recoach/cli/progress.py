@@ -1,0 +1,60 @@
+"""A stage on the screen: a progress bar and a line for each evaluation."""
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from recoach.cli.console import console
+from recoach.training.loop import Observer, Outcome
+
+_TITLES = {
+    "base": "Training the base",
+    "tuned": "Fine-tuning with GRPO",
+    "control": "Control: training on without GRPO",
+}
+_SHOWN = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")
+
+
+class Shown(Observer):
+    """A progress bar for a stage and a line for each evaluation."""
+
+    def __init__(self, stage: str) -> None:
+        self._title = _TITLES[stage]
+        self._progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def on_begin(self, total_steps: int, step: int) -> None:
+        """Say what begins, or that it goes on."""
+        console.print(f"[bold]{self._title}[/]" + (f" (from step {step})" if step else ""))
+        if console.is_terminal:
+            self._progress.start()
+            self._task = self._progress.add_task("steps", total=total_steps, completed=step)
+
+    def on_step(self, step: int, logs: dict[str, float]) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=step)
+
+    def on_row(self, row: dict[str, float]) -> None:
+        """Print the evaluation."""
+        shown = "  ".join(f"{name} {row[name]:.4f}" for name in _SHOWN if name in row)
+        console.print(f"  step {row['step']:>6}  {shown}", highlight=False)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Take the bar away and say which step was kept."""
+        self._progress.stop()
+        kept = outcome.best_step
+        last = f"  kept step {kept} of {outcome.steps}, {outcome.seconds:.0f} s"
+        console.print(last if outcome.steps else "  nothing to do", highlight=False)

@@ -1,0 +1,55 @@
+import math
+
+import numpy as np
+import pytest
+
+from recoach.evaluation.metrics import METRICS, per_user
+
+# User 0: one target at rank 3; user 1: targets at ranks 2, 7 and 5; user 2: one at rank 1.
+RANKS = np.array([3, 2, 7, 5, 1])
+STATES = np.array([0, 1, 1, 1, 2])
+COUNTS = np.array([1, 3, 1])
+
+GAIN = [1 / math.log2(place + 1) for place in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("recall@1", [0, 0, 1]),
+        ("recall@2", [0, 1 / 3, 1]),
+        ("recall@5", [1, 2 / 3, 1]),
+        ("recall@10", [1, 1, 1]),
+        ("mrr@1", [0, 0, 1]),
+        ("mrr@2", [0, 1 / 2, 1]),
+        ("mrr@5", [1 / 3, 1 / 2, 1]),
+        ("ndcg@1", [0, 0, 1]),
+        ("ndcg@2", [0, GAIN[1] / sum(GAIN[:2]), 1]),
+        ("ndcg@5", [GAIN[2], (GAIN[1] + GAIN[4]) / sum(GAIN[:3]), 1]),
+        ("ndcg@10", [GAIN[2], (GAIN[1] + GAIN[4] + GAIN[6]) / sum(GAIN[:3]), 1]),
+    ],
+)
+def test_metrics_by_hand(name, expected):
+    found = per_user(RANKS, STATES, COUNTS, [1, 2, 5, 10])[name]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_with_one_target_a_hit_at_rank_four_discounts_by_log2_of_five():
+    found = per_user(np.array([4]), np.array([0]), np.array([1]), [3, 4])
+    assert found["ndcg@4"][0] == pytest.approx(1 / math.log2(5))
+    assert found["ndcg@3"][0] == found["mrr@3"][0] == found["recall@3"][0] == 0
+
+
+def test_every_metric_is_measured_at_every_cut():
+    names = set(per_user(RANKS, STATES, COUNTS, [1, 10]))
+    assert names == {f"{metric}@{k}" for metric in METRICS for k in (1, 10)}
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_metrics_lie_between_none_and_one_and_grow_with_the_list_length_of_one_target(name):
+    ranks = np.arange(1, 30)
+    values = [METRICS[name](ranks, ranks - 1, np.ones(29, dtype=int), k) for k in (1, 5, 20)]
+    assert all((value >= 0).all() and (value <= 1).all() for value in values)
+    assert (values[0] <= values[1]).all()
+    assert (values[1] <= values[2]).all()
+    assert values[2].sum() > values[0].sum()

@@ -1,0 +1,163 @@
+"""Settings of a run: strict, layered (defaults < preset < file < --set), and written out whole."""
+
+import ast
+import importlib
+import inspect
+import tomllib
+
+import pytest
+from pydantic import BaseModel
+
+from recoach.errors import ConfigError
+from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
+from recoach.models.registry import MODELS
+from recoach.training.config import GRPOConfig
+from recoach.training.pretrain import PretrainConfig
+
+
+def read(tmp_path, text, *changes):
+    (tmp_path / "a.toml").write_text(text)
+    return read_config(tmp_path / "a.toml", changes)
+
+
+def test_no_file_means_the_defaults():
+    config = read_config(None)
+    assert config.grpo == GRPOConfig()
+    assert config.pretrain == PretrainConfig()
+    assert config.evaluation == EvaluationConfig()
+    assert config.data == DataConfig()
+    assert (config.model_name, config.model) == ("sasrec", MODELS["sasrec"].config())
+    assert (config.seed, config.finetune) == (2020, True)
+
+
+def test_the_preset_is_the_paper(tmp_path):
+    assert read(tmp_path, '[grpo]\npreset = "paper"\n').grpo == GRPOConfig.paper()
+    assert GRPOConfig.paper() != GRPOConfig()
+
+
+def test_the_file_stands_above_the_preset_and_a_change_above_the_file(tmp_path):
+    text = '[grpo]\npreset = "paper"\nbeta = 0.5\nepochs = 7\n'
+    assert read(tmp_path, text).grpo == GRPOConfig.paper(beta=0.5, epochs=7)
+    changed = read(tmp_path, text, "grpo.beta=0.25", "grpo.horizon=4").grpo
+    assert changed == GRPOConfig.paper(beta=0.25, epochs=7, horizon=4)
+    assert read(tmp_path, text, "grpo.preset=default").grpo == GRPOConfig(beta=0.5, epochs=7)
+
+
+def test_changes_are_toml_values_or_bare_words():
+    config = read_config(
+        None,
+        [
+            "model.name=lightgcn",
+            'data.path="a b.csv"',
+            "data.columns.user_id=who",
+            "evaluation.ks=[3, 7]",
+            "evaluation.control=false",
+            "finetune=false",
+            "seed=5",
+        ],
+    )
+    assert config.model == MODELS["lightgcn"].config()
+    assert config.data.path == "a b.csv"
+    assert config.data.columns == {"user_id": "who"}
+    assert config.evaluation.ks == (3, 7)
+    assert not config.evaluation.control
+    assert (config.finetune, config.seed) == (False, 5)
+
+
+def test_the_last_of_two_changes_counts():
+    assert read_config(None, ["grpo.beta=1", "grpo.beta=2"]).grpo.beta == 2
+
+
+ROUND = {
+    "defaults": "",
+    "paper": '[grpo]\npreset = "paper"\n',
+    "odd values": 'seed = 0\n[data]\npath = "a \\"b\\".csv"\ncolumns = {user_id = "wer"}\n'
+    "min_rating = 3.5\n[grpo]\nepsilon_high = 0.3\ntemperature = 0.07\n[evaluation]\nks = [2]\n",
+} | {name: f'[model]\nname = "{name}"\n' for name in MODELS}
+
+
+@pytest.mark.parametrize("case", ROUND)
+def test_written_settings_read_back_as_the_same(tmp_path, case):
+    config = read(tmp_path, ROUND[case])
+    again = resolve(tomllib.loads(config.toml()), "again")
+    assert again == config
+    assert again.tables() == config.tables()
+
+
+def test_written_settings_leave_nothing_to_the_defaults():
+    tables = read_config(None).tables()
+    assert set(tables["pretrain"]) == set(PretrainConfig.model_fields)
+    assert set(tables["grpo"]) == set(GRPOConfig.model_fields) - {"epsilon_high"}  # None
+    assert set(tables["model"]) == {"name", *MODELS["sasrec"].config.model_fields}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pretrain.epochs=true",
+        "pretrain.epochs=1.5",
+        'pretrain.epochs="1"',
+        "pretrain.learning_rate=nan",
+        "grpo.mask_seen=1",
+        "grpo.beta=true",
+        "data.name=3",
+        "evaluation.ks=[]",
+        "evaluation.ks=[true]",
+        "evaluation.ks=10",
+        "seed=1.0",
+        "seed=false",
+        "finetune=0",
+    ],
+)
+def test_a_value_of_another_type_is_refused(change):
+    with pytest.raises(ConfigError, match=change.partition("=")[0].split(".")[-1]):
+        read_config(None, [change])
+
+
+@pytest.mark.parametrize(
+    ("raw", "near"),
+    [
+        ({"grppo": {}}, "'grpo'"),
+        ({"grpo": {"batchsize": 1}}, "'batch_size'"),
+        ({"model": {"name": "lightgcm"}}, "'lightgcn'"),
+        ({"model": {"name": "gsau", "dims": 3}}, "'dim'"),
+        ({"data": {"kcore": 3}}, "'k_core'"),
+        ({"evaluation": {"mask": "all"}}, "'mask_seen'"),
+    ],
+)
+def test_the_nearest_right_name_is_suggested(raw, near):
+    with pytest.raises(ConfigError, match=f"did you mean {near}"):
+        resolve(raw, "here")
+
+
+def test_a_name_like_none_is_answered_with_all():
+    with pytest.raises(ConfigError, match="there are control, ks, mask_seen"):
+        resolve({"evaluation": {"zzz": 1}}, "here")
+
+
+CONFIGS = [DataConfig, EvaluationConfig, GRPOConfig, PretrainConfig]
+CONFIGS += [entry.config for entry in MODELS.values()]
+
+
+def undescribed(config):
+    """Return the fields that a class declares without saying what they are."""
+    module = importlib.import_module(config.__module__)
+    body = next(
+        node.body
+        for node in ast.parse(inspect.getsource(module)).body
+        if isinstance(node, ast.ClassDef) and node.name == config.__name__
+    )
+    return [
+        node.target.id
+        for node, after in zip(body, [*body[1:], None], strict=True)
+        if isinstance(node, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    ]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_every_setting_says_what_it_is(config):
+    family = [kind for kind in config.__mro__ if issubclass(kind, BaseModel)]
+    own = [kind for kind in family if kind is not BaseModel]
+    assert own
+    assert {kind.__name__: undescribed(kind) for kind in own} == {k.__name__: [] for k in own}

@@ -1,0 +1,150 @@
+"""A run folder: whole files, rows replaced on resumption, settings compared by name."""
+
+import json
+
+import polars as pl
+import pytest
+
+from recoach.errors import ConfigError, RunError
+from recoach.experiments.config import read_config
+from recoach.experiments.data import run_dataset
+from recoach.experiments.folder import RunFolder, write_frame
+from recoach.experiments.stages import wanted
+
+FRAME = pl.DataFrame({"user_id": ["ü", "b"], "rank": [1, 2], "score": [0.5, None]})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def rows(folder):
+    return [(row["stage"], row["step"]) for row in folder.metrics()]
+
+
+def test_rows_that_a_resumed_run_repeats_take_the_place_of_the_old(folder):
+    for step in (10, 20, 30):
+        folder.append_metrics("base", {"step": step, "loss": 1.0})
+    folder.append_metrics("tuned", {"step": 20})
+    folder.append_metrics("base", {"step": 20, "loss": 2.0})
+    assert rows(folder) == [("base", 10), ("tuned", 20), ("base", 20)]
+    assert folder.metrics()[-1]["loss"] == 2.0
+
+
+def test_a_row_cut_off_by_a_crash_is_left_out(folder):
+    folder.append_metrics("base", {"step": 10})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "base", "st')
+    assert rows(folder) == [("base", 10)]
+    folder.append_metrics("base", {"step": 20})
+    assert rows(folder) == [("base", 10), ("base", 20)]
+
+
+def test_a_new_folder_is_free_and_one_of_the_same_run_goes_on(folder):
+    config = read_config(None)
+    assert not folder.check(config, resume=False)
+    assert not folder.path.exists()
+    folder.begin(config)
+    assert folder.config() == config
+    assert folder.check(config, resume=True)
+    with pytest.raises(RunError, match="unfinished run; add --resume"):
+        folder.check(config, resume=False)
+
+
+def test_a_finished_run_needs_no_resume(folder):
+    config = read_config(None)
+    folder.begin(config)
+    folder.write_json("results.json", {"config": config.tables()})
+    assert folder.finished(config)
+    assert folder.check(config, resume=False)
+    assert not folder.finished(read_config(None, ["seed=1"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("seed=1", r"seed \(2020 there, 1 now\)"),
+        ("grpo.beta=1", r"grpo.beta \(0.0 there, 1.0 now\)"),
+        ("grpo.epsilon_high=0.5", r"grpo.epsilon_high \(None there, 0.5 now\)"),
+        ("model.name=gsau", r"model\.\w+ \("),
+        ("data.columns.user_id=who", r"data.columns.user_id \(None there, 'who' now\)"),
+    ],
+)
+def test_the_first_different_setting_is_named(folder, change, words):
+    folder.begin(read_config(None))
+    with pytest.raises(RunError, match=words):
+        folder.check(read_config(None, [change]), resume=True)
+
+
+def test_the_environment_names_what_numbers_depend_on(folder):
+    folder.begin(read_config(None))
+    environment = json.loads((folder.path / "env.json").read_text())
+    assert environment["run_format"] == 1
+    assert set(environment["versions"]) >= {"recoach", "torch", "numpy", "polars"}
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"run_format": 99}'])
+def test_a_folder_of_another_version_is_no_run(folder, content):
+    folder.begin(read_config(None))
+    (folder.path / "env.json").write_text(content)
+    with pytest.raises(RunError, match=r"env.json is missing or damaged|run format 99"):
+        folder.config()
+
+
+def test_settings_damaged_by_hand_are_named(folder):
+    folder.begin(read_config(None))
+    (folder.path / "config.toml").write_text("[grpo\n")
+    with pytest.raises(RunError, match=r"config.toml cannot be read"):
+        folder.config()
+    (folder.path / "config.toml").write_text("[grpo]\nbetta = 1\n")
+    with pytest.raises(ConfigError, match=r"config.toml.*'betta'"):
+        folder.config()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("a.parquet", pl.read_parquet),
+        ("a.csv", pl.read_csv),
+        ("a.jsonl", pl.read_ndjson),
+        ("a.ndjson", pl.read_ndjson),
+    ],
+)
+def test_a_table_comes_back_as_it_was(tmp_path, name, read):
+    write_frame(tmp_path / "new" / name, FRAME)
+    assert read(tmp_path / "new" / name).equals(FRAME)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
+def test_a_table_of_another_ending_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"a.xlsx: tables are written as"):
+        write_frame(tmp_path / "a.xlsx", FRAME)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ([], ("base", "tuned", "control")),
+        (["evaluation.control=false"], ("base", "tuned")),
+        (["finetune=false"], ("base",)),
+        (["model.name=popularity"], ("base",)),
+    ],
+)
+def test_the_stages_are_those_the_settings_ask_for(changes, stages):
+    assert wanted(read_config(None, changes)) == stages
+
+
+def test_the_run_keeps_its_own_copy_of_the_data(tmp_path):
+    lines = [f"u{user},i{(user + item) % 9}" for user in range(9) for item in range(6)]
+    log = tmp_path / "log.csv"
+    log.write_text("user,item\n" + "\n".join(lines) + "\n")
+    config = read_config(None, [f'data.path="{log}"', "data.name=mine"]).data
+    first = run_dataset(config, tmp_path / "own")
+    assert first.name == "mine"
+    log.unlink()
+    again = run_dataset(config, tmp_path / "own", begun=True)
+    assert (again.name, again.fingerprint) == ("mine", first.fingerprint)
+    with pytest.raises(Exception, match="no file"):
+        run_dataset(config, tmp_path / "other", begun=True)

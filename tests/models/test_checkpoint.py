@@ -1,0 +1,170 @@
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recoach.data.split import leave_last_out
+from recoach.data.synthetic import cycle
+from recoach.errors import ConfigError, ModelError, RunError
+from recoach.models.checkpoint import (
+    load_model,
+    load_tensors,
+    save_description,
+    save_tensors,
+    write_atomically,
+)
+from recoach.models.registry import build_model, model_entry, model_name
+
+DATASET = leave_last_out(cycle(16, 12, length=7))
+SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Hold a small SASRec."""
+    model = build_model("sasrec", DATASET, **SMALL, seed=3)
+    save_description(tmp_path, model)
+    save_tensors(tmp_path / "best.safetensors", model.state_dict(), {"step": 7})
+    return tmp_path
+
+
+def change(folder, **entries):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_tensors_and_their_state_come_back_as_they_were(tmp_path):
+    tensors = {"a": torch.randn(3, 2), "b": torch.tensor([1, 2])}
+    state = {"step": 7, "best": -float("inf"), "name": "é"}
+    save_tensors(tmp_path / "new" / "x.safetensors", tensors, state)
+    found = load_tensors(tmp_path / "new" / "x.safetensors")
+    assert found.state == state
+    assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
+
+
+def test_a_loaded_model_has_the_saved_config_and_weights(folder):
+    model = load_model(folder, DATASET)
+    assert model.config.dim == 8
+    expected = build_model("sasrec", DATASET, **SMALL, seed=3).state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in model.state_dict().items())
+    assert not model.training
+
+
+def test_the_tensors_of_an_optimiser_are_no_weights(folder):
+    path = folder / "best.safetensors"
+    save_tensors(path, load_file(path) | {"optimiser.0.step": torch.ones(1)}, {})
+    assert load_model(folder, DATASET).config.dim == 8
+
+
+def test_a_truncated_file_is_named(folder):
+    path = folder / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ModelError, match=r"best\.safetensors cannot be read"):
+        load_model(folder, DATASET)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\x00" * 64])
+def test_a_file_of_something_else_is_no_model(folder, content):
+    (folder / "best.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(folder, DATASET)
+
+
+def test_missing_weights_are_named(folder):
+    with pytest.raises(ModelError, match=r"last\.safetensors"):
+        load_model(folder, DATASET, "last")
+
+
+def test_weights_of_another_model_do_not_fit(folder):
+    other = build_model("lightgcn", DATASET, dim=8)
+    save_tensors(folder / "best.safetensors", other.state_dict(), {})
+    with pytest.raises(ModelError, match="another model"):
+        load_model(folder, DATASET)
+
+
+def test_a_later_format_is_refused(folder):
+    change(folder, format=99)
+    with pytest.raises(ModelError, match="format 99"):
+        load_model(folder, DATASET)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "model": "sasrec"}'])
+def test_a_damaged_description_is_named(folder, content):
+    (folder / "model.json").write_text(content)
+    with pytest.raises(ModelError, match=r"model\.json does not describe"):
+        load_model(folder, DATASET)
+
+
+def test_an_unknown_setting_in_a_description_is_an_error(folder):
+    change(folder, config={"colour": "red"})
+    with pytest.raises(ModelError, match="colour"):
+        load_model(folder, DATASET)
+
+
+def test_weights_that_are_no_numbers_are_refused(folder):
+    path = folder / "best.safetensors"
+    tensors = load_file(path)
+    tensors["items.weight"][2, 3] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match="non-finite"):
+        load_model(folder, DATASET)
+
+
+def test_data_of_another_size_is_refused(folder):
+    with pytest.raises(ModelError, match="16 users and 12 items"):
+        load_model(folder, leave_last_out(cycle(15, 12, length=7)))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_atomically(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_a_file_is_an_error_of_ours(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="Cannot write"):
+        write_atomically(tmp_path / "file" / "x", b"new")
+
+
+def test_a_file_may_be_replaced_while_its_numbers_are_in_use(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.ones(1000)}, {})
+    found = load_tensors(path).tensors["a"]
+    path.write_bytes(b"\x00" * path.stat().st_size)
+    assert found.sum() == 1000
+
+
+def test_a_misspelt_model_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
+        model_entry("SASrek")
+    with pytest.raises(ConfigError, match="choose one of gsau, lightgcn"):
+        model_entry("zzz")
+
+
+def test_a_wrong_setting_is_named_with_its_model():
+    with pytest.raises(ConfigError, match="Model sasrec, setting 'dim'"):
+        build_model("sasrec", DATASET, dim=0)
+
+
+def test_the_seed_alone_draws_the_weights():
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    first = build_model("gsau", DATASET, **SMALL, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = build_model("gsau", DATASET, **SMALL, seed=5)
+    other = build_model("gsau", DATASET, **SMALL, seed=6)
+    assert torch.equal(first.users.weight, second.users.weight)
+    assert not torch.equal(first.users.weight, other.users.weight)
+    assert model_name(first) == "gsau"

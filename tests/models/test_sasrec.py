@@ -1,0 +1,216 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from recoach.data.batch import Queries, StateBatches
+from recoach.data.split import Ragged, leave_last_out
+from recoach.data.synthetic import cycle
+from recoach.models.base import TrainingBatch, draw_negatives, known_keys
+from recoach.models.registry import build_model
+from recoach.models.sasrec import SASRec, SASRecConfig
+from recoach.models.transformer import EncoderConfig, SequenceEncoder
+from recoach.training.pretrain import PretrainConfig, pretrain
+
+N_ITEMS = 12
+ARCHITECTURES = ["recbole", "original"]
+POSITIONS = ["from_start", "from_end"]
+DATASET = leave_last_out(cycle(16, N_ITEMS, length=7))
+SMALL = {"dim": 8, "layers": 2, "heads": 2, "inner_dim": 16, "max_length": 6}
+
+
+def sasrec(**settings):
+    model = build_model("sasrec", DATASET, **SMALL | settings)
+    with torch.no_grad():  # biases and norms start at 0 and 1: let them say something
+        generator = torch.Generator().manual_seed(5)
+        for parameter in model.encoder.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def queries(rows, width=0):
+    """Ask for the state after each of the histories, padded at least to a width."""
+    lengths = torch.tensor([len(row) for row in rows])
+    width = max(width, int(lengths.max()))
+    padded = [row + [N_ITEMS] * (width - len(row)) for row in rows]
+    history = torch.tensor(padded, dtype=torch.int64)
+    users = torch.arange(len(rows))
+    return Queries(users, history, lengths, users, lengths)
+
+
+def encoder(architecture, position="from_start", **changes):
+    settings = SMALL | {"architecture": architecture, "position": position, "dropout": 0.0}
+    model = SequenceEncoder(EncoderConfig(**settings | changes)).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.5 * drawn)
+    return model
+
+
+def vectors(rows, length, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, length, 8, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_state_depends_on_no_later_item(architecture, position):
+    model, before = encoder(architecture, position), vectors(1, 6)
+    after = before.clone()
+    after[:, 3] += torch.arange(8)
+    lengths = torch.tensor([6])
+    old, new = model(before, lengths), model(after, lengths)
+    assert torch.equal(old[:, :3], new[:, :3])
+    assert ((old[:, 3:] - new[:, 3:]).abs().amax(dim=2) > 1e-6).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_padding_changes_nothing(architecture, position):
+    model = sasrec(architecture=architecture, position=position).eval()
+    rows = [[1, 2, 3], [4, 0], [7]]
+    short, wide = (model.embed(queries(rows, width)).users for width in (0, 6))
+    assert torch.allclose(short, wide, atol=1e-5)
+
+
+def test_a_state_without_history_is_zero():
+    model = sasrec().eval()
+    assert model.embed(queries([[1], []])).users[1].tolist() == [0] * 8
+    assert model.embed(queries([[], []])).users.abs().sum() == 0
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+    train = Ragged(np.array([0, 1]), np.array([0], dtype=np.int32))
+    model = SASRec(SASRecConfig(), train, 12_101)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 877_824
+
+
+def test_items_are_read_from_the_table_they_are_scored_with():
+    model = sasrec().eval()
+    items = model.embed(queries([[1]])).items
+    assert items.data_ptr() == model.items.weight.data_ptr()
+    assert [p.shape[0] for p in model.parameters()].count(N_ITEMS + 1) == 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_states_that_share_a_row_equal_states_with_a_row_of_their_own(architecture):
+    model = sasrec(architecture=architecture).eval()
+    found = []
+    for rows in ("all_positions", "prefix"):
+        source = StateBatches(
+            DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=999, rows=rows
+        )
+        (batch,) = source.epoch(torch.Generator().manual_seed(0))
+        order = batch.positions.argsort()
+        found.append(model.embed(batch.queries).users[order])
+    assert len(found[0]) == 16 * 4
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_positions_are_counted_from_the_end_or_from_the_start():
+    with_start, with_end = encoder("recbole", "from_start"), encoder("recbole", "from_end")
+    lengths = torch.tensor([2])
+    for model, unused, used in ((with_start, 5, 0), (with_end, 0, 5)):
+        old = model(vectors(1, 2), lengths)
+        with torch.no_grad():
+            model.position[unused] += torch.arange(8)
+        assert torch.equal(model(vectors(1, 2), lengths), old)
+        with torch.no_grad():
+            model.position[used] += torch.arange(8)
+        assert not torch.allclose(model(vectors(1, 2), lengths), old)
+
+
+def test_a_full_history_has_the_same_positions_from_either_end():
+    pair = [
+        encoder("original", position)(vectors(2, 6), torch.tensor([6, 6])) for position in POSITIONS
+    ]
+    assert torch.equal(*pair)
+
+
+def naive_attention(block, asking, asked):
+    """Attend position by position, head by head."""
+    attention, width = block.attention, 4
+    q, k, v = (
+        getattr(attention, n)(x) for n, x in (("query", asking), ("key", asked), ("value", asked))
+    )
+    out = torch.zeros_like(asking)
+    for t in range(len(asking)):
+        for head in (slice(0, width), slice(width, 2 * width)):
+            scores = torch.stack([q[t, head] @ k[s, head] for s in range(t + 1)]) / math.sqrt(width)
+            out[t, head] = sum(w * v[s, head] for s, w in enumerate(scores.softmax(0)))
+    return out
+
+
+def naive_norm(norm, x):
+    deviation = ((x - x.mean(-1, keepdim=True)) ** 2).mean(-1, keepdim=True).sqrt()
+    return (x - x.mean(-1, keepdim=True)) / deviation * norm.weight + norm.bias
+
+
+def test_the_original_block_is_that_of_the_paper():
+    model, row = encoder("original"), vectors(1, 5)
+    x = row[0] * math.sqrt(8) + model.position[:5]
+    for block in model.blocks:
+        asking = naive_norm(block.attention_norm, x)
+        x = naive_norm(block.forward_norm, asking + naive_attention(block, asking, x))
+        x = x + block.down(torch.relu(block.up(x)))
+    assert torch.allclose(model(row, torch.tensor([5]))[0], naive_norm(model.norm, x), atol=1e-6)
+
+
+def test_the_recbole_block_is_bert():
+    model, row = encoder("recbole"), vectors(1, 5)
+    x = naive_norm(model.norm, row[0] + model.position[:5])
+    for block in model.blocks:
+        mixed = block.output(naive_attention(block, x, x))
+        x = naive_norm(block.attention_norm, x + mixed)
+        thought = block.up(x)
+        thought = thought * 0.5 * (1 + torch.erf(thought / math.sqrt(2)))
+        x = naive_norm(block.forward_norm, x + block.down(thought))
+    assert torch.allclose(model(row, torch.tensor([5]))[0], x, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce", "sampled_ce"])
+def test_the_padding_stays_zero_in_training(loss):
+    model = build_model("sasrec", DATASET, **SMALL, loss=loss)
+    start = model.items.weight.detach().clone()
+    pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=16, weight_decay=0.1))
+    assert model.items.weight[N_ITEMS].tolist() == [0] * 8
+    assert not torch.equal(model.items.weight, start)
+
+
+def test_the_softmax_loss_is_over_all_items_but_the_padding():
+    model = sasrec(dropout=0.0)
+    source = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=20)
+    batch = next(source.epoch(torch.Generator().manual_seed(0)))
+    scores = model.score(batch.queries)
+    assert scores.shape[1] == N_ITEMS
+    found = model.loss(TrainingBatch(states=batch), torch.Generator())
+    assert found.item() == pytest.approx(
+        functional.cross_entropy(scores, batch.targets).item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", ["bce", "sampled_ce"])
+def test_sampled_losses_compare_the_target_with_items_never_taken(loss):
+    model = sasrec(dropout=0.0, loss=loss, negatives=3)
+    source = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=20)
+    batch = next(source.epoch(torch.Generator().manual_seed(0)))
+    users = batch.queries.state_users
+    drawn = draw_negatives(model.known, users, N_ITEMS, 3, torch.Generator().manual_seed(1))
+    scores = model.score(batch.queries)
+    own, other = scores.gather(1, batch.targets[:, None]), scores.gather(1, drawn)
+    softmax = -torch.cat([own, other], dim=1).log_softmax(dim=1)[:, 0]
+    logistic = functional.softplus(-own)[:, 0] + functional.softplus(other).sum(dim=1)
+    expected = (softmax if loss == "sampled_ce" else logistic).mean().item()
+    found = model.loss(TrainingBatch(states=batch), torch.Generator().manual_seed(1))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_negatives_are_never_taken_and_cover_all_that_is_left():
+    known, users = known_keys(DATASET.train, N_ITEMS), torch.arange(16)
+    drawn = draw_negatives(known, users, N_ITEMS, 200, torch.Generator().manual_seed(0))
+    for user, row in enumerate(drawn.tolist()):
+        assert set(row) == set(range(N_ITEMS)) - set(DATASET.train.row(user).tolist())

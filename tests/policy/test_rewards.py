@@ -1,0 +1,78 @@
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recoach.data.batch import Seen, StateBatches
+from recoach.data.split import Ragged
+from recoach.policy.rewards import Rewards, future_items, train_set, without_seen
+
+ROWS = st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=5).filter(
+    lambda rows: any(len(row) > 1 for row in rows)
+)
+
+
+def ragged(rows):
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return Ragged(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
+
+
+def one_batch(train, states="prefix"):
+    source = StateBatches(train, n_items=6, history_length=9, batch_size=1000, states=states)
+    (batch,) = source.epoch(torch.Generator().manual_seed(0))
+    return batch
+
+
+def as_dicts(rewards, n_states):
+    found = [{} for _ in range(n_states)]
+    for state, item, value in zip(*(tensor.tolist() for tensor in rewards), strict=True):
+        assert item not in found[state]
+        found[state][item] = value
+    return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(ROWS, st.integers(1, 4), st.sampled_from([1.0, 0.5]))
+def test_the_coming_items_are_worth_less_the_later_they_come(rows, horizon, discount):
+    train = ragged(rows)
+    batch = one_batch(train)
+    rewards = future_items(batch, train, horizon=horizon, discount=discount)
+    expected = []
+    users, ends = batch.queries.state_users.tolist(), batch.queries.ends.tolist()
+    for user, end in zip(users, ends, strict=True):
+        worth = defaultdict(float)
+        for ahead, item in enumerate(rows[user][end : end + horizon]):
+            worth[item] = max(worth[item], discount**ahead)
+        expected.append(dict(worth))
+    assert as_dicts(rewards, len(batch.queries)) == expected
+    assert (rewards.states.diff() >= 0).all()
+
+
+def test_a_horizon_of_one_rewards_the_next_item_alone():
+    train = ragged([[1, 2, 3], [4, 0]])
+    batch = one_batch(train)
+    rewards = future_items(batch, train, horizon=1, discount=0.3)
+    assert rewards.items.tolist() == batch.targets.tolist()
+    assert rewards.values.tolist() == [1, 1, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_the_training_set_pays_for_each_item_of_the_user_once(rows):
+    train = ragged(rows)
+    batch = one_batch(train, "user")
+    found = as_dicts(train_set(batch, train), len(batch.queries))
+    users = batch.queries.state_users.tolist()
+    assert found == [dict.fromkeys(rows[user], 1.0) for user in users]
+
+
+@pytest.mark.parametrize("seen", [[], [(0, 4)], [(0, 3), (1, 3)], [(0, 4), (1, 5), (1, 0)]])
+def test_rewards_of_masked_items_are_dropped(seen):
+    rewards = Rewards(torch.tensor([0, 0, 1]), torch.tensor([3, 4, 5]), torch.tensor([1.0, 2, 3]))
+    pairs = torch.tensor(sorted(seen), dtype=torch.int64).reshape(-1, 2)
+    left = without_seen(rewards, Seen(pairs[:, 0], pairs[:, 1]))
+    kept = list(zip(*(tensor.tolist() for tensor in left), strict=True))
+    assert kept == [r for r in [(0, 3, 1.0), (0, 4, 2.0), (1, 5, 3.0)] if r[:2] not in seen]

@@ -1,0 +1,67 @@
+"""What the pages say works: Python blocks run, commands parse, every experiment reads."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from recoach.cli.main import app
+from recoach.experiments.config import read_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
+
+
+def blocks(page, *languages):
+    """Return the fenced blocks of a page in some languages."""
+    found = re.findall(r"^```(\w+)[^\n]*\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [text for language, text in found if language in languages]
+
+
+def commands(page):
+    """Return the `recoach` command lines in a page's blocks and sentences, as lists of words."""
+    lines = "\n".join(blocks(page, "bash", "sh", "shell", "console")).replace("\\\n", " ")
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines.splitlines()]
+    words += [
+        shlex.split(code) for code in re.findall(r"`([^`\n]*recoach [^`\n]+)`", page.read_text())
+    ]
+    return [line[1:] for line in words if line and line[0].rsplit("/")[-1] == "recoach"]
+
+
+def test_the_readme_shows_python_and_the_command_line():
+    assert blocks(ROOT / "README.md", "python")
+    assert commands(ROOT / "README.md")
+
+
+PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for number, text in enumerate(blocks(page, "python"), 1):
+        exec(compile(text, f"{page.name}, block {number}", "exec"), names)
+
+
+SHELL = [(page.name, line) for page in PAGES for line in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), SHELL, ids=lambda part: " ".join(part)[:60])
+def test_commands_parse(page, line):
+    if len(line) == 1 or "--help" in line:  # a verb is only mentioned
+        assert line[0] in [*app, "--help", "--version"]
+        return
+    app.parse_args(line, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_read(path):
+    config = read_config(path)
+    assert config.data.path
+
+
+def test_there_are_experiments():
+    assert EXPERIMENTS

@@ -1,0 +1,150 @@
+"""The house: floors, sizes, names. An exception is written here, in the open."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import recoach
+from recoach.models.registry import MODELS
+
+ROOT = Path(recoach.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+FLOORS = ["errors", "data", "models", "evaluation", "policy", "training"]
+FLOORS += ["experiments serving", "report", "cli"]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+APART = {"serving": {"training", "policy"}, "report": {"training", "policy", "models"}}
+TORCH_ONLY = ["recoach.evaluation.ranking", "recoach.policy.objective"]
+
+
+def imported(tree):
+    """Return every module that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            names.add(node.module)
+    return names
+
+
+def places(kind):
+    """Return all nodes of a kind in the package, with where they are."""
+    return [
+        (f"{name}:{node.lineno}", node)
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, kind)
+    ]
+
+
+def test_the_package_was_found():
+    assert len(MODULES) > 30
+    assert {name.split(".")[1] for name in MODULES} - {"__init__"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".") > 1 or "err" in name])
+def test_imports_point_down(name):
+    own = name.split(".")[1]
+    for target in imported(TREES[name]):
+        if not target.startswith("recoach"):
+            continue
+        assert target != "recoach", f"{name} imports the front door"
+        there = target.split(".")[1]
+        assert FLOOR[there] < FLOOR[own] or there == own, f"{name} imports {target}"
+        assert there not in APART.get(own, set()), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", TORCH_ONLY)
+def test_the_kernels_and_the_mathematics_import_torch_only(name):
+    allowed = {"torch", "math", "typing", "collections", "dataclasses", "functools"}
+    assert {target.split(".")[0] for target in imported(TREES[name])} <= allowed
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_are_short(name):
+    assert len(MODULES[name].read_text().splitlines()) <= 400
+
+
+def length(function):
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short():
+    functions = places(ast.FunctionDef | ast.AsyncFunctionDef)
+    assert {where: length(node) for where, node in functions if length(node) > 50} == {}
+
+
+def test_the_front_door_is_sorted_small_and_true():
+    names = recoach.__all__
+    assert names == sorted(names)
+    assert len(set(names)) == len(names) <= 20
+    assert all(hasattr(recoach, name) for name in names)
+    bound = {
+        alias.asname or alias.name
+        for node in TREES["recoach.__init__"].body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert bound == set(names)
+
+
+def test_everything_public_is_documented():
+    public = ast.FunctionDef | ast.ClassDef
+    missing = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in tree.body
+        if isinstance(node, public) and not node.name.startswith("_")
+        if not ast.get_docstring(node)
+    ]
+    assert missing == []
+    assert [name for name, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_nothing_is_printed():
+    calls = [
+        where
+        for where, node in places(ast.Call)
+        if isinstance(node.func, ast.Name) and node.func.id in ("print", "breakpoint")
+    ]
+    assert calls == []
+
+
+def test_no_error_is_caught_unseen():
+    wide = ("Exception", "BaseException")
+    caught = [
+        where
+        for where, node in places(ast.ExceptHandler)
+        if node.type is None
+        or any(isinstance(part, ast.Name) and part.id in wide for part in ast.walk(node.type))
+    ]
+    assert caught == []
+
+
+def test_nothing_is_asserted_of_users():
+    assert [where for where, _ in places(ast.Assert)] == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_documented(name):
+    entry = MODELS[name]
+    module = importlib.import_module(entry.model.__module__)
+    for thing in (module, entry.model, entry.config):
+        assert thing.__doc__
+        assert thing.__doc__ != thing.__base__.__doc__ if isinstance(thing, type) else True
+    assert module.__name__ == f"recoach.models.{name}"
+
+
+def test_no_file_is_a_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+    parts = {part for name in MODULES for part in name.split(".")}
+    assert not parts & drawers

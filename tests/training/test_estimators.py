@@ -1,0 +1,243 @@
+import pytest
+import torch
+
+from recoach.data.batch import Queries, Seen
+from recoach.models.base import Embedded
+from recoach.policy.objective import objective
+from recoach.policy.policy import Policy
+from recoach.policy.rewards import Rewards
+from recoach.training.config import GRPOConfig
+from recoach.training.estimators import ExactEstimator, SampledEstimator, Statistics, Task
+
+LOSS_TYPES = ["grpo", "dr_grpo", "log", "pass_at_k"]
+ITEMS, DIM = 6, 3
+
+
+def task(rewards, n_states=None, seen=None):
+    """Make a task of rewards (state, item, value) over states that read nothing."""
+    states, items, values = zip(*rewards, strict=True)
+    count = n_states or max(states) + 1
+    index, none = torch.arange(count), torch.zeros(count, dtype=torch.int64)
+    history = torch.empty(count, 0, dtype=torch.int64)
+    queries = Queries(index, history, none, index, none, seen)
+    worth = Rewards(torch.tensor(states), torch.tensor(items), torch.tensor(values).float())
+    return Task(queries, worth)
+
+
+def vectors(n_states, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    users = torch.randn(n_states, DIM, generator=generator, dtype=torch.float64)
+    items = torch.randn(ITEMS, DIM, generator=generator, dtype=torch.float64)
+    return Embedded(users.requires_grad_(), items.requires_grad_())
+
+
+def numbers(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def step(estimator, new, work, *, old=None, reference=None, seed=0):
+    """Return loss, gradients of users and items, and what was logged."""
+    with torch.no_grad():
+        rollout = estimator.roll_out(old or new, work, numbers(seed))
+    loss, statistics = estimator.loss(new, work, rollout, reference)
+    return loss.item(), torch.autograd.grad(loss, new), statistics.means()
+
+
+def exact(**changes):
+    args = GRPOConfig(
+        **{"loss_type": "grpo", "normalize_weights": False, "temperature": 0.7} | changes
+    )
+    return ExactEstimator(args, Policy(args.temperature))
+
+
+def sampled(**changes):
+    settings = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 2048}
+    args = GRPOConfig(**settings | {"temperature": 0.7} | changes)
+    return SampledEstimator(args, Policy(args.temperature))
+
+
+def finite_differences(value, new, width=1e-6):
+    """Return the gradient of a function of vectors, a coordinate at a time in float64."""
+    gradients = []
+    for tensor in new:
+        flat = tensor.detach().view(-1)
+        slopes = torch.zeros_like(flat)
+        for place in range(len(flat)):
+            centre = flat[place].item()
+            ends = []
+            for shift in (width, -width):
+                flat[place] = centre + shift
+                ends.append(value().item())
+            flat[place] = centre
+            slopes[place] = (ends[0] - ends[1]) / (2 * width)
+        gradients.append(slopes.view_as(tensor))
+    return gradients
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("remembers", [False, True])
+def test_the_exact_gradient_is_that_of_the_mean_objective(loss_type, remembers):
+    new = vectors(4)
+    rewards = [(0, 1, 1.0), (1, 4, 1.0), (1, 5, 0.5), (3, 0, 1.0)]
+    hidden = Seen(torch.tensor([0, 1, 3]), torch.tensor([3, 0, 2]))
+
+    def mean_objective():
+        logits = (new.users @ new.items.T).detach() / 0.7
+        logits[hidden] = -torch.inf
+        log_p = logits.log_softmax(dim=1)
+        return sum(v * objective(log_p[s, i], loss_type, 5) for s, i, v in rewards) / 4
+
+    wanted = finite_differences(mean_objective, new)
+    estimator = exact(loss_type=loss_type, pass_k=5, num_iterations=1 + remembers)
+    _, found, _ = step(estimator, new, task(rewards, seen=hidden))
+    assert all(torch.allclose(-g, w, atol=2e-6) for g, w in zip(found, wanted, strict=True))
+    assert found[0][2].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("remembers", [False, True])
+def test_normalised_weights_average_one(loss_type, remembers):
+    new, work = vectors(3), task([(0, 1, 1.0), (1, 4, 0.5), (2, 0, 1.0)])
+    settings = {"loss_type": loss_type, "num_iterations": 1 + remembers}
+    _, plain, logs = step(exact(**settings), new, work)
+    _, scaled, _ = step(exact(**settings, normalize_weights=True), new, work)
+    log_p = (new.users @ new.items.T / 0.7).detach().log_softmax(1)
+    p = log_p[[0, 1, 2], [1, 4, 0]].exp()
+    by_type = {"grpo": (p / (1 - p)).sqrt(), "dr_grpo": p, "log": p**0}
+    weight = by_type.get(loss_type, 10 * p * (1 - p) ** 9)
+    total = (weight * torch.tensor([1.0, 0.5, 1.0])).sum()
+    assert torch.allclose(scaled[0], plain[0] * 3 / total, atol=1e-6)
+    assert logs["policy/p_mean"] == pytest.approx(p.mean().item(), rel=1e-5)
+
+
+def test_more_states_than_a_block_give_the_same_gradient_as_their_parts():
+    rewards = [(state, state % ITEMS, 1.0) for state in range(600)]
+    new, estimator = vectors(600), exact()
+    _, whole, _ = step(estimator, new, task(rewards))
+    total = torch.zeros(ITEMS, DIM, dtype=torch.float64)
+    for start in range(0, 600, 200):
+        part = Embedded(new.users[start : start + 200], new.items)
+        rows = [(s - start, i, v) for s, i, v in rewards[start : start + 200]]
+        total += step(estimator, part, task(rows))[1][1] / 3
+    assert torch.allclose(whole[1], total, atol=1e-7)
+
+
+def test_the_mean_of_sampled_gradients_converges_to_the_exact_one():
+    few, copies = vectors(3), 100
+    rewards = [(0, 1), (1, 4), (2, 0)]
+    _, wanted, _ = step(exact(), few, task([(*pair, 1.0) for pair in rewards]))
+    users = few.users.detach().repeat(copies, 1).requires_grad_()
+    work = task([(s + 3 * copy, item, 1.0) for copy in range(copies) for s, item in rewards])
+    _, found, _ = step(sampled(), Embedded(users, few.items), work)
+    by_state = found[0].view(copies, 3, DIM).sum(dim=0)
+    for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
+        cosine = torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
+        assert cosine >= 0.99
+        assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
+
+
+def test_sampled_groups_never_hold_a_masked_item():
+    hidden = Seen(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 5]))
+    rollout = sampled(num_generations=500).roll_out(
+        vectors(2), task([(0, 0, 1.0), (1, 3, 0.5)], seen=hidden), numbers()
+    )
+    assert not {1, 2} & set(rollout.items[0].tolist())
+    assert set(rollout.items[1].tolist()) == {0, 1, 2, 3, 4}
+    assert torch.equal(rollout.rewards[0], (rollout.items[0] == 0).float())
+    assert torch.equal(rollout.rewards[1], (rollout.items[1] == 3).float() * 0.5)
+
+
+def test_draws_come_from_the_generator_alone():
+    work, estimator = task([(0, 1, 1.0)]), sampled(num_generations=20)
+    first, again, other = (estimator.roll_out(vectors(1), work, numbers(s)) for s in (1, 1, 2))
+    assert torch.equal(first.items, again.items)
+    assert not torch.equal(first.items, other.items)
+
+
+def test_a_group_without_a_hit_moves_nothing():
+    estimator, new = sampled(num_generations=64, mask_seen=False), vectors(1)
+    work = task([(0, 1, 1.0)], seen=Seen(torch.tensor([0]), torch.tensor([1])))
+    _, gradients, logs = step(estimator, new, work)
+    assert all((gradient == 0).all() for gradient in gradients)
+    assert logs["frac_reward_zero_std"] == 1
+    assert logs["reward"] == 0
+
+
+@pytest.mark.parametrize("make", [exact, sampled])
+def test_the_literal_kl_is_logged_and_moves_nothing(make):
+    work, reference = task([(0, 1, 1.0), (1, 2, 1.0)]), vectors(2, seed=9)
+    log_p, log_q = (
+        (v.users @ v.items.T / 0.7).detach().log_softmax(1) for v in (vectors(2), reference)
+    )
+    expected = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean().item()
+    _, without, _ = step(make(), vectors(2), work)
+    _, found, logs = step(
+        make(beta=5.0, kl_estimator="literal"), vectors(2), work, reference=reference
+    )
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, without, strict=True))
+    assert logs["kl"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [exact, sampled])
+def test_the_exact_kl_adds_its_own_gradient(make):
+    new, reference, work = vectors(2), vectors(2, seed=9), task([(0, 1, 1.0), (1, 2, 1.0)])
+    log_p, log_q = ((v.users @ v.items.T / 0.7).log_softmax(1) for v in (new, reference))
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    wanted = torch.autograd.grad(3 * kl, new)
+    loss, without, _ = step(make(), new, work)
+    pulled, found, _ = step(make(beta=3.0, kl_estimator="exact"), new, work, reference=reference)
+    assert pulled == pytest.approx(loss + 3 * kl.item(), rel=1e-5)
+    for a, b, c in zip(found, without, wanted, strict=True):
+        assert torch.allclose(a - b, c, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_a_sampled_kl_is_near_the_exact_one(kind):
+    new, work = vectors(1), task([(0, 1, 1.0)])
+    near = Embedded(new.users.detach() * 1.1, new.items.detach())
+    values = []
+    for kl_estimator in (kind, "exact"):
+        estimator = sampled(beta=1.0, kl_estimator=kl_estimator, num_generations=200_000)
+        values.append(step(estimator, new, work, reference=near)[2]["kl"])
+    assert values[0] == pytest.approx(values[1], rel=0.15)
+
+
+@pytest.mark.parametrize("make", [exact, sampled])
+def test_a_ratio_that_has_run_too_far_is_clipped_and_counted(make):
+    old, work = vectors(1), task([(0, 1, 1.0)])
+    pushed = Embedded(old.users.detach(), old.items.detach().clone())
+    pushed.items[1] += 0.5 * old.users.detach()[0]
+    pushed = Embedded(pushed.users.requires_grad_(), pushed.items.requires_grad_())
+    settings = {"num_iterations": 2, "epsilon": 0.01}
+    _, gradients, logs = step(make(**settings), pushed, work, old=old)
+    assert all((gradient == 0).all() for gradient in gradients)
+    assert logs["clip_ratio/high_mean"] > 0
+    assert logs["clip_ratio/low_mean"] > 0
+    _, free, _ = step(
+        make(**settings | {"epsilon": 0.999, "epsilon_high": 99}), pushed, work, old=old
+    )
+    assert free[0].abs().sum() > 0
+
+
+def test_what_is_logged_by_hand():
+    new = Embedded(torch.zeros(2, DIM).requires_grad_(), torch.zeros(ITEMS, DIM).requires_grad_())
+    _, _, logs = step(exact(loss_type="dr_grpo"), new, task([(0, 1, 1.0), (0, 2, 0.5)], n_states=2))
+    second = (1 + 0.25) / 6
+    assert logs["reward"] == pytest.approx((1.5 / 6) / 2)
+    assert logs["reward_std"] == pytest.approx((second - (1.5 / 6) ** 2) ** 0.5 / 2, rel=1e-5)
+    assert logs["frac_reward_zero_std"] == 0.5
+    assert logs["policy/p_mean"] == logs["objective"] == pytest.approx(1 / 6)
+    assert logs["entropy"] == pytest.approx(torch.tensor(6.0).log().item())
+
+
+def test_statistics_average_elements_not_calls():
+    statistics = Statistics()
+    statistics.add("x", torch.tensor([1.0, 2.0, 3.0]))
+    statistics.add("x", torch.tensor(6.0))
+    statistics.add("y", torch.empty(0))
+    assert statistics.means() == {"x": 3.0, "y": 0.0}
+
+
+def test_the_sampled_estimator_needs_its_rollout():
+    with pytest.raises(ValueError, match="rollout"):
+        sampled().loss(vectors(1), task([(0, 1, 1.0)]), None, None)

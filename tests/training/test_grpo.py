@@ -1,0 +1,267 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from recoach.data.split import Ragged, leave_last_out
+from recoach.data.synthetic import block_graph, cycle
+from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import evaluate
+from recoach.models.registry import build_model
+from recoach.training import estimators
+from recoach.training.config import GRPOConfig
+from recoach.training.grpo import GRPOTrainer
+from recoach.training.loop import Observer, Session
+from recoach.training.pretrain import PretrainConfig, pretrain
+
+N_ITEMS = 12
+DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))
+ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
+SETTINGS = {
+    "sasrec": ENCODER,
+    "gsau": ENCODER | {"scorer": "fuse_emb"},
+    "lightgcn": {"dim": 8},
+}
+SAMPLED = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 32}
+
+
+def build(name, **settings):
+    return build_model(name, DATASET, **SETTINGS[name] | settings)
+
+
+def tuned(model, dataset=DATASET, session=None, **settings):
+    """Fine-tune for a few steps and return the outcome."""
+    args = GRPOConfig(**{"batch_size": 48, "max_steps": 2, "select": "last"} | settings)
+    return GRPOTrainer(model, args, train_dataset=dataset, session=session).train()
+
+
+def copies(model):
+    return {name: [p.detach().clone() for p in table] for name, table in model.tables().items()}
+
+
+def same(before, after):
+    return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.fixture
+def log_ratios(monkeypatch):
+    """Collect the log ratios of every update, whichever surrogate makes them."""
+    found = []
+    exact, clipped = estimators.exact_surrogate, estimators.clipped_surrogate
+
+    def record_exact(log_p, old_log_p, weight, clip):
+        found.append((log_p - old_log_p).detach())
+        return exact(log_p, old_log_p, weight, clip)
+
+    def record_clipped(log_ratio, advantages, clip):
+        found.append(log_ratio.detach())
+        return clipped(log_ratio, advantages, clip)
+
+    monkeypatch.setattr(estimators, "exact_surrogate", record_exact)
+    monkeypatch.setattr(estimators, "clipped_surrogate", record_clipped)
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["exact", "sampled"])
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_at_the_first_update_of_a_batch_every_ratio_is_exactly_one(name, settings, log_ratios):
+    model = build(name).train()
+    tuned(model, **settings, num_iterations=2, learning_rate=0.01)
+    assert len(log_ratios) == 4
+    assert all((ratio == 0).all() for ratio in log_ratios[0::2])
+    assert all((ratio != 0).any() for ratio in log_ratios[1::2])
+
+
+@pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["exact", "sampled"])
+def test_with_dropout_left_on_the_ratio_is_noise(settings, log_ratios):
+    tuned(build("sasrec", dropout=0.5), **settings, disable_dropout=False)
+    assert all((ratio != 0).any() for ratio in log_ratios)
+
+
+@pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["exact", "sampled"])
+def test_how_often_the_clip_acts_is_logged(settings):
+    rows = []
+
+    class Listener(Observer):
+        def on_step(self, step, logs):
+            rows.append(logs)
+
+    session = Session(observer=Listener())
+    tuned(build("sasrec"), session=session, num_iterations=4, learning_rate=0.1, **settings)
+    assert all(0 <= row[f"clip_ratio/{side}_mean"] <= 1 for row in rows for side in ("low", "high"))
+    assert sum(row["clip_ratio/high_mean"] for row in rows) > 0
+    assert all(row["grad_norm"] > 0 for row in rows[:1])
+
+
+ABLATIONS = {
+    "sasrec": [
+        ("item",),
+        ("position",),
+        ("encoder",),
+        ("item", "position"),
+        ("item", "user", "position"),
+    ],
+    "lightgcn": [("item",), ("user",), ("item", "user"), ("item", "user", "position")],
+    "gsau": [
+        ("item",),
+        ("user",),
+        ("position",),
+        ("item", "user"),
+        ("item", "position"),
+        ("item", "user", "position"),
+        ("item", "user", "position", "encoder"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable"), [(name, sets) for name in ABLATIONS for sets in ABLATIONS[name]]
+)
+def test_frozen_tables_stay_bitwise_and_the_others_move(name, trainable):
+    model = build(name)
+    before = copies(model)
+    tuned(model, trainable=trainable, weight_decay=0.1, learning_rate=0.01)
+    after = copies(model)
+    for table in before:
+        moved = [not torch.equal(a, b) for a, b in zip(before[table], after[table], strict=True)]
+        assert any(moved) if table in trainable else not any(moved), table
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_user_table_of_gsau_has_no_gradient_where_the_sequence_alone_is_scored():
+    model = build("gsau", scorer="seq")
+    before = copies(model)
+    tuned(model, trainable=("item", "user"))
+    assert same(before["user"], copies(model)["user"])
+    assert not same(before["item"], copies(model)["item"])
+
+
+def test_tables_the_model_does_not_have_are_an_error():
+    with pytest.raises(ConfigError, match="names no table"):
+        tuned(build("lightgcn"), trainable=("position",))
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_the_papers_setting_runs_on_every_backbone(name):
+    model = build(name)
+    before = copies(model)
+    graph = {"state": "user", "reward": "train_set"} if name == "lightgcn" else {}
+    args = GRPOConfig.paper(
+        num_generations=64, epochs=1, batch_size=40, learning_rate=0.01, **graph
+    )
+    outcome = GRPOTrainer(model, args, train_dataset=DATASET).train()
+    after = copies(model)
+    assert outcome.steps >= 1
+    assert not same(before["item"], after["item"])
+    assert "encoder" not in before or same(before["encoder"], after["encoder"])
+
+
+def test_a_policy_held_to_its_base_moves_less():
+    drifts = []
+    for beta in (0.0, 100.0):
+        model = build("lightgcn")
+        before = copies(model)["item"][0]
+        tuned(model, beta=beta, max_steps=20, learning_rate=0.01)
+        drifts.append((model.items.weight - before).norm().item())
+    assert drifts[1] < 0.5 * drifts[0]
+
+
+@pytest.fixture(scope="module")
+def base():
+    """Train a SASRec until it knows the cycle."""
+    model = build("sasrec", dropout=0.1)
+    pretrain(model, DATASET, PretrainConfig(epochs=30, batch_size=48, learning_rate=0.01))
+    assert evaluate(model, DATASET, "valid").means()["ndcg@10"] > 0.9
+    return model.state_dict()
+
+
+def test_the_base_comes_back_where_nothing_is_better(base):
+    model = build("sasrec", dropout=0.1)
+    model.load_state_dict(base)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    outcome = tuned(model, learning_rate=1.0, max_steps=4, eval_steps=1, select="best", patience=0)
+    assert (outcome.best_step, outcome.steps) == (0, 4)
+    assert outcome.best_value == outcome.start_value
+    assert all(torch.equal(t, start[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, SAMPLED | {"num_generations": 512}], ids=["exact", "sampled"]
+)
+def test_fine_tuning_makes_a_half_trained_model_better(settings):
+    model = build("sasrec", dropout=0.1)
+    pretrain(model, DATASET, PretrainConfig(epochs=1, batch_size=48, learning_rate=0.01))
+    before = evaluate(model, DATASET).means()["ndcg@10"]
+    settings = settings | {"reward": "next", "temperature": 1.0}
+    tuned(model, **settings, max_steps=60, learning_rate=0.01, select="best", patience=0)
+    assert evaluate(model, DATASET).means()["ndcg@10"] > before + 0.05
+
+
+@pytest.mark.parametrize("reward", ["next", "future", "train_set"])
+def test_rewards_never_hold_what_is_held_out(reward):
+    dataset = leave_last_out(block_graph(20, 24, n_blocks=2, length=8))
+    args = GRPOConfig(reward=reward, mask_seen=reward != "train_set", horizon=50)
+    model = build_model("sasrec", dataset, **ENCODER)
+    rewarded = set()
+    for work in GRPOTrainer(model, args, train_dataset=dataset).epoch(torch.Generator()):
+        users = work.queries.state_users[work.rewards.states]
+        rewarded |= set(zip(users.tolist(), work.rewards.items.tolist(), strict=True))
+    trained = {(u, int(i)) for u in range(20) for i in dataset.train.row(u)}
+    assert rewarded <= trained
+    first = {(u, int(dataset.train.row(u)[0])) for u in range(20)}
+    assert rewarded == (trained if reward == "train_set" else trained - first)
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_an_item_the_policy_masks_earns_nothing(mask_seen):
+    rows = [[0, 1, 0, 2, 1, 3], [4, 4, 4, 5]]
+    offsets = np.cumsum([0] + [len(row) for row in rows] + [0] * (DATASET.n_users - 2))
+    train = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
+    dataset = replace(DATASET, train=train)
+    args = GRPOConfig(mask_seen=mask_seen, temperature=1.0)
+    (work,) = GRPOTrainer(build("sasrec"), args, train_dataset=dataset).epoch(torch.Generator())
+    repeated = 0
+    for state, item in zip(work.rewards.states.tolist(), work.rewards.items.tolist(), strict=True):
+        row, end = work.queries.rows[state], work.queries.ends[state]
+        repeated += item in work.queries.history[row, :end].tolist()
+    assert (repeated == 0) is mask_seen
+    assert (work.queries.seen is not None) is mask_seen
+
+
+def test_drift_and_temperature_are_reported():
+    model = build("lightgcn")
+    trainer = GRPOTrainer(model, GRPOConfig(temperature=0.5), train_dataset=DATASET)
+    assert trainer.diagnostics() == {"drift/user": 0, "drift/item": 0, "temperature": 0.5}
+    with torch.no_grad():
+        model.items.weight *= 1.5
+    assert trainer.diagnostics()["drift/item"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"estimator": "sampled", "loss_type": "log"}, "needs estimator 'exact'"),
+        ({"estimator": "sampled", "loss_type": "pass_at_k"}, "needs estimator 'exact'"),
+        ({"kl_estimator": "k3"}, "needs samples"),
+        ({"reward": "train_set"}, "mask_seen = false"),
+        ({"state": "user", "mask_seen": False}, "has no next item"),
+        ({"temperature": 0.0}, "positive or 'auto'"),
+        ({"trainable": ()}, "names no table"),
+        ({"trainable": ("weights",)}, "trainable"),
+        ({"num_generations": 1}, "num_generations"),
+        ({"epsilon": 1.0}, "epsilon"),
+        ({"learning_rat": 1.0}, "learning_rat"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        GRPOConfig(**settings)
+
+
+def test_the_papers_setting_is_the_papers():
+    paper = GRPOConfig.paper(beta=0.5)
+    assert (paper.estimator, paper.loss_type, paper.num_generations) == ("sampled", "grpo", 4096)
+    assert (paper.kl_estimator, paper.beta, paper.mask_seen) == ("literal", 0.5, False)
+    assert (paper.select, paper.trainable) == ("last", ("item", "user", "position"))
