@@ -1,5 +1,6 @@
 """The command line: `recoach VERB`."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -8,6 +9,10 @@ from cyclopts import App, CycloptsError
 
 from recoach.cli.console import errors
 from recoach.errors import RecoachError
+
+# Read when torch starts its threads: on a busy machine threads that spin while they wait stall
+# each other, a hundredfold where several runs share two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = App(
     name="recoach",

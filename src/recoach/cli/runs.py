@@ -17,11 +17,11 @@ from recoach.report.tables import comparison_table, verdict
 Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)]
 
 _DEMO = (
-    "pretrain.epochs=30",
+    "pretrain.epochs=16",
     "pretrain.batch_size=256",
+    "pretrain.learning_rate=2e-3",
     "pretrain.patience=3",
-    "grpo.batch_size=512",
-    "grpo.epochs=6",
+    "grpo.epochs=5",
 )
 
 
