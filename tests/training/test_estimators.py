@@ -38,7 +38,8 @@ def numbers(seed=0):
 def step(estimator, new, work, *, old=None, reference=None, seed=0):
     """Return loss, gradients of users and items, and what was logged."""
     with torch.no_grad():
-        rollout = estimator.roll_out(old or new, work, numbers(seed))
+        remembered = estimator.remembers or old is not None
+        rollout = estimator.roll_out(old or new, work, numbers(seed)) if remembered else None
     loss, statistics = estimator.loss(new, work, rollout, reference)
     return loss.item(), torch.autograd.grad(loss, new), statistics.means()
 

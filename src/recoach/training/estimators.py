@@ -64,8 +64,11 @@ class Statistics:
 class Estimator(Protocol):
     """A way to estimate the surrogate of Eq. 5 and its gradient."""
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout | None:
-        """Return what the old policy did; None where the first update needs no memory of it."""
+    remembers: bool
+    """Whether an update needs a rollout; on policy the probabilities of its own pass serve."""
+
+    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
+        """Return what the old policy did."""
 
     def loss(
         self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
@@ -78,14 +81,11 @@ class ExactEstimator:
 
     def __init__(self, args: GRPOConfig, policy: Policy) -> None:
         self.args, self.policy, self.clip = args, policy, _clip(args)
-        # On policy, the probability of the same pass is the old one.
-        self._remembers = args.num_iterations > 1 or not args.disable_dropout or args.beta > 0
+        self.remembers = args.num_iterations > 1 or not args.disable_dropout or args.beta > 0
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout | None:
+    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
         del generator  # nothing is drawn
-        if not self._remembers:
-            return None
         parts = [
             self._log_p(self._logits(old, task, which), task.rewards, which)
             for which in _blocks(len(task.queries))
@@ -172,8 +172,9 @@ class SampledEstimator:
 
     def __init__(self, args: GRPOConfig, policy: Policy) -> None:
         self.args, self.policy, self.clip = args, policy, _clip(args)
+        self.remembers = True
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout | None:
+    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Draw a group for each state and note what its items earned."""
         parts = [self._draw(old, task, which, generator) for which in _blocks(len(task.queries))]
         return Rollout(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

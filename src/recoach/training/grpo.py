@@ -88,10 +88,13 @@ class GRPOTrainer:
     def step(self, batch: Task, generator: torch.Generator) -> dict[str, float]:
         """Roll out, then climb the surrogate `num_iterations` times (Eq. 4 and 5)."""
         self.model.train(not self.args.disable_dropout)
+        rollout = reference = None
         with torch.no_grad():
-            old = self.model.embed(batch.queries)
-            rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
-            reference = None if self.reference is None else self.reference.embed(batch.queries)
+            if self._estimator.remembers:
+                old = self.model.embed(batch.queries)
+                rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
+            if self.reference is not None:
+                reference = self.reference.embed(batch.queries)
         for _ in range(self.args.num_iterations):
             new = self.model.embed(batch.queries)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)

@@ -1,0 +1,30 @@
+"""The committed results are those of the committed experiments, and the README shows them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from recoach.experiments.config import read_config
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = sorted((ROOT / "results").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def collect():
+    spec = importlib.util.spec_from_file_location("collect", ROOT / "experiments" / "collect.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_was_made_with_the_settings_of_its_experiment(path):
+    config = read_config(ROOT / "experiments" / f"{path.stem}.toml")
+    assert json.loads(path.read_text())["config"] == config.tables()
+
+
+def test_the_table_of_the_readme_is_that_of_the_results(collect):
+    assert collect.BEGIN + "\n" + collect.table() in (ROOT / "README.md").read_text()
