@@ -88,13 +88,10 @@ def test_the_front_door_is_sorted_small_and_true():
     assert names == sorted(names)
     assert len(set(names)) == len(names) <= 20
     assert all(hasattr(recoach, name) for name in names)
-    bound = {
-        alias.asname or alias.name
-        for node in TREES["recoach.__init__"].body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert bound == set(names)
+    (typed,) = (node for node in TREES["recoach.__init__"].body if isinstance(node, ast.If))
+    seen_by_type_checkers = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert seen_by_type_checkers == recoach._HOMES
+    assert set(names) == set(recoach._HOMES)
 
 
 def test_everything_public_is_documented():
