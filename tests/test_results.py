@@ -26,5 +26,10 @@ def test_a_result_was_made_with_the_settings_of_its_experiment(path):
     assert json.loads(path.read_text())["config"] == config.tables()
 
 
-def test_the_table_of_the_readme_is_that_of_the_results(collect):
-    assert collect.BEGIN + "\n" + collect.table() in (ROOT / "README.md").read_text()
+def test_the_tables_of_the_documents_are_those_of_the_results(collect):
+    for name, table in collect.TABLES.items():
+        assert f"{collect.BEGIN}\n{table()}\n{collect.END}" in (ROOT / name).read_text()
+
+
+def test_every_reference_has_its_experiment(collect):
+    assert all((ROOT / "experiments" / f"{name}.toml").exists() for name in collect.REFERENCES)
