@@ -1,6 +1,7 @@
 """`recoach data describe` and `recoach data prepare`."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,21 +18,39 @@ from recoach.errors import ConfigError
 
 app = App(name="data", help="Look at interaction logs and prepare them.")
 
-Columns = Annotated[list[str] | None, Parameter(name="--column", consume_multiple=True)]
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"]
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Filters:
+    """Which rows of a log count, and where its columns are."""
+
+    dedup: Literal["none", "first", "last"] = "none"
+    """Which of repeated (user, item) pairs to keep."""
+    min_rating: float | None = None
+    """Keep interactions rated this or better."""
+    column: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    """NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"] = "auto"
+    """The format, where the suffix does not tell."""
+
+    def config(self, k_core: int) -> PrepareConfig:
+        """Return these filters and a k-core as settings; ConfigError where they make no sense."""
+        if k_core < 0:
+            raise ConfigError(f"--k-core must be at least 0, not {k_core}.")
+        return PrepareConfig(
+            k_core=k_core,
+            dedup=self.dedup,
+            min_rating=self.min_rating,
+            columns=_mapping(self.column),
+            format=self.format,
+        )
+
+
+_ALL_ROWS = Filters()
 
 
 @app.command
-def describe(
-    files: list[Path],
-    /,
-    *,
-    k_core: int = 0,
-    dedup: Literal["none", "first", "last"] = "none",
-    min_rating: float | None = None,
-    column: Columns = None,
-    format: Format = "auto",  # noqa: A002 - the option's name
-) -> None:
+def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_ROWS) -> None:
     """Print the size of logs, as papers' tables of data do.
 
     Parameters
@@ -40,23 +59,9 @@ def describe(
         Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files, plain, .gz
         or .zst.
     k_core
-        Keep users and items with at least so many interactions; 0 keeps all.
-    dedup
-        Which of repeated (user, item) pairs to keep.
-    min_rating
-        Keep interactions rated this or better.
-    column
-        NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated.
-    format
-        The format, where the suffix does not tell.
+        Keep users and items with at least so many interactions, iterated; 0 keeps all.
     """
-    config = PrepareConfig(
-        k_core=_at_least_zero(k_core),
-        dedup=dedup,
-        min_rating=min_rating,
-        columns=_mapping(column),
-        format=format,
-    )
+    config = filters.config(k_core)
     rows = []
     for file in files:
         log = read_interactions(file, columns=config.columns, format=config.format)
@@ -65,17 +70,7 @@ def describe(
 
 
 @app.command
-def prepare(
-    file: Path,
-    /,
-    *,
-    output: Path,
-    k_core: int = 5,
-    dedup: Literal["none", "first", "last"] = "none",
-    min_rating: float | None = None,
-    column: Columns = None,
-    format: Format = "auto",  # noqa: A002 - the option's name
-) -> None:
+def prepare(file: Path, /, *, output: Path, k_core: int = 5, filters: Filters = _ALL_ROWS) -> None:
     """Filter a log, split it (last item test, the one before valid) and write a prepared folder.
 
     Parameters
@@ -86,24 +81,9 @@ def prepare(
         The folder to write; reused when nothing has changed.
     k_core
         Keep users and items with at least so many interactions, iterated; 0 keeps all.
-    dedup
-        Which of repeated (user, item) pairs to keep.
-    min_rating
-        Keep interactions rated this or better.
-    column
-        NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated.
-    format
-        The format, where the suffix does not tell.
     """
     started = time.perf_counter()
-    config = PrepareConfig(
-        k_core=_at_least_zero(k_core),
-        dedup=dedup,
-        min_rating=min_rating,
-        columns=_mapping(column),
-        format=format,
-    )
-    dataset = prepared.prepare(file, output, config)
+    dataset = prepared.prepare(file, output, filters.config(k_core))
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
         f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",
@@ -135,9 +115,3 @@ def _mapping(column: list[str] | None) -> dict[str, str]:
             raise ConfigError(f"--column takes NAME=COLUMN, like user_id=visitor, not {entry!r}.")
         pairs[name] = value
     return pairs
-
-
-def _at_least_zero(k: int) -> int:
-    if k < 0:
-        raise ConfigError(f"--k-core must be at least 0, not {k}.")
-    return k
