@@ -117,7 +117,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     known = {"seed", "finetune", "data", "model", "pretrain", "grpo", "evaluation"}
     for key in raw:
         if key not in known:
-            raise ConfigError(f"{where}: no table or setting called {key!r}{_nearest(key, known)}.")
+            raise ConfigError(f"{where}: no table or setting called {key!r}{_nearest(key, known)}")
     seed = raw.get("seed", 2020)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {seed!r}.")
@@ -162,7 +162,7 @@ def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Tabl
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             near = _nearest(key, config.model_fields)
-            raise ConfigError(f"{where}: no setting called {key!r}{near}.") from error
+            raise ConfigError(f"{where}: no setting called {key!r}{near}") from error
         reason = problem["msg"].removeprefix("Value error, ")
         given = f" (given: {problem['input']!r})" if key else ""
         raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
@@ -170,7 +170,7 @@ def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Tabl
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
 
 
 def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:
