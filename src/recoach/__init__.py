@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recoach.data.filters import deduplicate, k_core, rating_at_least
-    from recoach.data.ingest import read_interactions
+    from recoach.data.ingest import read_benchmark, read_interactions
     from recoach.data.prepared import load_dataset, prepare
     from recoach.data.split import Dataset, leave_last_out
     from recoach.data.synthetic import shop
@@ -36,6 +36,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "rating_at_least",
+    "read_benchmark",
     "read_interactions",
     "recommend",
     "shop",
@@ -58,6 +59,7 @@ _HOMES = {
     "prepare": "recoach.data.prepared",
     "pretrain": "recoach.training.pretrain",
     "rating_at_least": "recoach.data.filters",
+    "read_benchmark": "recoach.data.ingest",
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",
     "shop": "recoach.data.synthetic",
