@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from recoach.data.batch import (
     EdgeBatches,
+    Seen,
     StateBatches,
     gather_windows,
     histories,
@@ -163,3 +164,11 @@ def test_users_are_asked_after_all_of_their_past():
 
 def test_nothing_is_seen_unless_it_is_to_be_masked():
     assert user_queries(ragged(ROWS), np.array([0]), 2, N_ITEMS, mask_seen=False).seen is None
+
+
+def test_the_seen_pairs_of_a_block_are_counted_from_its_start():
+    seen = Seen(torch.tensor([0, 0, 2, 3]), torch.tensor([1, 2, 0, 1]))
+    part = seen.between(2, 4)
+    assert part.states.tolist() == [0, 1]
+    assert part.items.tolist() == [0, 1]
+    assert len(seen.between(4, 9).states) == 0

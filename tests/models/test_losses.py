@@ -13,7 +13,6 @@ from recoach.models.losses import (
     sampled_cross_entropy,
     uniformity,
 )
-from recoach.models.softmax import blockwise
 
 LEFT = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 RIGHT = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -25,37 +24,6 @@ def softplus(x):
 
 def unit(row):
     return row / row.norm()
-
-
-@pytest.mark.parametrize("block_size", [1, 3, 7, 100])
-def test_blocks_change_neither_the_loss_nor_its_gradient(block_size):
-    users, items = LEFT.repeat(2, 1)[:7].requires_grad_(), RIGHT.clone().requires_grad_()
-    targets = torch.tensor([0, 1, 2, 3, 4, 0, 1])
-
-    def block_loss(block, catalogue, which):
-        return functional.cross_entropy(block @ catalogue.T, targets[which], reduction="sum")
-
-    plain = 3 * functional.cross_entropy(users @ items.T, targets, reduction="sum")
-    blocked = 3 * blockwise(users, items, block_loss, block_size=block_size)
-    wanted = torch.autograd.grad(plain, (users, items))
-    found = torch.autograd.grad(blocked, (users, items))
-    assert blocked.item() == pytest.approx(plain.item())
-    assert all(torch.allclose(a, b) for a, b in zip(found, wanted, strict=True))
-
-
-def test_blocks_need_no_gradient_to_give_a_loss():
-    def block_loss(block, catalogue, _which):
-        return (block @ catalogue.T).sum()
-
-    with torch.no_grad():
-        total = blockwise(LEFT, RIGHT, block_loss, block_size=2)
-    assert total.item() == pytest.approx((LEFT @ RIGHT.T).sum().item())
-
-
-def test_a_part_of_a_blockwise_loss_may_be_constant():
-    users = LEFT.clone().requires_grad_()
-    total = blockwise(users, RIGHT, lambda u, _i, _w: u.detach().sum(), block_size=2)
-    assert total.item() == pytest.approx(LEFT.sum().item())
 
 
 def test_cross_entropy_is_the_mean_over_states():

@@ -6,37 +6,16 @@ import torch
 from recoach.data.batch import Seen
 from recoach.data.split import leave_last_out
 from recoach.data.synthetic import popularity_world
+from recoach.models.base import Embedded
 from recoach.models.registry import build_model
-from recoach.policy.policy import Policy, calibrate_temperature, seen_between
-
-USERS = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-ITEMS = torch.tensor([[1.0, 1.0], [3.0, -1.0], [0.5, 0.0]])
-SEEN = Seen(torch.tensor([0, 0, 2, 3]), torch.tensor([1, 2, 0, 1]))
+from recoach.policy.policy import Policy, calibrate_temperature
 
 
-def test_logits_are_products_over_the_temperature():
-    found = Policy(0.5).logits(USERS, ITEMS)
-    assert found.tolist() == [[2, 6, 1], [4, -4, 0]]
-
-
-def test_logits_are_float32_whatever_the_model_computes_in():
-    assert Policy().logits(USERS.double(), ITEMS.double()).dtype == torch.float32
-
-
-def test_seen_items_have_no_probability_and_no_gradient():
-    items = ITEMS.clone().requires_grad_()
-    seen = Seen(torch.tensor([0, 1]), torch.tensor([1, 1]))
-    p = Policy().logits(USERS, items, seen).softmax(dim=1)
-    p[:, 0].log().sum().backward()
-    assert p[:, 1].tolist() == [0, 0]
-    assert items.grad[1].tolist() == [0, 0]
-
-
-def test_the_seen_pairs_of_a_block_are_counted_from_its_start():
-    part = seen_between(SEEN, 2, 4)
-    assert part.states.tolist() == [0, 1]
-    assert part.items.tolist() == [0, 1]
-    assert seen_between(None, 0, 3) is None
+def test_a_policy_divides_scores_by_its_temperature_and_hides_what_was_seen():
+    users, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, -1.0]])
+    seen = Seen(torch.tensor([1]), torch.tensor([0]))
+    (block,) = Policy(0.5).catalogue(Embedded(users, items), seen).blocks(users)
+    assert torch.allclose(block.p, torch.tensor([[-4.0, 0.0], [-torch.inf, 0.0]]).softmax(dim=1))
 
 
 def test_the_calibrated_temperature_is_the_best_of_a_grid():

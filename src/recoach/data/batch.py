@@ -26,6 +26,12 @@ class Seen(NamedTuple):
     items: Tensor
     """int64[S] item, no pair twice."""
 
+    def between(self, start: int, stop: int) -> "Seen":
+        """Return the pairs of states start..stop-1, renumbered from 0."""
+        edges = torch.tensor([start, stop], device=self.states.device)
+        low, high = torch.searchsorted(self.states, edges).tolist()
+        return Seen(self.states[low:high] - start, self.items[low:high])
+
 
 @dataclass(frozen=True, slots=True)
 class Queries:

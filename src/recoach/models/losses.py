@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.models.softmax import blockwise
+from recoach.models.softmax import Block, softmax_loss
 
 
 def cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
@@ -16,10 +16,11 @@ def cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         targets: int64[B].
     """
 
-    def block_loss(block: Tensor, catalogue: Tensor, which: slice) -> Tensor:
-        return functional.cross_entropy(block @ catalogue.T, targets[which], reduction="sum")
+    def loss(block: Block) -> Tensor:
+        states = torch.arange(len(block), device=users.device)
+        return -block.log_p(states, targets[block.which]).sum()
 
-    return blockwise(users, items, block_loss) / len(users)
+    return softmax_loss(users, items, loss) / len(users)
 
 
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:

@@ -1,70 +1,276 @@
-"""Losses over the whole catalogue, block by block: forward and backward in one pass."""
+"""The softmax over the whole catalogue: log-probabilities and their gradient, block by block.
 
-from collections.abc import Callable
+Whatever a loss asks of the policy is a function of log-probabilities, and the gradient of one
+with respect to the logits is (picked) - (p of the whole row). So three products a block are all
+there is: scores, and p times the items and p' times the states for the gradient, which is taken
+as soon as the block's loss is known. Nothing of states × items outlives its block.
+
+The products are in bfloat16 where the hardware has it (accumulated in float32; the softmax runs
+in float32 inside), and float32 elsewhere and for catalogues too small to gain.
+"""
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-BlockLoss = Callable[[Tensor, Tensor, slice], Tensor]
-"""(users float[b, D], items float[I, D], which states) -> the block's share of the loss."""
+from recoach.data.batch import Seen
 
-BLOCK_SIZE = 256
-"""States scored at once: at 37k items a block of logits takes 38 MB."""
+_STATES = {"cpu": 1024, "cuda": 8192}
+_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+"""A block holds as many states as these allow: 16 MiB of logits in bfloat16 on a CPU."""
+_LEAST_STATES = 32
+_SMALL = 1024
+"""Items below which the conversion to bfloat16 costs what it saves."""
+_PROBES = 128
+_LEAST_P = 1e-30
+"""Below it p may have lost digits to underflow."""
 
 
-def blockwise(
-    users: Tensor, items: Tensor, block_loss: BlockLoss, *, block_size: int = BLOCK_SIZE
+class Block:
+    """The policy of one block of states; a loss asks it for log-probabilities.
+
+    Every answer is a leaf of autograd: `backward` reads how the loss depends on it and adds the
+    gradients of states and items in closed form.
+    """
+
+    def __init__(
+        self, catalogue: "Catalogue", users: Tensor, which: slice, seen: Seen | None
+    ) -> None:
+        self.which, self._catalogue = which, catalogue
+        self._users = users / catalogue.temperature
+        self._cast = self._users.to(catalogue.product)
+        self._logits, self.p = (room[: len(users)] for room in catalogue.rooms)
+        torch.mm(self._cast, catalogue.cast.T, out=self._logits)
+        if seen is not None:
+            self._logits[seen.states, seen.items] = -torch.inf
+        torch.softmax(self._logits, 1, out=self.p)
+        self._log_z = self._log_normaliser()
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._dense: list[tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]] = []
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+    def log_p(self, states: Tensor, items: Tensor) -> Tensor:
+        """Return float[n], the log-probabilities of pairs.
+
+        Args:
+            states: int64[n] state within the block.
+            items: int64[n].
+        """
+        found = (self._logits[states, items] - self._log_z[states]).clamp(max=0).requires_grad_()
+        self._pairs.append((states, items, found))
+        return found
+
+    def log_p_of(self, drawn: Tensor) -> Tensor:
+        """Return float[b, G], the log-probabilities of G items of each state.
+
+        Args:
+            drawn: int64[b, G].
+        """
+        logits = self._logits.gather(1, drawn).to(self._log_z.dtype)
+        found = logits.sub_(self._log_z[:, None]).clamp_(max=0)
+        self._dense.append(
+            (found.requires_grad_(), lambda into, slope: into.scatter_add_(1, drawn, slope))
+        )
+        return found
+
+    def kl(self, other: "Block") -> Tensor:
+        """Return float[b], KL(this || other) of each state, summed over the catalogue.
+
+        Args:
+            other: the same states and the same seen items under another policy.
+        """
+        log_z = (self._log_z - other._log_z)[:, None]
+        # Masked items are replaced before the product: -inf minus -inf is no number.
+        gap = self._logits.to(log_z.dtype, copy=True).sub_(other._logits).sub_(log_z)
+        weighted = gap.masked_fill_(self.p == 0, 0).mul_(self.p)
+        found = weighted.sum(dim=1).requires_grad_()
+        # d KL / d logit = p (gap - KL); the -p KL is the row's share, taken with everybody's.
+        self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
+        return found
+
+    def entropy(self, states: int) -> Tensor:
+        """Return float[n], the entropies of the first `states` states, without gradient."""
+        logits, p = self._logits[:states].to(self._log_z.dtype), self.p[:states]
+        return self._log_z[:states] - (p * logits.masked_fill(p == 0, 0)).sum(dim=1)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw int64[b, count] items from each state's policy, with replacement, sorted.
+
+        The uniforms are made in order (sums of exponentials), so that the search through the
+        cumulated probabilities and all later gathers walk forward through memory.
+        """
+        mass = self.p.to(self._log_z.dtype, copy=True).cumsum_(dim=1)
+        shape = (len(self), count + 1)
+        # Twice as fast as exponential_; 1 - rand is never 0.
+        gaps = 1 - torch.rand(shape, generator=generator, dtype=mass.dtype, device=mass.device)
+        points = gaps.log_().cumsum_(dim=1)
+        uniform = points[:, :-1] * (mass[:, -1:] / points[:, -1:])
+        highest = torch.nextafter(mass[:, -1:], mass.new_zeros(()))
+        return torch.searchsorted(mass, uniform.clamp_(max=highest), right=True)
+
+    def backward(self, loss: Tensor, d_users: Tensor, d_items: Tensor) -> None:
+        """Add the loss's gradients to those of the block's states and of all items.
+
+        Args:
+            loss: a function of what the block was asked for.
+            d_users: float[b, D].
+            d_items: float[I, D].
+        """
+        asked = [*(pair[-1] for pair in self._pairs), *(found for found, _ in self._dense)]
+        if not loss.requires_grad:
+            return
+        slopes = torch.autograd.grad(loss, asked, allow_unused=True)
+        share, into = self._log_z.new_zeros(len(self)), None
+        items, scale = self._catalogue.items, 1 / self._catalogue.temperature
+        for (states, wanted, _), slope in zip(self._pairs, slopes, strict=False):
+            if slope is not None:
+                share.index_add_(0, states, slope)
+                column = slope[:, None].to(items.dtype)
+                d_users.index_add_(0, states, column * items[wanted], alpha=scale)
+                d_items.index_add_(0, wanted, column * self._users[states])
+        for (found, add), slope in zip(self._dense, slopes[len(self._pairs) :], strict=True):
+            if slope is not None:
+                into = torch.zeros_like(self.p, dtype=share.dtype) if into is None else into
+                add(into, slope)
+                share += slope.sum(dim=1) if found.ndim > 1 else slope * found.detach()
+        self._add_products(share[:, None], into, d_users, d_items)
+
+    def _add_products(
+        self, share: Tensor, into: Tensor | None, d_users: Tensor, d_items: Tensor
+    ) -> None:
+        catalogue = self._catalogue
+        if into is None:  # a row's share scales its state: p itself is multiplied as it is
+            matrix, left = self.p, -share
+            right = (-share * self._users).to(catalogue.product)
+        else:
+            matrix = into.sub_(self.p.to(into.dtype, copy=True).mul_(share)).to(catalogue.product)
+            left, right = torch.ones_like(share), self._cast
+        d_users += (matrix @ catalogue.cast) * (left / catalogue.temperature)
+        d_items += matrix.T @ right
+
+    def _log_normaliser(self) -> Tensor:
+        """Return log Z, of which softmax keeps silent: logit - log p for each and every item.
+
+        p is rounded; over some items the error averages out (1e-4 in bfloat16).
+        """
+        real = torch.promote_types(self.p.dtype, torch.float32)
+        p, logits = self.p[:, :_PROBES].to(real), self._logits[:, :_PROBES].to(real)
+        known = p > _LEAST_P
+        gaps = torch.where(known, logits - p.log(), 0).sum(dim=1)
+        log_z = gaps / known.sum(dim=1)
+        hidden = torch.nonzero(~known.any(dim=1))[:, 0]
+        if len(hidden):
+            log_z[hidden] = self._logits[hidden].to(real).logsumexp(dim=1)
+            empty = hidden[log_z[hidden] == -torch.inf]  # nothing may be shown: p is NaN
+            self.p[empty], log_z[empty] = 0, 0
+        return log_z
+
+
+class Catalogue:
+    """The items a softmax runs over, and room for one block.
+
+    Args:
+        items: float[I, D].
+        n_states: number of states that will be asked for.
+        temperature: divides the scores.
+        seen: masked (state, item) pairs, sorted by state.
+    """
+
+    def __init__(
+        self, items: Tensor, n_states: int, *, temperature: float = 1.0, seen: Seen | None = None
+    ) -> None:
+        self.items, self.temperature, self.seen = items.detach(), temperature, seen
+        self.product = product_dtype(items)
+        self.cast = self.items.to(self.product)
+        kind = items.device.type
+        fitting = _LOGITS.get(kind, 2**23) // max(1, len(items))
+        most = min(_STATES.get(kind, 512), max(_LEAST_STATES, fitting))
+        n_blocks = max(1, -(-n_states // most))
+        self.block_size = max(1, -(-n_states // n_blocks))  # all alike: no last block of a few
+        shape = (self.block_size, len(items))
+        self.rooms = tuple(self.cast.new_empty(shape) for _ in range(2))
+
+    def block(self, users: Tensor, which: slice) -> Block:
+        """Return the policy of the states `which`; it is valid until the next one is asked for.
+
+        Args:
+            users: float[b, D] those states.
+            which: where they stand among all states.
+        """
+        seen = self.seen and self.seen.between(which.start, which.stop)
+        return Block(self, users.detach(), which, seen)
+
+    def blocks(self, users: Tensor) -> Iterator[Block]:
+        """Yield all states block by block."""
+        for start in range(0, len(users), self.block_size):
+            which = slice(start, min(start + self.block_size, len(users)))
+            yield self.block(users[which], which)
+
+
+def softmax_loss(
+    users: Tensor,
+    items: Tensor,
+    loss: Callable[[Block], Tensor],
+    *,
+    temperature: float = 1.0,
+    seen: Seen | None = None,
 ) -> Tensor:
-    """Sum a loss over blocks of states without ever holding states × items.
-
-    The gradient of each block is taken as soon as its loss is known, so memory is one block of
-    logits whatever the batch.
+    """Sum a loss of log-probabilities over all states without ever holding states × items.
 
     Args:
         users: float[B, D] state vectors.
         items: float[I, D] item vectors.
-        block_loss: loss of a block, summed over its states.
-        block_size: states in a block.
+        loss: loss of a block, summed over its states.
+        temperature: divides the scores.
+        seen: masked (state, item) pairs, sorted by state.
 
     Returns:
         float[] the sum, differentiable with respect to `users` and `items`.
     """
-    total: Tensor = _Blockwise.apply(  # type: ignore[no-untyped-call]
-        users, items, block_loss, block_size
-    )
+    catalogue = Catalogue(items, len(users), temperature=temperature, seen=seen)
+    total: Tensor = _SoftmaxLoss.apply(users, items, catalogue, loss)  # type: ignore[no-untyped-call]
     return total
 
 
-class _Blockwise(torch.autograd.Function):
+def product_dtype(vectors: Tensor) -> torch.dtype:
+    """Return what the products with these items are computed in.
+
+    bfloat16 for float32 vectors of a catalogue of some size, where it is faster; else their own.
+    """
+    if vectors.dtype != torch.float32 or len(vectors) < _SMALL:
+        return vectors.dtype
+    if vectors.device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = vectors.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         users: Tensor,
         items: Tensor,
-        block_loss: BlockLoss,
-        block_size: int,
+        catalogue: Catalogue,
+        loss: Callable[[Block], Tensor],
     ) -> Tensor:
-        needed = any(ctx.needs_input_grad[:2])  # type: ignore[attr-defined]
-        free_users = users.detach().requires_grad_(needed)
-        free_items = items.detach().requires_grad_(needed)
         total = users.new_zeros(())
-        with torch.set_grad_enabled(needed):
-            for start in range(0, len(users), block_size):
-                which = slice(start, min(start + block_size, len(users)))
-                loss = block_loss(free_users[which], free_items, which)
-                if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-        ctx.gradients = (free_users.grad, free_items.grad)  # type: ignore[attr-defined]
+        d_users, d_items = torch.zeros_like(users), torch.zeros_like(items)
+        for block in catalogue.blocks(users):
+            with torch.enable_grad():
+                value = loss(block)
+            total += value.detach()
+            if any(ctx.needs_input_grad[:2]):  # type: ignore[attr-defined]
+                block.backward(value, d_users[block.which], d_items)
+        ctx.gradients = (d_users, d_items)  # type: ignore[attr-defined]
         return total
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None]:
         users, items = ctx.gradients  # type: ignore[attr-defined]
-        return _scaled(users, upstream), _scaled(items, upstream), None, None
-
-
-def _scaled(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:
-    return None if gradient is None else gradient * upstream
+        return users * upstream, items * upstream, None, None

@@ -121,27 +121,11 @@ def group_advantages(rewards: Tensor, *, scale: bool = True, eps: float = 1e-6) 
     Returns:
         float[B, G]. A group whose rewards are all equal teaches nothing: exactly zero.
     """
-    flat = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
-    centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(flat, 0.0)
+    flat = (rewards.amax(dim=1) == rewards.amin(dim=1))[:, None]
+    centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill_(flat, 0.0)
     if not scale:
         return centred
-    return centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + eps)
-
-
-def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p || q) of each row by summing over the catalogue.
-
-    Args:
-        log_p: float[B, I]; -inf for masked items.
-        log_q: float[B, I]; -inf for the same items.
-
-    Returns:
-        float[B].
-    """
-    shown = log_p > -torch.inf
-    # Masked items are replaced before the product: -inf minus -inf has no gradient.
-    gap = (log_p - log_q).masked_fill(~shown, 0.0)
-    return (log_p.masked_fill(~shown, -1e4).exp() * gap).sum(dim=1)
+    return centred.div_(centred.square().mean(dim=1, keepdim=True).sqrt_().add_(eps))
 
 
 def sampled_kl(log_p: Tensor, log_q: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:

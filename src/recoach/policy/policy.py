@@ -1,5 +1,6 @@
 """The policy: a softmax over the items a state may be shown."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,12 +8,14 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from recoach.data.batch import Queries, Seen, histories, user_queries
+from recoach.data.batch import Seen, histories, user_queries
 from recoach.data.split import Dataset
-from recoach.evaluation.ranking import between
-from recoach.models.base import Recommender, judging
+from recoach.models.base import Embedded, Recommender, judging
+from recoach.models.softmax import Block, Catalogue, softmax_loss
 
 _CALIBRATION_USERS = 1024
+_CALIBRATION_LOGITS = 2**27
+"""Half a GiB: fewer users where the catalogue is very large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +24,20 @@ class Policy:
 
     temperature: float = 1.0
 
-    def logits(self, users: Tensor, items: Tensor, seen: Seen | None = None) -> Tensor:
-        """Return float[b, I] scores over temperature, -inf where seen.
+    def catalogue(self, vectors: Embedded, seen: Seen | None = None) -> Catalogue:
+        """Return the items to choose from, which gives the policy of states block by block.
 
         Args:
-            users: float[b, D] states.
-            items: float[I, D] catalogue.
+            vectors: states and items.
             seen: masked pairs of these states.
         """
-        logits = (users @ items.T).float() / self.temperature
-        if seen is not None and len(seen.items):
-            logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
-        return logits
+        return Catalogue(vectors.items, len(vectors.users), temperature=self.temperature, seen=seen)
 
-
-def seen_between(seen: Seen | None, start: int, stop: int) -> Seen | None:
-    """Return the pairs of states start..stop-1, renumbered from 0."""
-    if seen is None:
-        return None
-    which = between(seen.states, start, stop)
-    return Seen(seen.states[which] - start, seen.items[which])
+    def loss(
+        self, vectors: Embedded, loss: Callable[[Block], Tensor], seen: Seen | None = None
+    ) -> Tensor:
+        """Return the sum of a loss of log-probabilities over all states (`softmax_loss`)."""
+        return softmax_loss(*vectors, loss, temperature=self.temperature, seen=seen)
 
 
 @torch.no_grad()
@@ -62,7 +59,8 @@ def calibrate_temperature(
         A temperature in [1e-3, 1e3]; 1 where no user has a validation item that may be shown.
     """
     users = np.flatnonzero(dataset.valid.lengths > 0)
-    users = np.random.default_rng(seed).permutation(users)[:_CALIBRATION_USERS]
+    count = min(_CALIBRATION_USERS, max(16, _CALIBRATION_LOGITS // dataset.n_items))
+    users = np.random.default_rng(seed).permutation(users)[:count]
     if len(users) == 0:
         return 1.0
     past = histories(dataset, "valid")
@@ -71,7 +69,11 @@ def calibrate_temperature(
     ).to(model.device)
     first = dataset.valid.offsets[users]
     targets = torch.from_numpy(dataset.valid.values[first].astype(np.int64)).to(model.device)
-    logits = _evaluation_logits(model, queries)
+    with judging(model):
+        states, items = model.embed(queries)
+    logits = (states @ items.T).float()
+    if queries.seen is not None:
+        logits[queries.seen.states, queries.seen.items] = -torch.inf
     own = logits.gather(1, targets[:, None])
     shown = own[:, 0] > -torch.inf
     if not bool(shown.any()):
@@ -84,9 +86,3 @@ def calibrate_temperature(
 
     bounds = (np.log(1e-3), np.log(1e3))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
-
-
-def _evaluation_logits(model: Recommender, queries: Queries) -> Tensor:
-    with judging(model):
-        users, items = model.embed(queries)
-    return Policy().logits(users, items, queries.seen)

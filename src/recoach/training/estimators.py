@@ -9,21 +9,23 @@ from torch import Tensor
 from recoach.data.batch import Queries
 from recoach.evaluation.ranking import between
 from recoach.models.base import Embedded
-from recoach.models.softmax import BLOCK_SIZE, blockwise
+from recoach.models.softmax import Block
 from recoach.policy.objective import (
     Clip,
     Surrogate,
     clipped_surrogate,
-    exact_kl,
     exact_surrogate,
     group_advantages,
     log_weight,
     objective,
     sampled_kl,
 )
-from recoach.policy.policy import Policy, seen_between
+from recoach.policy.policy import Policy
 from recoach.policy.rewards import Rewards
 from recoach.training.config import GRPOConfig
+
+_ENTROPY_STATES = 32
+"""States of a step whose entropy is logged: an estimate, not worth a pass over all."""
 
 
 class Task(NamedTuple):
@@ -48,17 +50,21 @@ class Statistics:
     """Sums and counts of what is logged under TRL's names."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)
         self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, values: Tensor) -> None:
         """Count every element of a tensor into the average of a name."""
-        self._sums[name] += float(values.detach().double().sum())
+        self._sums[name].append(values.detach().sum())
         self._counts[name] += values.numel()
 
     def means(self) -> dict[str, float]:
         """Return the averages; a name without elements is 0."""
-        return {name: self._sums[name] / max(1, self._counts[name]) for name in self._sums}
+        # Read once, at the end: on a GPU every float() waits for all that is under way.
+        return {
+            name: sum(float(part) for part in parts) / max(1, self._counts[name])
+            for name, parts in self._sums.items()
+        }
 
 
 class Estimator(Protocol):
@@ -87,8 +93,8 @@ class ExactEstimator:
         """Return the old log-probabilities of the rewarded items."""
         del generator  # nothing is drawn
         parts = [
-            self._log_p(self._logits(old, task, which), task.rewards, which)
-            for which in _blocks(len(task.queries))
+            block.log_p(*_earned(task.rewards, block)[:2]).detach()
+            for block in self.policy.catalogue(old, task.queries.seen).blocks(old.users)
         ]
         return Rollout(torch.cat(parts))
 
@@ -96,28 +102,22 @@ class ExactEstimator:
         self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
     ) -> tuple[Tensor, Statistics]:
         """Return minus the expected surrogate, plus the KL."""
-        statistics, args = Statistics(), self.args
-        weights: list[Tensor] = []
+        statistics, weights = Statistics(), []
         known = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], task)
+        penalty = _Penalty(self.args, self.policy, task, reference, statistics)
 
-        def block_loss(users: Tensor, items: Tensor, which: slice) -> Tensor:
-            logits = self._logits(Embedded(users, items), task, which, sliced=True)
-            log_p = self._log_p(logits, task.rewards, which)
-            earned = between(task.rewards.states, which.start, which.stop)
-            old = log_p.detach() if rollout is None else rollout.log_p[earned]
+        def block_loss(block: Block) -> Tensor:
+            states, items, values, where = _earned(task.rewards, block)
+            log_p = block.log_p(states, items)
+            old = log_p.detach() if rollout is None else rollout.log_p[where]
             weight = self._weight(old)
             weights.append(weight)
             surrogate = exact_surrogate(log_p, old, weight, self.clip)
-            loss = -(task.rewards.values[earned] * surrogate.value).sum() / known
-            self._log(statistics, log_p.detach(), surrogate, (task.rewards, which))
-            if which.start == 0:
-                statistics.add("entropy", _entropy(logits))
-            if reference is not None:
-                there = self._logits(reference, task, which)
-                loss = loss + _dense_kl(logits, there, args, statistics) / len(task.queries)
-            return loss
+            self._log(statistics, log_p.detach(), (states, values), len(block))
+            _log_block(statistics, surrogate, block)
+            return penalty.of(block) - (values * surrogate.value).sum() / known
 
-        total = blockwise(new.users, new.items, block_loss)
+        total = self.policy.loss(new, block_loss, task.queries.seen)
         return (total / self._divisor(weights, task) if rollout is None else total), statistics
 
     def _weight(self, old_log_p: Tensor) -> Tensor:
@@ -129,34 +129,11 @@ class ExactEstimator:
         total = float((torch.cat(weights) * task.rewards.values).sum())
         return total if total > 0 else 1.0
 
-    def _logits(
-        self, vectors: Embedded, task: Task, which: slice, *, sliced: bool = False
-    ) -> Tensor:
-        users = vectors.users if sliced else vectors.users[which]
-        seen = seen_between(task.queries.seen, which.start, which.stop)
-        return self.policy.logits(users, vectors.items, seen)
-
-    @staticmethod
-    def _log_p(logits: Tensor, rewards: Rewards, which: slice) -> Tensor:
-        earned = between(rewards.states, which.start, which.stop)
-        states = rewards.states[earned] - which.start
-        return logits[states, rewards.items[earned]] - logits.logsumexp(dim=1)[states]
-
     def _log(
-        self,
-        statistics: Statistics,
-        log_p: Tensor,
-        surrogate: Surrogate,
-        where: tuple[Rewards, slice],
+        self, statistics: Statistics, log_p: Tensor, earned: tuple[Tensor, Tensor], count: int
     ) -> None:
-        rewards, which = where
-        earned = between(rewards.states, which.start, which.stop)
-        states, values, p = (
-            rewards.states[earned] - which.start,
-            rewards.values[earned],
-            log_p.exp(),
-        )
-        empty = p.new_zeros(which.stop - which.start)
+        states, values = earned
+        p, empty = log_p.exp(), log_p.new_zeros(count)
         mean = empty.index_add(0, states, p * values)
         square = empty.index_add(0, states, p * values.square())
         statistics.add("reward", mean)
@@ -164,7 +141,6 @@ class ExactEstimator:
         statistics.add("frac_reward_zero_std", (square == 0).float())
         statistics.add("policy/p_mean", p)
         statistics.add("objective", objective(log_p, self.args.loss_type, self.args.pass_k))
-        _log_clip(statistics, surrogate)
 
 
 class SampledEstimator:
@@ -176,23 +152,16 @@ class SampledEstimator:
 
     def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Draw a group for each state and note what its items earned."""
-        parts = [self._draw(old, task, which, generator) for which in _blocks(len(task.queries))]
+        catalogue = self.policy.catalogue(old, task.queries.seen)
+        parts = [self._draw(block, task, generator) for block in catalogue.blocks(old.users)]
         return Rollout(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def _draw(
-        self, old: Embedded, task: Task, which: slice, generator: torch.Generator
+        self, block: Block, task: Task, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self._logits(old.users[which], old.items, task, which)
-        p = logits.softmax(dim=1)
-        group = self.args.num_generations
-        items = torch.multinomial(p, group, replacement=True, generator=generator)
-        # In the words of `loss`, so that the first ratio is 1 to the last bit.
-        log_p = logits.gather(1, items) - logits.logsumexp(dim=1, keepdim=True)
-        earned = between(task.rewards.states, which.start, which.stop)
-        worth = torch.zeros_like(p)
-        rows = task.rewards.states[earned] - which.start
-        worth[rows, task.rewards.items[earned]] = task.rewards.values[earned]
-        return log_p, items, worth.gather(1, items)
+        drawn = block.draw(self.args.num_generations, generator)
+        rewards = _worth(drawn, block.p.shape[1], _earned(task.rewards, block)[:3])
+        return block.log_p_of(drawn).detach(), drawn, rewards
 
     def loss(
         self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
@@ -202,64 +171,87 @@ class SampledEstimator:
             raise ValueError("the sampled estimator learns from a rollout")
         drawn = rollout.items
         advantages = group_advantages(rollout.rewards, scale=self.args.loss_type == "grpo")
-        statistics, args = Statistics(), self.args
+        statistics = Statistics()
+        penalty = _Penalty(self.args, self.policy, task, reference, statistics)
 
-        def block_loss(users: Tensor, items: Tensor, which: slice) -> Tensor:
-            logits = self._logits(users, items, task, which)
-            log_p = logits.gather(1, drawn[which]) - logits.logsumexp(dim=1, keepdim=True)
-            log_ratio = log_p - rollout.log_p[which]
-            surrogate = clipped_surrogate(log_ratio, advantages[which], self.clip)
-            loss = -surrogate.value.mean(dim=1).sum()
-            _log_clip(statistics, surrogate)
-            if which.start == 0:
-                statistics.add("entropy", _entropy(logits))
-            if reference is not None:
-                there = self._logits(reference.users[which], reference.items, task, which)
-                if args.kl_estimator in ("k1", "k2", "k3"):
-                    log_q = there.log_softmax(dim=1).gather(1, drawn[which])
-                    kl = sampled_kl(log_p, log_q, args.kl_estimator).mean(dim=1)
-                    statistics.add("kl", kl)
-                    loss = loss + args.beta * kl.sum()
-                else:
-                    loss = loss + _dense_kl(logits, there, args, statistics)
-            return loss / len(task.queries)
+        def block_loss(block: Block) -> Tensor:
+            log_p = block.log_p_of(drawn[block.which])
+            log_ratio = log_p - rollout.log_p[block.which]
+            surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
+            _log_block(statistics, surrogate, block)
+            gain = surrogate.value.mean(dim=1).sum() / len(task.queries)
+            return penalty.of(block, drawn[block.which], log_p) - gain
 
-        spread = rollout.rewards.std(dim=1, correction=0)
+        spread = rollout.rewards.square().mean(dim=1).sub_(rollout.rewards.mean(dim=1).square())
+        spread = spread.clamp_(min=0).sqrt_()
         statistics.add("reward", rollout.rewards)
         statistics.add("reward_std", spread)
         statistics.add("frac_reward_zero_std", (spread == 0).float())
-        return blockwise(new.users, new.items, block_loss), statistics
+        loss = self.policy.loss(new, block_loss, task.queries.seen)
+        return loss, statistics
 
-    def _logits(self, users: Tensor, items: Tensor, task: Task, which: slice) -> Tensor:
-        seen = seen_between(task.queries.seen, which.start, which.stop)
-        return self.policy.logits(users, items, seen)
+
+class _Penalty:
+    """beta times the KL to the reference: over the catalogue, or from the drawn items."""
+
+    def __init__(
+        self,
+        args: GRPOConfig,
+        policy: Policy,
+        task: Task,
+        reference: Embedded | None,
+        statistics: Statistics,
+    ) -> None:
+        self.args, self.reference, self.statistics = args, reference, statistics
+        self.scale = args.beta / len(task.queries)
+        if reference is not None:
+            self.catalogue = policy.catalogue(reference, task.queries.seen)
+
+    def of(
+        self, block: Block, drawn: Tensor | None = None, log_p: Tensor | None = None
+    ) -> Tensor | float:
+        if self.reference is None:
+            return 0.0
+        there = self.catalogue.block(self.reference.users[block.which], block.which)
+        how = self.args.kl_estimator
+        if drawn is not None and log_p is not None and how in ("k1", "k2", "k3"):
+            kl = sampled_kl(log_p, there.log_p_of(drawn).detach(), how).mean(dim=1)
+        else:
+            kl = block.kl(there)
+        self.statistics.add("kl", kl)
+        # Eq. 5 as printed compares the old policy with the reference: nothing in it moves.
+        kl = kl.detach() if how == "literal" else kl
+        return self.scale * kl.sum()
 
 
 def _clip(args: GRPOConfig) -> Clip:
     return Clip(args.epsilon, args.epsilon_high or args.epsilon)
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(a, min(a + BLOCK_SIZE, count)) for a in range(0, count, BLOCK_SIZE)]
+def _earned(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
+    """Return state within the block, item and value of what its states may earn, and where."""
+    where = between(rewards.states, block.which.start, block.which.stop)
+    states = rewards.states[where] - block.which.start
+    return states, rewards.items[where], rewards.values[where], where
 
 
-def _log_clip(statistics: Statistics, surrogate: Surrogate) -> None:
-    statistics.add("clip_ratio/low_mean", surrogate.clipped_low.float())
-    statistics.add("clip_ratio/high_mean", surrogate.clipped_high.float())
+def _worth(drawn: Tensor, n_items: int, earned: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return float[b, G], what each drawn item earns: a rewarded one's draws stand together."""
+    states, items, values = earned
+    rows = torch.arange(len(drawn), device=drawn.device)
+    keys = (drawn + rows[:, None] * n_items).view(-1)
+    wanted = states * n_items + items
+    first = torch.searchsorted(keys, wanted)
+    count = torch.searchsorted(keys, wanted, right=True) - first
+    pair = torch.repeat_interleave(torch.arange(len(items), device=drawn.device), count)
+    within = torch.arange(len(pair), device=drawn.device) - (count.cumsum(0) - count)[pair]
+    rewards = values.new_zeros(drawn.numel())
+    rewards[first[pair] + within] = values[pair]
+    return rewards.view(drawn.shape)
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    log_p = logits.detach().log_softmax(dim=1)
-    return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(dim=1)
-
-
-def _dense_kl(
-    logits: Tensor, reference: Tensor, args: GRPOConfig, statistics: Statistics
-) -> Tensor:
-    """Return beta times the KL over the catalogue, summed over states; constant if literal."""
-    log_p = logits.log_softmax(dim=1)
-    # Eq. 5 as printed compares the old policy with the reference: nothing in it moves.
-    log_p = log_p.detach() if args.kl_estimator == "literal" else log_p
-    kl = exact_kl(log_p, reference.log_softmax(dim=1))
-    statistics.add("kl", kl)
-    return args.beta * kl.sum()
+def _log_block(statistics: Statistics, surrogate: Surrogate, block: Block) -> None:
+    statistics.add("clip_ratio/low_mean", surrogate.clipped_low)
+    statistics.add("clip_ratio/high_mean", surrogate.clipped_high)
+    if block.which.start == 0:
+        statistics.add("entropy", block.entropy(_ENTROPY_STATES))

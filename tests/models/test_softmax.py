@@ -1,0 +1,214 @@
+"""The blockwise softmax against the plain formula and autograd."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recoach.data.batch import Seen
+from recoach.models import softmax
+from recoach.models.softmax import Catalogue, product_dtype, softmax_loss
+
+STATES, ITEMS, DIM = 7, 300, 4
+PAIRS = (torch.tensor([0, 0, 1, 3, 5, 6]), torch.tensor([2, 9, 4, 0, 4, 299]))
+WORTH = torch.tensor([1.0, 0.5, 2.0, 1.0, -0.3, 0.7], dtype=torch.float64)
+SEEN = Seen(torch.tensor([0, 0, 2, 6]), torch.tensor([1, 7, 250, 3]))
+
+
+def vectors(dtype=torch.float64, items=ITEMS, dim=DIM, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    users = torch.randn(STATES, dim, generator=generator, dtype=torch.float64)
+    table = torch.randn(items, dim, generator=generator, dtype=torch.float64)
+    return users.to(dtype).requires_grad_(), table.to(dtype).requires_grad_()
+
+
+def plain_log_p(users, items, seen=SEEN, temperature=0.7):
+    logits = users @ items.T / temperature
+    if seen is not None:
+        logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
+    return logits.log_softmax(dim=1)
+
+
+def in_block(block, states):
+    return (states >= block.which.start) & (states < block.which.stop)
+
+
+def picked_loss(block):
+    mine = in_block(block, PAIRS[0])
+    log_p = block.log_p(PAIRS[0][mine] - block.which.start, PAIRS[1][mine])
+    return (WORTH[mine] * log_p.square()).sum()
+
+
+def agree(found, wanted, **tolerance):
+    tolerance = tolerance or {"atol": 1e-10}
+    return all(torch.allclose(a, b, **tolerance) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.fixture(params=[1, 3, 1024])
+def states_at_once(request, monkeypatch):
+    monkeypatch.setitem(softmax._STATES, "cpu", request.param)
+    monkeypatch.setattr(softmax, "_LEAST_STATES", 1)
+
+
+@pytest.mark.usefixtures("states_at_once")
+@pytest.mark.parametrize("seen", [None, SEEN])
+def test_several_picked_items_a_state_have_the_plain_formula_s_loss_and_gradient(seen):
+    users, items = vectors()
+    wanted = (WORTH * plain_log_p(users, items, seen)[PAIRS].square()).sum()
+    found = softmax_loss(users, items, picked_loss, temperature=0.7, seen=seen)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert agree(
+        torch.autograd.grad(3 * found, (users, items)),
+        torch.autograd.grad(3 * wanted, (users, items)),
+    )
+
+
+@pytest.mark.usefixtures("states_at_once")
+def test_groups_of_drawn_items_have_the_plain_formula_s_loss_and_gradient():
+    users, items = vectors()
+    drawn = torch.randint(10, 60, (STATES, 90), generator=torch.Generator().manual_seed(3))
+    weight = torch.randn(STATES, 90, dtype=torch.float64)
+    wanted = (weight * plain_log_p(users, items).gather(1, drawn).exp()).sum()
+
+    def loss(block):
+        return (weight[block.which] * block.log_p_of(drawn[block.which]).exp()).sum()
+
+    found = softmax_loss(users, items, loss, temperature=0.7, seen=SEEN)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert agree(
+        torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))
+    )
+
+
+@pytest.mark.usefixtures("states_at_once")
+def test_the_kl_beside_picked_items_has_the_plain_formula_s_loss_and_gradient():
+    users, items = vectors()
+    there = [x.detach() for x in vectors(seed=5)]
+    log_p, log_q = plain_log_p(users, items), plain_log_p(*there)
+    gap = (log_p - log_q).masked_fill(log_p == -torch.inf, 0)
+    kl = (log_p.exp() * gap).sum(dim=1)
+    wanted = (kl * torch.arange(STATES)).sum() + log_p[PAIRS].sum()
+    reference = Catalogue(there[1], STATES, temperature=0.7, seen=SEEN)
+    measured = []
+
+    def loss(block):
+        mine = in_block(block, PAIRS[0])
+        picked = block.log_p(PAIRS[0][mine] - block.which.start, PAIRS[1][mine])
+        far = block.kl(reference.block(there[0][block.which], block.which))
+        measured.append(far.detach())
+        return (far * torch.arange(block.which.start, block.which.stop)).sum() + picked.sum()
+
+    found = softmax_loss(users, items, loss, temperature=0.7, seen=SEEN)
+    assert torch.allclose(torch.cat(measured), kl)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert agree(
+        torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))
+    )
+
+
+def test_no_policy_is_nearer_to_a_policy_than_itself():
+    users, items = vectors()
+    (block,) = Catalogue(items, STATES).blocks(users)
+    (same,) = Catalogue(items, STATES).blocks(users)
+    (other,) = Catalogue(vectors(seed=1)[1], STATES).blocks(users)
+    assert block.kl(same).abs().max().item() < 1e-12
+    assert block.kl(other).min().item() > 0
+
+
+def test_the_entropy_is_that_of_the_shown_items():
+    users, items = vectors()
+    (block,) = Catalogue(items, STATES, temperature=0.7, seen=SEEN).blocks(users)
+    log_p = plain_log_p(users, items)
+    wanted = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(dim=1)
+    assert torch.allclose(block.entropy(3), wanted[:3])
+
+
+def test_a_loss_needs_no_gradient_and_may_be_constant():
+    users, items = vectors()
+    with torch.no_grad():
+        found = softmax_loss(users, items, picked_loss)
+    wanted = (WORTH * plain_log_p(users, items, None, 1.0)[PAIRS].square()).sum()
+    assert found.item() == pytest.approx(wanted.item())
+    constant = softmax_loss(users, items, lambda block: torch.tensor(float(len(block))))
+    assert [g.abs().sum().item() for g in torch.autograd.grad(constant, (users, items))] == [0, 0]
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0])
+def test_bfloat16_products_stay_near_the_plain_formula(scale, monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
+    users, items = vectors(torch.float32, items=3000, dim=64)
+    users, items = (x.detach().mul(scale**0.5).requires_grad_() for x in (users, items))
+    targets = torch.arange(STATES) * 400
+    wanted = functional.cross_entropy(users @ items.T, targets, reduction="sum")
+
+    def loss(block):
+        return -block.log_p(torch.arange(len(block)), targets[block.which]).sum()
+
+    found = softmax_loss(users, items, loss)
+    assert found.item() == pytest.approx(wanted.item(), rel=3e-3)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (users, items)),
+        torch.autograd.grad(wanted, (users, items)),
+        strict=True,
+    ):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_log_z_is_exact_to_a_ten_thousandth_though_p_is_rounded(monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
+    users, items = vectors(torch.float32, items=5000, dim=64)
+    (block,) = Catalogue(items, STATES).blocks(users * 0.5)
+    wanted = block._logits.double().logsumexp(dim=1)
+    assert (block._log_z - wanted).abs().max().item() < 5e-4
+
+
+def test_a_certain_policy_keeps_a_finite_log_p_for_what_it_never_shows():
+    users, items = torch.ones(1, 1, dtype=torch.float64), torch.zeros(300, 1, dtype=torch.float64)
+    items[299] = 500.0  # all of the first items underflow
+    (block,) = Catalogue(items, 1).blocks(users)
+    log_p = block.log_p(torch.tensor([0, 0]), torch.tensor([299, 5]))
+    assert log_p.tolist() == pytest.approx([0.0, -500.0])
+
+
+def test_a_state_that_may_be_shown_nothing_takes_no_part():
+    users, items = vectors(items=3)
+    everything = Seen(torch.zeros(3, dtype=torch.int64), torch.arange(3))
+
+    def loss(block):
+        return block.log_p(torch.arange(1, STATES), torch.ones(STATES - 1).long()).sum()
+
+    found = softmax_loss(users, items, loss, seen=everything)
+    d_users, d_items = torch.autograd.grad(found, (users, items))
+    assert torch.isfinite(d_users).all()
+    assert torch.isfinite(d_items).all()
+    assert d_users[0].tolist() == [0] * DIM
+
+
+def test_draws_follow_the_policy_and_come_sorted():
+    users, items = vectors(items=6)
+    seen = Seen(torch.tensor([0, 1]), torch.tensor([5, 0]))
+    (block,) = Catalogue(items, STATES, seen=seen).blocks(users)
+    drawn = block.draw(200_000, torch.Generator().manual_seed(1))
+    assert (drawn.diff(dim=1) >= 0).all()
+    for state in range(STATES):
+        share = torch.bincount(drawn[state], minlength=6) / 200_000
+        error = (share * (1 - share) / 200_000).sqrt() + 1e-9
+        assert ((share - block.p[state]).abs() < 5 * error + 1e-9).all()
+    assert not (drawn[0] == 5).any()
+    assert not (drawn[1] == 0).any()
+
+
+def test_products_are_in_bfloat16_only_where_it_pays(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert product_dtype(torch.zeros(5000, 2)) == torch.bfloat16
+    assert product_dtype(torch.zeros(100, 2)) == torch.float32
+    assert product_dtype(torch.zeros(5000, 2, dtype=torch.float64)) == torch.float64
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert product_dtype(torch.zeros(5000, 2)) == torch.float32
+
+
+def test_blocks_are_alike_in_size_and_bounded_in_logits():
+    catalogue = Catalogue(torch.zeros(20_000, 2), 1000)
+    assert catalogue.block_size * 20_000 <= softmax._LOGITS["cpu"]
+    sizes = [len(block) for block in catalogue.blocks(torch.zeros(1000, 2))]
+    assert sum(sizes) == 1000
+    assert max(sizes) - min(sizes) <= len(sizes)
