@@ -10,7 +10,7 @@ from recoach.data.batch import EdgeBatches, Queries
 from recoach.data.split import Ragged, leave_last_out
 from recoach.data.synthetic import block_graph, cycle
 from recoach.models.base import TrainingBatch, draw_negatives
-from recoach.models.graph import Graph, _SymmetricProduct, fold_in
+from recoach.models.graph import Graph, fold_in
 from recoach.models.lightgcn import LightGCN, LightGCNConfig
 from recoach.models.registry import build_model
 from recoach.training.pretrain import PretrainConfig, SupervisedTrainer
@@ -69,24 +69,21 @@ def test_a_node_without_edges_keeps_a_finite_share_of_itself():
 
 
 def test_the_gradient_of_a_propagation_is_that_of_the_dense_product():
-    adjacency = Graph(ragged(ROWS), 6).adjacency.double()
-    vectors = torch.randn(11, 3, dtype=torch.float64, requires_grad=True)
+    graph, layers = Graph(ragged(ROWS), 6), 3
+    users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 6))
+    assert torch.autograd.gradcheck(lambda u, i: graph(u, i, layers), (users, items))
     weights = torch.randn(11, 3, dtype=torch.float64)
-    (found,) = torch.autograd.grad(
-        (_SymmetricProduct.apply(adjacency, vectors) * weights).sum(), vectors
-    )
-    (expected,) = torch.autograd.grad((adjacency.to_dense() @ vectors * weights).sum(), vectors)
-    assert torch.allclose(found, expected)
-    assert torch.autograd.gradcheck(lambda x: _SymmetricProduct.apply(adjacency, x), vectors)
+    matrix = sum(torch.linalg.matrix_power(dense(), power) for power in range(4)) / 4
+    found = torch.autograd.grad((torch.cat(graph(users, items, 3)) * weights).sum(), (users, items))
+    assert torch.allclose(torch.cat(found), matrix.T @ weights, atol=1e-6)
 
 
 def test_the_graph_holds_the_training_edges_alone():
     dataset = leave_last_out(cycle(12, 20, length=7))
-    adjacency = Graph(dataset.train, 20).adjacency.to_dense()
-    degrees = (adjacency[:12, 12:] > 0).sum(dim=1)
-    assert degrees.tolist() == [7 - 2] * 12
+    reached = Graph(dataset.train, 20).users_from_items(torch.eye(20))
+    assert (reached > 0).sum(dim=1).tolist() == [7 - 2] * 12
     held_out = torch.from_numpy(np.stack([dataset.valid.values, dataset.test.values])).long()
-    assert adjacency[torch.arange(12), 12 + held_out].sum() == 0
+    assert reached[torch.arange(12), held_out].sum() == 0
 
 
 @pytest.mark.parametrize("penalty", ["norm", "squared"])

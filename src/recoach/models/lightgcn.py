@@ -79,10 +79,11 @@ class LightGCN(Recommender):
         who, taken = batch.edges.queries.state_users, batch.edges.targets
         known = self.get_buffer("known")
         other = draw_negatives(known, who, self.n_items, 1, generator)[:, 0]
+        both = torch.cat([taken, other])  # one gather: a table's gradient is a table
         users, items = self.propagate()
-        chosen = users[who]
-        ranking = bpr((chosen * items[taken]).sum(dim=1), (chosen * items[other]).sum(dim=1))
-        rows = (self.users(who), self.items(taken), self.items(other))
+        chosen, (good, bad) = users[who], items[both].chunk(2)
+        ranking = bpr((chosen * good).sum(dim=1), (chosen * bad).sum(dim=1))
+        rows = (self.users.weight[who], *self.items.weight[both].chunk(2))
         return ranking + self.config.regularisation * self._penalty(rows)
 
     def _penalty(self, rows: tuple[Tensor, ...]) -> Tensor:
