@@ -11,7 +11,7 @@ from recoach.data.synthetic import cycle
 from recoach.models.base import TrainingBatch, draw_negatives, known_keys
 from recoach.models.registry import build_model
 from recoach.models.sasrec import SASRec, SASRecConfig
-from recoach.models.transformer import EncoderConfig, SequenceEncoder
+from recoach.models.transformer import EncoderConfig, SequenceEncoder, _Dropout
 from recoach.training.pretrain import PretrainConfig, pretrain
 
 N_ITEMS = 12
@@ -214,3 +214,13 @@ def test_negatives_are_never_taken_and_cover_all_that_is_left():
     drawn = draw_negatives(known, users, N_ITEMS, 200, torch.Generator().manual_seed(0))
     for user, row in enumerate(drawn.tolist()):
         assert set(row) == set(range(N_ITEMS)) - set(DATASET.train.row(user).tolist())
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean_in_training_alone():
+    dropout, vectors = _Dropout(0.3), torch.ones(400, 500)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = dropout(vectors)
+    assert (found == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    assert torch.allclose(found[found > 0], torch.tensor(1 / 0.7))
+    assert dropout.eval()(vectors) is vectors

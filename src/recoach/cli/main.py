@@ -10,9 +10,9 @@ from cyclopts import App, CycloptsError
 from recoach.cli.console import errors
 from recoach.errors import RecoachError
 
-# Read when torch starts its threads: on a busy machine threads that spin while they wait stall
-# each other, a hundredfold where several runs share two cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch starts its threads: threads that spin while they wait stall each other on a busy
+# machine, and threads that sleep at once halve the speed of a quiet one. So they spin for a moment.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = App(
     name="recoach",
