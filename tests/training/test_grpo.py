@@ -192,7 +192,7 @@ def test_the_base_comes_back_where_nothing_is_better(base):
 )
 def test_fine_tuning_makes_a_half_trained_model_better(settings):
     model = build("sasrec", dropout=0.1)
-    pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=48, learning_rate=0.01))
+    pretrain(model, DATASET, PretrainConfig(max_steps=2, batch_size=48, learning_rate=0.002))
     before = evaluate(model, DATASET).means()["ndcg@10"]
     assert before < 0.8
     settings = settings | {"reward": "next", "temperature": 1.0}
