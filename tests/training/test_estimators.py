@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from recoach.data.batch import Queries, Seen
+from recoach.data.split import Ragged
 from recoach.models.base import Embedded
+from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.objective import objective
 from recoach.policy.policy import Policy
 from recoach.policy.rewards import Rewards
@@ -243,3 +247,32 @@ def test_statistics_average_elements_not_calls():
 def test_the_sampled_estimator_needs_its_rollout():
     with pytest.raises(ValueError, match="rollout"):
         sampled().loss(vectors(1), task([(0, 1, 1.0)]), None, None)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_the_stratified_gradient_nears_the_exact_one_as_draws_grow(beta):
+    new, n_items = vectors(40), 60
+    items = torch.randn(n_items, DIM, generator=numbers(3), dtype=torch.float64).requires_grad_()
+    whole = Embedded(new.users, items)
+    there = Embedded(new.users.detach(), items.detach().roll(1, dims=0))
+    work = task([(state, state % 5, 1.0) for state in range(40)])
+    estimator = exact(beta=beta)
+    _, wanted, _ = step(estimator, whole, work, reference=there if beta else None)
+    train = Ragged(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
+    cosines = []
+    for count in (10, 100_000):
+        drawn = Proposal(train, n_items).candidates(work.rewards.items, count, numbers(7))
+        part = Task(*narrowed(work.queries, work.rewards, drawn), drawn)
+        few, far = (Embedded(x.users, x.items[drawn.items]) for x in (whole, there))
+        with torch.no_grad():
+            rollout = estimator.roll_out(few, part, numbers()) if estimator.remembers else None
+        loss, _ = estimator.loss(few, part, rollout, far if beta else None)
+        found = torch.autograd.grad(loss, whole)
+        cosines.append(
+            [
+                functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+                for a, b in zip(found, wanted, strict=True)
+            ]
+        )
+    assert min(cosines[1]) > 0.999
+    assert max(cosines[0]) < 0.999

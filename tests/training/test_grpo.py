@@ -188,7 +188,9 @@ def test_the_base_comes_back_where_nothing_is_better(base):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, SAMPLED | {"num_generations": 512}], ids=["exact", "sampled"]
+    "settings",
+    [{}, SAMPLED | {"num_generations": 512}, {"estimator": "stratified", "num_negatives": 6}],
+    ids=["exact", "sampled", "stratified"],
 )
 def test_fine_tuning_makes_a_half_trained_model_better(settings):
     model = build("sasrec", dropout=0.1)

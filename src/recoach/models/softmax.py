@@ -42,6 +42,8 @@ class Block:
         self._cast = self._users.to(catalogue.product)
         self._logits, self.p = (room[: len(users)] for room in catalogue.rooms)
         torch.mm(self._cast, catalogue.cast.T, out=self._logits)
+        if catalogue.bias is not None:
+            self._logits += catalogue.bias
         if seen is not None:
             self._logits[seen.states, seen.items] = -torch.inf
         torch.softmax(self._logits, 1, out=self.p)
@@ -94,6 +96,7 @@ class Block:
     def entropy(self, states: int) -> Tensor:
         """Return float[n], the entropies of the first `states` states, without gradient."""
         logits, p = self._logits[:states].to(self._log_z.dtype), self.p[:states]
+        logits = logits if self._catalogue.bias is None else logits - self._catalogue.bias
         return self._log_z[:states] - (p * logits.masked_fill(p == 0, 0)).sum(dim=1)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -177,12 +180,21 @@ class Catalogue:
         n_states: number of states that will be asked for.
         temperature: divides the scores.
         seen: masked (state, item) pairs, sorted by state.
+        bias: float[I] added to the scores over temperature: the log of how many items each one
+            stands for, where the items are a sample (0 for what stands for itself).
     """
 
     def __init__(
-        self, items: Tensor, n_states: int, *, temperature: float = 1.0, seen: Seen | None = None
+        self,
+        items: Tensor,
+        n_states: int,
+        *,
+        temperature: float = 1.0,
+        seen: Seen | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         self.items, self.temperature, self.seen = items.detach(), temperature, seen
+        self.bias = bias
         self.product = product_dtype(items)
         self.cast = self.items.to(self.product)
         kind = items.device.type
@@ -217,6 +229,7 @@ def softmax_loss(
     *,
     temperature: float = 1.0,
     seen: Seen | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Sum a loss of log-probabilities over all states without ever holding states × items.
 
@@ -226,11 +239,12 @@ def softmax_loss(
         loss: loss of a block, summed over its states.
         temperature: divides the scores.
         seen: masked (state, item) pairs, sorted by state.
+        bias: float[I] added to the scores over temperature, see `Catalogue`.
 
     Returns:
         float[] the sum, differentiable with respect to `users` and `items`.
     """
-    catalogue = Catalogue(items, len(users), temperature=temperature, seen=seen)
+    catalogue = Catalogue(items, len(users), temperature=temperature, seen=seen, bias=bias)
     total: Tensor = _SoftmaxLoss.apply(users, items, catalogue, loss)  # type: ignore[no-untyped-call]
     return total
 

@@ -24,20 +24,33 @@ class Policy:
 
     temperature: float = 1.0
 
-    def catalogue(self, vectors: Embedded, seen: Seen | None = None) -> Catalogue:
+    def catalogue(
+        self, vectors: Embedded, seen: Seen | None = None, bias: Tensor | None = None
+    ) -> Catalogue:
         """Return the items to choose from, which gives the policy of states block by block.
 
         Args:
             vectors: states and items.
             seen: masked pairs of these states.
+            bias: float[I] where the items are a sample, see `Catalogue`.
         """
-        return Catalogue(vectors.items, len(vectors.users), temperature=self.temperature, seen=seen)
+        return Catalogue(
+            vectors.items,
+            len(vectors.users),
+            temperature=self.temperature,
+            seen=seen,
+            bias=bias,
+        )
 
     def loss(
-        self, vectors: Embedded, loss: Callable[[Block], Tensor], seen: Seen | None = None
+        self,
+        vectors: Embedded,
+        loss: Callable[[Block], Tensor],
+        seen: Seen | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Return the sum of a loss of log-probabilities over all states (`softmax_loss`)."""
-        return softmax_loss(*vectors, loss, temperature=self.temperature, seen=seen)
+        return softmax_loss(*vectors, loss, temperature=self.temperature, seen=seen, bias=bias)
 
 
 @torch.no_grad()

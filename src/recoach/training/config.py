@@ -17,8 +17,9 @@ class GRPOConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    estimator: Literal["exact", "sampled"] = "exact"
-    """Enumerate the catalogue, or draw groups from the old policy as the paper does."""
+    estimator: Literal["exact", "sampled", "stratified"] = "exact"
+    """Enumerate the catalogue; draw groups from the old policy as the paper does; or enumerate
+    the rewarded items and let `num_negatives` draws stand for the rest (very large catalogues)."""
     loss_type: LossType = "log"
     """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
     `log` log p, `pass_at_k` 1-(1-p)^k. `sampled` knows `grpo` and `dr_grpo`."""
@@ -26,6 +27,8 @@ class GRPOConfig(BaseModel):
     """The k of `pass_at_k`."""
     num_generations: int = Field(4096, ge=2)
     """Items in a group (G) of the sampled estimator."""
+    num_negatives: int = Field(8192, ge=1)
+    """Draws of the stratified estimator, shared by the states of a step."""
     num_iterations: int = Field(1, ge=1)
     """Updates on each batch (mu); ratio and clip act from the second on."""
     epsilon: float = Field(0.2, gt=0, lt=1)
@@ -109,10 +112,10 @@ class GRPOConfig(BaseModel):
                 f"loss_type {self.loss_type!r} needs estimator 'exact'; 'sampled' knows "
                 "'grpo' and 'dr_grpo'"
             )
-        if self.estimator == "exact" and self.kl_estimator not in ("exact", "literal"):
+        if self.estimator != "sampled" and self.kl_estimator not in ("exact", "literal"):
             raise ValueError(
-                f"kl_estimator {self.kl_estimator!r} needs samples; estimator 'exact' takes "
-                "'exact' or 'literal'"
+                f"kl_estimator {self.kl_estimator!r} needs samples; estimator "
+                f"{self.estimator!r} takes 'exact' or 'literal'"
             )
         if self.reward == "train_set" and self.mask_seen:
             raise ValueError(

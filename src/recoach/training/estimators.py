@@ -8,8 +8,9 @@ from torch import Tensor
 
 from recoach.data.batch import Queries
 from recoach.evaluation.ranking import between
-from recoach.models.base import Embedded
+from recoach.models.base import Embedded, Recommender
 from recoach.models.softmax import Block
+from recoach.policy.candidates import Candidates
 from recoach.policy.objective import (
     Clip,
     Surrogate,
@@ -33,6 +34,18 @@ class Task(NamedTuple):
 
     queries: Queries
     rewards: Rewards
+    candidates: Candidates | None = None
+    """The part of the catalogue that stands for all of it; items are numbered within it."""
+
+    def embed(self, model: Recommender) -> Embedded:
+        """Return the model's vectors of the states and of the items that take part."""
+        users, items = model.embed(self.queries)
+        return Embedded(users, items if self.candidates is None else items[self.candidates.items])
+
+    @property
+    def bias(self) -> Tensor | None:
+        """float[C] log of how many items each candidate stands for."""
+        return self.candidates and self.candidates.log_weights
 
 
 class Rollout(NamedTuple):
@@ -94,7 +107,7 @@ class ExactEstimator:
         del generator  # nothing is drawn
         parts = [
             block.log_p(*_earned(task.rewards, block)[:2]).detach()
-            for block in self.policy.catalogue(old, task.queries.seen).blocks(old.users)
+            for block in self.policy.catalogue(old, task.queries.seen, task.bias).blocks(old.users)
         ]
         return Rollout(torch.cat(parts))
 
@@ -117,7 +130,7 @@ class ExactEstimator:
             _log_block(statistics, surrogate, block)
             return penalty.of(block) - (values * surrogate.value).sum() / known
 
-        total = self.policy.loss(new, block_loss, task.queries.seen)
+        total = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
         return (total / self._divisor(weights, task) if rollout is None else total), statistics
 
     def _weight(self, old_log_p: Tensor) -> Tensor:
@@ -152,7 +165,7 @@ class SampledEstimator:
 
     def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Draw a group for each state and note what its items earned."""
-        catalogue = self.policy.catalogue(old, task.queries.seen)
+        catalogue = self.policy.catalogue(old, task.queries.seen, task.bias)
         parts = [self._draw(block, task, generator) for block in catalogue.blocks(old.users)]
         return Rollout(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
@@ -187,7 +200,7 @@ class SampledEstimator:
         statistics.add("reward", rollout.rewards)
         statistics.add("reward_std", spread)
         statistics.add("frac_reward_zero_std", (spread == 0).float())
-        loss = self.policy.loss(new, block_loss, task.queries.seen)
+        loss = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
         return loss, statistics
 
 
@@ -205,7 +218,7 @@ class _Penalty:
         self.args, self.reference, self.statistics = args, reference, statistics
         self.scale = args.beta / len(task.queries)
         if reference is not None:
-            self.catalogue = policy.catalogue(reference, task.queries.seen)
+            self.catalogue = policy.catalogue(reference, task.queries.seen, task.bias)
 
     def of(
         self, block: Block, drawn: Tensor | None = None, log_p: Tensor | None = None

@@ -19,6 +19,7 @@ from recoach.data.batch import Batch, StateBatches, seen_before
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
+from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.policy.rewards import future_items, train_set, without_seen
 from recoach.training.config import GRPOConfig
@@ -66,8 +67,12 @@ class GRPOTrainer:
             weight_decay=self.args.weight_decay,
             fused=True,
         )
-        estimator = ExactEstimator if self.args.estimator == "exact" else SampledEstimator
+        estimator = SampledEstimator if self.args.estimator == "sampled" else ExactEstimator
         self._estimator: Estimator = estimator(self.args, self.policy)
+        stratified = self.args.estimator == "stratified"
+        self._proposal = (
+            Proposal(train_dataset.train, train_dataset.n_items) if stratified else None
+        )
 
     def train(self) -> Outcome:
         """Fine-tune and leave the selected weights, the base's own among the candidates."""
@@ -88,15 +93,16 @@ class GRPOTrainer:
     def step(self, batch: Task, generator: torch.Generator) -> dict[str, float]:
         """Roll out, then climb the surrogate `num_iterations` times (Eq. 4 and 5)."""
         self.model.train(not self.args.disable_dropout)
+        batch = self._narrowed(batch, generator)
         rollout = reference = None
         with torch.no_grad():
             if self._estimator.remembers:
-                old = self.model.embed(batch.queries)
+                old = batch.embed(self.model)
                 rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
             if self.reference is not None:
-                reference = self.reference.embed(batch.queries)
+                reference = batch.embed(self.reference)
         for _ in range(self.args.num_iterations):
-            new = self.model.embed(batch.queries)
+            new = batch.embed(self.model)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -132,6 +138,13 @@ class GRPOTrainer:
             rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
         device = self.model.device
         return Task(queries.to(device), rewards.to(device))
+
+    def _narrowed(self, task: Task, generator: torch.Generator) -> Task:
+        if self._proposal is None:
+            return task
+        count = self.args.num_negatives
+        candidates = self._proposal.candidates(task.rewards.items, count, generator)
+        return Task(*narrowed(task.queries, task.rewards, candidates), candidates)
 
     def _temperature(self) -> float:
         if self.args.temperature != "auto":
