@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recoach.evaluation import ranking
 from recoach.evaluation.ranking import BLOCK_SIZE, between, target_ranks, top_items
 
 
@@ -134,3 +135,13 @@ def test_between_finds_the_states_of_a_block(start, stop, expected):
     which = between(states, start, stop)
     assert states[which].tolist() == [s for s in states.tolist() if start <= s < stop]
     assert which.stop - which.start == expected
+
+
+def test_a_catalogue_too_large_for_a_full_block_is_ranked_in_smaller_ones(monkeypatch):
+    users, items = torch.randn(11, 4), torch.randn(50, 4)
+    targets = (torch.arange(11).repeat_interleave(2), torch.arange(22))
+    seen = (torch.tensor([0, 4, 10]), torch.tensor([3, 9, 49]))
+    wanted = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
+    monkeypatch.setattr(ranking, "_ROOM", 3 * 50)
+    found = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -1,8 +1,8 @@
 """The ranking kernels: one place that decides who is ahead of whom.
 
 Ties and NaN count against the target; a seen item cannot be ahead of anything; the target itself
-is never masked. Scores are made in blocks of a fixed size, so that results do not depend on how
-many states are asked for at once.
+is never masked. Scores are made in blocks whose size the catalogue alone decides, so that results
+do not depend on how many states are asked for at once.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 BLOCK_SIZE = 256
+_ROOM = 2**26
+"""Scores held at once, 256 MiB: beyond 262,144 items a block has fewer states."""
 
 
 class TopItems(NamedTuple):
@@ -43,8 +45,8 @@ def target_ranks(
     states, wanted = targets
     ranks = torch.empty_like(states)
     room = _room(users, items)
-    for start in range(0, len(users), BLOCK_SIZE):
-        stop = start + BLOCK_SIZE
+    for start in range(0, len(users), len(room)):
+        stop = start + len(room)
         scores = _block_scores(users, items, start, room)
         which = between(states, start, stop)
         rows, own_items = states[which] - start, wanted[which]
@@ -76,12 +78,12 @@ def top_items(
     best_items = torch.empty(len(users), k, dtype=torch.int64, device=users.device)
     best_scores = users.new_empty(len(users), k)
     room = _room(users, items)
-    for start in range(0, len(users), BLOCK_SIZE):
+    for start in range(0, len(users), len(room)):
         scores = _block_scores(users, items, start, room)
         if seen is not None:
-            pairs = between(seen[0], start, start + BLOCK_SIZE)
+            pairs = between(seen[0], start, start + len(room))
             scores[seen[0][pairs] - start, seen[1][pairs]] = -torch.inf
-        rows = min(BLOCK_SIZE, len(users) - start)
+        rows = min(len(room), len(users) - start)
         values, index = scores[:rows].topk(k, dim=1)
         best_scores[start : start + rows] = values
         best_items[start : start + rows] = index.masked_fill(values == -torch.inf, -1)
@@ -89,13 +91,14 @@ def top_items(
 
 
 def _room(users: Tensor, items: Tensor) -> Tensor:
-    """Return float[BLOCK_SIZE, I] for every block to fill: fresh memory costs like a product."""
-    return users.new_empty(BLOCK_SIZE, len(items))
+    """Return float[b, I] for every block to fill: fresh memory costs as much as a product."""
+    rows = min(BLOCK_SIZE, max(1, _ROOM // max(1, len(items))))
+    return users.new_empty(rows, len(items))
 
 
 def _block_scores(users: Tensor, items: Tensor, start: int, room: Tensor) -> Tensor:
-    block = users[start : start + BLOCK_SIZE]
-    short = BLOCK_SIZE - len(block)
+    block = users[start : start + len(room)]
+    short = len(room) - len(block)
     # A product of another shape may round differently: the last block is filled up.
     if short:
         block = torch.cat([block, block.new_zeros(short, block.shape[1])])
@@ -119,8 +122,8 @@ def _count_not_worse(scores: Tensor, rows: Tensor, own: Tensor) -> Tensor:
     if torch.equal(rows, one_each):  # the common case: no copy of the scores
         return scores.shape[1] - scores.lt_(own[:, None]).sum(dim=1).to(rows.dtype)
     counts = torch.empty_like(rows)
-    for start in range(0, len(rows), BLOCK_SIZE):
-        part = slice(start, start + BLOCK_SIZE)
+    for start in range(0, len(rows), len(scores)):
+        part = slice(start, start + len(scores))
         counts[part] = scores.shape[1] - (scores[rows[part]] < own[part, None]).sum(dim=1)
     return counts
 
