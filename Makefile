@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check results clean
+.PHONY: demo test check results bench clean
 
 ## make demo     set up .venv and run the main job on the embedded shop
 demo: .venv/installed
@@ -21,6 +21,10 @@ check: .venv/checked
 ## make results  copy the results of finished runs and write the table of the README
 results: .venv/installed
 	.venv/bin/python experiments/collect.py
+
+## make bench    measure speed against the peers, each in its own environment (hours)
+bench: .venv/installed
+	.venv/bin/python benchmarks/run.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,131 @@
+"""RePlay's part of the benchmarks.
+
+RePlay has no default batch size; 64 is that of its documentation.
+"""
+
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from common import BLOCKS, DIM, HEADS, LENGTH, THREADS, Log, answer, main, read
+from curve import MOST_EPOCHS, Followed, Timed, ndcg_at_10
+from lightning import Callback, LightningModule, Trainer
+from replay.data import FeatureHint, FeatureSource, FeatureType
+from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema
+from replay.nn.lightning import LightningModule as Recommender
+from replay.nn.lightning.optimizer import OptimizerFactory
+from replay.nn.sequential import SasRec
+from replay.nn.transform.template import make_default_sasrec_transforms
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+torch.set_num_threads(THREADS)
+
+BATCH = 64
+
+
+def schema(items: int) -> TensorSchema:
+    """Return the one feature of the model: the history."""
+    history = TensorFeatureInfo(
+        "item_id",
+        is_seq=True,
+        feature_type=FeatureType.CATEGORICAL,
+        embedding_dim=DIM,
+        padding_value=items,
+        cardinality=items,
+        feature_hint=FeatureHint.ITEM_ID,
+        feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
+    )
+    return TensorSchema([history])
+
+
+def loader(log: Log, batch: int, folder: str) -> ParquetModule:
+    """Return RePlay's loader of the training histories, kept in a folder."""
+    _, items = log.shape
+    histories = pa.array(log.part(log.back > 1).histories(), pa.list_(pa.int64()))
+    pq.write_table(pa.table({"item_id": histories}), f"{folder}/train.parquet")
+    return ParquetModule(
+        batch_size=batch,
+        metadata={"train": {"item_id": {"shape": LENGTH + 1, "padding": items}}},
+        transforms={"train": make_default_sasrec_transforms(schema(items))["train"]},
+        train_path=f"{folder}/train.parquet",
+    )
+
+
+def fit(data: ParquetModule, items: int, callback: Callback, epochs: int) -> None:
+    """Train the shared architecture; all else is RePlay's default."""
+    torch.manual_seed(2020)
+    network = SasRec.from_params(
+        schema(items),
+        embedding_dim=DIM,
+        num_heads=HEADS,
+        num_blocks=BLOCKS,
+        max_sequence_length=LENGTH,
+    )
+    Trainer(
+        max_epochs=epochs,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    ).fit(Recommender(network, OptimizerFactory()), datamodule=data)
+
+
+class Follow(Followed, Callback):
+    """The learning curve of RePlay's trainer."""
+
+
+class Time(Timed, Callback):
+    """The seconds of RePlay's trainer."""
+
+
+def sasrec_curve(folder: Path, out: Path) -> None:
+    log = read(folder)
+    users, items = log.shape
+    history = torch.full((users, LENGTH), items)
+    for row, seen in zip(history, log.part(log.back > 1).histories(), strict=True):
+        row[-len(seen) :] = torch.from_numpy(seen[-LENGTH:])
+    target = torch.from_numpy(log.item[log.back == 1])
+
+    def ndcg(module: LightningModule) -> float:
+        network = module.model
+        states = [
+            network.body({"item_id": rows}, rows != items)[:, -1] for rows in history.split(512)
+        ]
+        return ndcg_at_10(torch.cat(states), network.body.embedder.get_item_weights(None), target)
+
+    curve = Follow(out, ndcg)
+    if not curve.ended:
+        with tempfile.TemporaryDirectory() as place:
+            fit(loader(log, BATCH, place), items, curve, MOST_EPOCHS)
+
+
+def sasrec_epoch(
+    folder: Path, out: Path, epochs: int = 3, steps: int = 0, batch: int = BATCH
+) -> None:
+    log = read(folder)
+    _, items = log.shape
+    timed = Time(epochs, steps)
+    with tempfile.TemporaryDirectory() as place:
+        data = loader(log, batch, place)
+        fit(data, items, timed, MOST_EPOCHS)
+        transform = data.compiled_transforms["train"]
+        positions = sum(
+            int(transform(rows)["target_padding_mask"].sum()) for rows in data.train_dataloader()
+        )
+    result = {"seconds_per_epoch": timed.clock.result, "positions_per_epoch": positions}
+    answer(out, result, "replay-rec", "torch", "lightning")
+
+
+if __name__ == "__main__":
+    main({"sasrec_curve": sasrec_curve, "sasrec_epoch": sasrec_epoch})

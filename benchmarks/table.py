@@ -1,0 +1,131 @@
+"""Write what `results.json` holds into README.md, between its marks; draw the growth plot."""
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- rows: written by `make bench` -->\n", "<!-- end of rows -->"
+PEERS = {
+    "recbole": "RecBole",
+    "rectools": "RecTools",
+    "replay": "RePlay",
+    "pyg": "PyG",
+    "pandas": "pandas",
+}
+PACKAGES = ("recbole", "rectools", "replay-rec", "torch-geometric", "implicit", "pandas")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _verdict(row: dict) -> str:
+    if row["bar"] is None:
+        return "–"
+    bar = f"{row['bar']:.2g}"
+    return f"≥ {bar}" if row["ratio"] >= row["bar"] else f"≥ {bar}, **missed**"
+
+
+def rows_table(results: dict) -> str:
+    """Return every row: ratios above 1 are in our favour."""
+    lines = [
+        "| work | peer | ours | theirs | ratio | bar | |",
+        "|---|---|---:|---:|---:|---|---|",
+    ]
+    for rows in results["rows"].values():
+        for row in rows:
+            peer = PEERS.get(row["peer"], row["peer"])
+            packages = [f"{name} {v}" for name, v in row["versions"].items() if name in PACKAGES]
+            peer += f" ({packages[0]})" if packages and packages[0].split()[0] == "implicit" else ""
+            ours, theirs = (f"{_number(row[side])} {row['unit']}" for side in ("ours", "theirs"))
+            ratio = f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}"
+            cells = (row["work"], peer, ours, theirs, ratio, _verdict(row), row["note"])
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def growth_table(results: dict) -> str:
+    """Return log-log slopes and peak memory along each axis."""
+    lines = [
+        "| grows ×16 | from | slope of an epoch | slope of ranking | peak memory |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for axis, found in results.get("growth", {}).items():
+        peaks = found["peak_mib"]
+        lines.append(
+            f"| {axis} | {found['sizes'][0]:,} | {found['epoch_slope']:.2f} | "
+            f"{found['rank_slope']:.2f} | {peaks[0]:,} → {peaks[-1]:,} MiB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def large_table(results: dict) -> str:
+    """Return the figures of a million items and the quality of the stratified estimator."""
+    large, quality = results.get("large"), results.get("stratified")
+    lines = []
+    if large:
+        lines += ["| SASRec, d = 64, 1,000,000 items | |", "|---|---:|"]
+        names = {
+            "cross_entropy_step_s": "cross-entropy step, 512 states",
+            "stratified_step_s": "GRPO step, stratified, 8,192 draws",
+            "exact_step_s": "GRPO step, exact",
+            "rank_4096_users_s": "full ranking of 4,096 users",
+        }
+        lines += [f"| {title} | {large[key]:.2f} s |" for key, title in names.items()]
+        lines += [f"| peak memory of all of it | {large['peak_mib']:,} MiB |", ""]
+    if quality:
+        lines += [
+            f"| Toys, {quality['items']:,} items | validation NDCG@10, the base and each epoch | |",
+            "|---|---|---:|",
+        ]
+        for name, found in quality.items():
+            if isinstance(found, dict) and "seconds" in found:
+                values = " ".join(f"{v:.4f}" for v in found["ndcg@10 from the base on"])
+                lines.append(f"| {name} | {values} | {found['seconds']:.0f} s |")
+    return "\n".join(lines) + "\n"
+
+
+def write(results: dict) -> None:
+    """Put the tables between the marks of README.md."""
+    path = HERE / "README.md"
+    before, rest = path.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    tables = "\n".join(
+        (
+            rows_table(results),
+            "### Growth\n",
+            growth_table(results),
+            "![growth](growth.svg)\n",
+            "### Large catalogues\n",
+            large_table(results),
+        )
+    )
+    path.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+
+
+def draw(growth: dict) -> None:
+    """Draw seconds and memory against size, both axes logarithmic."""
+    mpl.rcParams["svg.hashsalt"] = "growth"
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    titles = {
+        "epoch_s": "epoch, s",
+        "rank_s": "ranking all users, s",
+        "peak_mib": "peak memory, MiB",
+    }
+    for panel, (key, title) in zip(panels, titles.items(), strict=True):
+        for axis, found in growth.items():
+            scale = [size / found["sizes"][0] for size in found["sizes"]]
+            panel.loglog(scale, found[key], marker="o", label=axis)
+        panel.set(title=title, xlabel="size, times the smallest", xticks=scale)
+        panel.set_xticklabels([f"{s:.0f}" for s in scale])
+        panel.minorticks_off()
+    panels[0].legend(frameon=False)
+    figure.savefig(HERE / "growth.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    write(json.loads((HERE / "results.json").read_text()))
