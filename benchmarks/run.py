@@ -6,6 +6,7 @@ from `peers/<peer>/requirements.txt` the first time it is needed.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from table import draw, write
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS, RESULTS, CURVES = HERE / ".environments", HERE / "results.json", HERE / "curves"
+PEERS_OF_SASREC = {"recbole": (30.0, 5), "rectools": (3.0, 8), "replay": (3.0, 8)}
+"""The bar of the time to quality, and how many steps give the time of an epoch."""
 LOGS = {"toys": "toys-2014/Toys_and_Games.txt", "beauty": "beauty-2014/Beauty.txt"}
 
 
@@ -116,72 +119,79 @@ def positions(bench: Bench) -> list[Row]:
     """Positions trained in a second: same architecture, same loss."""
     peers = {
         "plain loop": ("ours", "plain_epoch", {"steps": 15}),
-        "RecTools": ("rectools", "sasrec_epoch", {"steps": 8}),
-        "RePlay": ("replay", "sasrec_epoch", {"steps": 8}),
-        "RecBole": ("recbole", "sasrec_epoch", {"steps": 5}),
+        "rectools": ("rectools", "sasrec_epoch", {"steps": 8}),
+        "replay": ("replay", "sasrec_epoch", {"steps": 8}),
+        "recbole": ("recbole", "sasrec_epoch", {"steps": 5}),
     }
     rows = []
     for name, peer in peers.items():
-        mine, other = bench.versus(("sasrec_epoch", {"steps": 60}), peer, "toys")
+        sides = bench.versus(("sasrec_epoch", {"steps": 60}), peer, "toys")
         speeds = [
-            [a["positions_per_epoch"] / a["seconds_per_epoch"] for a in side]
-            for side in (mine, other)
+            statistics.median(a["positions_per_epoch"] / a["seconds_per_epoch"] for a in side)
+            for side in sides
         ]
-        ours, theirs = (statistics.median(side) for side in speeds)
-        note = f"epoch {_median(mine, 'seconds_per_epoch'):.1f} s against "
-        note += f"{_median(other, 'seconds_per_epoch'):.0f} s"
-        bar = None if name == "RecBole" else 2.0
-        rows.append(
-            Row(
-                "SASRec, positions trained",
-                name,
-                ours,
-                theirs,
-                "1/s",
-                bar,
-                note,
-                other[0]["versions"],
-                "more",
-            )
-        )
+        seconds = [_median(side, "seconds_per_epoch") for side in sides]
+        note = f"an epoch: {seconds[0]:.1f} s and {seconds[1]:.0f} s"
+        bar = None if name == "recbole" else 2.0
+        row = Row("SASRec, positions trained", name, *speeds, "/s", bar, note, better="more")
+        rows.append(replace(row, versions=sides[1][0]["versions"]))
     return rows
+
+
+def curves(bench: Bench) -> None:
+    """Run the peers' learning curves to their ends, going on where they were stopped: hours."""
+    for peer, log in itertools.product(PEERS_OF_SASREC, LOGS):
+        lines = bench.work / "curves" / f"{peer}-{log}.jsonl"
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        script = HERE / "peers" / peer / "run.py"
+        command = [_python(peer), script, "sasrec_curve", bench.folder(log), lines]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        keep_curve(peer, log, lines, bench.run(peer, "sasrec_epoch", log, steps=1)["versions"])
+
+
+def keep_curve(peer: str, log: str, lines: Path, versions: dict[str, str]) -> None:
+    """Write a curve where it is committed, with its versions and how it ended."""
+    epochs = [json.loads(line) for line in lines.read_text().splitlines()]
+    values = [epoch["ndcg@10"] for epoch in epochs]
+    best = values.index(max(values))
+    ended = len(values) - 1 - best >= 10
+    curve = {"epochs": epochs, "stopped_by_itself": ended, "versions": versions}
+    (CURVES / f"{peer}-{log}.json").write_text(json.dumps(curve, indent=1) + "\n")
+
+
+def _our_curve(bench: Bench, log: str) -> list[dict]:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "curve.jsonl"
+        command = [sys.executable, HERE / "ours.py", "sasrec_curve", bench.folder(log), out]
+        print(f"ours sasrec_curve {log}", flush=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        epochs = [json.loads(line) for line in out.read_text().splitlines()]
+    (CURVES / f"recoach-{log}.json").write_text(json.dumps({"epochs": epochs}, indent=1) + "\n")
+    return epochs
 
 
 def quality(bench: Bench) -> list[Row]:
     """Seconds until the validation NDCG@10 is as good as the peer's best."""
-    rows, bars = [], {"recbole": 30.0, "rectools": 3.0, "replay": 3.0}
-    steps = {"recbole": 5, "rectools": 8, "replay": 8}
+    rows = []
     for log in LOGS:
-        peers = [peer for peer in bars if (CURVES / f"{peer}-{log}.json").exists()]
-        if not peers:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch) / "curve.jsonl"
-            command = [sys.executable, HERE / "ours.py", "sasrec_curve", bench.folder(log), out]
-            print(f"ours sasrec_curve {log}", flush=True)
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            ours = [json.loads(line) for line in out.read_text().splitlines()]
-        (CURVES / f"recoach-{log}.json").write_text(json.dumps(ours, indent=1) + "\n")
+        peers = [peer for peer in PEERS_OF_SASREC if (CURVES / f"{peer}-{log}.json").exists()]
+        ours = _our_curve(bench, log) if peers else []
         for peer in peers:
             curve = json.loads((CURVES / f"{peer}-{log}.json").read_text())
             values = [point["ndcg@10"] for point in curve["epochs"]]
-            best = max(values)
-            epochs = values.index(best) + 1
-            reached = next((row for row in ours if row["valid/ndcg@10"] >= best), None)
-            if reached is None:
-                print(f"ours never reaches {peer}'s {best:.4f} on {log}")
-                continue
-            answer = bench.run(peer, "sasrec_epoch", log, steps=steps[peer])
+            epochs = values.index(max(values)) + 1
+            reached = next(row for row in ours if row["valid/ndcg@10"] >= max(values))
+            bar, steps = PEERS_OF_SASREC[peer]
+            answer = bench.run(peer, "sasrec_epoch", log, steps=steps)
             theirs = epochs * answer["seconds_per_epoch"]
+            cut = "" if curve["stopped_by_itself"] else f", cut at {len(values)} while rising"
             note = (
-                f"NDCG@10 {best:.4f}: their epoch {epochs}{curve['ended']}, our epoch "
-                f"{reached['epoch']}; our best {max(row['valid/ndcg@10'] for row in ours):.4f}; "
-                "their validations not counted, ours are"
+                f"NDCG@10 {max(values):.4f} at their epoch {epochs}{cut}, at ours "
+                f"{reached['epoch']}; our best {max(row['valid/ndcg@10'] for row in ours):.4f}"
             )
             work = f"SASRec to the peer's best, {log.title()}"
-            row = Row(work, peer, reached["seconds"], theirs, "s", bars[peer], note)
-            row.versions = curve["versions"]
-            rows.append(row)
+            row = Row(work, peer, reached["seconds"], theirs, "s", bar, note)
+            rows.append(replace(row, versions=curve["versions"]))
     return rows
 
 
@@ -216,82 +226,51 @@ def ranking(bench: Bench) -> list[Row]:
 def grpo(bench: Bench) -> list[Row]:
     """One GRPO step, 512 states, against multinomial and gather (`plain.py`)."""
     answers = [bench.run("ours", "grpo_step", "toys") for _ in range(bench.rounds)]
-    ms = {
-        name: 1e3 * _median(answers, name)
-        for name in answers[0]
-        if name[0] in "ceps" and name != "peak_mib"
-    }
-    versions = answers[0]["versions"]
-    work = "GRPO step, 512 states"
-    return [
-        Row(work + ", exact", "plain sampled", ms["exact"], ms["plain"], "ms", 5.0, "", versions),
-        Row(
-            work + ", sampled G=4096",
-            "plain sampled",
-            ms["sampled"],
-            ms["plain"],
-            "ms",
-            2.0,
-            "",
-            versions,
-        ),
-        Row(
-            work + ", exact",
-            "our cross-entropy step",
-            ms["exact"],
-            ms["cross_entropy"],
-            "ms",
-            1 / 1.3,
-            f"with the KL to the reference {ms['exact_kl']:.0f} ms",
-            versions,
-        ),
+    names = ("plain", "cross_entropy", "exact", "exact_kl", "sampled")
+    ms = {name: 1e3 * _median(answers, name) for name in names}
+    work, plain, ce = "GRPO step, 512 states", "plain sampled step", "our cross-entropy step"
+    note = f"with the KL to the reference {ms['exact_kl']:.0f} ms"
+    rows = [
+        Row(f"{work}, exact", plain, ms["exact"], ms["plain"], "ms", 5.0),
+        Row(f"{work}, sampled G=4096", plain, ms["sampled"], ms["plain"], "ms", 2.0),
+        Row(f"{work}, exact", ce, ms["exact"], ms["cross_entropy"], "ms", 1 / 1.3, note),
     ]
+    return [replace(row, versions=answers[0]["versions"]) for row in rows]
 
 
 def loading(bench: Bench) -> list[Row]:
-    """File to filtered (5-core), split data."""
+    """File to filtered (5-core), split data; all must find the same."""
     rows = []
-    for size, label in (("1300000", "1.3M rows"), ("10000000", "10M rows")):
-        for peer in ("pandas", "recbole"):
-            if peer == "recbole" and size == "10000000":
-                continue
+    for size, label, peers in (
+        ("1300000", "1.3M rows", ("pandas", "recbole")),
+        ("10000000", "10M rows", ("pandas",)),
+    ):
+        for peer in peers:
             folder = f"simulated-{size}"
-            ours = bench.run("ours", "load", folder)
-            other = bench.run(peer, "load", folder)
-            if (ours["users"], ours["items"], ours["rows"]) != tuple(
-                other[key] for key in ("users", "items", "rows")
-            ):
-                raise SystemExit(f"{peer} and ours disagree on the 5-core of {folder}")
-            note = f"peak {ours['peak_mib']} MiB against {other['peak_mib']} MiB"
-            rows.append(
-                Row(
-                    f"5-core and split, {label}",
-                    peer,
-                    ours["seconds"],
-                    other["seconds"],
-                    "s",
-                    10.0,
-                    note,
-                    other["versions"],
-                )
-            )
+            ours, other = bench.run("ours", "load", folder), bench.run(peer, "load", folder)
+            sizes = [[a[key] for key in ("users", "items", "rows")] for a in (ours, other)]
+            if sizes[0] != sizes[1]:
+                raise SystemExit(f"5-core of {folder}: {sizes[0]} ours, {sizes[1]} {peer}'s")
+            note = f"peak {ours['peak_mib']:,} MiB and {other['peak_mib']:,} MiB"
+            seconds = ours["seconds"], other["seconds"]
+            row = Row(f"5-core and split, {label}", peer, *seconds, "s", 10.0, note)
+            rows.append(replace(row, versions=other["versions"]))
     return rows
 
 
 def peak(bench: Bench) -> list[Row]:
     """Share of the products' own speed in the catalogue softmax, forward and backward."""
-    answer = bench.run("ours", "softmax_peak", "toys")
+    answers = [bench.run("ours", "softmax_peak", "toys") for _ in range(bench.rounds)]
     rows = []
-    for shape, found in answer.items():
-        if "x" not in shape:
-            continue
-        note = f"{found['gflops']:.0f} of {found['products_gflops']:.0f} GFLOP/s"
+    for shape in (name for name in answers[0] if "x" in name):
+        found = sorted((answer[shape] for answer in answers), key=lambda each: each["share"])
+        middle = found[len(found) // 2]
         states, items = shape.split("x")
         work = f"catalogue softmax, {states} states × {items} items"
-        ours, theirs = 1e3 * found["ms"] / 1e3, found["ms"] * found["share"]
-        row = Row(work, "its three products alone", ours, theirs, "ms", 0.5, note)
-        row.versions = answer["versions"]
-        rows.append(row)
+        alone = middle["ms"] * middle["share"]
+        note = f"{middle['gflops']:.0f} of {middle['products_gflops']:.0f} GFLOP/s"
+        row = Row(work, "its three products alone", middle["ms"], alone, "ms", 0.5, note)
+        rows.append(replace(row, versions=answers[0]["versions"]))
     return rows
 
 
@@ -334,10 +313,13 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path(data))
     arguments.add_argument("--work", type=Path, default=HERE / ".work")
     arguments.add_argument("--only", nargs="*", choices=(*PARTS, *OWN), default=(*PARTS, *OWN))
+    arguments.add_argument("--curves", action="store_true", help="the peers' curves first: hours")
     arguments.add_argument("--rounds", type=int, default=3)
     chosen = arguments.parse_args()
     bench = Bench(chosen.data.resolve(), chosen.work.resolve(), chosen.rounds)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    if chosen.curves:
+        curves(bench)
     for name in chosen.only:
         if name in PARTS:
             rows = [asdict(row) | {"ratio": round(row.ratio, 3)} for row in PARTS[name](bench)]

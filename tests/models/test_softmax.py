@@ -212,3 +212,29 @@ def test_blocks_are_alike_in_size_and_bounded_in_logits():
     sizes = [len(block) for block in catalogue.blocks(torch.zeros(1000, 2))]
     assert sum(sizes) == 1000
     assert max(sizes) - min(sizes) <= len(sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_bias_is_added_to_the_scores_and_is_no_part_of_the_entropy(dtype, monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: dtype)
+    users, items = vectors(torch.promote_types(dtype, torch.float32))
+    bias = torch.linspace(-2, 2, ITEMS).to(users.dtype)
+    (block,) = Catalogue(items, STATES, temperature=0.7, bias=bias).blocks(users)
+    scores = (users @ items.T / 0.7).detach()
+    log_p = (scores + bias).log_softmax(dim=1)
+    close = {"atol": 1e-9} if dtype == torch.float64 else {"atol": 0.05}
+    assert torch.allclose(block.log_p(*PAIRS), log_p[PAIRS], **close)
+    wanted = (scores + bias).logsumexp(dim=1) - (log_p.exp() * scores).sum(dim=1)
+    assert torch.allclose(block.entropy(STATES), wanted, **close)
+
+
+def test_rounding_never_makes_a_probability_above_one(monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
+    users, items = torch.ones(64, 8), torch.randn(3000, 8) * 0.1
+    items[7] = torch.linspace(3, 4, 8)
+    users = users + 0.1 * torch.randn(64, 8)
+    (block,) = Catalogue(items, 64).blocks(users)
+    states = torch.arange(64)
+    assert block.log_p(states, torch.full((64,), 7)).max().item() <= 0
+    assert block.log_p_of(torch.full((64, 3), 7)).max().item() <= 0
+    assert ((block._logits[:, 7] - block._log_z) > 0).any()

@@ -5,7 +5,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ def prepared(folder: Path, model: str, **more: object) -> Iterator[Prepared]:
         yield Prepared(config, data, *parts, time.perf_counter() - start)
 
 
-class Enough(Exception):
+class Enough(Exception):  # noqa: N818
     """The steps to time are done; the epoch may end here."""
 
 
@@ -118,10 +118,8 @@ def epoch_seconds(made: Prepared, epochs: int, steps: int = 0) -> float:
     trainer.optimizer.register_step_post_hook(stepped)
     while not clock.done:
         clock.begin(len(made.train))
-        try:
+        with suppress(Enough):
             trainer._train_epoch(made.train, len(clock.seconds))
-        except Enough:
-            pass
         clock.end()
     return clock.result
 
@@ -135,6 +133,9 @@ def sasrec_curve(folder: Path, out: Path) -> None:
         trainer.saved_model_file = str(curve.kept)
         if curve.values:
             trainer.resume_checkpoint(str(curve.kept))
+            seed = made.config["seed"] + len(curve.values)
+            init_seed(seed, made.config["reproducibility"])
+            made.train.generator.manual_seed(seed)
         train_epoch, valid_epoch = trainer._train_epoch, trainer._valid_epoch
         clock: dict[str, float] = {}
 

@@ -130,7 +130,8 @@ def rank(folder: Path, out: Path) -> None:
     seen, test = log.part(log.back > 0), log.part(log.back == 0)
     viewed = csr_matrix((np.ones(len(seen.user)), (seen.user, seen.item)), log.shape)
     wanted = frame(test)
-    metrics = {f"{metric.__name__}@{k}": metric(k) for metric in (Recall, NDCG) for k in (10, 50)}
+    metrics = {f"Recall@{k}": Recall(k) for k in (10, 50)}
+    metrics |= {f"NDCG@{k}": NDCG(k, divide_by_achievable=True) for k in (10, 50)}
     rankers = {
         "TorchRanker": TorchRanker(Distance.DOT, "cpu", users, items),
         "ImplicitRanker": ImplicitRanker(Distance.DOT, users, items, num_threads=THREADS),

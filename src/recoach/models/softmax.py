@@ -17,8 +17,8 @@ from torch import Tensor
 from recoach.data.batch import Seen
 
 _STATES = {"cpu": 1024, "cuda": 8192}
-_LOGITS = {"cpu": 2**23, "cuda": 2**28}
-"""A block holds as many states as these allow: 16 MiB of logits in bfloat16 on a CPU."""
+_LOGITS = {"cpu": 2**24, "cuda": 2**28}
+"""A block holds as many states as these allow: 32 MiB of logits in bfloat16 on a CPU."""
 _LEAST_STATES = 32
 _SMALL = 1024
 """Items below which the conversion to bfloat16 costs what it saves."""
@@ -198,7 +198,7 @@ class Catalogue:
         self.product = product_dtype(items)
         self.cast = self.items.to(self.product)
         kind = items.device.type
-        fitting = _LOGITS.get(kind, 2**23) // max(1, len(items))
+        fitting = _LOGITS.get(kind, 2**24) // max(1, len(items))
         most = min(_STATES.get(kind, 512), max(_LEAST_STATES, fitting))
         n_blocks = max(1, -(-n_states // most))
         self.block_size = max(1, -(-n_states // n_blocks))  # all alike: no last block of a few
