@@ -238,3 +238,15 @@ def test_rounding_never_makes_a_probability_above_one(monkeypatch):
     assert block.log_p(states, torch.full((64,), 7)).max().item() <= 0
     assert block.log_p_of(torch.full((64, 3), 7)).max().item() <= 0
     assert ((block._logits[:, 7] - block._log_z) > 0).any()
+
+
+def test_memory_is_lent_to_one_catalogue_at_a_time_and_used_again():
+    first, second = (Catalogue(torch.zeros(2000, 2), 30) for _ in range(2))
+    rooms = [room.data_ptr() for catalogue in (first, second) for room in catalogue.rooms]
+    assert len(set(rooms)) == 4
+    del first, second
+    third = Catalogue(torch.zeros(2000, 2), 29)
+    assert {room.data_ptr() for room in third.rooms} <= set(rooms)
+    del third
+    Catalogue(torch.zeros(9000, 2), 30)
+    assert len(softmax._ROOMS) <= softmax._MOST_ROOMS

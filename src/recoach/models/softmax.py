@@ -9,6 +9,7 @@ The products are in bfloat16 where the hardware has it (accumulated in float32; 
 in float32 inside), and float32 elsewhere and for catalogues too small to gain.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -202,8 +203,13 @@ class Catalogue:
         most = min(_STATES.get(kind, 512), max(_LEAST_STATES, fitting))
         n_blocks = max(1, -(-n_states // most))
         self.block_size = max(1, -(-n_states // n_blocks))  # all alike: no last block of a few
+        self._kept = tuple(_take(self.cast, self.block_size * len(items)) for _ in range(2))
         shape = (self.block_size, len(items))
-        self.rooms = tuple(self.cast.new_empty(shape) for _ in range(2))
+        self.rooms = tuple(room[: math.prod(shape)].view(shape) for room in self._kept)
+
+    def __del__(self) -> None:
+        """Leave the rooms to the next catalogue of the same size."""
+        _ROOMS.extend(getattr(self, "_kept", ())[: max(0, _MOST_ROOMS - len(_ROOMS))])
 
     def block(self, users: Tensor, which: slice) -> Block:
         """Return the policy of the states `which`; it is valid until the next one is asked for.
@@ -220,6 +226,21 @@ class Catalogue:
         for start in range(0, len(users), self.block_size):
             which = slice(start, min(start + self.block_size, len(users)))
             yield self.block(users[which], which)
+
+
+_ROOMS: list[Tensor] = []
+_MOST_ROOMS = 4
+"""Two catalogues' worth: a policy and its reference."""
+
+
+def _take(like: Tensor, count: int) -> Tensor:
+    """Return uninitialised memory, used before if possible: fresh pages cost like a product."""
+    for place, room in enumerate(_ROOMS):
+        fits = count <= len(room) <= 2 * count
+        if fits and (room.dtype, room.device) == (like.dtype, like.device):
+            return _ROOMS.pop(place)
+    _ROOMS.clear()  # sizes have changed
+    return like.new_empty(count + count // 8)  # batches differ a little in their states
 
 
 def softmax_loss(
