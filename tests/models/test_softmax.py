@@ -250,3 +250,22 @@ def test_memory_is_lent_to_one_catalogue_at_a_time_and_used_again():
     del third
     Catalogue(torch.zeros(9000, 2), 30)
     assert len(softmax._ROOMS) <= softmax._MOST_ROOMS
+
+
+def test_a_draw_without_replacement_follows_the_policy_in_its_first_arrivals():
+    users, items = torch.zeros(1, 1), torch.tensor([[0.0], [0.0], [0.0], [0.0]])
+    bias = torch.tensor([0.5, 0.3, 0.2, 0.0]).log()
+    catalogue = Catalogue(items, 1, bias=bias)
+    (block,) = catalogue.blocks(users)
+    ones, twos = torch.zeros(4), torch.zeros(4)
+    for seed in range(3000):
+        generator = torch.Generator().manual_seed(seed)
+        ones[block.draw_distinct(1, generator)[0]] += 1
+        pair = block.draw_distinct(2, generator)[0]
+        assert pair[0] < pair[1]
+        twos[pair] += 1
+    assert torch.allclose(ones / 3000, torch.tensor([0.5, 0.3, 0.2, 0.0]), atol=0.03)
+    # P(item in the first two) = p_i + sum_j p_j p_i / (1 - p_j).
+    p = [0.5, 0.3, 0.2]
+    both = [a + sum(b * a / (1 - b) for b in p if b != a) for a in p]
+    assert torch.allclose(twos / 3000, torch.tensor([*both, 0.0]), atol=0.03)

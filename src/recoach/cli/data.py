@@ -28,7 +28,7 @@ class Filters:
     """Which of repeated (user, item) pairs to keep."""
     min_rating: float | None = None
     """Keep interactions rated this or better."""
-    column: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    column: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None
     """NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"] = "auto"
     """The format, where the suffix does not tell."""

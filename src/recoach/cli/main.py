@@ -27,6 +27,7 @@ for name, (target, purpose) in {
     "pretrain": ("recoach.cli.runs:pretrain", "Train a base model by its own loss."),
     "recommend": ("recoach.cli.recommend:recommend", "Recommend items to users of a run."),
     "report": ("recoach.cli.runs:report", "Write the page of a run again."),
+    "reproduce": ("recoach.cli.reproduce:reproduce", "Repeat the tables of the paper."),
     "run": ("recoach.cli.runs:run", "Run an experiment from its TOML file."),
 }.items():
     app.command(target, name=name, help=purpose)

@@ -19,7 +19,7 @@ from recoach.serving import recommend as lists
 def recommend(
     path: Path,
     *,
-    users: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    users: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     histories: Path | None = None,
     k: int = 10,
     stage: Literal["base", "tuned", "control"] | None = None,

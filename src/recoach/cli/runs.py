@@ -14,7 +14,7 @@ from recoach.experiments.stages import execute, open_run, wanted
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, verdict
 
-Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)]
+Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
 
 _DEMO = (
     "pretrain.epochs=16",

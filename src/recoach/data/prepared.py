@@ -24,7 +24,8 @@ from recoach.data.statistics import Statistics, describe
 from recoach.errors import DataError
 
 FORMAT_VERSION = 1
-_MANIFEST = "dataset.json"
+MANIFEST = "dataset.json"
+"""The file that makes a folder a prepared set."""
 _PARTS = ("train", "valid", "test")
 _SAMPLE = 1 << 20  # bytes hashed at the start, in the middle and at the end of a source
 
@@ -130,7 +131,7 @@ def load_dataset(directory: Path) -> Dataset:
     manifest = _manifest(directory)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DataError(
-            f"{directory / _MANIFEST}: format_version is {manifest.get('format_version')!r}, this "
+            f"{directory / MANIFEST}: format_version is {manifest.get('format_version')!r}, this "
             f"release reads {FORMAT_VERSION}; prepare the data again"
         )
     try:
@@ -141,14 +142,14 @@ def load_dataset(directory: Path) -> Dataset:
         found = "unreadable"
     if found != manifest.get("fingerprint"):
         raise DataError(
-            f"{directory}: its files do not match the fingerprint in {_MANIFEST} "
+            f"{directory}: its files do not match the fingerprint in {MANIFEST} "
             f"({found} and {manifest.get('fingerprint')}); prepare the data again"
         )
     return Dataset(str(manifest.get("name", "")), ids[0], ids[1], rows[0], rows[1], rows[2], found)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -193,9 +194,7 @@ def _identity(source: Path) -> dict[str, Any]:
 
 
 def _is_ours(directory: Path) -> bool:
-    return directory.is_dir() and (
-        (directory / _MANIFEST).is_file() or not any(directory.iterdir())
-    )
+    return directory.is_dir() and ((directory / MANIFEST).is_file() or not any(directory.iterdir()))
 
 
 def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
@@ -208,7 +207,7 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
         table = pl.DataFrame({"user": users, "item": ragged.values})
         table.write_parquet(folder / f"{part}.parquet")
     text = json.dumps(manifest, indent=2, default=str)
-    (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def _swap(new: Path, directory: Path, old: Path) -> None:

@@ -100,6 +100,15 @@ def leave_last_out(interactions: Interactions, name: str = "") -> Dataset:
     )
 
 
+def without_last(rows: Ragged, count: int) -> Ragged:
+    """Return the rows without their last `count` values; a row keeps at least its first."""
+    if count == 0:
+        return rows
+    kept = np.maximum(rows.lengths - count, np.minimum(rows.lengths, 1))
+    within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    return _ragged(kept, rows.values[within < np.repeat(kept, rows.lengths)])
+
+
 def from_parts(
     train: Interactions, valid: Interactions | None, test: Interactions, name: str = ""
 ) -> Dataset:

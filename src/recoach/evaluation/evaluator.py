@@ -11,7 +11,7 @@ from recoach.data.batch import Split, histories, user_queries
 from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation.metrics import per_user
-from recoach.evaluation.ranking import target_ranks
+from recoach.evaluation.ranking import target_ranks, top_items
 from recoach.models.base import Recommender, judging
 
 MaskSeen = Literal["all", "recbole", "none"]
@@ -99,6 +99,37 @@ def evaluate(
         "ks": list(ks),
     }
     return Evaluation(asked, ranks, per_user(ranks, states, counts, ks), protocol)
+
+
+@torch.no_grad()
+def top_lists(
+    model: Recommender,
+    dataset: Dataset,
+    users: np.ndarray,
+    k: int,
+    *,
+    mask_seen: MaskSeen = "all",
+) -> np.ndarray:
+    """Return int64[B, k], what users would have been shown before the test, best first.
+
+    Args:
+        model: any recommender; put into evaluation mode and back.
+        dataset: the split log.
+        users: int64[B].
+        k: list length; -1 fills a list that ends early.
+        mask_seen: which seen items are out of the lists.
+    """
+    past, mask = histories(dataset, "test"), masks_seen(mask_seen, model)
+    lists = np.full((len(users), k), -1, dtype=np.int64)
+    with judging(model):
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            part = slice(start, start + _USERS_AT_ONCE)
+            queries = user_queries(
+                past, users[part], model.history_length, model.n_items, mask_seen=mask
+            ).to(model.device)
+            found = top_items(*model.embed(queries), k, queries.seen).items.cpu().numpy()
+            lists[part, : found.shape[1]] = found
+    return lists
 
 
 def _ranks_of_all(

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from recoach.data.prepared import PrepareConfig, load_dataset, prepare, save_dataset
+from recoach.data.ingest import read_benchmark
+from recoach.data.prepared import MANIFEST, PrepareConfig, load_dataset, prepare, save_dataset
 from recoach.data.split import Dataset, leave_last_out
 from recoach.data.statistics import describe
 from recoach.data.synthetic import Shop, shop
@@ -15,7 +16,8 @@ def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> 
     """Return the dataset of a run, prepared into its own folder so that the run stands alone.
 
     Args:
-        config: where the log is and how it is filtered; a folder is taken as prepared.
+        config: where the log is and how it is filtered; a prepared folder, and one that holds
+            train, valid and test files (see `read_benchmark`), are taken as they are.
         directory: where the run keeps its copy.
         begun: whether the run goes on; then its copy of a log is used, whatever became of the log.
 
@@ -25,10 +27,15 @@ def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> 
     if config.path is None:
         return _named(_simulated(directory), config.name)
     source = Path(config.path)
-    if begun and directory.exists() and not source.is_dir():
+    prepared = (source / MANIFEST).exists()
+    if begun and directory.exists() and not prepared:
         return _named(load_dataset(directory), config.name)
-    if source.is_dir():
+    if prepared:
         return _named(_copied(source, directory), config.name)
+    if source.is_dir():
+        dataset = read_benchmark(source)
+        save_dataset(dataset, directory)
+        return _named(dataset, config.name)
     filters = PrepareConfig(**config.model_dump(exclude={"path", "name"}))
     return _named(prepare(source, directory, filters), config.name)
 

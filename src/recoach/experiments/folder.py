@@ -159,7 +159,11 @@ class RunFolder:
 
     def write_text(self, name: str, content: str) -> None:
         """Write a text file whole."""
-        write_atomically(self.path / name, content.encode())
+        self.write_bytes(name, content.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file whole."""
+        write_atomically(self.path / name, content)
 
     def write_frame(self, name: str, frame: pl.DataFrame) -> None:
         """Write a Parquet file whole."""

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from recoach.data.batch import histories, user_queries
-from recoach.data.split import Dataset, Ragged
-from recoach.evaluation.evaluator import Evaluation, evaluate, masks_seen
-from recoach.evaluation.ranking import top_items
+from recoach.data.batch import histories
+from recoach.data.split import Dataset
+from recoach.evaluation.evaluator import Evaluation, evaluate, top_lists
+from recoach.evaluation.lists import list_metrics, popularity_buckets
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import embedded_shop
@@ -20,6 +20,7 @@ from recoach.training.loop import Outcome
 
 FORMAT = 1
 _SHOWN_USERS = 6
+_LIST_LENGTH = 10
 
 Stage = Literal["base", "tuned", "control"]
 
@@ -62,6 +63,7 @@ def write_results(
         "protocol": _protocol(config, tests),
         "models": {
             name: _summary(judged[name], trained.get(name))  # type: ignore[call-overload]
+            | _beyond(models[name], dataset, tests[name], config)
             for name in models
         },
         "comparisons": _comparisons(tests),
@@ -90,6 +92,27 @@ def _summary(judged: Mapping[str, Evaluation], trained: Trained | None) -> dict[
     return summary
 
 
+def _beyond(
+    model: Recommender, dataset: Dataset, test: Evaluation, config: ExperimentConfig
+) -> dict[str, Any]:
+    """Return what the lists are like and whom they serve, by popularity of the target."""
+    mask = config.evaluation.mask_seen
+    lists = top_lists(model, dataset, test.users, _LIST_LENGTH, mask_seen=mask)
+    targets = np.concatenate([dataset.test.row(int(user)) for user in test.users])
+    buckets = popularity_buckets(
+        targets, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
+    )
+    found = list_metrics(lists, dataset.train, dataset.n_items)
+    return {
+        "lists": {name: round(value, 6) for name, value in found.items()},
+        "popularity_buckets": [
+            {"items": b.items, "targets": b.targets, f"recall@{_LIST_LENGTH}": round(b.recall, 6)}
+            for b in buckets
+            if b.targets
+        ],
+    }
+
+
 def _described(dataset: Dataset) -> dict[str, Any]:
     rows = sum(len(part.values) for part in (dataset.train, dataset.valid, dataset.test))
     return {
@@ -109,9 +132,11 @@ def _protocol(config: ExperimentConfig, tests: Mapping[str, Evaluation]) -> dict
     return {
         "split": "leave_last_out",
         **{name: measured[name] for name in kept},
-        "selection": f"valid/{config.grpo.metric}, step 0 a candidate"
-        if config.grpo.select == "best"
-        else "the last step",
+        "selection": {
+            "best": f"valid/{config.grpo.metric}, step 0 a candidate",
+            "best_tuned": f"valid/{config.grpo.metric}",
+            "last": "the last step",
+        }[config.grpo.select],
         "interval": "95 %, paired bootstrap over users",
     }
 
@@ -152,7 +177,11 @@ def _lists(
     drawn = np.random.default_rng(config.seed).permutation(len(asked))[:_SHOWN_USERS]
     past = histories(dataset, "test")
     names = [name for name in ("base", "tuned") if name in models]
-    lists = {name: _top_ten(models[name], past, asked[drawn], config) for name in names}
+    mask = config.evaluation.mask_seen
+    lists = {
+        name: top_lists(models[name], dataset, asked[drawn], _LIST_LENGTH, mask_seen=mask)
+        for name in names
+    }
     titles = _titles(config, dataset)
     rows = []
     for place, index in enumerate(drawn):
@@ -167,17 +196,6 @@ def _lists(
             row[f"{name}_rank"] = int(_first_rank(tests[name], dataset, index))
         rows.append(row)
     return rows
-
-
-def _top_ten(
-    model: Recommender, past: Ragged, users: np.ndarray, config: ExperimentConfig
-) -> np.ndarray:
-    mask = masks_seen(config.evaluation.mask_seen, model)
-    queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
-    queries = queries.to(model.device)
-    model.eval()
-    vectors, items = (part.detach() for part in model.embed(queries))
-    return top_items(vectors, items, 10, queries.seen).items.cpu().numpy()
 
 
 def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:

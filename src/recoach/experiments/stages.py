@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recoach.data.split import Dataset
+from recoach.data.split import Dataset, without_last
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import run_dataset
 from recoach.experiments.folder import RunFolder
@@ -79,7 +79,7 @@ class Run:
         model = build_from_config(
             entry,
             self.config.model,
-            self.dataset.train,
+            without_last(self.dataset.train, self.config.pretrain.hold_out),
             self.dataset.n_items,
             seed=self.config.seed,
         ).to(_device())
@@ -108,7 +108,8 @@ class Run:
                 "eval_steps": eval_steps,
                 "patience": 0,
                 "metric": grpo.metric,
-                "select": grpo.select,
+                "select": "last" if grpo.select == "last" else "best",
+                "hold_out": 0,
             }
         )
         session = self.session("control")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recoach.data.batch import Batch, Queries
 from recoach.data.split import Ragged
+from recoach.errors import ConfigError
 
 Table = Literal["item", "user", "position", "encoder"]
 TABLES: tuple[Table, ...] = ("item", "user", "position", "encoder")
@@ -70,6 +71,17 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def tables(self) -> dict[Table, list[Tensor]]:
         """Return every parameter under the name of the table it belongs to."""
+
+    def settle(self) -> None:
+        """Make the propagated vectors the tables, free to move on their own from now on.
+
+        Raises:
+            ConfigError: the model propagates nothing, or needs its tables as they are.
+        """
+        raise ConfigError(
+            f"level = 'final' is for models that do nothing but propagate; "
+            f"{type(self).__name__} takes 'ego'."
+        )
 
     @final
     def score(self, queries: Queries) -> Tensor:

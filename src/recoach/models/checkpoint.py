@@ -26,6 +26,8 @@ from recoach.models.registry import build_from_config, model_entry, model_name
 
 FORMAT = 1
 _HEADER_KEY = "recoach"
+OPTIMISER, COMPANION = "optimiser.", "companion."
+"""What stands before the names of tensors that are not the model's own."""
 
 
 class Saved(NamedTuple):
@@ -125,10 +127,15 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
     return model.eval()
 
 
+def own_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file that are the model's own."""
+    return {n: t for n, t in tensors.items() if not n.startswith((OPTIMISER, COMPANION))}
+
+
 def load_weights(model: Recommender, path: Path) -> dict[str, Any]:
     """Fill a model's weights from a file and return the state stored with them."""
     saved = load_tensors(path)
-    weights = {name: t for name, t in saved.tensors.items() if not name.startswith("optimiser.")}
+    weights = own_weights(saved.tensors)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -72,6 +72,15 @@ class LightGCN(Recommender):
         history = queries.history[queries.rows]
         return Embedded(fold_in(queries.state_users, users, items, history, queries.ends), items)
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make the propagated vectors the tables; nothing is propagated from now on."""
+        users, items = self.propagate()
+        self.users.weight.copy_(users)
+        self.items.weight.copy_(items)
+        self.config = self.config.model_copy(update={"layers": 0})
+        self._kept = None
+
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative, plus the penalty on the unpropagated rows."""
         if batch.edges is None:

@@ -115,6 +115,17 @@ class Block:
         highest = torch.nextafter(mass[:, -1:], mass.new_zeros(()))
         return torch.searchsorted(mass, uniform.clamp_(max=highest), right=True)
 
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw int64[b, count] different items from each state's policy, sorted.
+
+        An exponential race: the first `count` arrivals at rates p are a draw without replacement.
+        """
+        p = self.p.to(self._log_z.dtype, copy=True)
+        rand = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+        # p / -log(1 - rand): the inverse of the arrival time; 1 - rand is never 0.
+        arrivals = p.div_((1 - rand).log_().neg_().clamp_(min=1e-37))
+        return arrivals.topk(count, dim=1, sorted=False).indices.sort(dim=1).values
+
     def backward(self, loss: Tensor, d_users: Tensor, d_items: Tensor) -> None:
         """Add the loss's gradients to those of the block's states and of all items.
 

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn import functional
 
-from recoach.data.batch import Seen, histories, user_queries
+from recoach.data.batch import Queries, Seen, histories, user_queries
 from recoach.data.split import Dataset
 from recoach.models.base import Embedded, Recommender, judging
 from recoach.models.softmax import Block, Catalogue, softmax_loss
+
+Logits = Literal["raw", "norm_query", "cosine"]
 
 _CALIBRATION_USERS = 1024
 _CALIBRATION_LOGITS = 2**27
@@ -23,6 +27,17 @@ class Policy:
     """softmax(score / temperature), in float32, zero for masked items."""
 
     temperature: float = 1.0
+    logits: Logits = "raw"
+    """Products of the vectors as they are, with states of unit length, or of both (cosines)."""
+
+    def embed(self, model: Recommender, queries: Queries) -> Embedded:
+        """Return the vectors whose products over the temperature are the logits."""
+        users, items = model.embed(queries)
+        if self.logits != "raw":
+            users = functional.normalize(users, dim=1)
+        if self.logits == "cosine":
+            items = functional.normalize(items, dim=1)
+        return Embedded(users, items)
 
     def catalogue(
         self, vectors: Embedded, seen: Seen | None = None, bias: Tensor | None = None
@@ -55,7 +70,12 @@ class Policy:
 
 @torch.no_grad()
 def calibrate_temperature(
-    model: Recommender, dataset: Dataset, *, mask_seen: bool, seed: int = 0
+    model: Recommender,
+    dataset: Dataset,
+    *,
+    mask_seen: bool,
+    seed: int = 0,
+    logits: Logits = "raw",
 ) -> float:
     """Return the temperature under which the validation items are most likely.
 
@@ -67,6 +87,7 @@ def calibrate_temperature(
         dataset: gives the validation items.
         mask_seen: whether the policy masks what the user has taken.
         seed: draws the users.
+        logits: what the scores are made of, see `Policy`.
 
     Returns:
         A temperature in [1e-3, 1e3]; 1 where no user has a validation item that may be shown.
@@ -83,19 +104,19 @@ def calibrate_temperature(
     first = dataset.valid.offsets[users]
     targets = torch.from_numpy(dataset.valid.values[first].astype(np.int64)).to(model.device)
     with judging(model):
-        states, items = model.embed(queries)
-    logits = (states @ items.T).float()
+        states, items = Policy(logits=logits).embed(model, queries)
+    scores = (states @ items.T).float()
     if queries.seen is not None:
-        logits[queries.seen.states, queries.seen.items] = -torch.inf
-    own = logits.gather(1, targets[:, None])
+        scores[queries.seen.states, queries.seen.items] = -torch.inf
+    own = scores.gather(1, targets[:, None])
     shown = own[:, 0] > -torch.inf
     if not bool(shown.any()):
         return 1.0
-    logits, own = logits[shown], own[shown]
+    scores, own = scores[shown], own[shown]
 
     def loss(log_temperature: float) -> float:
         scale = float(np.exp(-log_temperature))
-        return float(((logits * scale).logsumexp(dim=1) - own[:, 0] * scale).mean())
+        return float(((scores * scale).logsumexp(dim=1) - own[:, 0] * scale).mean())
 
     bounds = (np.log(1e-3), np.log(1e3))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -8,6 +8,7 @@ from recoach.data.batch import States
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import TABLES, Table
 from recoach.policy.objective import LossType
+from recoach.policy.policy import Logits
 from recoach.policy.rewards import RewardName
 from recoach.training.loop import Schedule
 
@@ -27,10 +28,17 @@ class GRPOConfig(BaseModel):
     """The k of `pass_at_k`."""
     num_generations: int = Field(4096, ge=2)
     """Items in a group (G) of the sampled estimator."""
+    replacement: bool = True
+    """Draw groups with replacement; without it all G items of a group differ."""
+    dead_groups: Literal["zero", "resample", "force_positive"] = "zero"
+    """A drawn group whose rewards are all equal teaches nothing: leave it so; draw it again, three
+    times at the most; or put a rewarded item in (biased)."""
     num_negatives: int = Field(8192, ge=1)
     """Draws of the stratified estimator, shared by the states of a step."""
     num_iterations: int = Field(1, ge=1)
     """Updates on each batch (mu); ratio and clip act from the second on."""
+    old_model_sync_steps: int = Field(1, ge=1)
+    """Steps for which the old policy stays as it is; 1 takes it from the weights of the moment."""
     epsilon: float = Field(0.2, gt=0, lt=1)
     """Clip of the ratio: 1 - epsilon .. 1 + epsilon."""
     epsilon_high: float | None = Field(None, gt=0)
@@ -39,6 +47,8 @@ class GRPOConfig(BaseModel):
     """Weight of the KL to the reference; recommender-sized p needs .3 to 10 for an effect."""
     kl_estimator: Literal["exact", "k1", "k2", "k3", "literal"] = "exact"
     """Over the catalogue, from samples, or the paper's KL(old || reference), which is constant."""
+    ref_model_sync_steps: int = Field(0, ge=0)
+    """Steps after which the reference becomes the policy of the moment; 0 keeps the base."""
     reward: RewardName = "future"
     """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every
     training item of the user."""
@@ -48,25 +58,35 @@ class GRPOConfig(BaseModel):
     """Reward of an item taken k interactions later: discount^(k-1)."""
     state: States = "prefix"
     """Every prefix of a history, the last one, or the user with all of the history."""
+    logits: Logits = "raw"
+    """Scores as they are, states of unit length, or cosines."""
     temperature: float | Literal["auto"] = "auto"
     """Of the softmax; `auto` fits it on the validation likelihood before the first step."""
     mask_seen: bool = True
     """Keep seen items out of the policy: the trained policy is the one that serves."""
     disable_dropout: bool = True
     """Without it old and new policy differ at equal weights, and the ratio is noise."""
+    shared_dropout: bool = False
+    """Where dropout is on, one mask for the old policy and the new."""
     trainable: tuple[Table, ...] = TABLES
     """Tables that move; the others stay bitwise as they are."""
+    level: Literal["ego", "final"] = "ego"
+    """Move a graph model's tables, or its propagated vectors as if they were tables."""
     normalize_weights: bool = True
     """Scale the exact loss so that its weights average 1: a learning rate means the same for all
     transforms."""
+    optim: Literal["adamw", "sgd"] = "adamw"
+    """The optimiser, new for GRPO."""
     learning_rate: float = Field(3e-4, gt=0)
-    """Adam's step size."""
+    """Its step size."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay (AdamW)."""
+    """Weight decay (decoupled with AdamW)."""
     batch_size: int = Field(512, gt=0)
     """States in a step."""
     epochs: int = Field(20, gt=0)
-    """Passes over the states at the most."""
+    """Epochs at the most."""
+    epoch_unit: Literal["states", "users", "interactions"] = "states"
+    """What an epoch goes through once; steps over users or interactions still draw states."""
     max_steps: int = Field(0, ge=0)
     """Steps at the most; 0 leaves it to `epochs`."""
     eval_steps: int = Field(0, ge=0)
@@ -75,8 +95,8 @@ class GRPOConfig(BaseModel):
     """Evaluations without improvement before stopping; 0 never stops."""
     metric: str = Field("ndcg@10", pattern=METRIC_NAME)
     """Validation metric that selects the weights."""
-    select: Literal["best", "last"] = "best"
-    """Best on validation with the base itself among the candidates, or the last."""
+    select: Literal["best", "best_tuned", "last"] = "best"
+    """Best on validation with the base itself among the candidates, or without it; or the last."""
 
     @classmethod
     def paper(cls, **changes: object) -> Self:
@@ -125,11 +145,17 @@ class GRPOConfig(BaseModel):
             raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
         if self.temperature != "auto" and self.temperature <= 0:
             raise ValueError("temperature must be positive or 'auto'")
+        if self.estimator != "sampled" and not (self.replacement and self.dead_groups == "zero"):
+            raise ValueError("replacement and dead_groups belong to estimator 'sampled'")
         if not self.trainable:
             raise ValueError("trainable names no table; nothing would move")
         return self
 
     def schedule(self) -> Schedule:
-        """Return the part the loop needs; the base itself is a candidate."""
-        names = ("epochs", "metric", "patience", "max_steps", "eval_steps", "select")
-        return Schedule(**{name: getattr(self, name) for name in names}, start_is_candidate=True)
+        """Return the part the loop needs."""
+        names = ("epochs", "metric", "patience", "max_steps", "eval_steps")
+        return Schedule(
+            **{name: getattr(self, name) for name in names},
+            select="last" if self.select == "last" else "best",
+            start_is_candidate=self.select != "best_tuned",
+        )

@@ -27,6 +27,7 @@ from recoach.training.config import GRPOConfig
 
 _ENTROPY_STATES = 32
 """States of a step whose entropy is logged: an estimate, not worth a pass over all."""
+_RESAMPLES = 3
 
 
 class Task(NamedTuple):
@@ -37,9 +38,9 @@ class Task(NamedTuple):
     candidates: Candidates | None = None
     """The part of the catalogue that stands for all of it; items are numbered within it."""
 
-    def embed(self, model: Recommender) -> Embedded:
-        """Return the model's vectors of the states and of the items that take part."""
-        users, items = model.embed(self.queries)
+    def embed(self, policy: Policy, model: Recommender) -> Embedded:
+        """Return the policy's vectors of the states and of the items that take part."""
+        users, items = policy.embed(model, self.queries)
         return Embedded(users, items if self.candidates is None else items[self.candidates.items])
 
     @property
@@ -100,7 +101,8 @@ class ExactEstimator:
 
     def __init__(self, args: GRPOConfig, policy: Policy) -> None:
         self.args, self.policy, self.clip = args, policy, _clip(args)
-        self.remembers = args.num_iterations > 1 or not args.disable_dropout or args.beta > 0
+        on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
+        self.remembers = not (on_policy and args.disable_dropout and args.beta == 0)
 
     def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
@@ -157,7 +159,7 @@ class ExactEstimator:
 
 
 class SampledEstimator:
-    """The paper's: groups of G items drawn from the old policy, with replacement."""
+    """The paper's: groups of G items drawn from the old policy."""
 
     def __init__(self, args: GRPOConfig, policy: Policy) -> None:
         self.args, self.policy, self.clip = args, policy, _clip(args)
@@ -172,9 +174,24 @@ class SampledEstimator:
     def _draw(
         self, block: Block, task: Task, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = block.draw(self.args.num_generations, generator)
-        rewards = _worth(drawn, block.p.shape[1], _earned(task.rewards, block)[:3])
+        earned, n_items = _earned(task.rewards, block)[:3], block.p.shape[1]
+        drawn = self._group(block, generator)
+        rewards = _worth(drawn, n_items, earned)
+        how = self.args.dead_groups
+        for _ in range({"resample": _RESAMPLES, "force_positive": 1}.get(how, 0)):
+            dead = rewards.amax(dim=1) == rewards.amin(dim=1)
+            if not bool(dead.any()):
+                break
+            if how == "resample":
+                drawn[dead] = self._group(block, generator)[dead]
+            else:
+                drawn = _with_a_reward(drawn, dead, earned, generator)
+            rewards = _worth(drawn, n_items, earned)
         return block.log_p_of(drawn).detach(), drawn, rewards
+
+    def _group(self, block: Block, generator: torch.Generator) -> Tensor:
+        draw = block.draw if self.args.replacement else block.draw_distinct
+        return draw(self.args.num_generations, generator)
 
     def loss(
         self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
@@ -191,6 +208,7 @@ class SampledEstimator:
             log_p = block.log_p_of(drawn[block.which])
             log_ratio = log_p - rollout.log_p[block.which]
             surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
+            statistics.add("log_ratio/abs_mean", log_ratio.detach().abs())
             _log_block(statistics, surrogate, block)
             gain = surrogate.value.mean(dim=1).sum() / len(task.queries)
             return penalty.of(block, drawn[block.which], log_p) - gain
@@ -261,6 +279,21 @@ def _worth(drawn: Tensor, n_items: int, earned: tuple[Tensor, Tensor, Tensor]) -
     rewards = values.new_zeros(drawn.numel())
     rewards[first[pair] + within] = values[pair]
     return rewards.view(drawn.shape)
+
+
+def _with_a_reward(
+    drawn: Tensor, dead: Tensor, earned: tuple[Tensor, ...], generator: torch.Generator
+) -> Tensor:
+    """Put a state's first rewarded item in the place of one of its draws, where it has any."""
+    states, items = earned[:2]
+    first = torch.ones_like(states, dtype=torch.bool)
+    first[1:] = states[1:] != states[:-1]
+    chosen = first & dead[states]
+    place = torch.randint(
+        drawn.shape[1], (int(chosen.sum()),), generator=generator, device=drawn.device
+    )
+    drawn[states[chosen], place] = items[chosen]
+    return drawn.sort(dim=1).values
 
 
 def _log_block(statistics: Statistics, surrogate: Surrogate, block: Block) -> None:

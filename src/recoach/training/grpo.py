@@ -10,6 +10,7 @@ What it is not, against the paper (Jeon et al. 2025):
 """
 
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -51,8 +52,11 @@ class GRPOTrainer:
     ) -> None:
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, self.session = train_dataset, session or Session()
-        self.policy = Policy(self._temperature())
+        if self.args.level == "final":
+            model.settle()
+        self.policy = Policy(self._temperature(), self.args.logits)
         self.reference = self._frozen_copy() if self.args.beta > 0 else None
+        self.old = self._frozen_copy() if self.args.old_model_sync_steps > 1 else None
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._states = StateBatches(
             train_dataset.train,
@@ -61,7 +65,9 @@ class GRPOTrainer:
             batch_size=self.args.batch_size,
             states=self.args.state,
         )
-        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+        self._check_group()
+        optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
+        self.optimiser: torch.optim.Optimizer = optim(
             self._trainable(),
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
@@ -83,26 +89,54 @@ class GRPOTrainer:
             self.model.requires_grad_(True)
 
     def __len__(self) -> int:
-        return len(self._states)
+        train = self.dataset.train
+        units = {"users": len(train), "interactions": len(train.values)}
+        count = units.get(self.args.epoch_unit, self._states.n_states)
+        return max(1, -(-count // self.args.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Task]:
-        """Yield every state once with its rewards."""
-        for batch in self._states.epoch(generator):
+        """Yield one epoch of states with their rewards."""
+        if self.args.epoch_unit == "states":
+            batches = self._states.epoch(generator)
+        else:
+            passes = (self._states.epoch(generator) for _ in itertools.count())
+            batches = itertools.islice(itertools.chain.from_iterable(passes), len(self))
+        for batch in batches:
             yield self._task(batch)
+
+    def companions(self) -> dict[str, Recommender]:
+        """Return the frozen policies that change in training."""
+        changing = {"old": self.old}
+        if self.args.ref_model_sync_steps:
+            changing["reference"] = self.reference
+        return {name: model for name, model in changing.items() if model is not None}
+
+    def refresh(self, step: int) -> None:
+        """Bring the old policy and the reference up to the policy where it is their turn."""
+        args = self.args
+        for frozen, every in (
+            (self.old, args.old_model_sync_steps),
+            (self.reference, args.ref_model_sync_steps),
+        ):
+            if frozen is not None and every and step % every == 0:
+                frozen.load_state_dict(self.model.state_dict())
 
     def step(self, batch: Task, generator: torch.Generator) -> dict[str, float]:
         """Roll out, then climb the surrogate `num_iterations` times (Eq. 4 and 5)."""
         self.model.train(not self.args.disable_dropout)
         batch = self._narrowed(batch, generator)
         rollout = reference = None
+        mask = torch.initial_seed()
         with torch.no_grad():
             if self._estimator.remembers:
-                old = batch.embed(self.model)
+                old = batch.embed(self.policy, self.old or self.model)
                 rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
             if self.reference is not None:
-                reference = batch.embed(self.reference)
+                reference = batch.embed(self.policy, self.reference)
         for _ in range(self.args.num_iterations):
-            new = batch.embed(self.model)
+            if self.args.shared_dropout:
+                torch.manual_seed(mask)
+            new = batch.embed(self.policy, self.model)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -150,11 +184,27 @@ class GRPOTrainer:
         if self.args.temperature != "auto":
             return self.args.temperature
         return calibrate_temperature(
-            self.model, self.dataset, mask_seen=self.args.mask_seen, seed=self.session.seed
+            self.model,
+            self.dataset,
+            mask_seen=self.args.mask_seen,
+            seed=self.session.seed,
+            logits=self.args.logits,
         )
 
     def _frozen_copy(self) -> Recommender:
         return copy.deepcopy(self.model).eval().requires_grad_(False)
+
+    def _check_group(self) -> None:
+        args = self.args
+        if args.estimator != "sampled" or args.replacement:
+            return
+        longest = int(self.dataset.train.lengths.max(initial=0)) if args.mask_seen else 0
+        shown = self.dataset.n_items - longest
+        if args.num_generations > shown:
+            raise ConfigError(
+                f"num_generations = {args.num_generations} different items cannot be drawn where "
+                f"only {shown} may be shown; lower it or set replacement = true."
+            )
 
     def _trainable(self) -> list[torch.Tensor]:
         tables = self.model.tables()

@@ -19,7 +19,14 @@ from torch import Tensor
 from recoach.errors import ModelError
 from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender
-from recoach.models.checkpoint import load_tensors, save_description, save_tensors
+from recoach.models.checkpoint import (
+    COMPANION,
+    OPTIMISER,
+    load_tensors,
+    own_weights,
+    save_description,
+    save_tensors,
+)
 
 _SAVE_SECONDS = 120.0
 
@@ -37,6 +44,12 @@ class Trainer(Protocol[Batch]):
 
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """Learn from one batch and return what to log, `loss` among it."""
+
+    def refresh(self, step: int) -> None:
+        """Prepare for the step after `step` steps."""
+
+    def companions(self) -> dict[str, Recommender]:
+        """Return frozen models that change in training; checkpoints keep them by their names."""
 
     def diagnostics(self) -> dict[str, float]:
         """Return what is worth knowing at each evaluation."""
@@ -199,6 +212,7 @@ class Loop(Generic[Batch]):
 
     def _step(self, batch: Batch) -> None:
         progress = self.progress
+        self.trainer.refresh(progress.step)
         torch.manual_seed(derive(self.seed, "dropout", progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
@@ -260,6 +274,9 @@ class Loop(Generic[Batch]):
         if best:
             save_tensors(self.folder / "best.safetensors", self._best, state)
         tensors = self.trainer.model.state_dict() | _optimiser_tensors(self.trainer.optimiser)
+        for name, model in self.trainer.companions().items():
+            own = model.state_dict()
+            tensors |= {f"{COMPANION}{name}.{key}": value for key, value in own.items()}
         state["sums"], state["count"] = self._sums, self._count
         save_tensors(self.folder / "last.safetensors", tensors, state)
 
@@ -267,8 +284,12 @@ class Loop(Generic[Batch]):
         tensors, state = load_tensors(folder / "last.safetensors")
         self._sums, self._count = state.pop("sums"), state.pop("count")
         self.progress = _Progress(**state)
-        weights = {n: t for n, t in tensors.items() if not n.startswith("optimiser.")}
-        self.trainer.model.load_state_dict(weights)
+        self.trainer.model.load_state_dict(own_weights(tensors))
+        for name, model in self.trainer.companions().items():
+            before = f"{COMPANION}{name}."
+            model.load_state_dict(
+                {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
+            )
         _fill_optimiser(self.trainer.optimiser, tensors)
         if (folder / "best.safetensors").exists():
             self._best = load_tensors(folder / "best.safetensors").tensors
@@ -276,16 +297,17 @@ class Loop(Generic[Batch]):
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"optimiser.{index}.{name}": value
+        f"{OPTIMISER}{index}.{name}": value
         for index, entries in optimiser.state_dict()["state"].items()
         for name, value in entries.items()
+        if value is not None  # SGD without momentum
     }
 
 
 def _fill_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
+        if name.startswith(OPTIMISER):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     groups = optimiser.state_dict()["param_groups"]

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from recoach.data.batch import Batch, EdgeBatches, Rows, StateBatches
-from recoach.data.split import Dataset
+from recoach.data.split import Dataset, Ragged, without_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import Recommender, TrainingBatch
@@ -40,6 +40,8 @@ class PretrainConfig(BaseModel):
     """Steps at the most; 0 leaves it to `epochs`."""
     select: Literal["best", "last"] = "best"
     """Which weights to keep."""
+    hold_out: int = Field(0, ge=0)
+    """Last training items of every user that are kept back, so that GRPO's reward is news."""
 
     def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
         """Return the part the loop needs."""
@@ -53,8 +55,9 @@ class SupervisedTrainer:
 
     def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
         self.model = model
+        train = without_last(dataset.train, config.hold_out)
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
-            kind: _loader(kind, model, config, dataset) for kind in model.needs
+            kind: _loader(kind, model, config, train) for kind in model.needs
         }
         self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -82,6 +85,13 @@ class SupervisedTrainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return {"loss": float(loss.detach())}
+
+    def refresh(self, step: int) -> None:
+        """Do nothing: there is no policy to follow."""
+
+    def companions(self) -> dict[str, Recommender]:
+        """Return nothing: there is only the model."""
+        return {}
 
     def diagnostics(self) -> dict[str, float]:
         """Return nothing: the loss says it all."""
@@ -140,13 +150,13 @@ def validation(
 
 
 def _loader(
-    kind: str, model: Recommender, config: PretrainConfig, dataset: Dataset
+    kind: str, model: Recommender, config: PretrainConfig, train: Ragged
 ) -> StateBatches | EdgeBatches:
     if kind == "edges":
-        return EdgeBatches(dataset.train, batch_size=config.batch_size)
+        return EdgeBatches(train, batch_size=config.batch_size)
     return StateBatches(
-        dataset.train,
-        n_items=dataset.n_items,
+        train,
+        n_items=model.n_items,
         history_length=model.history_length,
         batch_size=config.batch_size,
         rows=config.rows,

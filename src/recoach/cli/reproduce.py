@@ -1,0 +1,72 @@
+"""`recoach reproduce`: the paper's tables and figure, one command each."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from recoach.cli.console import console
+from recoach.cli.progress import Shown
+from recoach.errors import ConfigError
+from recoach.experiments.reproduce import Plan
+from recoach.experiments.reproduce import reproduce as run_suite
+from recoach.experiments.sources import find_sources, statistics_of_sources
+from recoach.experiments.suites import Profile
+from recoach.report.paper import write_suite, write_table1
+
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+
+
+def reproduce(
+    what: Literal["table1", "table3", "table4", "figure1", "factors"],
+    *,
+    data: Path | None = None,
+    dataset: Words = None,
+    profile: Profile = "quick",
+    seeds: int = 1,
+    only: Words = None,
+    output: Path = Path("runs/reproduce"),
+) -> None:
+    """Repeat a table or the figure of Jeon et al. 2025, or ask which factor does what.
+
+    Interrupted, the same command goes on where it was.
+
+    Parameters
+    ----------
+    what
+        table1 (sizes of the data), table3 (base, supervised control, GRPO of three backbones),
+        table4 (which tables GRPO moves), figure1 (the bases), or factors (paper mode with one
+        change at a time).
+    data
+        A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
+        Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
+    dataset
+        NAME=PATH of another log, or of a folder with train, valid and test files; may be repeated.
+        A name that begins with Baby, Video or Industrial is set beside that column of the paper.
+    profile
+        paper (the paper's budget: days) or quick (the same code, about an hour a data set).
+    seeds
+        How many seeds: 2020 and the ones after it.
+    only
+        Run only cells whose names contain one of these words, like sasrec.
+    output
+        Where runs, tables and figures go.
+    """
+    if seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1, not {seeds}.")
+    sources = find_sources(data, dataset or [])
+    if what == "table1":
+        paths = write_table1(statistics_of_sources(sources), output)
+    else:
+        plan = Plan(
+            suite="table3" if what == "figure1" else what,
+            sources=sources,
+            profile=profile,
+            seeds=tuple(range(2020, 2020 + seeds)),
+            output=output,
+            only=tuple(only or []),
+        )
+        record = run_suite(plan, Shown, lambda text: console.rule(text, align="left"))
+        paths = write_suite(record, what, output / profile)
+    console.print(paths[0].read_text(), markup=False, highlight=False, soft_wrap=True)
+    console.print("Written: " + ", ".join(str(path) for path in paths), highlight=False)

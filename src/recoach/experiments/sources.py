@@ -1,0 +1,92 @@
+"""Where the logs of a reproduction are."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from recoach.data.ingest import read_benchmark, read_interactions
+from recoach.data.prepared import PrepareConfig, filtered
+from recoach.data.statistics import describe
+from recoach.errors import ConfigError, DataError
+from recoach.experiments.published import CATEGORIES
+from recoach.experiments.suites import Source
+
+_ENDINGS = (".jsonl.gz", ".jsonl", ".csv.gz", ".csv")
+
+
+class Sizes(NamedTuple):
+    """A row of table 1."""
+
+    users: int
+    items: int
+    interactions: int
+    average_length: float
+
+
+def find_sources(folder: Path | None, named: Sequence[str]) -> tuple[Source, ...]:
+    """Return the paper's categories found in a folder, and the logs named NAME=PATH.
+
+    Raises:
+        ConfigError: nothing is given, nothing is found, or an entry is not NAME=PATH.
+        DataError: a named path does not exist.
+    """
+    sources = [] if folder is None else _in_folder(folder)
+    for entry in named:
+        name, sign, path = entry.partition("=")
+        if not sign or not name or not path or "/" in name:
+            raise ConfigError(f"--dataset takes NAME=PATH, like shop=data/shop.csv, not {entry!r}.")
+        if not Path(path).exists():
+            raise DataError(f"--dataset {name}: there is no {path}; check the path.")
+        sources.append(Source(name, path, ready_split=_is_ready_split(Path(path))))
+    names = [source.name for source in sources]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"two data sets are called {twice}; give one another name.")
+    if not sources:
+        raise ConfigError(
+            "no data set: give --data DIR with Amazon's files, or --dataset NAME=PATH."
+        )
+    return tuple(sources)
+
+
+def category_of(name: str) -> str | None:
+    """Return the paper's category whose first word a name begins with, or None."""
+    for category in CATEGORIES:
+        if name.lower().startswith(category.split("_")[0].lower()):
+            return category
+    return None
+
+
+def statistics_of_sources(sources: Iterable[Source]) -> dict[str, Sizes]:
+    """Return table 1's row of every log: iterated 5-core, nothing de-duplicated."""
+    return {source.name: _sizes(source) for source in sources}
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    found = [
+        Source(category, str(folder / f"{category}{ending}"))
+        for category in CATEGORIES
+        for ending in _ENDINGS
+        if (folder / f"{category}{ending}").exists()
+    ]
+    if not found:
+        raise ConfigError(
+            f"{folder} holds none of {', '.join(CATEGORIES)} as .jsonl.gz or .csv.gz; "
+            "`recoach data fetch amazon-2023` gets them, or name logs with --dataset NAME=PATH."
+        )
+    return found
+
+
+def _is_ready_split(path: Path) -> bool:
+    return path.is_dir() and not (path / "dataset.json").exists()
+
+
+def _sizes(source: Source) -> Sizes:
+    if source.ready_split:
+        data = read_benchmark(source.path)
+        rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
+        return Sizes(data.n_users, data.n_items, rows, rows / data.n_users)
+    if Path(source.path).is_dir():
+        raise ConfigError(f"{source.path} is prepared already; table 1 needs the log itself.")
+    found = describe(filtered(read_interactions(source.path), PrepareConfig()))
+    return Sizes(found.users, found.items, found.interactions, found.average_length)

@@ -1,0 +1,168 @@
+"""What the paper compares, cell by cell: each cell is one run with settings of its own.
+
+Readings of what the paper leaves open stand in `docs/method.md`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+Profile = Literal["paper", "quick"]
+Tables = dict[str, Any]
+
+BACKBONES: Final = ("sasrec", "lightgcn", "gsau")
+
+
+class Source(NamedTuple):
+    """A log to reproduce the paper on."""
+
+    name: str
+    """Of the paper's category, or what the user calls it."""
+    path: str
+    ready_split: bool = False
+    """Already split by somebody, in no order: for models that read no history."""
+
+
+class Cell(NamedTuple):
+    """One run of a suite."""
+
+    name: str
+    tables: Tables
+    """What `resolve` takes."""
+
+
+_MODELS: Final[dict[str, Tables]] = {
+    "sasrec": {"name": "sasrec"},
+    "lightgcn": {"name": "lightgcn"},
+    "gsau": {"name": "gsau", "scorer": "fuse_emb", "fusion_weight": 0.5},
+}
+
+_PRETRAIN: Final[dict[Profile, dict[str, Tables]]] = {
+    "paper": {
+        name: {"epochs": 200, "batch_size": 2048, "learning_rate": 1e-4, "patience": 0}
+        for name in BACKBONES
+    },
+    "quick": {
+        "sasrec": {"epochs": 60, "patience": 5},
+        "lightgcn": {"epochs": 200, "batch_size": 2048, "patience": 20},
+        "gsau": {"epochs": 30, "learning_rate": 3e-3, "patience": 5},
+    },
+}
+
+_BUDGET: Final[dict[Profile, Tables]] = {
+    "paper": {"eval_steps": 500},
+    # Adam moves a weight by about learning rate x steps: 200 steps of 1e-3 go as far as 2,000 of
+    # the paper's 1e-4.
+    "quick": {"learning_rate": 1e-3, "max_steps": 200, "eval_steps": 20},
+}
+
+_GRPO: Final[dict[str, Tables]] = {
+    "sasrec": {"state": "last_prefix", "trainable": ["item", "position"]},
+    "lightgcn": {"state": "user", "reward": "train_set", "trainable": ["item", "user"]},
+    "gsau": {"state": "last_prefix", "trainable": ["item", "user"]},
+}
+
+TABLE4: Final[dict[str, list[str]]] = {
+    "item": ["item"],
+    "item+user": ["item", "user"],
+    "item+position": ["item", "position"],
+    "item+user+position": ["item", "user", "position"],
+}
+"""The tables that GRPO moves in the rows of table 4."""
+
+FACTORS: Final[dict[str, dict[str, Tables]]] = {
+    "sasrec": {
+        "paper": {},
+        "dropout off": {"grpo": {"disable_dropout": True}},
+        "one dropout mask": {"grpo": {"shared_dropout": True}},
+        "temperature": {"grpo": {"temperature": "auto"}},
+        "positions frozen": {"grpo": {"trainable": ["item"]}},
+        "all prefixes": {"grpo": {"state": "prefix"}},
+        "reward held out": {"pretrain": {"hold_out": 1}},
+        "early stopping": {"grpo": {"select": "best", "patience": 3}},
+        "KL with a gradient": {"grpo": {"kl_estimator": "exact", "beta": 1.0}},
+        "all of these": {
+            "pretrain": {"hold_out": 1},
+            "grpo": {
+                "disable_dropout": True,
+                "temperature": "auto",
+                "trainable": ["item"],
+                "state": "prefix",
+                "select": "best",
+                "patience": 3,
+                "kl_estimator": "exact",
+                "beta": 1.0,
+            },
+        },
+    },
+    "lightgcn": {
+        "paper": {},
+        "temperature": {"grpo": {"temperature": "auto"}},
+    },
+    "gsau": {
+        "paper": {},
+        "dropout off": {"grpo": {"disable_dropout": True}},
+        "temperature": {"grpo": {"temperature": "auto"}},
+    },
+}
+"""One change each from the paper's reading, and all together."""
+
+
+def table3(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return base, control and GRPO of each backbone: table 3, and the bars of figure 1."""
+    return [
+        Cell(model, _tables(source, model, profile, seed, {"evaluation": {"control": True}}))
+        for model in _fitting(source)
+    ]
+
+
+def table4(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return GSAU with each choice of tables to move, dropout on as printed and off."""
+    if source.ready_split:
+        return []
+    return [
+        Cell(
+            f"gsau-{name}" + ("-no-dropout" if still else ""),
+            _tables(
+                source,
+                "gsau",
+                profile,
+                seed,
+                {"grpo": {"trainable": moved, "disable_dropout": still}},
+            ),
+        )
+        for still in (False, True)
+        for name, moved in TABLE4.items()
+    ]
+
+
+def factors(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return paper mode of each backbone with one factor changed at a time."""
+    return [
+        Cell(f"{model}-{name.replace(' ', '-')}", _tables(source, model, profile, seed, change))
+        for model in _fitting(source)
+        for name, change in FACTORS[model].items()
+    ]
+
+
+SUITES: Final = {"table3": table3, "table4": table4, "factors": factors}
+
+
+def _fitting(source: Source) -> tuple[str, ...]:
+    return ("lightgcn",) if source.ready_split else BACKBONES
+
+
+def _tables(
+    source: Source, model: str, profile: Profile, seed: int, change: Mapping[str, Tables]
+) -> Tables:
+    base: Tables = {
+        "seed": seed,
+        "data": {"path": source.path, "name": source.name},
+        "model": _MODELS[model],
+        "pretrain": _PRETRAIN[profile][model],
+        "grpo": {"preset": "paper"} | _GRPO[model] | _BUDGET[profile],
+        "evaluation": {"control": False},
+    }
+    return {
+        name: table | dict(change.get(name, {})) if isinstance(table, dict) else table
+        for name, table in base.items()
+    }

@@ -1,0 +1,242 @@
+"""The paper's tables with ours beside them, from the joined record of a suite."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from recoach.experiments.folder import RunFolder
+from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
+from recoach.experiments.sources import Sizes, category_of
+from recoach.report.bars import NAMES, draw_figure1
+from recoach.report.grids import Grid, latex, markdown, page
+from recoach.report.tables import MISSING, number, percent, title
+
+Record = Mapping[str, Any]
+
+STAGES: Final = {"base": "", "control": " + supervised steps", "tuned": "-GRPO"}
+_COLUMNS: Final = ("Method", *(f"{title(m)} {who}" for m in METRICS for who in ("paper", "ours")))
+_LISTS: Final = {
+    "coverage@10": "Coverage",
+    "gini@10": "Gini",
+    "popularity@10": "Popularity",
+    "novelty@10": "Novelty",
+    "diversity@10": "Diversity",
+}
+
+
+def write_table1(found: Mapping[str, Sizes], folder: Path) -> list[Path]:
+    """Write table 1, ours beside the paper's, and return the files, Markdown first."""
+    rows = []
+    for name, sizes in found.items():
+        category = category_of(name)
+        paper = TABLE1.get(category or "")
+        same = name in TABLE1 and paper is not None
+        for place, what in enumerate(("users", "items", "interactions", "average length")):
+            ours = sizes[place]
+            theirs = None if paper is None else paper[place]
+            gap = f"{ours - theirs:+,.2f}".removesuffix(".00") if same and theirs else MISSING
+            shown = [
+                MISSING if n is None else f"{n:,.2f}".removesuffix(".00") for n in (theirs, ours)
+            ]
+            label = f"{name}, {what}"
+            rows.append((label, *shown, gap))
+    note = (
+        "Iterated 5-core of users and items, repeated interactions kept, no rating threshold. A "
+        "difference is given where the log is the paper's own category."
+    )
+    grid = Grid(
+        "Table 1: sizes of the data", ("Data set", "paper", "ours", "difference"), rows, note
+    )
+    return _write([grid], "table1", folder)
+
+
+def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
+    """Write a suite's tables (and figure 1) and its record; return the files, Markdown first."""
+    write = {"table3": _table3, "table4": _table4, "factors": _factors, "figure1": _figure1}
+    paths = _write(write[what](record), what, folder)
+    if what == "figure1":
+        paths += draw_figure1(record, folder)
+    name = f"{record['suite']}.json"
+    RunFolder(folder).write_json(name, record)
+    return [*paths, folder / name]
+
+
+def _write(grids: list[Grid], name: str, folder: Path) -> list[Path]:
+    texts = {
+        f"{name}.md": markdown(grids),
+        f"{name}.tex": latex(grids),
+        f"{name}.html": page(grids[0].heading.partition(":")[0], grids),
+    }
+    for file, text in texts.items():
+        RunFolder(folder).write_text(file, text)
+    return [folder / file for file in texts]
+
+
+def _table3(record: Record) -> list[Grid]:
+    ends = ("NDCG@10 against base", "against supervised")
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for model, cell in found["cells"].items():
+            for stage, ending in STAGES.items():
+                theirs = TABLE3.get((model, stage), {}).get(category_of(name) or "")
+                before = TABLE3.get((model, "base"), {}).get(category_of(name) or "")
+                told = [_verdict(cell, stage, other) for other in ("base", "control")]
+                figures = _beside(theirs, before, cell, stage)
+                rows.append((f"{NAMES[model]}{ending}", *figures, *told))
+        grids.append(Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _note(record, found)))
+        grids.append(_beyond(name, found))
+    return grids
+
+
+def _table4(record: Record) -> list[Grid]:
+    grids = []
+    for name, found in record["data"].items():
+        category = category_of(name) or ""
+        before = TABLE4["base"].get(category)
+        rows: list[tuple[str, ...]] = []
+        for cell_name, cell in found["cells"].items():
+            moved = cell_name.removeprefix("gsau-").removesuffix("-no-dropout")
+            still = cell_name.endswith("-no-dropout")
+            theirs = None if still else TABLE4.get(moved, {}).get(category)
+            label = f"{moved}, dropout {'off' if still else 'on'}"
+            figures = _beside(theirs, before, cell, "tuned")
+            rows.append((label, *figures, _verdict(cell, "tuned", "base")))
+        columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
+        grids.append(Grid(f"Table 4: {name}", columns, rows, _note(record, found)))
+    return grids
+
+
+def _factors(record: Record) -> list[Grid]:
+    head = (
+        "Cell",
+        "NDCG@10 base",
+        "GRPO",
+        "Recall@50 GRPO",
+        "NDCG@10 against base",
+        "|log ratio|",
+        "clipped",
+        "dead groups",
+        "best step",
+    )
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for cell_name, cell in found["cells"].items():
+            first = cell["diagnostics"].get("first", {})
+            clipped = sum(first.get(f"clip_ratio/{end}_mean", 0.0) for end in ("low", "high"))
+            rows.append(
+                (
+                    cell_name,
+                    _measured(cell, "base", "ndcg@10"),
+                    _measured(cell, "tuned", "ndcg@10"),
+                    _measured(cell, "tuned", "recall@50"),
+                    _verdict(cell, "tuned", "base"),
+                    number(first.get("log_ratio/abs_mean")),
+                    number(clipped),
+                    number(first.get("frac_reward_zero_std")),
+                    ", ".join(str(step) for step in cell["models"]["tuned"]["best_step"]),
+                )
+            )
+        note = (
+            f"{_note(record, found)} The ratio is measured before the first update of each batch."
+        )
+        grids.append(Grid(f"Factors: {name}", head, rows, note))
+    return grids
+
+
+def _figure1(record: Record) -> list[Grid]:
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for model, cell in found["cells"].items():
+            theirs = TABLE3[(model, "base")].get(category_of(name) or "")
+            rows.append((NAMES[model], *_beside(theirs, None, cell, "base")))
+        grids.append(Grid(f"Figure 1: {name}", _COLUMNS, rows, _note(record, found)))
+    return grids
+
+
+def _beyond(name: str, found: Record) -> Grid:
+    """Return what the lists of ten are like, and recall by popularity of the target."""
+    head = ("Method", *_LISTS.values(), "Recall@10 head", "Recall@10 tail")
+    rows = []
+    for model, cell in found["cells"].items():
+        for stage, ending in STAGES.items():
+            there = cell["models"].get(stage)
+            if there is None:
+                continue
+            buckets = [bucket["recall@10"] for bucket in there["popularity_buckets"]]
+            rows.append(
+                (
+                    f"{NAMES[model]}{ending}",
+                    *(number(there["lists"][key]["mean"]) for key in _LISTS),
+                    number(buckets[0]),
+                    number(buckets[-1]),
+                )
+            )
+    note = (
+        "Lists of ten. Popularity: mean training interactions; novelty: bits; diversity: 1 - mean "
+        "cosine of items' users; head and tail: the most and the least popular fifth of the "
+        "interactions."
+    )
+    return Grid(f"Beyond accuracy: {name}", head, rows, note)
+
+
+def _beside(
+    theirs: tuple[float, ...] | None, before: tuple[float, ...] | None, cell: Record, stage: str
+) -> list[str]:
+    """Return the paper's figure and ours for every metric."""
+    return [
+        text
+        for place, metric in enumerate(METRICS)
+        for text in (_printed(theirs, before, place, stage), _measured(cell, stage, metric))
+    ]
+
+
+def _printed(
+    theirs: tuple[float, ...] | None, before: tuple[float, ...] | None, place: int, stage: str
+) -> str:
+    if theirs is None:
+        return MISSING
+    text = number(theirs[place])
+    if stage == "base" or before is None:
+        return text
+    return f"{text} ({percent(theirs[place] / before[place] - 1)})"
+
+
+def _measured(cell: Record, stage: str, metric: str) -> str:
+    there = cell["models"].get(stage)
+    if there is None:
+        return MISSING
+    found = there["test"][metric]
+    text = number(found["mean"])
+    if len(cell["seeds"]) > 1:
+        text += f" ± {number(found['sd'])}"
+    if stage == "base":
+        return text
+    before = cell["models"]["base"]["test"][metric]["mean"]
+    return f"{text} ({percent(found['mean'] / before - 1)})" if before else text
+
+
+def _verdict(cell: Record, stage: str, other: str) -> str:
+    """Return the paired comparison in words, with its interval in per cent."""
+    for found in cell["comparisons"]:
+        if (found["a"], found["b"], found["metric"]) == (stage, other, "ndcg@10"):
+            base = cell["models"][other]["test"]["ndcg@10"]["mean"]
+            low, high = (percent(found[end] / base) if base else MISSING for end in ("low", "high"))
+            return f"{found['verdict']} ({low} to {high})"
+    return MISSING
+
+
+def _note(record: Record, found: Record) -> str:
+    if not found["cells"]:
+        return "Nothing is run yet."
+    data, cell = found["dataset"], next(iter(found["cells"].values()))
+    category = CATEGORIES.get(category_of(data["name"]) or "", "none")
+    return (
+        f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
+        f"paper's column: {category}. Leave-last-out, full ranking, seen items masked: "
+        f"{cell['protocol']['mask_seen']}. Profile {record['profile']}, seeds "
+        f"{', '.join(str(seed) for seed in cell['seeds'])}; intervals: 95 %, paired bootstrap over "
+        "users of each user's mean over the seeds. Changes in brackets are against the base."
+    )

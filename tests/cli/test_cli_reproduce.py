@@ -1,0 +1,178 @@
+"""`recoach reproduce` as a user types it, on a log of a few seconds."""
+
+import gzip
+import json
+import re
+
+import polars as pl
+import pytest
+
+from recoach.data.synthetic import block_graph
+from recoach.experiments import suites
+from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
+
+
+def write_log(path):
+    log = block_graph(60, 40, n_blocks=4, length=9)
+    frame = pl.DataFrame(
+        {
+            "user_id": log.user_ids.gather(log.users),
+            "item_id": log.item_ids.gather(log.items),
+            "timestamp": range(len(log)),
+        }
+    )
+    frame.write_csv(path)
+
+
+@pytest.fixture(scope="module")
+def small_budget():
+    """Shrink the cells: the budget is not what is tested."""
+    patch = pytest.MonkeyPatch()
+    for model in suites.BACKBONES:
+        patch.setitem(suites._PRETRAIN["quick"], model, {"max_steps": 3, "batch_size": 128})
+    patch.setitem(
+        suites._BUDGET,
+        "quick",
+        {"max_steps": 2, "eval_steps": 1, "num_generations": 16, "batch_size": 64},
+    )
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_budget, recoach):
+    """Run all suites once."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    write_log(folder / "log.csv")
+    for what, seeds in (("table3", 2), ("table4", 1), ("factors", 1), ("figure1", 2)):
+        said = recoach(
+            "reproduce",
+            what,
+            f"--dataset=Video_small={folder / 'log.csv'}",
+            f"--seeds={seeds}",
+            f"--output={folder}",
+        )
+        assert said.code == 0, said.err
+    return folder
+
+
+def test_every_table_comes_in_every_form(folder):
+    quick = folder / "quick"
+    for what in ("table3", "table4", "factors", "figure1"):
+        texts = [(quick / f"{what}.{ending}").read_text() for ending in ("md", "tex", "html")]
+        heading = {"factors": "Factors"}.get(what, f"{what[:-1].title()} {what[-1]}")
+        assert all(f"{heading}: Video" in text for text in texts)
+        numbers = re.findall(r"0\.\d{4}", texts[0])
+        assert numbers
+        assert all(number in text for text in texts[1:] for number in numbers)
+    assert (quick / "figure1.svg").read_text().startswith("<?xml")
+    assert (quick / "figure1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):
+    text = (folder / "quick" / "table3.md").read_text()
+    record = json.loads((folder / "quick" / "table3.json").read_text())
+    cells = record["data"]["Video_small"]["cells"]
+    for model, name in (("sasrec", "SASRec"), ("lightgcn", "LightGCN"), ("gsau", "GSAU")):
+        rows = [line for line in text.splitlines() if line.startswith(f"| {name}")]
+        base, control, tuned = rows[:3]
+        for place, metric in enumerate(METRICS):
+            assert f"{TABLE3[(model, 'base')]['Video_Games'][place]:.4f}" in base
+            assert f"{TABLE3[(model, 'tuned')]['Video_Games'][place]:.4f}" in tuned
+            assert f"{cells[model]['models']['control']['test'][metric]['mean']:.4f}" in control
+        assert re.search(r"(better|worse|no difference) \(", tuned)
+        assert cells[model]["seeds"] == [2020, 2021]
+        assert set(cells[model]["models"]) == {"popularity", "base", "control", "tuned"}
+    assert "−38.3 %" in text
+
+
+def test_table_4_has_its_four_choices_with_and_without_dropout(folder):
+    text = (folder / "quick" / "table4.md").read_text()
+    for moved in TABLE4:
+        if moved != "base":
+            on, off = (
+                next(line for line in text.splitlines() if line.startswith(f"| {moved}, {how}"))
+                for how in ("dropout on", "dropout off")
+            )
+            assert f"{TABLE4[moved]['Video_Games'][0]:.4f}" in on
+            assert f"{TABLE4[moved]['Video_Games'][0]:.4f}" not in off
+
+
+def test_a_base_is_trained_once_for_all_cells_that_share_it(folder):
+    runs = folder / "quick" / "Video_small"
+    bases = {
+        path.parent.parent.parent.name: path.read_bytes()
+        for path in runs.glob("*/checkpoints/base/best.safetensors")
+    }
+    shared = [name for name in bases if name.startswith("sasrec-") and name.endswith("-2020")]
+    apart = {name for name in shared if "held-out" in name or "all-of-these" in name}
+    assert len(apart) == 2
+    assert len({bases[name] for name in shared if name not in apart}) == 1
+    assert {bases[name] for name in apart}.isdisjoint({bases["sasrec-2020"]})
+
+
+def test_a_finished_suite_is_not_run_again(folder, recoach, small_budget):
+    runs = folder / "quick" / "Video_small"
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/results.json")}
+    said = recoach(
+        "reproduce", "table3", f"--dataset=Video_small={folder / 'log.csv'}", f"--output={folder}"
+    )
+    assert said.code == 0
+    assert "Training" not in said.out
+    assert before == {path: path.stat().st_mtime_ns for path in runs.glob("*/results.json")}
+
+
+def test_only_the_named_cells_are_run(folder, tmp_path, recoach, small_budget):
+    said = recoach(
+        *("reproduce", "factors", "--only", "lightgcn-temp"),
+        *(f"--dataset=shop={folder / 'log.csv'}", f"--output={tmp_path}"),
+    )
+    assert said.code == 0
+    assert [path.name for path in (tmp_path / "quick" / "shop").iterdir()] == [
+        "lightgcn-temperature-2020"
+    ]
+
+
+def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
+    log = tmp_path / "log.csv"
+    write_log(log)
+    frame = pl.read_csv(log)
+    # The raw files: reviews as gzipped JSON lines, ratings as CSV with parent_asin.
+    data = tmp_path / "raw"
+    data.mkdir()
+    named = frame.rename({"item_id": "parent_asin"}).with_columns(rating=5.0)
+    named.select("user_id", "parent_asin", "rating", "timestamp").write_csv(
+        data / "Video_Games.csv"
+    )
+    lines = [json.dumps(row | {"title": "so", "asin": "other"}) for row in named.to_dicts()]
+    with gzip.open(data / "Baby_Products.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines) + "\n")
+    said = recoach("reproduce", "table1", f"--data={data}", f"--output={tmp_path}")
+    assert said.code == 0, said.err
+    lines = (tmp_path / "table1.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| Video_Games")]
+    users = frame["user_id"].n_unique()
+    assert f"| 98,906 | {users} | {users - TABLE1['Video_Games'][0]:+,} |" in rows[0]
+    ours = [line.split("|")[3] for line in lines if line.startswith("| Baby_Products")]
+    assert [row.split("|")[3] for row in rows] == ours
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["table3"], ["no data set", "--data DIR", "--dataset NAME=PATH"]),
+        (["table3", "--dataset", "shop"], ["NAME=PATH", "'shop'"]),
+        (["table3", "--dataset", "shop=gone.csv"], ["there is no gone.csv"]),
+        (["table3", "--data", "."], ["Baby_Products", "recoach data fetch"]),
+        (["table3", "--dataset", "a=log.csv", "--dataset", "a=log.csv"], ["called a"]),
+        (["table3", "--dataset", "a=log.csv", "--seeds", "0"], ["--seeds must be at least 1"]),
+        (["table3", "--dataset", "a=log.csv", "--only", "gru"], ["--only gru leaves no cell"]),
+    ],
+)
+def test_what_cannot_be_reproduced_says_why(given, words, tmp_path, monkeypatch, recoach):
+    monkeypatch.chdir(tmp_path)
+    write_log(tmp_path / "log.csv")
+    said = recoach("reproduce", *given)
+    assert said.code == 2
+    assert all(word in said.err for word in words), said.err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,67 @@
+import pytest
+
+from recoach.experiments.config import resolve
+from recoach.experiments.suites import BACKBONES, FACTORS, SUITES, TABLE4, Source
+from recoach.training.config import GRPOConfig
+
+SOURCE = Source("shop", "shop.csv")
+CELLS = [
+    (suite, profile, cell)
+    for suite, cells in SUITES.items()
+    for profile in ("paper", "quick")
+    for cell in cells(SOURCE, profile, 2020)
+]
+
+
+@pytest.mark.parametrize(
+    ("suite", "profile", "cell"), CELLS, ids=[f"{s}-{p}-{c.name}" for s, p, c in CELLS]
+)
+def test_every_cell_is_a_run_with_settings_that_can_be(suite, profile, cell):
+    config = resolve(cell.tables, cell.name)
+    assert (config.seed, config.data.path, config.data.name) == (2020, "shop.csv", "shop")
+    assert config.evaluation.control is (suite == "table3")
+    assert config.grpo.estimator == "sampled"
+    assert config.grpo.num_generations == 4096
+
+
+def test_the_cells_are_those_of_the_paper():
+    names = {suite: [c.name for c in cells(SOURCE, "paper", 1)] for suite, cells in SUITES.items()}
+    assert names["table3"] == list(BACKBONES)
+    assert len(names["table4"]) == 2 * len(TABLE4) == 8
+    assert len(names["factors"]) == sum(len(changes) for changes in FACTORS.values())
+    assert all(len(set(cells)) == len(cells) for cells in names.values())
+
+
+def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
+    for cell in SUITES["table3"](SOURCE, "paper", 2020):
+        config = resolve(cell.tables, cell.name)
+        assert (config.pretrain.epochs, config.pretrain.batch_size) == (200, 2048)
+        assert config.pretrain.learning_rate == config.grpo.learning_rate == 1e-4
+        assert config.model.dim == 64
+        graph = cell.name == "lightgcn"
+        moved = {"sasrec": ("item", "position")}.get(cell.name, ("item", "user"))
+        wanted = GRPOConfig.paper(
+            state="user" if graph else "last_prefix",
+            reward="train_set" if graph else "next",
+            trainable=moved,
+            eval_steps=500,
+        )
+        assert config.grpo == wanted
+
+
+def test_a_factor_changes_what_it_says_and_nothing_else():
+    for model, changes in FACTORS.items():
+        cells = {c.name: c.tables for c in SUITES["factors"](SOURCE, "quick", 1)}
+        start = cells[f"{model}-paper"]
+        for name, change in changes.items():
+            cell = cells[f"{model}-{name.replace(' ', '-')}"]
+            for table, settings in start.items():
+                if isinstance(settings, dict):
+                    assert cell[table] == settings | change.get(table, {})
+
+
+def test_a_split_without_order_is_for_models_that_read_no_history():
+    unordered = Source("baby", "baby", ready_split=True)
+    assert [c.name for c in SUITES["table3"](unordered, "quick", 1)] == ["lightgcn"]
+    assert SUITES["table4"](unordered, "quick", 1) == []
+    assert {c.name.split("-")[0] for c in SUITES["factors"](unordered, "quick", 1)} == {"lightgcn"}
