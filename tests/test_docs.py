@@ -1,5 +1,7 @@
 """What the pages say works: Python blocks run, commands parse, every experiment reads."""
 
+import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from recoach.cli.main import app
 from recoach.experiments.config import read_config
+from recoach.training.config import GRPOConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,3 +68,36 @@ def test_experiments_read(path):
 
 def test_there_are_experiments():
     assert EXPERIMENTS
+
+
+METHOD = (ROOT / "docs" / "method.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(recoach(?:\.\w+)+)`", METHOD))))
+def test_a_function_the_method_names_is_there(name):
+    parts = name.split(".")
+    depth = next(n for n in range(len(parts), 0, -1) if _is_module(".".join(parts[:n])))
+    found = importlib.import_module(".".join(parts[:depth]))
+    for part in parts[depth:]:
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", METHOD))))
+def test_a_test_the_method_names_is_there(name):
+    path, _, test = name.partition("::")
+    assert f"def {test}(" in (ROOT / path).read_text()
+
+
+def test_every_setting_of_grpo_that_the_method_names_is_one():
+    table = METHOD.split("## What the paper leaves open")[1].split("## Departures")[0]
+    cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
+    named = {name for cell in cells if "[" not in cell for name in re.findall(r"`(\w+)`", cell)}
+    assert len(named) > 15
+    assert named <= set(GRPOConfig.model_fields)
+
+
+def _is_module(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

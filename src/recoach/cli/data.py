@@ -1,4 +1,4 @@
-"""`recoach data describe` and `recoach data prepare`."""
+"""`recoach data`: describe, prepare and fetch logs."""
 
 import time
 from dataclasses import dataclass
@@ -6,15 +6,27 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from recoach.cli.console import console
 from recoach.data import prepared
+from recoach.data.fetch import AMAZON_2023
+from recoach.data.fetch import fetch as fetch_file
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import PrepareConfig
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
+from recoach.experiments.published import CATEGORIES
 
 app = App(name="data", help="Look at interaction logs and prepare them.")
 
@@ -89,6 +101,53 @@ def prepare(file: Path, /, *, output: Path, k_core: int = 5, filters: Filters = 
         f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",
         highlight=False,
     )
+
+
+@app.command
+def fetch(
+    log: Literal["amazon-2023"],
+    /,
+    *,
+    category: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    output: Path = Path("data"),
+    sha256: str | None = None,
+) -> None:
+    """Download a public log from its official place; interrupted, the same command goes on.
+
+    Parameters
+    ----------
+    log
+        amazon-2023: the reviews of Amazon Reviews 2023 (research use; see its authors' page).
+    category
+        Its categories, like Video_Games; the paper's three where none is given.
+    output
+        The folder to put the files in.
+    sha256
+        What the file's checksum must be, for a single category.
+    """
+    categories = category or list(CATEGORIES)
+    if sha256 and len(categories) != 1:
+        raise ConfigError("--sha256 belongs to one file; name one --category.")
+    for name in categories:
+        file = f"{name}.jsonl.gz"
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(name, total=None)
+
+            def show(
+                done: int, total: int | None, bar: Progress = bar, task: TaskID = task
+            ) -> None:
+                bar.update(task, completed=done, total=total)
+
+            found = fetch_file(f"{AMAZON_2023}/{file}", output / file, show, sha256=sha256)
+        console.print(f"{output / file}: SHA-256 {found}", highlight=False, soft_wrap=True)
 
 
 def _table(rows: list[tuple[str, Statistics]]) -> Table:
