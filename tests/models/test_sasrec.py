@@ -83,6 +83,27 @@ def test_a_state_without_history_is_zero():
     assert model.embed(queries([[], []])).users.abs().sum() == 0
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_rows_encoded_in_groups_of_like_length_give_what_each_gives_alone(position, monkeypatch):
+    model = sasrec(position=position, max_length=50).eval()
+    random = np.random.default_rng(0)
+    rows = [random.integers(N_ITEMS, size=n).tolist() for n in (3, 40, 0, 8, 9, 1, 17, 16, 2, 2, 1)]
+    widths = []
+    monkeypatch.setattr(model.encoder, "forward", _watched(model.encoder.forward, widths))
+    found = model.embed(queries(rows)).users
+    assert widths == [8, 16, 32, 40]
+    for row, vector in zip(rows, found, strict=True):
+        assert torch.allclose(model.embed(queries([row])).users[0], vector, atol=1e-5)
+
+
+def _watched(forward, widths):
+    def watched(vectors, lengths):
+        widths.append(vectors.shape[1])
+        return forward(vectors, lengths)
+
+    return watched
+
+
 def test_the_published_size_has_the_published_number_of_parameters():
     train = Ragged(np.array([0, 1]), np.array([0], dtype=np.int32))
     model = SASRec(SASRecConfig(), train, 12_101)

@@ -17,7 +17,7 @@ from recoach.data.split import Ragged
 from recoach.models.base import Embedded, Recommender, Table, TrainingBatch
 from recoach.models.graph import Graph, fold_in
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
-from recoach.models.sasrec import last_states
+from recoach.models.sasrec import read_states
 from recoach.models.transformer import EncoderConfig, SequenceEncoder
 
 
@@ -128,8 +128,8 @@ class GSAU(Recommender):
         return both
 
     def _sequence(self, queries: Queries) -> Embedded:
-        states = self.encoder(self.items(queries.history), queries.lengths)
-        return Embedded(last_states(states, queries), self.items.weight[: self.n_items])
+        states = read_states(self.encoder, self.items, queries)
+        return Embedded(states, self.items.weight[: self.n_items])
 
     def _graph(self, queries: Queries) -> Embedded:
         users, items = self._propagate()

@@ -4,6 +4,7 @@ Departures from RecBole: all positions of a history are trained in one pass inst
 every prefix; padding is kept out of the softmax and its row is zero.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -22,6 +23,10 @@ from recoach.models.base import (
 )
 from recoach.models.losses import binary_cross_entropy, cross_entropy, sampled_cross_entropy
 from recoach.models.transformer import EncoderConfig, SequenceEncoder
+
+_SHORT = 8
+_WASTE = 1.5
+"""Places a row may take for each item before rows are encoded in groups."""
 
 
 class SASRecConfig(EncoderConfig):
@@ -57,8 +62,8 @@ class SASRec(Recommender):
 
     def embed(self, queries: Queries) -> Embedded:
         """Return the state after each query's last item, and the item table."""
-        states = self.encoder(self.items(queries.history), queries.lengths)
-        return Embedded(last_states(states, queries), self.items.weight[: self.n_items])
+        states = read_states(self.encoder, self.items, queries)
+        return Embedded(states, self.items.weight[: self.n_items])
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
@@ -87,20 +92,44 @@ class SASRec(Recommender):
         return {"item": [self.items.weight], "position": [position], "encoder": encoder}
 
 
-def last_states(states: Tensor, queries: Queries) -> Tensor:
-    """Pick each query's state from the encoded rows.
+def read_states(encoder: SequenceEncoder, items: nn.Embedding, queries: Queries) -> Tensor:
+    """Encode the rows of queries and pick the state after each query's last item.
+
+    Rows of like length are encoded together: one long history does not pad all others.
 
     Args:
-        states: float[R, T, D].
+        encoder: causal.
+        items: the table histories are read with.
         queries: B states; one with an empty history gets zeros.
 
     Returns:
         float[B, D].
     """
-    if states.shape[1] == 0:
-        return states.new_zeros(len(queries), states.shape[2])
-    picked = states[queries.rows, (queries.ends - 1).clamp(min=0)]
+    if queries.history.shape[1] == 0:
+        return items.weight.new_zeros(len(queries), items.embedding_dim)
+    first = torch.zeros_like(queries.lengths)
+    parts, count = [], 0
+    for rows, width in _groups(queries):
+        states = encoder(items(queries.history[rows, :width]), queries.lengths[rows])
+        first[rows] = count + torch.arange(len(states), device=first.device) * width
+        parts.append(states.flatten(0, 1))
+        count += len(parts[-1])
+    picked = torch.cat(parts)[first[queries.rows] + (queries.ends - 1).clamp(min=0)]
     return picked * (queries.ends > 0)[:, None]
+
+
+def _groups(queries: Queries) -> Iterator[tuple[slice | Tensor, int]]:
+    """Yield (rows, width): all at once, or by powers of two where padding would outweigh items."""
+    lengths, width = queries.lengths, queries.history.shape[1]
+    if width <= _SHORT or width * len(lengths) <= _WASTE * int(lengths.sum()):
+        yield slice(None), width
+        return
+    least, most = 0, _SHORT
+    while least < width:
+        rows = torch.nonzero((lengths > least) & (lengths <= most))[:, 0]
+        if len(rows):
+            yield rows, min(most, width)
+        least, most = most, 2 * most
 
 
 def _normal_init(module: nn.Module) -> None:
