@@ -1,11 +1,16 @@
 """Copy the results of finished runs into results/ and write the documents' tables from them.
 
-Run from the project's root, after `recoach run experiments/NAME.toml` for any number of names.
+Run from the project's root, after `recoach run experiments/NAME.toml` for any number of names, and
+`recoach reproduce` for any number of suites.
 """
 
 import json
+import shutil
 from pathlib import Path
 
+import tomli_w
+
+from recoach.experiments.suites import SUITES, Source
 from recoach.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +45,47 @@ def collect() -> None:
             (ROOT / "results" / f"{experiment.stem}.json").write_text(source.read_text())
 
 
+PROFILE = "quick"
+SOURCES = (
+    Source("industrial-2018", "../shared/data/industrial-2018/sequences.txt"),
+    Source("video-games-2023", "../shared/data/video-games-2023/sequences.txt.gz"),
+    Source("baby-2023", "../shared/data/baby-2023", ready_split=True),
+)
+"""The logs that stand closest to the paper's."""
+
+
+def cells() -> dict[str, dict]:
+    """Return every cell of the paper's suites by the place of its TOML in experiments/."""
+    return {
+        f"paper/{source.name}/{cell.name}.toml": cell.tables
+        for source in SOURCES
+        for suite in SUITES.values()
+        for cell in suite(source, PROFILE, 2020)
+    }
+
+
+def collect_paper() -> None:
+    """Write the cells' TOML files and take over what `recoach reproduce` has found."""
+    for name, tables in cells().items():
+        path = ROOT / "experiments" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tomli_w.dumps(tables))
+    runs, kept = ROOT / "runs" / "reproduce" / PROFILE, ROOT / "results" / "paper"
+    for source in sorted(runs.glob("*/*/results.json")):
+        target = kept / source.parent.parent.name / f"{source.parent.name}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.read_text())
+    for pattern in ("*.json", "*.md", "*.tex", "*.svg"):
+        for source in runs.glob(pattern):
+            shutil.copy(source, kept / source.name)
+
+
+def suite(name: str) -> str:
+    """Return the tables of a suite as `recoach reproduce` wrote them."""
+    path = ROOT / "results" / "paper" / f"{name}.md"
+    return path.read_text() if path.exists() else "Not run yet.\n"
+
+
 def gains() -> str:
     """Return the README's table: every committed result that was fine-tuned."""
     records = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
@@ -59,7 +105,12 @@ def verification() -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"README.md": gains, "docs/verification.md": verification}
+def paper() -> str:
+    """Return all tables of the paper's reproduction."""
+    return "\n".join(suite(name) for name in ("table1", "table3", "table4", "factors"))
+
+
+TABLES = {"README.md": gains, "docs/verification.md": verification, "docs/paper.md": paper}
 
 
 def write() -> None:
@@ -73,4 +124,5 @@ def write() -> None:
 
 if __name__ == "__main__":
     collect()
+    collect_paper()
     write()

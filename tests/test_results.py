@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from recoach.experiments.config import read_config, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "results").glob("*.json"))
+CELLS = sorted((ROOT / "results" / "paper").glob("*/*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +20,21 @@ def collect():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_cells_of_the_paper_are_written_down(collect):
+    for name, tables in collect.cells().items():
+        assert tomllib.loads((ROOT / "experiments" / name).read_text()) == tables
+    written = (ROOT / "experiments" / "paper").rglob("*.toml")
+    assert {str(path.relative_to(ROOT / "experiments")) for path in written} == set(collect.cells())
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_result_of_the_paper_was_made_with_the_settings_of_its_cell(path, collect):
+    cell, _, seed = path.stem.rpartition("-")
+    tables = collect.cells()[f"paper/{path.parent.name}/{cell}.toml"] | {"seed": int(seed)}
+    stored = json.loads(path.read_text())["config"]
+    assert resolve(stored, path.name).tables() == resolve(tables, cell).tables()
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
