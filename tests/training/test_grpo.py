@@ -202,6 +202,18 @@ def test_fine_tuning_makes_a_half_trained_model_better(settings):
     assert evaluate(model, DATASET).means()["ndcg@10"] > before + 0.05
 
 
+def test_the_stratified_estimator_sees_its_candidates_alone():
+    model = build("sasrec").eval()
+    args = GRPOConfig(estimator="stratified", num_negatives=2, batch_size=4, horizon=1)
+    trainer = GRPOTrainer(model, args, train_dataset=DATASET)
+    work = next(iter(trainer.epoch(torch.Generator().manual_seed(0))))
+    work = trainer._narrowed(work, torch.Generator().manual_seed(1))
+    found = work.embed(trainer.policy, model)
+    assert len(work.candidates.items) < N_ITEMS
+    assert torch.equal(found.items, model.embed(work.queries).items[work.candidates.items])
+    assert trainer.step(work, torch.Generator())["grad_norm"] > 0
+
+
 @pytest.mark.parametrize("reward", ["next", "future", "train_set"])
 def test_rewards_never_hold_what_is_held_out(reward):
     dataset = leave_last_out(block_graph(20, 24, n_blocks=2, length=8))
