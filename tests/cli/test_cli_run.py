@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
 
 from recoach.cli import runs
 from recoach.data.prepared import load_dataset
-from recoach.evaluation.evaluator import evaluate
+from recoach.evaluation.evaluator import evaluate, top_lists
+from recoach.evaluation.lists import list_metrics
 from recoach.models import checkpoint
 from recoach.models.checkpoint import load_model
 
@@ -51,6 +53,19 @@ def test_the_results_are_those_of_the_weights_that_were_kept(finished, look, sta
     for split in ("valid", "test"):
         means = evaluate(model, dataset, split, ks=(1, 5, 10, 50)).means()
         assert summary[split] == pytest.approx(means, abs=1e-6)
+
+
+def test_the_results_say_what_the_lists_are_like_and_whom_they_serve(finished, look):
+    record, dataset = look.results(finished), load_dataset(finished / "dataset")
+    for stage in STAGES:
+        model = load_model(finished / "checkpoints" / stage, dataset)
+        there = record["models"][stage]
+        lists = top_lists(model, dataset, np.arange(150), 10)
+        assert there["lists"] == pytest.approx(list_metrics(lists, dataset.train, 40), abs=1e-6)
+        buckets = there["popularity_buckets"]
+        assert sum(bucket["items"] for bucket in buckets) == 40
+        hits = sum(bucket["targets"] * bucket["recall@10"] for bucket in buckets)
+        assert hits / 150 == pytest.approx(there["test"]["recall@10"], abs=1e-5)
 
 
 def test_the_control_takes_as_many_steps_as_grpo(finished, look):

@@ -1,6 +1,7 @@
 """A run folder: whole files, rows replaced on resumption, settings compared by name."""
 
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -148,3 +149,18 @@ def test_the_run_keeps_its_own_copy_of_the_data(tmp_path):
     assert (again.name, again.fingerprint) == ("mine", first.fingerprint)
     with pytest.raises(Exception, match="no file"):
         run_dataset(config, tmp_path / "other", begun=True)
+
+
+def test_a_split_made_by_others_is_taken_as_it_is(tmp_path):
+    source = tmp_path / "split"
+    source.mkdir()
+    for part, rows in {"train": ["a x", "a y", "b x"], "valid": ["a z"], "test": ["b w"]}.items():
+        lines = ["user_id:token item_id:token", *rows]
+        text = "\n".join(line.replace(" ", "\t") for line in lines) + "\n"
+        (source / f"log.{part}.inter").write_text(text)
+    config = read_config(None, [f'data.path="{source}"', "data.name=theirs"]).data
+    data = run_dataset(config, tmp_path / "own")
+    assert (data.name, data.n_users, data.n_items) == ("theirs", 2, 4)
+    assert [len(part.values) for part in (data.train, data.valid, data.test)] == [3, 1, 1]
+    shutil.rmtree(source)
+    assert run_dataset(config, tmp_path / "own", begun=True).fingerprint == data.fingerprint

@@ -8,6 +8,7 @@ from recoach.data.split import leave_last_out
 from recoach.data.synthetic import popularity_world
 from recoach.models.base import Embedded
 from recoach.models.registry import build_model
+from recoach.policy import policy
 from recoach.policy.policy import Policy, calibrate_temperature
 
 
@@ -49,3 +50,16 @@ def test_calibration_leaves_the_model_in_its_mode():
     calibrate_temperature(model, dataset, mask_seen=True)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("room", "users"), [(20 * 25, 25), (20, 16), (2**27, 40)])
+def test_calibration_asks_fewer_users_where_the_catalogue_is_large(room, users, monkeypatch):
+    dataset = leave_last_out(popularity_world(40, 20))
+    model = build_model("sasrec", dataset, dim=4, heads=2, inner_dim=4)
+    asked, plain = [], model.embed
+    monkeypatch.setattr(
+        model, "embed", lambda queries: asked.append(len(queries)) or plain(queries)
+    )
+    monkeypatch.setattr(policy, "_CALIBRATION_LOGITS", room)
+    calibrate_temperature(model, dataset, mask_seen=True)
+    assert asked == [users]
