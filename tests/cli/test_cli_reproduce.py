@@ -65,8 +65,9 @@ def test_every_table_comes_in_every_form(folder):
         numbers = re.findall(r"0\.\d{4}", texts[0])
         assert numbers
         assert all(number in text for text in texts[1:] for number in numbers)
-    assert (quick / "figure1.svg").read_text().startswith("<?xml")
-    assert (quick / "figure1.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("figure1", "factors"):
+        assert (quick / f"{name}.svg").read_text().startswith("<?xml")
+        assert (quick / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):

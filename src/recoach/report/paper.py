@@ -7,7 +7,7 @@ from typing import Any, Final
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.experiments.sources import Sizes, category_of
-from recoach.report.bars import NAMES, draw_figure1
+from recoach.report.drawings import NAMES, draw_factors, draw_figure1
 from recoach.report.grids import Grid, latex, markdown, page
 from recoach.report.tables import MISSING, number, percent, title
 
@@ -54,8 +54,9 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
     """Write a suite's tables (and figure 1) and its record; return the files, Markdown first."""
     write = {"table3": _table3, "table4": _table4, "factors": _factors, "figure1": _figure1}
     paths = _write(write[what](record), what, folder)
-    if what == "figure1":
-        paths += draw_figure1(record, folder)
+    draw = {"figure1": draw_figure1, "factors": draw_factors}.get(what)
+    if draw:
+        paths += draw(record, folder)
     name = f"{record['suite']}.json"
     RunFolder(folder).write_json(name, record)
     return [*paths, folder / name]
