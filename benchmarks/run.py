@@ -283,7 +283,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "loading": loading,
     "peak": peak,
 }
-OWN = ("growth", "large", "stratified")
+OWN = ("growth", "large", "stratified", "paper")
 
 
 def _scale(bench: Bench, work: str, **options: int) -> dict:

@@ -13,7 +13,10 @@ from ours import SEED, answer, log_of, median_seconds, steps_of
 from recoach.data.ingest import read_interactions
 from recoach.data.split import Dataset, leave_last_out
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.registry import build_model
+from recoach.experiments.config import resolve
+from recoach.experiments.published import TABLE1
+from recoach.experiments.suites import Source, table3
+from recoach.models.registry import build_from_config, build_model, model_entry
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Observer, Session
@@ -94,6 +97,29 @@ def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) 
             "seconds": round(time.perf_counter() - start, 1),
         }
     answer(out, found)
+
+
+def paper(folder: Path, out: Path) -> None:
+    """What the paper's own budget costs at its sizes, by the steps of each of its nine cells."""
+    found = {}
+    for category, (users, items, rows, _) in TABLE1.items():
+        data = random_log(users, items, round(rows / users))
+        for cell in table3(Source(category, ""), "paper", SEED):
+            config = resolve(cell.tables, cell.name)
+            entry = model_entry(config.model_name)
+            model = build_from_config(entry, config.model, data.train, data.n_items, seed=SEED)
+            trainer = SupervisedTrainer(model, config.pretrain, data)
+            tuner = GRPOTrainer(model, config.grpo, train_dataset=data)
+            seconds = median_seconds(steps_of(tuner), 3, warm_up=1)
+            model.requires_grad_(True)
+            before = median_seconds(steps_of(trainer), 6, warm_up=2)
+            found[f"{category}/{cell.name}"] = {
+                "base_step_s": before,
+                "base_steps": len(trainer) * config.pretrain.epochs,
+                "grpo_step_s": seconds,
+                "grpo_steps": len(tuner) * config.grpo.epochs,
+            }
+    answer(out, {"cells": found})
 
 
 AXES = {"users": 2000, "items": 2000, "length": 12, "dim": 32}

@@ -88,6 +88,20 @@ def large_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def paper_table(results: dict) -> str:
+    """Return what the paper's budget would cost here: 200 epochs, then 1,000 of GRPO."""
+    lines = [
+        "| | base: steps, seconds each | GRPO: steps, seconds each | hours |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, cell in results.get("paper", {}).get("cells", {}).items():
+        parts = [(cell[f"{stage}_steps"], cell[f"{stage}_step_s"]) for stage in ("base", "grpo")]
+        hours = sum(steps * seconds for steps, seconds in parts) / 3600
+        shown = " | ".join(f"{steps:,} × {seconds:.2f}" for steps, seconds in parts)
+        lines.append(f"| {name.replace('/', ', ').replace('_', ' ')} | {shown} | {hours:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
 def write(results: dict) -> None:
     """Put the tables between the marks of README.md."""
     path = HERE / "README.md"
@@ -101,6 +115,8 @@ def write(results: dict) -> None:
             "![growth](growth.svg)\n",
             "### Large catalogues\n",
             large_table(results),
+            "### The paper's budget\n",
+            paper_table(results),
         )
     )
     path.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
