@@ -85,6 +85,8 @@ def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):
         assert cells[model]["seeds"] == [2020, 2021]
         assert set(cells[model]["models"]) == {"popularity", "base", "control", "tuned"}
     assert "−38.3 %" in text
+    popular = cells["gsau"]["models"]["popularity"]["test"]["recall@10"]["mean"]
+    assert f"| Popularity | – | {popular:.4f} |" in text
 
 
 def test_table_4_has_its_four_choices_with_and_without_dropout(folder):

@@ -284,3 +284,23 @@ def test_a_log_that_changed_does_not_change_a_run(recoach, log, tmp_path, look):
     own.write_text("".join(lines[: len(lines) // 2]))
     assert recoach("evaluate", path).code == 0
     assert look.numbers(path) == before
+
+
+def test_what_is_held_out_of_the_base_is_for_grpo_and_the_control(recoach, toml, tmp_path):
+    from recoach.experiments import stages
+
+    trained, plain = {}, stages.pretrain
+
+    def watched(model, dataset, config, session, **options):
+        trained[session.folder.name] = (config.hold_out, int(model.known.numel()))
+        return plain(model, dataset, config, session, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "pretrain", watched)
+        settings = ("model.name=lightgcn", "model.dim=8", "pretrain.hold_out=1", "grpo.max_steps=1")
+        minimal = toml.with_name("minimal.toml")
+        minimal.write_text(f'[data]\npath = "{toml.with_name("log.csv")}"\n')
+        said = recoach("run", minimal, "--output", tmp_path / "run", "--set", *settings)
+    assert said.code == 0, said.err
+    assert (trained["base"][0], trained["control"][0]) == (1, 0)
+    assert trained["base"][1] < trained["control"][1]

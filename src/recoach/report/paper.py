@@ -77,7 +77,7 @@ def _table3(record: Record) -> list[Grid]:
     ends = ("NDCG@10 against base", "against supervised")
     grids = []
     for name, found in record["data"].items():
-        rows: list[tuple[str, ...]] = []
+        rows = _popularity(found)
         for model, cell in found["cells"].items():
             for stage, ending in STAGES.items():
                 theirs = TABLE3.get((model, stage), {}).get(category_of(name) or "")
@@ -88,6 +88,15 @@ def _table3(record: Record) -> list[Grid]:
         grids.append(Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _note(record, found)))
         grids.append(_beyond(name, found))
     return grids
+
+
+def _popularity(found: Record) -> list[tuple[str, ...]]:
+    """Return the row of the model that knows nobody, where anything was run."""
+    for cell in found["cells"].values():
+        test = cell["models"]["popularity"]["test"]
+        figures = [text for m in METRICS for text in (MISSING, number(test[m]["mean"]))]
+        return [("Popularity", *figures, MISSING, MISSING)]
+    return []
 
 
 def _table4(record: Record) -> list[Grid]:
