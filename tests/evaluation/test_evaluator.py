@@ -10,7 +10,7 @@ from recoach.data.split import Ragged, assemble, leave_last_out
 from recoach.data.synthetic import popularity_world
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator
-from recoach.evaluation.evaluator import evaluate, masks_seen
+from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
 from recoach.models.base import Embedded, Recommender
 from recoach.models.popularity import PopularityConfig
 from recoach.models.registry import build_model
@@ -154,3 +154,15 @@ def test_an_evaluation_shows_itself_in_a_line():
     shown = repr(evaluate(Table(TINY, DOWNWARDS), TINY, ks=[2]))
     assert shown.startswith("Evaluation(3 users, test: ")
     assert "recall@2=0.6667" in shown
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1024])
+def test_lists_are_what_users_would_have_been_shown_best_first(at_once, monkeypatch):
+    monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", at_once)
+    model = Table(TINY, DOWNWARDS).train()
+    users = np.array([1, 0, 2])
+    found = top_lists(model, TINY, users, 3)
+    assert found.tolist() == [[0, 1, -1], [3, 4, 5], [0, 1, 2]]
+    assert top_lists(model, TINY, users, 2, mask_seen="none").tolist() == [[0, 1]] * 3
+    assert top_lists(model, TINY, users[:1], 9).tolist() == [[0, 1, *[-1] * 7]]
+    assert model.training

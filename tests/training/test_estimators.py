@@ -280,23 +280,24 @@ def test_the_stratified_gradient_nears_the_exact_one_as_draws_grow(beta):
 
 @pytest.mark.parametrize("how", ["zero", "resample", "force_positive"])
 def test_what_becomes_of_dead_groups(how):
-    # Item 5 is rewarded and hardly ever drawn; state 1 has no reward at all.
-    users = torch.tensor([[1.0], [1.0], [1.0]])
-    items = torch.tensor([[3.0], [3.0], [3.0], [3.0], [3.0], [0.0]])
-    work = task([(0, 5, 1.0), (2, 5, 0.5), (2, 4, 0.25)], n_states=3)
+    # Items 4 and 5 are rewarded and seldom drawn; state 1 has no reward at all.
+    users, items = torch.ones(3, 1), torch.tensor([[1.0], [1.0], [1.0], [1.0], [0.0], [0.0]])
+    work = task([(0, 5, 1.0), (2, 4, 0.25), (2, 5, 0.5)], n_states=3)
     estimator = sampled(num_generations=4, temperature=1.0, dead_groups=how)
-    dead = torch.zeros(3)
-    for seed in range(200):
+    dead, both = torch.zeros(3), 0
+    for seed in range(400):
         rollout = estimator.roll_out(Embedded(users, items), work, numbers(seed))
         assert torch.equal(rollout.items, rollout.items.sort(dim=1).values)
         earned = torch.where(rollout.items == 5, torch.tensor([[1.0], [0.0], [0.5]]), 0.0)
         earned += torch.where(rollout.items == 4, torch.tensor([[0.0], [0.0], [0.25]]), 0.0)
         assert torch.equal(rollout.rewards, earned)
         dead += rollout.rewards.amax(dim=1) == rollout.rewards.amin(dim=1)
-    assert dead[1] == 200
-    chance = 1 - 4 * (1 / (1 + 5 * np.exp(3.0)))
+        both += len({4, 5} & set(rollout.items[2].tolist())) == 2
+    assert dead[1] == 400
+    chance = (1 - 1 / (2 + 4 * np.e)) ** 4
     expected = {"zero": chance, "resample": chance**4, "force_positive": 0.0}[how]
-    assert float(dead[0]) / 200 == pytest.approx(expected, abs=0.05)
+    assert float(dead[0]) / 400 == pytest.approx(expected, abs=0.06)
+    assert both < 100  # one rewarded item is put in, not all of them
 
 
 def test_without_replacement_all_items_of_a_group_differ():
