@@ -75,9 +75,10 @@ def collect_paper() -> None:
         target = kept / source.parent.parent.name / f"{source.parent.name}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(source.read_text())
-    for pattern in ("*.json", "*.md", "*.tex", "*.svg"):
-        for source in runs.glob(pattern):
-            shutil.copy(source, kept / source.name)
+    for folder in (runs.parent, runs):
+        for pattern in ("*.json", "*.md", "*.tex", "*.svg"):
+            for source in folder.glob(pattern):
+                shutil.copy(source, kept / source.name)
 
 
 def suite(name: str) -> str:

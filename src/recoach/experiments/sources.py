@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recoach.data.ingest import read_benchmark, read_interactions
-from recoach.data.prepared import PrepareConfig, filtered
+from recoach.data.prepared import MANIFEST, PrepareConfig, filtered
 from recoach.data.statistics import describe
 from recoach.errors import ConfigError, DataError
 from recoach.experiments.published import CATEGORIES
@@ -78,7 +78,7 @@ def _in_folder(folder: Path) -> list[Source]:
 
 
 def _is_ready_split(path: Path) -> bool:
-    return path.is_dir() and not (path / "dataset.json").exists()
+    return path.is_dir() and not (path / MANIFEST).exists()
 
 
 def _sizes(source: Source) -> Sizes:

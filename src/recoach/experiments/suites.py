@@ -43,7 +43,8 @@ _PRETRAIN: Final[dict[Profile, dict[str, Tables]]] = {
     },
     "quick": {
         "sasrec": {"epochs": 60, "patience": 5},
-        "lightgcn": {"epochs": 200, "batch_size": 2048, "patience": 20},
+        # BPR first follows popularity, then loses it long before it learns more: patience.
+        "lightgcn": {"epochs": 200, "batch_size": 2048, "patience": 50},
         "gsau": {"epochs": 30, "learning_rate": 3e-3, "patience": 5},
     },
 }
@@ -79,7 +80,8 @@ FACTORS: Final[dict[str, dict[str, Tables]]] = {
         "all prefixes": {"grpo": {"state": "prefix"}},
         "reward held out": {"pretrain": {"hold_out": 1}},
         "early stopping": {"grpo": {"select": "best", "patience": 3}},
-        "KL with a gradient": {"grpo": {"kl_estimator": "exact", "beta": 1.0}},
+        "KL with a gradient": {"grpo": {"kl_estimator": "exact"}},
+        "KL of weight 1": {"grpo": {"kl_estimator": "exact", "beta": 1.0}},
         "all of these": {
             "pretrain": {"hold_out": 1},
             "grpo": {
