@@ -49,6 +49,23 @@ def test_one_dropout_mask_makes_every_first_ratio_one():
         assert any(row["log_ratio/abs_mean"] > 0 for row in logs) is noisy
 
 
+def test_with_one_dropout_mask_there_is_nothing_to_remember():
+    weights = []
+    for remembers in (None, True):
+        model = build(dropout=0.5)
+        args = GRPOConfig(
+            disable_dropout=False, shared_dropout=True, batch_size=24, max_steps=3, select="last"
+        )
+        trainer = GRPOTrainer(model, args, train_dataset=DATASET)
+        assert not trainer._estimator.remembers
+        if remembers:
+            trainer._estimator.remembers = True
+        trainer.train()
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for ours, theirs in zip(*weights, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings", [SAMPLED, {}], ids=["sampled", "exact"])
 def test_an_old_policy_that_stays_leaves_the_new_one_behind_until_it_follows(settings, monkeypatch):
     ratios = []

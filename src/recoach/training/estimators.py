@@ -102,7 +102,8 @@ class ExactEstimator:
     def __init__(self, args: GRPOConfig, policy: Policy) -> None:
         self.args, self.policy, self.clip = args, policy, _clip(args)
         on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
-        self.remembers = not (on_policy and args.disable_dropout and args.beta == 0)
+        same_mask = args.disable_dropout or args.shared_dropout
+        self.remembers = not (on_policy and same_mask and args.beta == 0)
 
     def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
