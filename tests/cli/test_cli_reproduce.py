@@ -10,6 +10,7 @@ import pytest
 from recoach.data.synthetic import block_graph
 from recoach.experiments import suites
 from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
+from recoach.training.grpo import GRPOTrainer
 
 
 def write_log(path):
@@ -123,6 +124,31 @@ def test_a_finished_suite_is_not_run_again(folder, recoach, small_budget):
     assert said.code == 0
     assert "Training" not in said.out
     assert before == {path: path.stat().st_mtime_ns for path in runs.glob("*/results.json")}
+
+
+def test_an_interrupted_suite_goes_on_and_ends_where_the_whole_one_does(
+    folder, tmp_path, recoach, small_budget, monkeypatch, look
+):
+    asked = ("reproduce", "table3", f"--dataset=Video_small={folder / 'log.csv'}")
+    step, count = GRPOTrainer.step, []
+
+    def interrupted(self, batch, generator):
+        count.append(1)
+        if len(count) == 4:  # the second step of the second backbone
+            raise KeyboardInterrupt
+        return step(self, batch, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GRPOTrainer, "step", interrupted)
+        said = recoach(*asked, f"--output={tmp_path}")
+    assert said.code == 130
+    runs = tmp_path / "quick" / "Video_small"
+    assert not (runs / "lightgcn-2020" / "results.json").exists()
+    assert recoach(*asked, f"--output={tmp_path}").code == 0
+    for cell in ("sasrec-2020", "lightgcn-2020", "gsau-2020"):
+        whole = folder / "quick" / "Video_small" / cell
+        assert look.numbers(runs / cell) == look.numbers(whole)
+        assert look.weights(runs / cell) == look.weights(whole)
 
 
 def test_only_the_named_cells_are_run(folder, tmp_path, recoach, small_budget):

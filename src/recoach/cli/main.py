@@ -45,8 +45,8 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print(
-            "Interrupted. What was trained up to the last checkpoint is saved; give the same "
-            "command with --resume to go on.",
+            "Interrupted. What was trained up to the last checkpoint is saved; the same command "
+            "goes on, a single run with --resume.",
             soft_wrap=True,
         )
         sys.exit(130)
