@@ -72,7 +72,6 @@ TABLE4: Final[dict[str, list[str]]] = {
 
 FACTORS: Final[dict[str, dict[str, Tables]]] = {
     "sasrec": {
-        "paper": {},
         "dropout off": {"grpo": {"disable_dropout": True}},
         "one dropout mask": {"grpo": {"shared_dropout": True}},
         "temperature": {"grpo": {"temperature": "auto"}},
@@ -97,23 +96,23 @@ FACTORS: Final[dict[str, dict[str, Tables]]] = {
         },
     },
     "lightgcn": {
-        "paper": {},
         "temperature": {"grpo": {"temperature": "auto"}},
     },
     "gsau": {
-        "paper": {},
         "dropout off": {"grpo": {"disable_dropout": True}},
         "temperature": {"grpo": {"temperature": "auto"}},
     },
 }
 """One change each from the paper's reading, and all together."""
 
+_PAPER: Final[dict[str, Tables]] = {"evaluation": {"control": True}}
+"""The paper's reading itself, with the control it lacks."""
+
 
 def table3(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return base, control and GRPO of each backbone: table 3, and the bars of figure 1."""
     return [
-        Cell(model, _tables(source, model, profile, seed, {"evaluation": {"control": True}}))
-        for model in _fitting(source)
+        Cell(model, _tables(source, model, profile, seed, _PAPER)) for model in _fitting(source)
     ]
 
 
@@ -121,29 +120,27 @@ def table4(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return GSAU with each choice of tables to move, dropout on as printed and off."""
     if source.ready_split:
         return []
-    return [
-        Cell(
-            f"gsau-{name}" + ("-no-dropout" if still else ""),
-            _tables(
-                source,
-                "gsau",
-                profile,
-                seed,
-                {"grpo": {"trainable": moved, "disable_dropout": still}},
-            ),
-        )
-        for still in (False, True)
-        for name, moved in TABLE4.items()
-    ]
+    cells = []
+    for still in (False, True):
+        for name, moved in TABLE4.items():
+            change = {"grpo": {"trainable": moved, "disable_dropout": still}}
+            if not still and moved == _GRPO["gsau"]["trainable"]:
+                cells += [cell for cell in table3(source, profile, seed) if cell.name == "gsau"]
+                continue
+            tables = _tables(source, "gsau", profile, seed, change)
+            cells.append(Cell(f"gsau-{name}" + ("-no-dropout" if still else ""), tables))
+    return cells
 
 
 def factors(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return paper mode of each backbone with one factor changed at a time."""
-    return [
-        Cell(f"{model}-{name.replace(' ', '-')}", _tables(source, model, profile, seed, change))
-        for model in _fitting(source)
-        for name, change in FACTORS[model].items()
-    ]
+    """Return table 3's cell of each backbone, then the same with one factor changed at a time."""
+    cells = []
+    for cell in table3(source, profile, seed):
+        cells.append(cell)
+        for name, change in FACTORS[cell.name].items():
+            tables = _tables(source, cell.name, profile, seed, change)
+            cells.append(Cell(f"{cell.name}-{name.replace(' ', '-')}", tables))
+    return cells
 
 
 SUITES: Final = {"table3": table3, "table4": table4, "factors": factors}

@@ -34,7 +34,9 @@ def draw_factors(record: Mapping[str, Any], folder: Path) -> list[Path]:
         for cell_name, cell in found["cells"].items():
             if cell["diagnostics"]:
                 model, _, factor = cell_name.partition("-")
-                panels.setdefault(f"{name}, {NAMES[model]}", {})[factor.replace("-", " ")] = cell
+                panels.setdefault(f"{name}, {NAMES[model]}", {})[
+                    factor.replace("-", " ") or "paper"
+                ] = cell
     return _drawn(panels, _curves, folder / "factors")
 
 

@@ -107,52 +107,65 @@ def _table4(record: Record) -> list[Grid]:
         rows: list[tuple[str, ...]] = []
         for cell_name, cell in found["cells"].items():
             moved = cell_name.removeprefix("gsau-").removesuffix("-no-dropout")
+            moved = "item+user" if moved == "gsau" else moved
             still = cell_name.endswith("-no-dropout")
             theirs = None if still else TABLE4.get(moved, {}).get(category)
             label = f"{moved}, dropout {'off' if still else 'on'}"
             figures = _beside(theirs, before, cell, "tuned")
             rows.append((label, *figures, _verdict(cell, "tuned", "base")))
+            if "control" in cell["models"]:
+                first = ("supervised steps", *_beside(None, None, cell, "control"))
+                rows.insert(0, (*first, _verdict(cell, "control", "base")))
         columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
         grids.append(Grid(f"Table 4: {name}", columns, rows, _note(record, found)))
     return grids
 
 
+_FACTOR_COLUMNS: Final = (
+    "Changed from the paper",
+    "NDCG@10 base",
+    "NDCG@10 after",
+    "Recall@50 after",
+    "NDCG@10 against base",
+    "|log ratio|",
+    "clipped",
+    "dead groups",
+    "best step",
+)
+
+
 def _factors(record: Record) -> list[Grid]:
-    head = (
-        "Cell",
-        "NDCG@10 base",
-        "GRPO",
-        "Recall@50 GRPO",
-        "NDCG@10 against base",
-        "|log ratio|",
-        "clipped",
-        "dead groups",
-        "best step",
-    )
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for cell_name, cell in found["cells"].items():
+            model, _, factor = cell_name.partition("-")
+            if "control" in cell["models"]:
+                label = f"{NAMES[model]}: supervised steps instead"
+                rows.append(
+                    (label, *_after(cell, "control"), *[MISSING] * 3, _best(cell, "control"))
+                )
             first = cell["diagnostics"].get("first", {})
             clipped = sum(first.get(f"clip_ratio/{end}_mean", 0.0) for end in ("low", "high"))
-            rows.append(
-                (
-                    cell_name,
-                    _measured(cell, "base", "ndcg@10"),
-                    _measured(cell, "tuned", "ndcg@10"),
-                    _measured(cell, "tuned", "recall@50"),
-                    _verdict(cell, "tuned", "base"),
-                    number(first.get("log_ratio/abs_mean")),
-                    number(clipped),
-                    number(first.get("frac_reward_zero_std")),
-                    ", ".join(str(step) for step in cell["models"]["tuned"]["best_step"]),
-                )
-            )
+            label = f"{NAMES[model]}: {factor.replace('-', ' ') or 'nothing'}"
+            told = (first.get("log_ratio/abs_mean"), clipped, first.get("frac_reward_zero_std"))
+            figures = [number(figure) for figure in told]
+            rows.append((label, *_after(cell, "tuned"), *figures, _best(cell, "tuned")))
         note = (
             f"{_note(record, found)} The ratio is measured before the first update of each batch."
         )
-        grids.append(Grid(f"Factors: {name}", head, rows, note))
+        grids.append(Grid(f"Factors: {name}", _FACTOR_COLUMNS, rows, note))
     return grids
+
+
+def _after(cell: Record, stage: str) -> tuple[str, ...]:
+    before = _measured(cell, "base", "ndcg@10")
+    after = [_measured(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
+    return (before, *after, _verdict(cell, stage, "base"))
+
+
+def _best(cell: Record, stage: str) -> str:
+    return ", ".join(str(step) for step in cell["models"][stage]["best_step"])
 
 
 def _figure1(record: Record) -> list[Grid]:
