@@ -163,4 +163,6 @@ def test_a_split_made_by_others_is_taken_as_it_is(tmp_path):
     assert (data.name, data.n_users, data.n_items) == ("theirs", 2, 4)
     assert [len(part.values) for part in (data.train, data.valid, data.test)] == [3, 1, 1]
     shutil.rmtree(source)
-    assert run_dataset(config, tmp_path / "own", begun=True).fingerprint == data.fingerprint
+    again = run_dataset(config, tmp_path / "own", begun=True)
+    assert again.fingerprint == data.fingerprint
+    assert data.split == again.split == "as given"

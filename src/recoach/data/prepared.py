@@ -105,6 +105,7 @@ def save_dataset(
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
+        "split": dataset.split,
         "statistics": None if statistics is None else dataclasses.asdict(statistics),
         **(origin or {}),
     }
@@ -145,7 +146,9 @@ def load_dataset(directory: Path) -> Dataset:
             f"{directory}: its files do not match the fingerprint in {MANIFEST} "
             f"({found} and {manifest.get('fingerprint')}); prepare the data again"
         )
-    return Dataset(str(manifest.get("name", "")), ids[0], ids[1], rows[0], rows[1], rows[2], found)
+    split = str(manifest.get("split", "leave_last_out"))
+    name = str(manifest.get("name", ""))
+    return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], found, split)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -50,6 +50,7 @@ class Dataset:
         valid: the targets that choose between models, none or one (or more) a user.
         test: the targets that are reported, none or one (or more) a user.
         fingerprint: 16 hex digits, a hash of everything above but the name.
+        split: how it was split, "leave_last_out" or "as given".
     """
 
     name: str
@@ -59,6 +60,7 @@ class Dataset:
     valid: Ragged
     test: Ragged
     fingerprint: str
+    split: str = "leave_last_out"
 
     @property
     def n_users(self) -> int:
@@ -130,7 +132,8 @@ def from_parts(
     if valid is None:
         empty = Ragged(np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
         rows.insert(1, empty)
-    return assemble(name, (user_ids, item_ids), (rows[0], rows[1], rows[2]))
+    joined = assemble(name, (user_ids, item_ids), (rows[0], rows[1], rows[2]))
+    return replace(joined, split="as given")
 
 
 def assemble(

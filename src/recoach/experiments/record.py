@@ -60,7 +60,7 @@ def write_results(
         "dataset": _described(dataset),
         "model": config.model_name,
         "seed": config.seed,
-        "protocol": _protocol(config, tests),
+        "protocol": _protocol(config, dataset, tests),
         "models": {
             name: _summary(judged[name], trained.get(name))  # type: ignore[call-overload]
             | _beyond(models[name], dataset, tests[name], config)
@@ -126,11 +126,13 @@ def _described(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _protocol(config: ExperimentConfig, tests: Mapping[str, Evaluation]) -> dict[str, Any]:
+def _protocol(
+    config: ExperimentConfig, dataset: Dataset, tests: Mapping[str, Evaluation]
+) -> dict[str, Any]:
     measured = next(iter(tests.values())).protocol
     kept = ("ranking", "mask_seen", "ties", "n_users", "n_items", "ks")
     return {
-        "split": "leave_last_out",
+        "split": dataset.split,
         **{name: measured[name] for name in kept},
         "selection": {
             "best": f"valid/{config.grpo.metric}, step 0 a candidate",

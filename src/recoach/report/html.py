@@ -45,6 +45,7 @@ COMPARED: Final = frozenset(
 WORDS: Final = {
     ("split", "leave_last_out"): "Each user's last interaction is the test item, the one before it "
     "the validation item; everything earlier is for training.",
+    ("split", "as given"): "Training, validation and test items are as the data came.",
     ("ranking", "full"): "The target is ranked among the whole catalogue, not a sample of it.",
     ("mask_seen", "all"): "Items the user has already taken are left out of the ranking.",
     ("mask_seen", "recbole"): "As in RecBole, items already taken are left out for general models "

@@ -256,10 +256,11 @@ def _note(record: Record, found: Record) -> str:
         return "Nothing is run yet."
     data, cell = found["dataset"], next(iter(found["cells"].values()))
     category = CATEGORIES.get(category_of(data["name"]) or "", "none")
+    protocol, seeds = cell["protocol"], ", ".join(str(seed) for seed in cell["seeds"])
     return (
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
-        f"paper's column: {category}. Leave-last-out, full ranking, seen items masked: "
-        f"{cell['protocol']['mask_seen']}. Profile {record['profile']}, seeds "
-        f"{', '.join(str(seed) for seed in cell['seeds'])}; intervals: 95 %, paired bootstrap over "
-        "users of each user's mean over the seeds. Changes in brackets are against the base."
+        f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
+        f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
+        "intervals: 95 %, paired bootstrap over users of each user's mean over the seeds. Changes in "
+        "brackets are against the base."
     )
