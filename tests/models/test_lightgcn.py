@@ -1,12 +1,13 @@
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batch import EdgeBatches, Queries
+from recoach.data.batch import EdgeBatches, Queries, Seen
 from recoach.data.split import Ragged, leave_last_out
 from recoach.data.synthetic import block_graph, cycle
 from recoach.models.base import TrainingBatch, draw_negatives
@@ -80,10 +81,46 @@ def test_the_gradient_of_a_propagation_is_that_of_the_dense_product():
 
 def test_the_graph_holds_the_training_edges_alone():
     dataset = leave_last_out(cycle(12, 20, length=7))
-    reached = Graph(dataset.train, 20).users_from_items(torch.eye(20))
+    half = Graph(dataset.train, 20).users_from_items
+    reached = half(torch.eye(20), half.weights)
     assert (reached > 0).sum(dim=1).tolist() == [7 - 2] * 12
     held_out = torch.from_numpy(np.stack([dataset.valid.values, dataset.test.values])).long()
     assert reached[torch.arange(12), held_out].sum() == 0
+
+
+def test_nothing_passes_along_a_hidden_edge():
+    graph = Graph(ragged(ROWS), 6)
+    user = next(u for u, row in enumerate(ROWS) if len(row) > 1)
+    item = ROWS[user][-1]
+    stranger = next(i for i in range(6) if i not in ROWS[user])
+    hidden = (torch.tensor([user, user]), torch.tensor([item, stranger]))
+    reach = {}
+    for name, edges in (("all", None), ("hidden", hidden)):
+        reach[name] = graph(torch.zeros(5, 6), torch.eye(6), 1, edges)[0]
+        back = graph(torch.eye(5), torch.zeros(6, 5), 1, edges)[1]
+        assert torch.equal(back, reach[name].T)
+    expected = reach["all"].clone()
+    expected[user, item] = 0
+    assert reach["all"][user, item] > 0
+    assert torch.equal(reach["hidden"], expected)
+
+
+def test_the_gradient_knows_what_was_hidden():
+    graph, hidden = Graph(ragged(ROWS), 6), (torch.tensor([0]), torch.tensor([ROWS[0][0]]))
+    users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 6))
+    assert torch.autograd.gradcheck(lambda u, i: graph(u, i, 2, hidden), (users, items))
+
+
+def test_hiding_leaves_nothing_behind():
+    model, batch = lightgcn(), a_batch()
+    with torch.no_grad():
+        before = model.embed(batch.queries)
+    pairs = Seen(torch.arange(len(batch.targets)), batch.targets)
+    model.embed(replace(batch.queries, hidden=pairs)).users.sum().backward()
+    with torch.no_grad():
+        model.users.weight.data.add_(1.0)  # as a fused optimiser moves it: no version is raised
+        after = model.embed(batch.queries)
+    assert not torch.equal(before.users, after.users)
 
 
 @pytest.mark.parametrize("penalty", ["norm", "squared"])

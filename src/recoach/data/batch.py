@@ -19,7 +19,7 @@ _BUCKET = 16
 
 
 class Seen(NamedTuple):
-    """Items that a state may not be shown, as pairs sorted by state."""
+    """Items of states, such as those they may not be shown, as pairs sorted by state."""
 
     states: Tensor
     """int64[S] index of the state within its queries."""
@@ -53,6 +53,8 @@ class Queries:
     """int64[B] number of items of its row a state has seen."""
     seen: Seen | None = None
     """Items to mask, if any."""
+    hidden: Seen | None = None
+    """What these states' users took later: a model that propagates over the log must not use it."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,14 +64,22 @@ class Queries:
         """int64[B] user of each state."""
         return self.users[self.rows]
 
+    @property
+    def hidden_edges(self) -> tuple[Tensor, Tensor] | None:
+        """(int64[H] users, int64[H] items) of the hidden interactions, if there are any."""
+        return self.hidden and (self.state_users[self.hidden.states], self.hidden.items)
+
     def to(self, device: torch.device) -> "Queries":
         """Return the same queries on another device."""
         if self.users.device == device:
             return self
         names = ("users", "history", "lengths", "rows", "ends")
         moved = {name: getattr(self, name).to(device) for name in names}
-        seen = self.seen and Seen(self.seen.states.to(device), self.seen.items.to(device))
-        return replace(self, **moved, seen=seen)
+        seen, hidden = (
+            pairs and Seen(*(part.to(device) for part in pairs))
+            for pairs in (self.seen, self.hidden)
+        )
+        return replace(self, **moved, seen=seen, hidden=hidden)
 
 
 class Batch(NamedTuple):

@@ -110,6 +110,8 @@ class Run:
                 "metric": grpo.metric,
                 "select": "last" if grpo.select == "last" else "best",
                 "hold_out": 0,
+                "ema_decay": grpo.ema_decay,
+                "interpolate": grpo.schedule().interpolate,
             }
         )
         session = self.session("control")

@@ -1,5 +1,6 @@
 """The contract every recommender keeps: two sets of vectors, whose products are the scores."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,11 @@ def judging(model: Recommender) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def frozen_copy(model: Recommender) -> Recommender:
+    """Return a copy without dropout and without gradients."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def draw_negatives(

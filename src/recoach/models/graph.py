@@ -25,37 +25,69 @@ class Graph(nn.Module):
     def __init__(self, train: Ragged, n_items: int) -> None:
         super().__init__()
         matrix = _normalised_adjacency(train, n_items)
+        self.n_items = n_items
         self.users_from_items, self.items_from_users = _Half(matrix), _Half(matrix.T.tocsr())
+        edges = matrix.copy()
+        edges.data = np.arange(matrix.nnz)
+        rows = np.repeat(np.arange(len(train)), np.diff(matrix.indptr))
+        places = {"keys": rows * n_items + matrix.indices, "order": edges.T.tocsr().data}
+        for name, values in places.items():
+            tensor = torch.from_numpy(values.astype(np.int64))
+            self.register_buffer(name, tensor, persistent=False)
+        self.keys: Tensor
+        """int64[E] user * n_items + item of the edges, rising."""
+        self.order: Tensor
+        """int64[E] which of those edges stands at each place of the items' half."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Graph":
         """Return the graph itself: it never changes."""
         return self
 
-    def forward(self, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        users: Tensor,
+        items: Tensor,
+        layers: int,
+        hidden: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return the mean of the layers 0..`layers` of both tables.
 
         Args:
             users: float[U, D].
             items: float[I, D].
             layers: number of propagation steps.
+            hidden: (int64[H] users, int64[H] items) of edges nothing passes along; the others
+                keep their weights. Pairs that are no edges are passed over.
         """
         both: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
-            users, items, self, layers
+            users, items, self, layers, self._weights(hidden)
         )
         return both
 
-    def mean_of_layers(self, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, without a gradient."""
+    def mean_of_layers(
+        self, users: Tensor, items: Tensor, layers: int, weights: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, without a gradient, with these weights of the halves."""
         user_layer, item_layer = users, items
         user_sum, item_sum = users.clone(), items.clone()
         for _ in range(layers):
             user_layer, item_layer = (
-                self.users_from_items(item_layer),
-                self.items_from_users(user_layer),
+                self.users_from_items(item_layer, weights[0]),
+                self.items_from_users(user_layer, weights[1]),
             )
             user_sum += user_layer
             item_sum += item_layer
         return user_sum.div_(layers + 1), item_sum.div_(layers + 1)
+
+    def _weights(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        weights = self.users_from_items.weights
+        if hidden is None:
+            return weights, self.items_from_users.weights
+        wanted = hidden[0] * self.n_items + hidden[1]
+        place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        weights = weights.clone()
+        weights[place[self.keys[place] == wanted]] = 0
+        return weights, weights[self.order]
 
 
 def fold_in(users: Tensor, known: Tensor, items: Tensor, history: Tensor, ends: Tensor) -> Tensor:
@@ -96,13 +128,13 @@ class _Half(nn.Module):
         self.neighbours: Tensor
         self.weights: Tensor
 
-    def forward(self, vectors: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
         return functional.embedding_bag(
             self.neighbours,
             vectors,
             self.starts,
             mode="sum",
-            per_sample_weights=self.weights.to(vectors.dtype),
+            per_sample_weights=weights.to(vectors.dtype),
         )
 
 
@@ -116,17 +148,18 @@ class _Propagation(torch.autograd.Function):
         items: Tensor,
         graph: Graph,
         layers: int,
+        weights: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        ctx.graph, ctx.layers = graph, layers  # type: ignore[attr-defined]
-        return graph.mean_of_layers(users, items, layers)
+        ctx.graph, ctx.layers, ctx.weights = graph, layers, weights  # type: ignore[attr-defined]
+        return graph.mean_of_layers(users, items, layers, weights)
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, users: Tensor, items: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
-        graph, layers = ctx.graph, ctx.layers  # type: ignore[attr-defined]
-        both = graph.mean_of_layers(users.contiguous(), items.contiguous(), layers)
-        return (*both, None, None)
+    ) -> tuple[Tensor, Tensor, None, None, None]:
+        graph, layers, weights = ctx.graph, ctx.layers, ctx.weights  # type: ignore[attr-defined]
+        both = graph.mean_of_layers(users.contiguous(), items.contiguous(), layers, weights)
+        return (*both, None, None, None)
 
 
 def _normalised_adjacency(train: Ragged, n_items: int) -> sparse.csr_matrix:
@@ -138,4 +171,6 @@ def _normalised_adjacency(train: Ragged, n_items: int) -> sparse.csr_matrix:
     scales = [
         sparse.diags((np.asarray(matrix.sum(axis=axis)).ravel() + 1e-7) ** -0.5) for axis in (1, 0)
     ]
-    return (scales[0] @ matrix @ scales[1]).tocsr()
+    normalised = (scales[0] @ matrix @ scales[1]).tocsr()
+    normalised.sort_indices()
+    return normalised

@@ -122,9 +122,9 @@ class GSAU(Recommender):
         spread = uniformity(left) + uniformity(right)
         return alignment(left, right) + self.config.gamma * spread
 
-    def _propagate(self) -> tuple[Tensor, Tensor]:
-        items = self.items.weight[: self.n_items]
-        both: tuple[Tensor, Tensor] = self.graph(self.users.weight, items, self.config.layers)
+    def _propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        items, layers = self.items.weight[: self.n_items], self.config.layers
+        both: tuple[Tensor, Tensor] = self.graph(self.users.weight, items, layers, hidden)
         return both
 
     def _sequence(self, queries: Queries) -> Embedded:
@@ -132,7 +132,7 @@ class GSAU(Recommender):
         return Embedded(states, self.items.weight[: self.n_items])
 
     def _graph(self, queries: Queries) -> Embedded:
-        users, items = self._propagate()
+        users, items = self._propagate(queries.hidden_edges)
         history = queries.history[queries.rows]
         return Embedded(fold_in(queries.state_users, users, items, history, queries.ends), items)
 

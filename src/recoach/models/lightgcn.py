@@ -51,24 +51,27 @@ class LightGCN(Recommender):
             nn.init.xavier_uniform_(table.weight)
         self._kept: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
 
-    def propagate(self) -> tuple[Tensor, Tensor]:
+    def propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return float[U, D] and float[I, D]; without gradients, kept until the tables change."""
         users, items = self.users.weight, self.items.weight
         if torch.is_grad_enabled():
             self._kept = None  # a step follows, and a fused optimiser leaves no mark on versions
-            return self._propagated(users, items)
+        if torch.is_grad_enabled() or hidden is not None:
+            return self._propagated(users, items, hidden)
         version = (id(users), users._version, id(items), items._version)
         if self._kept is None or self._kept[0] != version:
             self._kept = (version, self._propagated(users, items))
         return self._kept[1]
 
-    def _propagated(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        both: tuple[Tensor, Tensor] = self.graph(users, items, self.config.layers)
+    def _propagated(
+        self, users: Tensor, items: Tensor, hidden: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = self.graph(users, items, self.config.layers, hidden)
         return both
 
     def embed(self, queries: Queries) -> Embedded:
         """Return the propagated vectors; a user never met is the mean of the items taken."""
-        users, items = self.propagate()
+        users, items = self.propagate(queries.hidden_edges)
         history = queries.history[queries.rows]
         return Embedded(fold_in(queries.state_users, users, items, history, queries.ends), items)
 

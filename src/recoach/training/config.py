@@ -56,18 +56,22 @@ class GRPOConfig(BaseModel):
     """Coming interactions that earn a reward."""
     discount: float = Field(0.8, gt=0, le=1)
     """Reward of an item taken k interactions later: discount^(k-1)."""
-    state: States = "prefix"
-    """Every prefix of a history, the last one, or the user with all of the history."""
+    state: States | Literal["auto"] = "auto"
+    """Every prefix of a history, the last one, or the user with all of the history; `auto` is
+    `prefix` for a model that reads a history, `last_prefix` for one whose user is one vector."""
+    hide_rewarded: bool = True
+    """A model that propagates over the log must earn a reward without the edge it is for."""
     logits: Logits = "raw"
     """Scores as they are, states of unit length, or cosines."""
     temperature: float | Literal["auto"] = "auto"
     """Of the softmax; `auto` fits it on the validation likelihood before the first step."""
     mask_seen: bool = True
     """Keep seen items out of the policy: the trained policy is the one that serves."""
-    disable_dropout: bool = True
-    """Without it old and new policy differ at equal weights, and the ratio is noise."""
-    shared_dropout: bool = False
-    """Where dropout is on, one mask for the old policy and the new."""
+    disable_dropout: bool = False
+    """Train without the model's dropout."""
+    shared_dropout: bool = True
+    """Where dropout is on, one mask for all policies of a step; with several they differ at equal
+    weights, and the ratio and the KL are noise."""
     trainable: tuple[Table, ...] = TABLES
     """Tables that move; the others stay bitwise as they are."""
     level: Literal["ego", "final"] = "ego"
@@ -77,13 +81,13 @@ class GRPOConfig(BaseModel):
     transforms."""
     optim: Literal["adamw", "sgd"] = "adamw"
     """The optimiser, new for GRPO."""
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     """Its step size."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay (decoupled with AdamW)."""
     batch_size: int = Field(512, gt=0)
     """States in a step."""
-    epochs: int = Field(20, gt=0)
+    epochs: int = Field(100, gt=0)
     """Epochs at the most."""
     epoch_unit: Literal["states", "users", "interactions"] = "states"
     """What an epoch goes through once; steps over users or interactions still draw states."""
@@ -91,12 +95,16 @@ class GRPOConfig(BaseModel):
     """Steps at the most; 0 leaves it to `epochs`."""
     eval_steps: int = Field(0, ge=0)
     """Steps between evaluations; 0 evaluates after each epoch."""
-    patience: int = Field(3, ge=0)
+    patience: int = Field(10, ge=0)
     """Evaluations without improvement before stopping; 0 never stops."""
     metric: str = Field("ndcg@10", pattern=METRIC_NAME)
     """Validation metric that selects the weights."""
     select: Literal["best", "best_tuned", "last"] = "best"
     """Best on validation with the base itself among the candidates, or without it; or the last."""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """What is judged and returned is a moving average of the weights; 0 takes them as they are."""
+    interpolate: bool = True
+    """Return the point between base and best that validation likes most (WiSE-FT); for `best`."""
 
     @classmethod
     def paper(cls, **changes: object) -> Self:
@@ -112,9 +120,11 @@ class GRPOConfig(BaseModel):
             "beta": 0.01,
             "kl_estimator": "literal",
             "reward": "next",
+            "state": "prefix",
+            "hide_rewarded": False,
             "temperature": 1.0,
             "mask_seen": False,
-            "disable_dropout": False,
+            "shared_dropout": False,
             "trainable": ("item", "user", "position"),
             "normalize_weights": False,
             "learning_rate": 1e-4,
@@ -122,6 +132,8 @@ class GRPOConfig(BaseModel):
             "epochs": 1000,
             "patience": 0,
             "select": "last",
+            "ema_decay": 0.0,
+            "interpolate": False,
         }
         return cls.model_validate(quirks | changes)
 
@@ -153,9 +165,10 @@ class GRPOConfig(BaseModel):
 
     def schedule(self) -> Schedule:
         """Return the part the loop needs."""
-        names = ("epochs", "metric", "patience", "max_steps", "eval_steps")
+        names = ("epochs", "metric", "patience", "max_steps", "eval_steps", "ema_decay")
         return Schedule(
             **{name: getattr(self, name) for name in names},
             select="last" if self.select == "last" else "best",
             start_is_candidate=self.select != "best_tuned",
+            interpolate=self.interpolate and self.select == "best",
         )

@@ -6,20 +6,22 @@ What it is not, against the paper (Jeon et al. 2025):
    keeps it for the record.
 3. The policy shows what serving shows: seen items are masked, the temperature is calibrated.
 4. The base is a candidate; the best weights on validation are returned.
-`GRPOConfig.paper()` switches 1 to 4 back.
+5. A model that propagates over the log does so without the edges that a batch rewards.
+6. What is judged and returned is a moving average of the weights, drawn back towards the base as
+   far as validation likes (WiSE-FT, Wortsman et al. 2022).
+`GRPOConfig.paper()` switches 1 to 6 back.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
-from recoach.data.batch import Batch, StateBatches, seen_before
+from recoach.data.batch import Batch, Seen, StateBatches, States, seen_before
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
-from recoach.models.base import Recommender
+from recoach.models.base import Embedded, Recommender, frozen_copy
 from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.policy.rewards import future_items, train_set, without_seen
@@ -55,15 +57,15 @@ class GRPOTrainer:
         if self.args.level == "final":
             model.settle()
         self.policy = Policy(self._temperature(), self.args.logits)
-        self.reference = self._frozen_copy() if self.args.beta > 0 else None
-        self.old = self._frozen_copy() if self.args.old_model_sync_steps > 1 else None
+        self.reference = frozen_copy(model) if self.args.beta > 0 else None
+        self.old = frozen_copy(model) if self.args.old_model_sync_steps > 1 else None
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._states = StateBatches(
             train_dataset.train,
             n_items=train_dataset.n_items,
             history_length=model.history_length,
             batch_size=self.args.batch_size,
-            states=self.args.state,
+            states=self._state(),
         )
         self._check_group()
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
@@ -82,7 +84,7 @@ class GRPOTrainer:
 
     def train(self) -> Outcome:
         """Fine-tune and leave the selected weights, the base's own among the candidates."""
-        evaluate = validation(self.model, self.dataset, self.args.metric, self.session.mask_seen)
+        evaluate = validation(self.dataset, self.args.metric, self.session.mask_seen)
         try:
             return Loop(self, self.args.schedule(), evaluate, self.session).run()
         finally:
@@ -126,17 +128,15 @@ class GRPOTrainer:
         self.model.train(not self.args.disable_dropout)
         batch = self._narrowed(batch, generator)
         rollout = reference = None
-        mask = torch.initial_seed()
+        mask = torch.initial_seed() if self.args.shared_dropout else None
         with torch.no_grad():
             if self._estimator.remembers:
-                old = batch.embed(self.policy, self.old or self.model)
+                old = self._embedded(batch, self.old or self.model, mask)
                 rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
             if self.reference is not None:
-                reference = batch.embed(self.policy, self.reference)
+                reference = self._embedded(batch, self.reference, mask)
         for _ in range(self.args.num_iterations):
-            if self.args.shared_dropout:
-                torch.manual_seed(mask)
-            new = batch.embed(self.policy, self.model)
+            new = self._embedded(batch, self.model, mask)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -158,6 +158,13 @@ class GRPOTrainer:
             drift[f"drift/{table}"] = (moved / size) ** 0.5 if size else 0.0
         return drift | {"temperature": self.policy.temperature}
 
+    def _embedded(self, batch: Task, model: Recommender, mask: int | None) -> Embedded:
+        """Return a policy's vectors; every policy of a step has the same mask, if there is one."""
+        if mask is not None:
+            torch.manual_seed(mask)
+            model.train(self.model.training)
+        return batch.embed(self.policy, model)
+
     def _task(self, batch: Batch) -> Task:
         args, train = self.args, self.dataset.train
         if args.reward == "train_set":
@@ -166,10 +173,13 @@ class GRPOTrainer:
             horizon = args.horizon if args.reward == "future" else 1
             rewards = future_items(batch, train, horizon=horizon, discount=args.discount)
         queries = batch.queries
+        starts = train.offsets[queries.state_users.numpy()]
+        seen = seen_before(train.values, starts, batch.positions)
         if args.mask_seen:
-            starts = train.offsets[queries.state_users.numpy()]
-            seen = seen_before(train.values, starts, batch.positions)
             rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
+        if args.hide_rewarded and args.reward != "train_set":
+            new = without_seen(rewards, seen)  # a repeated pair is one edge, and known
+            queries = replace(queries, hidden=Seen(new.states, new.items))
         device = self.model.device
         return Task(queries.to(device), rewards.to(device))
 
@@ -179,6 +189,11 @@ class GRPOTrainer:
         count = self.args.num_negatives
         candidates = self._proposal.candidates(task.rewards.items, count, generator)
         return Task(*narrowed(task.queries, task.rewards, candidates), candidates)
+
+    def _state(self) -> States:
+        if self.args.state != "auto":
+            return self.args.state
+        return "prefix" if self.model.history_length else "last_prefix"
 
     def _temperature(self) -> float:
         if self.args.temperature != "auto":
@@ -190,9 +205,6 @@ class GRPOTrainer:
             seed=self.session.seed,
             logits=self.args.logits,
         )
-
-    def _frozen_copy(self) -> Recommender:
-        return copy.deepcopy(self.model).eval().requires_grad_(False)
 
     def _check_group(self) -> None:
         args = self.args

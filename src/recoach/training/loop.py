@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recoach.errors import ModelError
 from recoach.evaluation.evaluator import MaskSeen
-from recoach.models.base import Recommender
+from recoach.models.base import Recommender, frozen_copy
 from recoach.models.checkpoint import (
     COMPANION,
     OPTIMISER,
@@ -29,6 +29,8 @@ from recoach.models.checkpoint import (
 )
 
 _SAVE_SECONDS = 120.0
+_SHARES = (0.25, 0.5, 0.75)
+"""How far from the start to the best the weights are looked at."""
 
 Batch = TypeVar("Batch")
 
@@ -91,6 +93,10 @@ class Schedule:
     """Which weights to return."""
     start_is_candidate: bool = False
     """Whether the weights before the first step may be returned as the best."""
+    interpolate: bool = False
+    """Whether to look between them and the best for something better."""
+    ema_decay: float = 0.0
+    """Memory of the average that is judged and kept in the model's place; 0 keeps the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,8 @@ class Outcome(NamedTuple):
     best_value: float
     start_value: float | None
     """Validation value before the first step, where that was measured."""
+    share: float | None = None
+    """How far from the start to the best the returned weights lie, where that was looked for."""
 
 
 @dataclass(slots=True)
@@ -132,6 +140,7 @@ class _Progress:
     seconds: float = 0.0
     evaluated: int = -1
     finished: bool = False
+    share: float | None = None
 
 
 def stream(seed: int, name: str, number: int = 0) -> torch.Generator:
@@ -151,14 +160,15 @@ class Loop(Generic[Batch]):
         self,
         trainer: Trainer[Batch],
         schedule: Schedule,
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[Recommender], dict[str, float]],
         session: Session,
     ) -> None:
         self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
         self.session, self.folder, self.seed = session, session.folder, session.seed
         self.observer = session.observer
         self.progress = _Progress()
-        self._best = self._copy()
+        self._judged = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
+        self._start = self._best = self._copy()
         self._sums: dict[str, float] = {}
         self._count = 0
         self._saved_at = self._began = time.monotonic()
@@ -181,14 +191,17 @@ class Loop(Generic[Batch]):
                 self._evaluate()
             while not progress.finished:
                 self._epoch()
-        if self.schedule.select == "best":
-            self.trainer.model.load_state_dict(self._best)
+            if self.schedule.interpolate and progress.share is None:
+                self._interpolate()
+        chosen = self._best if self.schedule.select == "best" else self._copy()
+        self.trainer.model.load_state_dict(chosen)
         outcome = Outcome(
             progress.step,
             progress.seconds,
             progress.best_step if self.schedule.select == "best" else progress.step,
             progress.best_value,
             progress.start_value,
+            progress.share,
         )
         self.observer.on_end(outcome)
         return outcome
@@ -215,6 +228,7 @@ class Loop(Generic[Batch]):
         self.trainer.refresh(progress.step)
         torch.manual_seed(derive(self.seed, "dropout", progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
+        self._average()
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if not math.isfinite(logs["loss"]):
             raise ModelError(
@@ -226,6 +240,22 @@ class Loop(Generic[Batch]):
             self._sums[name] = self._sums.get(name, 0.0) + value
         self.observer.on_step(progress.step, logs)
 
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the average towards the model, where they are two."""
+        model, step = self.trainer.model, self.progress.step
+        if self._judged is model:
+            return
+        # A young average would hold the start for long: its memory grows with the steps taken.
+        memory = min(self.schedule.ema_decay, (1 + step) / (10 + step))
+        for kept, moved in zip(self._judged.parameters(), model.parameters(), strict=True):
+            if moved.requires_grad:
+                kept.lerp_(moved, 1 - memory)
+
+    def _companions(self) -> dict[str, Recommender]:
+        average = {} if self._judged is self.trainer.model else {"average": self._judged}
+        return self.trainer.companions() | average
+
     def _evaluate(self, *, last: bool = False) -> None:
         """Measure, remember the best, decide whether to go on, save, report."""
         progress, schedule = self.progress, self.schedule
@@ -233,7 +263,7 @@ class Loop(Generic[Batch]):
             progress.finished = progress.finished or last
             self._save()
             return
-        measured = self.evaluate()
+        measured = self.evaluate(self._judged)
         value = measured[schedule.metric]
         if progress.step == 0:
             progress.start_value = value
@@ -257,12 +287,27 @@ class Loop(Generic[Batch]):
         self._save(best=progress.best_step == progress.step)
         self.observer.on_row(row)
 
+    def _interpolate(self) -> None:
+        """Take the best weights between the start and the best (Wortsman et al. 2022)."""
+        progress, best = self.progress, self._best
+        progress.share = 1.0
+        for share in _SHARES if progress.best_step else ():
+            between = {
+                name: torch.lerp(self._start[name], end, share) if end.is_floating_point() else end
+                for name, end in best.items()
+            }
+            self._judged.load_state_dict(between)
+            value = self.evaluate(self._judged)[self.schedule.metric]
+            if value > progress.best_value:
+                progress.best_value, progress.share, self._best = value, share, between
+        self._save(best=True)
+
     def _total_steps(self) -> int:
         total = len(self.trainer) * self.schedule.epochs
         return min(total, self.schedule.max_steps) if self.schedule.max_steps else total
 
     def _copy(self) -> dict[str, Tensor]:
-        state = self.trainer.model.state_dict()
+        state = self._judged.state_dict()
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def _save(self, *, best: bool = False) -> None:
@@ -274,7 +319,7 @@ class Loop(Generic[Batch]):
         if best:
             save_tensors(self.folder / "best.safetensors", self._best, state)
         tensors = self.trainer.model.state_dict() | _optimiser_tensors(self.trainer.optimiser)
-        for name, model in self.trainer.companions().items():
+        for name, model in self._companions().items():
             own = model.state_dict()
             tensors |= {f"{COMPANION}{name}.{key}": value for key, value in own.items()}
         state["sums"], state["count"] = self._sums, self._count
@@ -285,14 +330,16 @@ class Loop(Generic[Batch]):
         self._sums, self._count = state.pop("sums"), state.pop("count")
         self.progress = _Progress(**state)
         self.trainer.model.load_state_dict(own_weights(tensors))
-        for name, model in self.trainer.companions().items():
+        for name, model in self._companions().items():
             before = f"{COMPANION}{name}."
             model.load_state_dict(
                 {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
             )
         _fill_optimiser(self.trainer.optimiser, tensors)
         if (folder / "best.safetensors").exists():
-            self._best = load_tensors(folder / "best.safetensors").tensors
+            self._best, state = load_tensors(folder / "best.safetensors")
+            # It is written first: it may lie between start and best already.
+            self.progress.share, self.progress.best_value = state["share"], state["best_value"]
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -40,13 +40,17 @@ class PretrainConfig(BaseModel):
     """Steps at the most; 0 leaves it to `epochs`."""
     select: Literal["best", "last"] = "best"
     """Which weights to keep."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Above 0, what is judged and kept is a moving average of the weights."""
+    interpolate: bool = False
+    """Return the best point on validation between start and best."""
     hold_out: int = Field(0, ge=0)
     """Last training items of every user that are kept back, so that GRPO's reward is news."""
 
     def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
         """Return the part the loop needs."""
-        names = ("epochs", "metric", "patience", "max_steps", "eval_steps", "select")
-        chosen = {name: getattr(self, name) for name in names}
+        names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select"]
+        chosen = {name: getattr(self, name) for name in [*names, "ema_decay", "interpolate"]}
         return Schedule(**chosen, start_is_candidate=start_is_candidate)
 
 
@@ -128,25 +132,24 @@ def pretrain(
     loop = Loop(
         SupervisedTrainer(model, config, dataset),
         config.schedule(start_is_candidate=start_is_candidate),
-        validation(model, dataset, config.metric, session.mask_seen),
+        validation(dataset, config.metric, session.mask_seen),
         session,
     )
     return loop.run()
 
 
 def validation(
-    model: Recommender, dataset: Dataset, metric: str, mask_seen: MaskSeen
-) -> Callable[[], dict[str, float]]:
-    """Return a function that ranks the validation items and averages over users.
+    dataset: Dataset, metric: str, mask_seen: MaskSeen
+) -> Callable[[Recommender], dict[str, float]]:
+    """Return a function that lets a model rank the validation items and averages over users.
 
     Args:
-        model: judged as it is at each call.
         dataset: gives the validation items.
         metric: what selects, like "ndcg@10"; measured beside the metrics at 10.
         mask_seen: the protocol.
     """
     ks = sorted({10, int(metric.partition("@")[2])})
-    return lambda: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
+    return lambda model: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
 
 
 def _loader(

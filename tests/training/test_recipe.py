@@ -1,0 +1,179 @@
+"""What the default recipe adds: states as served, hidden edges, the average, the way back."""
+
+import pytest
+import torch
+
+from recoach.data.split import leave_last_out
+from recoach.data.synthetic import block_graph, cycle
+from recoach.models.registry import build_model
+from recoach.training import loop
+from recoach.training.config import GRPOConfig
+from recoach.training.grpo import GRPOTrainer
+from recoach.training.loop import Observer, Schedule, Session
+from recoach.training.pretrain import PretrainConfig, pretrain
+
+DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
+ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
+
+
+def build(name, dataset=DATASET):
+    return build_model(name, dataset, **({"dim": 8} if name == "lightgcn" else ENCODER), seed=1)
+
+
+def trainer(name, dataset=DATASET, **settings):
+    args = GRPOConfig(**{"batch_size": 16} | settings)
+    return GRPOTrainer(build(name, dataset), args, train_dataset=dataset)
+
+
+@pytest.mark.parametrize(("name", "per_user"), [("sasrec", 5), ("gsau", 5), ("lightgcn", 1)])
+def test_a_state_is_a_place_where_the_model_stands_as_in_service(name, per_user):
+    tasks = list(trainer(name).epoch(torch.Generator()))
+    assert sum(len(task.queries) for task in tasks) == per_user * 24
+
+
+def test_rewarded_edges_are_hidden_unless_they_were_there_before():
+    dataset = leave_last_out(cycle(12, 20, length=7))
+    for hide in (True, False):
+        for task in trainer("lightgcn", dataset, hide_rewarded=hide).epoch(torch.Generator()):
+            assert (task.queries.hidden is not None) is hide
+            if hide:
+                users, items = task.queries.hidden_edges
+                last = [dataset.train.row(int(user))[-1] for user in users]
+                assert items.tolist() == last
+                assert len(users) == len(task.queries)
+
+
+def test_a_graph_model_learns_without_the_edge_it_is_rewarded_for():
+    moved = trainer("lightgcn", hide_rewarded=True)
+    task = next(iter(moved.epoch(torch.Generator().manual_seed(0))))
+    vectors = moved.model.embed(task.queries)
+    without = moved.model.graph(
+        moved.model.users.weight, moved.model.items.weight, 2, task.queries.hidden_edges
+    )
+    assert torch.equal(vectors.items, without[1])
+    assert not torch.allclose(vectors.items, moved.model.propagate()[1])
+
+
+class Follower(Observer):
+    """Keeps what a model's items were after every step."""
+
+    def __init__(self, model):
+        self.model, self.items = model, [model.items.weight.detach().clone()]
+
+    def on_step(self, step, logs):
+        self.items.append(self.model.items.weight.detach().clone())
+
+
+@pytest.mark.parametrize("kind", ["grpo", "supervised"])
+def test_what_is_returned_is_an_average_that_follows_the_model(kind):
+    model = build("lightgcn")
+    seen = Follower(model)
+    shared = {"batch_size": 16, "max_steps": 20, "learning_rate": 0.1, "epochs": 20}
+    settings = shared | {"ema_decay": 0.6, "select": "last"}
+    session = Session(observer=seen)
+    if kind == "grpo":
+        args = GRPOConfig(**settings)
+        GRPOTrainer(model, args, train_dataset=DATASET, session=session).train()
+    else:
+        pretrain(model, DATASET, PretrainConfig(**settings), session)
+    expected = seen.items[0]
+    for step, moved in enumerate(seen.items[1:]):
+        memory = min(0.6, (1 + step) / (10 + step))
+        expected = memory * expected + (1 - memory) * moved
+    assert torch.allclose(model.items.weight, expected, atol=1e-6)
+    assert not torch.allclose(model.items.weight, seen.items[-1], atol=1e-3)
+
+
+def test_without_a_memory_the_model_itself_is_returned():
+    model = build("lightgcn")
+    seen = Follower(model)
+    args = GRPOConfig(batch_size=16, max_steps=4, ema_decay=0.0, select="last")
+    GRPOTrainer(model, args, train_dataset=DATASET, session=Session(observer=seen)).train()
+    assert torch.equal(model.items.weight, seen.items[-1])
+
+
+class Distance:
+    """Measures how far a model has gone, or how near it is to a distance that is best."""
+
+    def __init__(self, model, peak=None):
+        self.peak = peak
+        self.start = [p.detach().clone() for p in model.parameters()]
+
+    def gone(self, model):
+        gaps = [p.detach() - s for p, s in zip(model.parameters(), self.start, strict=True)]
+        return sum(float(gap.square().sum()) for gap in gaps) ** 0.5
+
+    def __call__(self, model):
+        gone = self.gone(model)
+        return {"ndcg@10": gone if self.peak is None else gone and 10 - abs(gone - self.peak)}
+
+
+@pytest.mark.parametrize("place", [0.25, 0.5, 0.75, 1.0])
+def test_the_best_point_between_the_start_and_the_best_is_returned(place, monkeypatch):
+    end, _ = _after_a_step(None, monkeypatch)
+    gone, outcome = _after_a_step(place * end, monkeypatch)
+    assert outcome.share == place
+    assert outcome.best_value == pytest.approx(10)
+    assert gone == pytest.approx(place * end, rel=1e-4)
+
+
+def _after_a_step(peak, monkeypatch):
+    """Train for a step under a metric that peaks at a distance; return the distance gone."""
+    model = build("lightgcn")
+    distance = Distance(model, peak)
+    args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1, ema_decay=0.0)
+    tuner = GRPOTrainer(model, args, train_dataset=DATASET)
+    monkeypatch.setattr("recoach.training.grpo.validation", lambda *_: distance)
+    outcome = tuner.train()
+    return distance.gone(model), outcome
+
+
+def test_a_base_that_stays_the_best_is_returned_whole():
+    model = build("sasrec")
+    pretrain(model, DATASET, PretrainConfig(epochs=30, batch_size=48, learning_rate=0.01))
+    before = [p.detach().clone() for p in model.parameters()]
+    args = GRPOConfig(batch_size=16, max_steps=3, learning_rate=3.0)
+    outcome = GRPOTrainer(model, args, train_dataset=DATASET).train()
+    assert outcome.best_step == 0
+    assert outcome.share == 1.0
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("stop_after", ["best", "last"])
+def test_interrupted_on_the_way_back_it_ends_the_same(tmp_path, monkeypatch, stop_after):
+    whole, outcome = _drawn_back(tmp_path / "whole")
+    assert outcome.share not in (None, 1.0)
+    save = loop.save_tensors
+
+    def stops(path, tensors, state):
+        save(path, tensors, state)
+        if state["share"] is not None and path.stem == stop_after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save_tensors", stops)
+        with pytest.raises(KeyboardInterrupt):
+            _drawn_back(tmp_path / "part")
+    for folder in ("part", "whole"):
+        again, resumed = _drawn_back(tmp_path / folder, resume=True)
+        assert resumed[2:] == outcome[2:]
+        for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def _drawn_back(folder, resume=False):
+    """Train under a metric that peaks short of where a step ends."""
+    model = build("lightgcn")
+    distance = Distance(model, peak=1.0)
+    args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1)
+    session = Session(folder=folder, resume=resume)
+    tuner = GRPOTrainer(model, args, train_dataset=DATASET, session=session)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("recoach.training.grpo.validation", lambda *_: distance)
+        return model, tuner.train()
+
+
+def test_only_a_schedule_that_keeps_the_best_looks_between():
+    assert GRPOConfig().schedule().interpolate
+    assert not GRPOConfig(select="last").schedule().interpolate
+    assert not Schedule(1, "ndcg@10", 0).interpolate
