@@ -62,6 +62,17 @@ def test_a_finished_run_needs_no_resume(folder):
     assert not folder.finished(read_config(None, ["seed=1"]))
 
 
+def test_a_run_is_finished_though_a_setting_came_later(folder):
+    config = read_config(None)
+    folder.begin(config)
+    tables = config.tables()
+    del tables["grpo"]["ema_decay"]
+    folder.write_json("results.json", {"config": tables})
+    assert folder.finished(config)
+    folder.write_json("results.json", {"config": {"grpo": {"nonsense": 1}}})
+    assert not folder.finished(config)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -54,7 +54,11 @@ class RunFolder:
         """Return whether the run has the results of these settings."""
         if not (self.path / "results.json").exists():
             return False
-        return bool(self.read_json("results.json").get("config") == config.tables())
+        try:  # a setting that came later has its default in both
+            stored = resolve(self.read_json("results.json").get("config", {}), "results.json")
+        except ConfigError:
+            return False
+        return stored.tables() == config.tables()
 
     def retuned(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
         """Return the run's settings with changes to GRPO, written down for the fine-tuning.
