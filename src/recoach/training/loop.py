@@ -339,7 +339,7 @@ class Loop(Generic[Batch]):
         if (folder / "best.safetensors").exists():
             self._best, state = load_tensors(folder / "best.safetensors")
             # It is written first: it may lie between start and best already.
-            self.progress.share, self.progress.best_value = state["share"], state["best_value"]
+            self.progress.share, self.progress.best_value = state.get("share"), state["best_value"]
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
