@@ -15,7 +15,7 @@ from recoach.policy.objective import (
     sampled_kl,
 )
 
-LOSS_TYPES = ["grpo", "dr_grpo", "log", "pass_at_k"]
+LOSS_TYPES = ["grpo", "dr_grpo", "log", "pass_at_k", "power"]
 CLIP = Clip(0.1, 0.1)
 GROUPS = st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=8)
 
@@ -27,7 +27,13 @@ def doubles(*shape, seed=0):
 
 @pytest.mark.parametrize(
     ("loss_type", "expected"),
-    [("grpo", math.pi / 3), ("dr_grpo", 0.25), ("log", math.log(0.25)), ("pass_at_k", 37 / 64)],
+    [
+        ("grpo", math.pi / 3),
+        ("dr_grpo", 0.25),
+        ("log", math.log(0.25)),
+        ("pass_at_k", 37 / 64),
+        ("power", 1.0),
+    ],
 )
 def test_objectives_at_a_probability_of_a_quarter(loss_type, expected):
     log_p = torch.tensor(0.25, dtype=torch.float64).log()
@@ -36,7 +42,13 @@ def test_objectives_at_a_probability_of_a_quarter(loss_type, expected):
 
 @pytest.mark.parametrize(
     ("loss_type", "expected"),
-    [("grpo", 1 / math.sqrt(3)), ("dr_grpo", 0.25), ("log", 1), ("pass_at_k", 27 / 64)],
+    [
+        ("grpo", 1 / math.sqrt(3)),
+        ("dr_grpo", 0.25),
+        ("log", 1),
+        ("pass_at_k", 27 / 64),
+        ("power", 0.5),
+    ],
 )
 def test_weights_at_a_probability_of_a_quarter(loss_type, expected):
     log_p = torch.tensor(0.25, dtype=torch.float64).log()
@@ -48,6 +60,13 @@ def test_the_weight_is_the_derivative_of_the_objective_by_log_p(loss_type):
     log_p = torch.linspace(1e-3, 0.99, 40, dtype=torch.float64).log().requires_grad_()
     objective(log_p, loss_type, k=4).sum().backward()
     assert torch.allclose(log_p.grad, log_weight(log_p.detach(), loss_type, k=4), rtol=1e-4)
+
+
+def test_the_power_leads_from_log_to_dr_grpo():
+    log_p = torch.linspace(1e-3, 0.99, 9, dtype=torch.float64).log()
+    linear, nearly_log = (log_weight(log_p, "power", power=q) for q in (1.0, 1e-9))
+    assert torch.allclose(linear, log_weight(log_p, "dr_grpo"))
+    assert torch.allclose(nearly_log, log_weight(log_p, "log"))
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)

@@ -13,7 +13,7 @@ from recoach.policy.rewards import Rewards
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import ExactEstimator, SampledEstimator, Statistics, Task
 
-LOSS_TYPES = ["grpo", "dr_grpo", "log", "pass_at_k"]
+LOSS_TYPES = ["grpo", "dr_grpo", "log", "pass_at_k", "power"]
 ITEMS, DIM = 6, 3
 
 
@@ -108,7 +108,7 @@ def test_normalised_weights_average_one(loss_type, remembers):
     _, scaled, _ = step(exact(**settings, normalize_weights=True), new, work)
     log_p = (new.users @ new.items.T / 0.7).detach().log_softmax(1)
     p = log_p[[0, 1, 2], [1, 4, 0]].exp()
-    by_type = {"grpo": (p / (1 - p)).sqrt(), "dr_grpo": p, "log": p**0}
+    by_type = {"grpo": (p / (1 - p)).sqrt(), "dr_grpo": p, "log": p**0, "power": p**0.5}
     weight = by_type.get(loss_type, 10 * p * (1 - p) ** 9)
     total = (weight * torch.tensor([1.0, 0.5, 1.0])).sum()
     assert torch.allclose(scaled[0], plain[0] * 3 / total, atol=1e-6)

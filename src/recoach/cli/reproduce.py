@@ -18,7 +18,7 @@ Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=""
 
 
 def reproduce(
-    what: Literal["table1", "table3", "table4", "figure1", "factors"],
+    what: Literal["table1", "table3", "table4", "figure1", "factors", "gains", "ablation"],
     *,
     data: Path | None = None,
     dataset: Words = None,
@@ -27,7 +27,7 @@ def reproduce(
     only: Words = None,
     output: Path = Path("runs/reproduce"),
 ) -> None:
-    """Repeat a table or the figure of Jeon et al. 2025, or ask which factor does what.
+    """Repeat a table or the figure of Jeon et al. 2025, or measure what GRPO gains.
 
     Interrupted, the same command goes on where it was.
 
@@ -35,8 +35,9 @@ def reproduce(
     ----------
     what
         table1 (sizes of the data), table3 (base, supervised control, GRPO of three backbones),
-        table4 (which tables GRPO moves), figure1 (the bases), or factors (paper mode with one
-        change at a time).
+        table4 (which tables GRPO moves), figure1 (the bases), factors (paper mode with one
+        change at a time); gains (the default recipe on bases trained to their end) or ablation
+        (that recipe with one change at a time), for which there is one profile.
     data
         A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
         Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
@@ -67,6 +68,6 @@ def reproduce(
             only=tuple(only or []),
         )
         record = run_suite(plan, Shown, lambda text: console.rule(text, align="left"))
-        paths = write_suite(record, what, output / profile)
+        paths = write_suite(record, what, plan.shelf)
     console.print(paths[0].read_text(), markup=False, highlight=False, soft_wrap=True)
     console.print("Written: " + ", ".join(str(path) for path in paths), highlight=False)

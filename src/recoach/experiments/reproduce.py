@@ -18,6 +18,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
+from recoach.experiments.gains import GAINS
 from recoach.experiments.record import Stage
 from recoach.experiments.stages import Run, Watch, execute, open_run
 from recoach.experiments.suites import SUITES, Cell, Profile, Source
@@ -34,7 +35,7 @@ class Plan:
     """What to run and where."""
 
     suite: str
-    """A key of `SUITES`."""
+    """A key of `SUITES` or `GAINS`."""
     sources: tuple[Source, ...]
     profile: Profile
     seeds: tuple[int, ...]
@@ -44,14 +45,19 @@ class Plan:
 
     def cells(self, source: Source, seed: int) -> list[Cell]:
         """Return the wanted cells of one data set and seed."""
-        every = SUITES[self.suite](source, self.profile, seed)
+        every = (SUITES | GAINS)[self.suite](source, self.profile, seed)
         return [
             cell for cell in every if not self.only or any(word in cell.name for word in self.only)
         ]
 
     def folder(self, source: Source, cell: Cell, seed: int) -> RunFolder:
         """Return where a cell runs."""
-        return RunFolder(self.output / self.profile / source.name / f"{cell.name}-{seed}")
+        return RunFolder(self.shelf / source.name / f"{cell.name}-{seed}")
+
+    @property
+    def shelf(self) -> Path:
+        """Where the suite's tables lie: beside those it shares runs with."""
+        return self.output / ("gains" if self.suite in GAINS else self.profile)
 
 
 def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:

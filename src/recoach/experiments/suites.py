@@ -111,9 +111,7 @@ _PAPER: Final[dict[str, Tables]] = {"evaluation": {"control": True}}
 
 def table3(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return base, control and GRPO of each backbone: table 3, and the bars of figure 1."""
-    return [
-        Cell(model, _tables(source, model, profile, seed, _PAPER)) for model in _fitting(source)
-    ]
+    return [Cell(model, _tables(source, model, profile, seed, _PAPER)) for model in fitting(source)]
 
 
 def table4(source: Source, profile: Profile, seed: int) -> list[Cell]:
@@ -143,11 +141,12 @@ def factors(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-SUITES: Final = {"table3": table3, "table4": table4, "factors": factors}
-
-
-def _fitting(source: Source) -> tuple[str, ...]:
+def fitting(source: Source) -> tuple[str, ...]:
+    """Return the backbones that a log serves: one without an order has nothing for sequences."""
     return ("lightgcn",) if source.ready_split else BACKBONES
+
+
+SUITES: Final = {"table3": table3, "table4": table4, "factors": factors}
 
 
 def _tables(

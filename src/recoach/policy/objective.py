@@ -13,19 +13,23 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-LossType = Literal["grpo", "dr_grpo", "log", "pass_at_k"]
+LossType = Literal["grpo", "dr_grpo", "log", "pass_at_k", "power"]
 
 _TINY = 1e-8
 
 
-def log_weight(log_p: Tensor, loss_type: LossType, k: int = 10, eps: float = _TINY) -> Tensor:
+def log_weight(
+    log_p: Tensor, loss_type: LossType, k: int = 10, power: float = 0.5, *, eps: float = _TINY
+) -> Tensor:
     """Return w(p) = p f'(p), the weight that an objective gives to the gradient of log p.
 
     Args:
         log_p: float[...] log-probability of what is rewarded.
         loss_type: the transform f: `grpo` 2 arcsin(sqrt p), w = sqrt(p/(1-p)); `dr_grpo` p, w = p;
-            `log` log p, w = 1; `pass_at_k` 1-(1-p)^k, w = k p (1-p)^(k-1).
+            `log` log p, w = 1; `pass_at_k` 1-(1-p)^k, w = k p (1-p)^(k-1); `power` p^q/q, w = p^q,
+            between `log` (q = 0) and `dr_grpo` (q = 1).
         k: draws of `pass_at_k`.
+        power: the q of `power`.
         eps: keeps `grpo` finite at p = 1 (Mroueh 2025: p(1-p) + eps under the root).
     """
     p = log_p.exp()
@@ -35,16 +39,19 @@ def log_weight(log_p: Tensor, loss_type: LossType, k: int = 10, eps: float = _TI
         return p
     if loss_type == "pass_at_k":
         return k * p * (1 - p) ** (k - 1)
+    if loss_type == "power":
+        return (power * log_p).exp()
     return torch.ones_like(p)
 
 
-def objective(log_p: Tensor, loss_type: LossType, k: int = 10) -> Tensor:
+def objective(log_p: Tensor, loss_type: LossType, k: int = 10, power: float = 0.5) -> Tensor:
     """Return f(p), the quantity whose ascent an exact step is.
 
     Args:
         log_p: float[...] log-probability of what is rewarded.
         loss_type: see `log_weight`.
         k: draws of `pass_at_k`.
+        power: the q of `power`.
     """
     p = log_p.exp()
     if loss_type == "grpo":
@@ -53,6 +60,8 @@ def objective(log_p: Tensor, loss_type: LossType, k: int = 10) -> Tensor:
         return p
     if loss_type == "pass_at_k":
         return 1 - (1 - p) ** k
+    if loss_type == "power":
+        return (power * log_p).exp() / power
     return log_p
 
 

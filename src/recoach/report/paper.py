@@ -7,7 +7,9 @@ from typing import Any, Final
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.experiments.sources import Sizes, category_of
+from recoach.report.cells import measured, verdict
 from recoach.report.drawings import NAMES, draw_factors, draw_figure1
+from recoach.report.gains import ablation, gains
 from recoach.report.grids import Grid, latex, markdown, page
 from recoach.report.tables import MISSING, number, percent, title
 
@@ -52,7 +54,14 @@ def write_table1(found: Mapping[str, Sizes], folder: Path) -> list[Path]:
 
 def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
     """Write a suite's tables (and figure 1) and its record; return the files, Markdown first."""
-    write = {"table3": _table3, "table4": _table4, "factors": _factors, "figure1": _figure1}
+    write = {
+        "table3": _table3,
+        "table4": _table4,
+        "factors": _factors,
+        "figure1": _figure1,
+        "gains": gains,
+        "ablation": ablation,
+    }
     paths = _write(write[what](record), what, folder)
     draw = {"figure1": draw_figure1, "factors": draw_factors}.get(what)
     if draw:
@@ -82,7 +91,7 @@ def _table3(record: Record) -> list[Grid]:
             for stage, ending in STAGES.items():
                 theirs = TABLE3.get((model, stage), {}).get(category_of(name) or "")
                 before = TABLE3.get((model, "base"), {}).get(category_of(name) or "")
-                told = [_verdict(cell, stage, other) for other in ("base", "control")]
+                told = [verdict(cell, stage, other) for other in ("base", "control")]
                 figures = _beside(theirs, before, cell, stage)
                 rows.append((f"{NAMES[model]}{ending}", *figures, *told))
         grids.append(Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _note(record, found)))
@@ -112,10 +121,10 @@ def _table4(record: Record) -> list[Grid]:
             theirs = None if still else TABLE4.get(moved, {}).get(category)
             label = f"{moved}, dropout {'off' if still else 'on'}"
             figures = _beside(theirs, before, cell, "tuned")
-            rows.append((label, *figures, _verdict(cell, "tuned", "base")))
+            rows.append((label, *figures, verdict(cell, "tuned", "base")))
             if "control" in cell["models"]:
                 first = ("supervised steps", *_beside(None, None, cell, "control"))
-                rows.insert(0, (*first, _verdict(cell, "control", "base")))
+                rows.insert(0, (*first, verdict(cell, "control", "base")))
         columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
         grids.append(Grid(f"Table 4: {name}", columns, rows, _note(record, found)))
     return grids
@@ -159,9 +168,9 @@ def _factors(record: Record) -> list[Grid]:
 
 
 def _after(cell: Record, stage: str) -> tuple[str, ...]:
-    before = _measured(cell, "base", "ndcg@10")
-    after = [_measured(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
-    return (before, *after, _verdict(cell, stage, "base"))
+    before = measured(cell, "base", "ndcg@10")
+    after = [measured(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
+    return (before, *after, verdict(cell, stage, "base"))
 
 
 def _best(cell: Record, stage: str) -> str:
@@ -212,7 +221,7 @@ def _beside(
     return [
         text
         for place, metric in enumerate(METRICS)
-        for text in (_printed(theirs, before, place, stage), _measured(cell, stage, metric))
+        for text in (_printed(theirs, before, place, stage), measured(cell, stage, metric))
     ]
 
 
@@ -225,30 +234,6 @@ def _printed(
     if stage == "base" or before is None:
         return text
     return f"{text} ({percent(theirs[place] / before[place] - 1)})"
-
-
-def _measured(cell: Record, stage: str, metric: str) -> str:
-    there = cell["models"].get(stage)
-    if there is None:
-        return MISSING
-    found = there["test"][metric]
-    text = number(found["mean"])
-    if len(cell["seeds"]) > 1:
-        text += f" ± {number(found['sd'])}"
-    if stage == "base":
-        return text
-    before = cell["models"]["base"]["test"][metric]["mean"]
-    return f"{text} ({percent(found['mean'] / before - 1)})" if before else text
-
-
-def _verdict(cell: Record, stage: str, other: str) -> str:
-    """Return the paired comparison in words, with its interval in per cent."""
-    for found in cell["comparisons"]:
-        if (found["a"], found["b"], found["metric"]) == (stage, other, "ndcg@10"):
-            base = cell["models"][other]["test"]["ndcg@10"]["mean"]
-            low, high = (percent(found[end] / base) if base else MISSING for end in ("low", "high"))
-            return f"{found['verdict']} ({low} to {high})"
-    return MISSING
 
 
 def _note(record: Record, found: Record) -> str:

@@ -23,9 +23,11 @@ class GRPOConfig(BaseModel):
     the rewarded items and let `num_negatives` draws stand for the rest (very large catalogues)."""
     loss_type: LossType = "log"
     """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
-    `log` log p, `pass_at_k` 1-(1-p)^k. `sampled` knows `grpo` and `dr_grpo`."""
+    `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` knows `grpo` and `dr_grpo`."""
     pass_k: int = Field(10, gt=0)
     """The k of `pass_at_k`."""
+    power: float = Field(0.5, gt=0, le=1)
+    """The q of `power`: near 0 it is `log`, at 1 `dr_grpo`."""
     num_generations: int = Field(4096, ge=2)
     """Items in a group (G) of the sampled estimator."""
     replacement: bool = True

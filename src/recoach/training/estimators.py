@@ -101,6 +101,7 @@ class ExactEstimator:
 
     def __init__(self, args: GRPOConfig, policy: Policy) -> None:
         self.args, self.policy, self.clip = args, policy, _clip(args)
+        self._transform = (args.loss_type, args.pass_k, args.power)
         on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
         same_mask = args.disable_dropout or args.shared_dropout
         self.remembers = not (on_policy and same_mask and args.beta == 0)
@@ -137,7 +138,7 @@ class ExactEstimator:
         return (total / self._divisor(weights, task) if rollout is None else total), statistics
 
     def _weight(self, old_log_p: Tensor) -> Tensor:
-        return log_weight(old_log_p, self.args.loss_type, self.args.pass_k)
+        return log_weight(old_log_p, *self._transform)
 
     def _divisor(self, weights: list[Tensor], task: Task) -> float:
         if not self.args.normalize_weights:
@@ -156,7 +157,7 @@ class ExactEstimator:
         statistics.add("reward_std", (square - mean.square()).clamp(min=0).sqrt())
         statistics.add("frac_reward_zero_std", (square == 0).float())
         statistics.add("policy/p_mean", p)
-        statistics.add("objective", objective(log_p, self.args.loss_type, self.args.pass_k))
+        statistics.add("objective", objective(log_p, *self._transform))
 
 
 class SampledEstimator:

@@ -1,0 +1,90 @@
+"""What GRPO gains over a base trained to its end, and which part of the recipe gains it."""
+
+from typing import Any, Final
+
+from recoach.experiments.suites import Cell, Profile, Source, Tables, fitting
+
+_MODELS: Final[dict[str, Tables]] = {
+    "sasrec": {"name": "sasrec"},
+    "lightgcn": {"name": "lightgcn"},
+    "gsau": {"name": "gsau", "rec": True},
+}
+
+_PRETRAIN: Final[dict[str, Tables]] = {
+    "sasrec": {},
+    # BPR first follows popularity, then loses it long before it learns more: patience.
+    "lightgcn": {"epochs": 400, "batch_size": 2048, "patience": 50},
+    # A step propagates over the whole graph: few large ones.
+    "gsau": {"batch_size": 2048, "learning_rate": 6e-3, "patience": 20},
+}
+
+ABLATION: Final[dict[str, dict[str, Any]]] = {
+    "next item only": {"horizon": 1},
+    "horizon 5, discount .7": {"horizon": 5, "discount": 0.7},
+    "edges shown": {"hide_rewarded": False},
+    "every prefix": {"state": "prefix"},
+    "last prefix": {"state": "last_prefix"},
+    "dropout off": {"disable_dropout": True},
+    "no average": {"ema_decay": 0.0},
+    "no way back": {"interpolate": False},
+    "seen items in the policy": {"mask_seen": False},
+    "temperature 1": {"temperature": 1.0},
+    "KL .3": {"beta": 0.3},
+    "power .25": {"loss_type": "power", "power": 0.25},
+    "power .5": {"loss_type": "power", "power": 0.5},
+    "grpo": {"loss_type": "grpo"},
+    "dr_grpo": {"loss_type": "dr_grpo"},
+    "pass_at_k": {"loss_type": "pass_at_k"},
+}
+"""The default recipe with one ingredient taken out or exchanged."""
+
+_NOT_FOR: Final[dict[str, frozenset[str]]] = {
+    "sasrec": frozenset({"edges shown", "every prefix"}),
+    "gsau": frozenset({"edges shown", "every prefix"}),
+    "lightgcn": frozenset(
+        {"next item only", "horizon 5, discount .7", "last prefix", "dropout off"}
+    ),
+}
+"""What changes nothing: it is the default, or the model has no such thing."""
+
+_SCRATCH: Final[dict[str, Tables]] = {
+    # The reward alone trains the model: its base has taken one step.
+    "pretrain": {"max_steps": 1},
+    "grpo": {"temperature": 1.0, "epochs": 200, "interpolate": False},
+}
+
+
+def gains(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return the default recipe on each backbone, with the control; no profile changes it."""
+    del profile
+    return [Cell(model, _tables(source, model, seed)) for model in fitting(source)]
+
+
+def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return the default recipe and what becomes of it, and a model trained on its reward alone."""
+    cells = []
+    for cell in gains(source, profile, seed):
+        cells.append(cell)
+        for name, change in ABLATION.items():
+            if name not in _NOT_FOR[cell.name]:
+                tables = _tables(source, cell.name, seed)
+                altered = tables | {"grpo": change, "evaluation": {"control": False}}
+                cells.append(Cell(f"{cell.name}-{name.replace(' ', '-')}", altered))
+        scratch = _tables(source, cell.name, seed) | {"evaluation": {"control": False}}
+        scratch["pretrain"] = scratch["pretrain"] | _SCRATCH["pretrain"]
+        cells.append(Cell(f"{cell.name}-from-scratch", scratch | {"grpo": _SCRATCH["grpo"]}))
+    return cells
+
+
+GAINS: Final = {"gains": gains, "ablation": ablation}
+
+
+def _tables(source: Source, model: str, seed: int) -> Tables:
+    return {
+        "seed": seed,
+        "data": {"path": source.path, "name": source.name},
+        "model": _MODELS[model],
+        "pretrain": _PRETRAIN[model],
+        "grpo": {},
+        "evaluation": {"control": True},
+    }

@@ -1,0 +1,91 @@
+"""What the default recipe gains over base and control, and what each ingredient is worth."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from recoach.report.cells import comparison, measured, verdict
+from recoach.report.drawings import NAMES
+from recoach.report.grids import Grid
+from recoach.report.tables import MISSING, title
+
+Record = Mapping[str, Any]
+
+METRICS: Final = ("recall@10", "ndcg@10", "recall@50")
+
+_COLUMNS: Final = (
+    "Model",
+    "Metric",
+    "Base",
+    "+ supervised steps",
+    "+ GRPO",
+    "against the base",
+    "against supervised",
+)
+
+
+def gains(record: Record) -> list[Grid]:
+    """Return a table for each data set, after one that counts what was won."""
+    grids = [_counts(record)]
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for model, cell in found["cells"].items():
+            for metric in METRICS:
+                figures = [measured(cell, stage, metric) for stage in ("base", "control", "tuned")]
+                told = [verdict(cell, "tuned", other, metric) for other in ("base", "control")]
+                rows.append((NAMES[model], title(metric), *figures, *told))
+        grids.append(Grid(name, _COLUMNS, rows, _note(found)))
+    return grids
+
+
+def ablation(record: Record) -> list[Grid]:
+    """Return for each data set what every change to the recipe makes of its gain."""
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for cell_name, cell in found["cells"].items():
+            model, _, change = cell_name.partition("-")
+            started = change != "from-scratch"  # else there is no base worth the name
+            figures = [measured(cell, "tuned", metric, change=started) for metric in METRICS]
+            label = f"{NAMES[model]}: {change.replace('-', ' ') or 'the recipe'}"
+            base = verdict(cell, "tuned", "base") if started else MISSING
+            rows.append((label, *figures, base))
+        head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
+        grids.append(Grid(f"Ablation: {name}", head, rows, _note(found)))
+    return grids
+
+
+def _counts(record: Record) -> Grid:
+    """Count on how many data sets each model is better, no different and worse at 95 %."""
+    models = {model for found in record["data"].values() for model in found["cells"]}
+    rows = []
+    for model in [name for name in NAMES if name in models]:
+        cells = [f["cells"][model] for f in record["data"].values() if model in f["cells"]]
+        for metric in METRICS:
+            told = []
+            for other in ("base", "control"):
+                found = [comparison(cell, "tuned", other, metric) for cell in cells]
+                words = [one["verdict"] for one in found if one is not None]
+                told += [str(words.count(word)) for word in ("better", "no difference", "worse")]
+            rows.append((NAMES[model], title(metric), *told))
+    ends = ("better", "no different", "worse")
+    head = (
+        "Model",
+        "Metric",
+        *(f"{end} than {who}" for who in ("base", "control") for end in ends),
+    )
+    return Grid("Data sets won", head, rows, "At 95 %, paired bootstrap over users.")
+
+
+def _note(found: Record) -> str:
+    if not found["cells"]:
+        return "Nothing is run yet."
+    data, cell = found["dataset"], next(iter(found["cells"].values()))
+    seeds = {", ".join(str(seed) for seed in one["seeds"]) for one in found["cells"].values()}
+    protocol = cell["protocol"]
+    return (
+        f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions. "
+        f"Split: {protocol['split'].replace('_', ' ')}; full ranking; seen items masked: "
+        f"{protocol['mask_seen']}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, paired "
+        "bootstrap over users of each user's mean over the seeds. Changes in brackets are against "
+        "the base."
+    )

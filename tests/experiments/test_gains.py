@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from recoach.experiments.config import resolve
+from recoach.experiments.gains import ABLATION, ablation, gains
+from recoach.experiments.reproduce import Plan
+from recoach.experiments.suites import BACKBONES, Source
+from recoach.report.cells import verdict
+from recoach.report.gains import ablation as ablation_table
+from recoach.report.gains import gains as gains_table
+
+LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_split=True)
+
+
+def test_every_backbone_is_tuned_by_the_defaults_beside_its_control():
+    cells = gains(LOG, "quick", 7)
+    assert [cell.name for cell in cells] == list(BACKBONES)
+    defaults = resolve({}, "defaults").grpo
+    for cell in cells:
+        config = resolve(cell.tables, cell.name)
+        assert config.grpo == defaults
+        assert config.evaluation.control
+        assert config.seed == 7
+    assert [cell.name for cell in gains(UNORDERED, "quick", 0)] == ["lightgcn"]
+
+
+def test_the_profile_changes_nothing():
+    assert gains(LOG, "paper", 0) == gains(LOG, "quick", 0)
+    assert ablation(LOG, "paper", 0) == ablation(LOG, "quick", 0)
+
+
+def test_an_ablation_changes_one_thing_and_shares_its_base():
+    cells = {cell.name: resolve(cell.tables, cell.name) for cell in ablation(LOG, "quick", 0)}
+    for name, config in cells.items():
+        model, _, change = name.partition("-")
+        recipe = cells[model]
+        different = {
+            key
+            for key, value in config.grpo.model_dump().items()
+            if value != recipe.grpo.model_dump()[key]
+        }
+        if not change:
+            assert config.evaluation.control
+        elif change == "from-scratch":
+            assert config.pretrain.max_steps == 1
+        else:
+            wanted = {key.replace(" ", "-"): value for key, value in ABLATION.items()}[change]
+            assert different
+            assert different <= set(wanted)
+            assert config.pretrain == recipe.pretrain
+            assert not config.evaluation.control
+
+
+@pytest.mark.parametrize("model", BACKBONES)
+def test_no_ablation_leaves_the_recipe_as_it_is(model):
+    reads_history = model != "lightgcn"
+    for cell in ablation(LOG, "quick", 0):
+        if cell.name.startswith(model):
+            change = cell.tables["grpo"]
+            assert change != {"state": "prefix" if reads_history else "last_prefix"}
+            assert not (reads_history and "hide_rewarded" in change)
+
+
+def test_gains_and_ablation_share_a_shelf_whatever_the_profile():
+    for suite in ("gains", "ablation"):
+        plan = Plan(suite, (LOG,), "quick", (0,), Path("out"))
+        assert plan.shelf == Path("out/gains")
+    assert Plan("table3", (LOG,), "paper", (0,), Path("out")).shelf == Path("out/paper")
+
+
+def a_cell(words, seeds=(1,)):
+    """Return a joined cell whose comparisons with base and control end in these words."""
+    figures = {"base": 0.1, "control": 0.11, "tuned": 0.12}
+    metrics = ("recall@10", "ndcg@10", "recall@50")
+    return {
+        "seeds": list(seeds),
+        "protocol": {"split": "leave_last_out", "mask_seen": "all"},
+        "models": {
+            stage: {"test": {metric: {"mean": value, "sd": 0.01} for metric in metrics}}
+            for stage, value in figures.items()
+        },
+        "comparisons": [
+            {"a": "tuned", "b": other, "metric": metric, "verdict": word, "low": 0.01, "high": 0.02}
+            for other, word in zip(("base", "control"), words, strict=True)
+            for metric in metrics
+        ],
+    }
+
+
+def a_record(cells):
+    dataset = {"users": 10, "items": 5, "interactions": 50}
+    return {
+        "data": {name: {"dataset": dataset, "cells": found} for name, found in cells.items()},
+        "profile": "quick",
+    }
+
+
+def test_the_table_of_gains_counts_sets_and_tells_each_change():
+    record = a_record(
+        {
+            "one": {"sasrec": a_cell(("better", "better"))},
+            "two": {"sasrec": a_cell(("worse", "no difference"), (1, 2))},
+        }
+    )
+    counts, one, two = gains_table(record)
+    assert counts.rows[0] == ("SASRec", "Recall@10", "1", "0", "1", "1", "1", "0")
+    assert one.rows[1][:2] == ("SASRec", "NDCG@10")
+    assert "0.1200 (+20.0 %)" in one.rows[1]
+    assert "better (+10.0 % to +20.0 %)" in one.rows[1]
+    assert "0.1200 ± 0.0100 (+20.0 %)" in two.rows[0]
+    assert "Seeds 1, 2" in two.note
+
+
+def test_a_model_from_scratch_is_not_compared_with_a_base_of_one_step():
+    cells = {
+        name: a_cell(("better", "better")) for name in ("gsau", "gsau-grpo", "gsau-from-scratch")
+    }
+    (grid,) = ablation_table(a_record({"one": cells}))
+    assert [row[0] for row in grid.rows] == ["GSAU: the recipe", "GSAU: grpo", "GSAU: from scratch"]
+    assert [row[-1][:6] for row in grid.rows] == ["better", "better", "–"]
+    assert grid.rows[2][2] == "0.1200"
+
+
+def test_what_was_not_compared_has_no_verdict():
+    assert verdict(a_cell(("better", "better")), "control", "base") == "–"
