@@ -157,7 +157,7 @@ def test_preference_depends_on_the_last_item(store):
 def test_a_shop_of_noise_alone_follows_popularity_among_the_unseen():
     store = shop(3000, 40, seed=3, n_categories=4, habits=Habits(noise=1.0))
     rows = rows_of(store.interactions)
-    weight = store._catalogue.popularity[store._sold]
+    weight = store._catalogue.popularity[store.sold]
     assert np.abs(np.bincount([row[0] for row in rows]) / 3000 - weight).max() < 0.015
     left = weight.copy()
     left[rows[5]] = 0

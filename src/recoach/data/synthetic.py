@@ -67,15 +67,27 @@ class _Catalogue:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Visitors:
-    """Where a set of users stands: the whole state from which the next click is drawn."""
+class Visitors:
+    """Where a set of users stands: the whole state from which the next click is drawn.
 
-    taste: Floats  # [n, TASTE_DIM]
-    last: NDArray[np.int64]  # [n] last item of the session, -1 before the first click
-    seen: NDArray[np.bool_]  # [n, n_items]
+    Items are places in the catalogue here, see `Shop.sold`.
+    """
 
-    def rows(self, index: NDArray[np.int64]) -> "_Visitors":
-        return _Visitors(self.taste[index], self.last[index], self.seen[index])
+    taste: Floats
+    """[n, TASTE_DIM]."""
+    last: NDArray[np.int64]
+    """[n] last item of the session, -1 before the first click."""
+    seen: NDArray[np.bool_]
+    """[n, n_items]."""
+
+    def rows(self, index: NDArray[np.int64]) -> "Visitors":
+        """Return copies of some of them."""
+        return Visitors(self.taste[index], self.last[index], self.seen[index])
+
+    def change_taste(self, rows: NDArray[np.int64], drift: float, rng: np.random.Generator) -> None:
+        """Renew a share `drift` of some users' taste, in place."""
+        fresh = rng.normal(size=(len(rows), self.taste.shape[1]))
+        self.taste[rows] = np.sqrt(1 - drift**2) * self.taste[rows] + drift * fresh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,9 +98,32 @@ class Shop:
     item_titles: tuple[str, ...]
     item_categories: tuple[str, ...]
     habits: Habits
+    sold: NDArray[np.int64]
+    """[n_items of the log] the place of each item in the catalogue."""
     _catalogue: _Catalogue
-    _visitors: _Visitors
-    _sold: NDArray[np.int64]  # [n_items of the log] its place in the catalogue
+    _visitors: Visitors
+
+    def visitors(self) -> Visitors:
+        """Return copies of the customers as the log leaves them."""
+        return self._visitors.rows(np.arange(len(self._visitors.last)))
+
+    def law(self, visitors: Visitors) -> Floats:
+        """Return the true probability of each item to be the next click.
+
+        Args:
+            visitors: n users, wherever they stand.
+
+        Returns:
+            float64[n, n_items of the log]; items already seen have probability 0, and what is
+            missing from a sum of 1 lies on items that nobody has clicked yet.
+        """
+        same, new, stray = (
+            _click(self._catalogue, visitors, self.habits, kind)
+            for kind in ("stay", "new", "stray")
+        )
+        stay, noise = self.habits.stay, self.habits.noise
+        truth: Floats = noise * stray + (1 - noise) * (stay * same + (1 - stay) * new)
+        return truth[:, self.sold]
 
     def preference(self, user_index: int) -> Floats:
         """Return the true probability of each item to be the user's next click after the log.
@@ -97,17 +132,10 @@ class Shop:
             user_index: dense user id, 0..n_users-1.
 
         Returns:
-            float64[n_items of the log]; items already seen have probability 0, and what is
-            missing from a sum of 1 lies on items that nobody has clicked yet.
+            float64[n_items of the log], see `law`.
         """
-        visitor = self._visitors.rows(np.array([user_index]))
-        same, new, stray = (
-            _click(self._catalogue, visitor, self.habits, kind)[0]
-            for kind in ("stay", "new", "stray")
-        )
-        stay, noise = self.habits.stay, self.habits.noise
-        truth: Floats = noise * stray + (1 - noise) * (stay * same + (1 - stay) * new)
-        return truth[self._sold]
+        truth: Floats = self.law(self._visitors.rows(np.array([user_index])))[0]
+        return truth
 
 
 def shop(
@@ -151,7 +179,7 @@ def shop(
     log = log.keep(np.ones(len(log), dtype=np.bool_))  # items nobody clicked leave the log
     sold = log.item_ids.str.slice(len("item-")).cast(pl.Int64).to_numpy()
     titles, shelves = (tuple(np.array(names)[sold].tolist()) for names in _titles(catalogue))
-    return Shop(log, titles, shelves, habits, catalogue, visitors, sold)
+    return Shop(log, titles, shelves, habits, sold, catalogue, visitors)
 
 
 def checkerboard(n_users: int = 20, n_items: int = 16) -> Interactions:
@@ -223,7 +251,7 @@ def _stock(n_items: int, n_categories: int, habits: Habits, rng: np.random.Gener
     )
 
 
-def _click(catalogue: _Catalogue, visitors: _Visitors, habits: Habits, kind: str) -> Floats:
+def _click(catalogue: _Catalogue, visitors: Visitors, habits: Habits, kind: str) -> Floats:
     """Return float64[n, n_items], the law of a click that stays, opens a session or strays."""
     free = ~visitors.seen
     if kind == "stray":
@@ -248,10 +276,10 @@ def _browse(
     lengths: NDArray[np.int64],
     habits: Habits,
     rng: np.random.Generator,
-) -> tuple[_Visitors, NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[Visitors, NDArray[np.int64], NDArray[np.bool_]]:
     """Let all users click side by side; return where they end, items[n, T] and session starts."""
     n_users, n_items = len(lengths), len(catalogue.shelf)
-    visitors = _Visitors(
+    visitors = Visitors(
         rng.normal(size=(n_users, TASTE_DIM)),
         np.full(n_users, -1),
         np.zeros((n_users, n_items), dtype=np.bool_),
@@ -271,9 +299,7 @@ def _browse(
                 visitors.last[users] = clicked
         opened = active[new]
         opens[opened, step] = True
-        fresh = rng.normal(size=(len(opened), TASTE_DIM))
-        kept = np.sqrt(1 - habits.drift**2)
-        visitors.taste[opened] = kept * visitors.taste[opened] + habits.drift * fresh
+        visitors.change_taste(opened, habits.drift, rng)
     return visitors, items, opens
 
 
