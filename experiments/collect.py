@@ -7,11 +7,14 @@ Run from the project's root, after `recoach run experiments/NAME.toml` for any n
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import tomli_w
 
+from recoach.experiments.gains import GAINS
 from recoach.experiments.suites import SUITES, Source
-from recoach.report.tables import markdown_table
+from recoach.report.gains import overview
+from recoach.report.grids import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: written by `make results` -->\n", "<!-- end of results -->"
@@ -45,52 +48,83 @@ def collect() -> None:
             (ROOT / "results" / f"{experiment.stem}.json").write_text(source.read_text())
 
 
-PROFILE = "quick"
-SOURCES = (
-    Source("industrial-2018", "../shared/data/industrial-2018/sequences.txt"),
-    Source("video-games-2023", "../shared/data/video-games-2023/sequences.txt.gz"),
-    Source("baby-2023", "../shared/data/baby-2023", ready_split=True),
-)
+DATA = "../shared/data"
+INDUSTRIAL = Source("industrial-2018", f"{DATA}/industrial-2018/sequences.txt")
+GAMES = Source("video-games-2023", f"{DATA}/video-games-2023/sequences.txt.gz")
+BABY = Source("baby-2023", f"{DATA}/baby-2023", ready_split=True)
+TOYS = Source("toys-2014", f"{DATA}/toys-2014/Toys_and_Games.txt")
+BEAUTY = Source("beauty-2014", f"{DATA}/beauty-2014/Beauty.txt")
+GAMES_2018 = Source("video-games-2018", f"{DATA}/video-games-2018/ratings.csv.gz")
+
+
+class Family(NamedTuple):
+    """Suites that share their runs, each with the logs it is committed for."""
+
+    runs: Path
+    suites: dict[str, tuple[Source, ...]]
+
+
+CLOSEST = (INDUSTRIAL, GAMES, BABY)
 """The logs that stand closest to the paper's."""
+
+FAMILIES = {
+    "paper": Family(ROOT / "runs/reproduce/quick", dict.fromkeys(SUITES, CLOSEST)),
+    "gains": Family(
+        ROOT / "runs/reproduce/gains",
+        {
+            "gains": (INDUSTRIAL, TOYS, BEAUTY, GAMES_2018, GAMES, BABY),
+            "ablation": (INDUSTRIAL, TOYS),
+        },
+    ),
+}
 
 
 def cells() -> dict[str, dict]:
-    """Return every cell of the paper's suites by the place of its TOML in experiments/."""
+    """Return every cell of every family by the place of its TOML in experiments/."""
     return {
-        f"paper/{source.name}/{cell.name}.toml": cell.tables
-        for source in SOURCES
-        for suite in SUITES.values()
-        for cell in suite(source, PROFILE, 2020)
+        f"{name}/{source.name}/{cell.name}.toml": cell.tables
+        for name, family in FAMILIES.items()
+        for suite, sources in family.suites.items()
+        for source in sources
+        for cell in (SUITES | GAINS)[suite](source, "quick", 2020)
     }
 
 
-def collect_paper() -> None:
+def collect_suites() -> None:
     """Write the cells' TOML files and take over what `recoach reproduce` has found."""
-    for name, tables in cells().items():
+    known = cells()
+    for name, tables in known.items():
         path = ROOT / "experiments" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(tomli_w.dumps(tables))
-    runs, kept = ROOT / "runs" / "reproduce" / PROFILE, ROOT / "results" / "paper"
-    for source in sorted(runs.glob("*/*/results.json")):
-        target = kept / source.parent.parent.name / f"{source.parent.name}.json"
+    for name, family in FAMILIES.items():
+        for source in sorted(family.runs.glob("*/*/results.json")):
+            data, cell = source.parent.parent.name, source.parent.name
+            if f"{name}/{data}/{cell.rpartition('-')[0]}.toml" in known:
+                take(source, f"{name}/{data}/{cell}.json")
+        for source in family.runs.glob("*.*"):
+            take(source, f"{name}/{source.name}")
+    for source in (ROOT / "runs/reproduce").glob("table1.*"):
+        take(source, f"paper/{source.name}")
+
+
+def take(source: Path, name: str) -> None:
+    """Copy a file into results/, unless it is of a kind that is not committed."""
+    target = ROOT / "results" / name
+    if target.suffix in (".json", ".md", ".tex", ".svg"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text())
-    for folder in (runs.parent, runs):
-        for pattern in ("*.json", "*.md", "*.tex", "*.svg"):
-            for source in folder.glob(pattern):
-                shutil.copy(source, kept / source.name)
+        shutil.copyfile(source, target)
 
 
-def suite(name: str) -> str:
-    """Return the tables of a suite as `recoach reproduce` wrote them."""
-    path = ROOT / "results" / "paper" / f"{name}.md"
-    return path.read_text() if path.exists() else "Not run yet.\n"
+def suites(family: str, *names: str) -> str:
+    """Return the tables of suites as `recoach reproduce` wrote them."""
+    paths = [ROOT / "results" / family / f"{name}.md" for name in names]
+    return "\n".join(path.read_text() if path.exists() else "Not run yet.\n" for path in paths)
 
 
-def gains() -> str:
-    """Return the README's table: every committed result that was fine-tuned."""
-    records = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
-    return markdown_table(record for record in records if "tuned" in record["models"])
+def summary() -> str:
+    """Return the README's table: what GRPO gained on each log."""
+    return markdown([overview(json.loads((ROOT / "results/gains/gains.json").read_text()))])
 
 
 def verification() -> str:
@@ -106,12 +140,12 @@ def verification() -> str:
     return "\n".join(lines) + "\n"
 
 
-def paper() -> str:
-    """Return all tables of the paper's reproduction."""
-    return "\n".join(suite(name) for name in ("table1", "table3", "table4", "factors"))
-
-
-TABLES = {"README.md": gains, "docs/verification.md": verification, "docs/paper.md": paper}
+TABLES = {
+    "README.md": summary,
+    "docs/verification.md": verification,
+    "docs/paper.md": lambda: suites("paper", "table1", "table3", "table4", "factors"),
+    "docs/gains.md": lambda: suites("gains", "gains", "ablation"),
+}
 
 
 def write() -> None:
@@ -125,5 +159,5 @@ def write() -> None:
 
 if __name__ == "__main__":
     collect()
-    collect_paper()
+    collect_suites()
     write()

@@ -11,7 +11,7 @@ from recoach.experiments.config import read_config, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "results").glob("*.json"))
-CELLS = sorted((ROOT / "results" / "paper").glob("*/*.json"))
+CELLS = sorted((ROOT / "results").glob("*/*/*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +22,18 @@ def collect():
     return module
 
 
-def test_the_cells_of_the_paper_are_written_down(collect):
+def test_the_cells_of_the_suites_are_written_down(collect):
     for name, tables in collect.cells().items():
         assert tomllib.loads((ROOT / "experiments" / name).read_text()) == tables
-    written = (ROOT / "experiments" / "paper").rglob("*.toml")
+    written = (ROOT / "experiments").glob("*/*/*.toml")
     assert {str(path.relative_to(ROOT / "experiments")) for path in written} == set(collect.cells())
 
 
 @pytest.mark.parametrize("path", CELLS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_result_of_the_paper_was_made_with_the_settings_of_its_cell(path, collect):
+def test_a_result_of_a_suite_was_made_with_the_settings_of_its_cell(path, collect):
     cell, _, seed = path.stem.rpartition("-")
-    tables = collect.cells()[f"paper/{path.parent.name}/{cell}.toml"] | {"seed": int(seed)}
+    name = path.relative_to(ROOT / "results").parent / f"{cell}.toml"
+    tables = collect.cells()[str(name)] | {"seed": int(seed)}
     stored = json.loads(path.read_text())["config"]
     assert resolve(stored, path.name).tables() == resolve(tables, cell).tables()
 

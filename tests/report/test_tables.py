@@ -1,9 +1,7 @@
-import copy
-
 import pytest
 from rich.console import Console
 
-from recoach.report.tables import comparison_table, markdown_table, number, percent, verdict
+from recoach.report.tables import comparison_table, number, percent, verdict
 
 
 def entry(results, a, b, metric):
@@ -77,19 +75,6 @@ def test_the_console_table_marks_gains_and_draws(results):
     assert "+1.0 % =" in text
     order = [text.index(name) for name in ("Popularity", "Base ", "supervised", "GRPO")]
     assert order == sorted(order)
-
-
-def test_the_readme_table_has_a_row_per_record(results):
-    bare = copy.deepcopy(results)
-    bare["dataset"]["name"] = "a|b"
-    del bare["models"]["tuned"]
-    bare["comparisons"] = []
-    lines = markdown_table([results, bare]).splitlines()
-    assert lines[0].startswith("| NDCG@10 on | Model | Popularity | Base |")
-    assert lines[2].startswith(
-        "| toys | sasrec | 0.0100 | 0.0592 | 0.0598 | 0.0619 | +4.6 % (+2.9 to +6.2 %) |"
-    )
-    assert lines[3] == "| a\\|b | sasrec | 0.0100 | 0.0592 | 0.0598 | – | – | – |"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ _PRETRAIN: Final[dict[str, Tables]] = {
 
 ABLATION: Final[dict[str, dict[str, Any]]] = {
     "next item only": {"horizon": 1},
-    "horizon 5, discount .7": {"horizon": 5, "discount": 0.7},
+    "horizon 5": {"horizon": 5, "discount": 0.7},
     "edges shown": {"hide_rewarded": False},
     "every prefix": {"state": "prefix"},
     "last prefix": {"state": "last_prefix"},
@@ -29,9 +29,9 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
     "no way back": {"interpolate": False},
     "seen items in the policy": {"mask_seen": False},
     "temperature 1": {"temperature": 1.0},
-    "KL .3": {"beta": 0.3},
-    "power .25": {"loss_type": "power", "power": 0.25},
-    "power .5": {"loss_type": "power", "power": 0.5},
+    "KL 0.3": {"beta": 0.3},
+    "power 0.25": {"loss_type": "power", "power": 0.25},
+    "power 0.5": {"loss_type": "power", "power": 0.5},
     "grpo": {"loss_type": "grpo"},
     "dr_grpo": {"loss_type": "dr_grpo"},
     "pass_at_k": {"loss_type": "pass_at_k"},
@@ -41,9 +41,7 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
     "sasrec": frozenset({"edges shown", "every prefix"}),
     "gsau": frozenset({"edges shown", "every prefix"}),
-    "lightgcn": frozenset(
-        {"next item only", "horizon 5, discount .7", "last prefix", "dropout off"}
-    ),
+    "lightgcn": frozenset({"next item only", "horizon 5", "last prefix", "dropout off"}),
 }
 """What changes nothing: it is the default, or the model has no such thing."""
 

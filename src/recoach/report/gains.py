@@ -37,6 +37,17 @@ def gains(record: Record) -> list[Grid]:
     return grids
 
 
+def overview(record: Record) -> Grid:
+    """Return one table of all data sets, in NDCG@10."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in record["data"].items():
+        for model, cell in found["cells"].items():
+            figures = [measured(cell, stage, "ndcg@10") for stage in ("base", "control", "tuned")]
+            told = [verdict(cell, "tuned", other) for other in ("base", "control")]
+            rows.append((name, NAMES[model], *figures, *told))
+    return Grid("NDCG@10 on the test items", ("Log", "Model", *_COLUMNS[2:]), rows)
+
+
 def ablation(record: Record) -> list[Grid]:
     """Return for each data set what every change to the recipe makes of its gain."""
     grids = []

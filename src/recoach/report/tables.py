@@ -60,27 +60,6 @@ def comparison_table(results: Results) -> Table:
     return table
 
 
-def markdown_table(results: Iterable[Results], metric: str = "ndcg@10") -> str:
-    """Return a README table of the test metric: a row per record, the gain with its interval."""
-    head = (
-        f"| {title(metric)} on | Model | Popularity | Base | + supervised steps | + GRPO | "
-        "Gain over base (95 %) | Gain over supervised (95 %) |"
-    )
-    rule = "|---|---|---:|---:|---:|---:|---|---|"
-    return "\n".join([head, rule, *(_readme_row(record, metric) for record in results)]) + "\n"
-
-
-def _readme_row(record: Results, metric: str) -> str:
-    names = (record["dataset"]["name"], record["model"])
-    models = ("popularity", "base", "control", "tuned")
-    cells = [
-        *(_inline(name) for name in names),
-        *(number(value(record, model, metric)) for model in models),
-        *(_gain(record, other, metric) for other in ("base", "control")),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
 def verdict(results: Results) -> str:
     """Return one or two sentences: GRPO against the base, then against the control.
 
@@ -176,18 +155,6 @@ def _styled(cell: Cell) -> str:
         return cell.value
     style = STYLES.get(cell.verdict, "default")
     return f"{cell.value} [{style}]{cell.change} {MARKS.get(cell.verdict, '')}[/{style}]"
-
-
-def _gain(record: Results, other: str, metric: str) -> str:
-    found = comparison(record, "tuned", other, metric)
-    if found is None:
-        return MISSING
-    return f"{percent(found['relative'])} ({interval(record, found)})"
-
-
-def _inline(text: str) -> str:
-    """Keep a name from breaking out of its Markdown cell."""
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def _clause(results: Results, metric: str) -> str:
