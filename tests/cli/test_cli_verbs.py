@@ -201,6 +201,17 @@ def test_the_core_of_a_prepared_set_is_the_one_asked_for(recoach, log, tmp_path)
     assert 0 < sizes[2] < 150
 
 
+def test_a_longer_test_tail_is_held_out_where_asked_for(recoach, log, tmp_path):
+    prepare = ("data", "prepare", log, "--output", tmp_path / "tail", "--test-items")
+    assert recoach(*prepare, "3").code == 0
+    dataset = load_dataset(tmp_path / "tail")
+    assert set(dataset.test.lengths.tolist()) == {3}
+    assert set(dataset.valid.lengths.tolist()) == {1}
+    refused = recoach(*prepare, "0")
+    assert refused.code == 2
+    assert "--test-items must be at least 1" in refused.err
+
+
 def test_a_prepared_set_is_reused_until_something_changes(recoach, log, tmp_path):
     own, where = tmp_path / "log.csv", tmp_path / "out"
     shutil.copy(log, own)

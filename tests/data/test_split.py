@@ -50,6 +50,26 @@ def test_the_last_is_tested_and_the_one_before_validates(rows):
     assert found == [train, valid, test]
 
 
+@pytest.mark.parametrize(
+    ("length", "train", "valid", "test"),
+    [
+        (1, [0], [], []),
+        (2, [0], [], [1]),
+        (3, [0], [1], [2]),
+        (4, [0], [1], [2, 3]),
+        (5, [0], [1], [2, 3, 4]),
+        (7, [0, 1, 2], [3], [4, 5, 6]),
+    ],
+)
+def test_a_longer_tail_is_taken_where_there_is_one(length, train, valid, test):
+    rows = [(0, item) for item in range(length)] + [(1, 90 + item) for item in range(6)]
+    dataset = leave_last_out(log(rows), test_items=3)
+    wanted = {"train": train, "valid": valid, "test": test}
+    found = {part: external(dataset, part).get(0, []) for part in wanted}
+    assert found == wanted
+    assert dataset.split == "leave_last_3_out"
+
+
 def test_ties_keep_file_order():
     dataset = leave_last_out(log([(0, 3, 1), (0, 1, 1), (0, 2, 1), (0, 9, 0)]))
     assert external(dataset, "train") == {0: [9, 3]}

@@ -1,9 +1,11 @@
 """What the default recipe adds: states as served, hidden edges, the average, the way back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from recoach.data.split import leave_last_out
+from recoach.data.split import Ragged, leave_last_out
 from recoach.data.synthetic import block_graph, cycle
 from recoach.models.registry import build_model
 from recoach.training import loop
@@ -41,6 +43,17 @@ def test_rewarded_edges_are_hidden_unless_they_were_there_before():
                 last = [dataset.train.row(int(user))[-1] for user in users]
                 assert items.tolist() == last
                 assert len(users) == len(task.queries)
+
+
+def test_a_pair_taken_before_is_one_edge_and_not_hidden():
+    plain = leave_last_out(cycle(12, 20, length=7))
+    values = plain.train.values.copy()
+    last = plain.train.offsets[1:] - 1
+    values[last[:6]] = values[plain.train.offsets[:6]]  # six users end on what they began with
+    dataset = replace(plain, train=Ragged(plain.train.offsets, values))
+    tasks = trainer("lightgcn", dataset, mask_seen=False).epoch(torch.Generator())
+    users = torch.cat([task.queries.hidden_edges[0] for task in tasks])
+    assert sorted(users.tolist()) == list(range(6, 12))
 
 
 def test_a_graph_model_learns_without_the_edge_it_is_rewarded_for():

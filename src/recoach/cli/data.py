@@ -82,7 +82,15 @@ def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_R
 
 
 @app.command
-def prepare(file: Path, /, *, output: Path, k_core: int = 5, filters: Filters = _ALL_ROWS) -> None:
+def prepare(
+    file: Path,
+    /,
+    *,
+    output: Path,
+    k_core: int = 5,
+    test_items: int = 1,
+    filters: Filters = _ALL_ROWS,
+) -> None:
     """Filter a log, split it (last item test, the one before valid) and write a prepared folder.
 
     Parameters
@@ -93,9 +101,14 @@ def prepare(file: Path, /, *, output: Path, k_core: int = 5, filters: Filters = 
         The folder to write; reused when nothing has changed.
     k_core
         Keep users and items with at least so many interactions, iterated; 0 keeps all.
+    test_items
+        Hold out so many last interactions of every user for test, to judge the longer run.
     """
     started = time.perf_counter()
-    dataset = prepared.prepare(file, output, filters.config(k_core))
+    if test_items < 1:
+        raise ConfigError(f"--test-items must be at least 1, not {test_items}.")
+    config = filters.config(k_core).model_copy(update={"test_items": test_items})
+    dataset = prepared.prepare(file, output, config)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
         f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",

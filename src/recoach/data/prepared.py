@@ -46,6 +46,9 @@ class PrepareConfig(BaseModel):
     k_core: int = Field(default=5, ge=0)
     """Every user and item keeps at least this many interactions; 0 switches the filter off."""
 
+    test_items: int = Field(default=1, ge=1)
+    """Last interactions of every user that are held out for test."""
+
     columns: dict[str, str] = {}
     """Our column names (user_id, item_id, rating, timestamp) to the names in the file."""
 
@@ -71,7 +74,8 @@ def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> 
     if reused is not None:
         return reused
     log = filtered(read_interactions(source, columns=config.columns, format=config.format), config)
-    dataset = leave_last_out(log, name=source.name.split(".")[0])
+    name = source.name.split(".")[0]
+    dataset = leave_last_out(log, name, test_items=config.test_items)
     save_dataset(dataset, directory, describe(log), origin)
     return dataset
 

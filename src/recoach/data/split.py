@@ -50,7 +50,7 @@ class Dataset:
         valid: the targets that choose between models, none or one (or more) a user.
         test: the targets that are reported, none or one (or more) a user.
         fingerprint: 16 hex digits, a hash of everything above but the name.
-        split: how it was split, "leave_last_out" or "as given".
+        split: how it was split: "leave_last_out", "leave_last_5_out", "as given".
     """
 
     name: str
@@ -71,11 +71,17 @@ class Dataset:
         return len(self.item_ids)
 
 
-def leave_last_out(interactions: Interactions, name: str = "") -> Dataset:
+def leave_last_out(interactions: Interactions, name: str = "", *, test_items: int = 1) -> Dataset:
     """Hold out each user's last interaction for test and the one before for validation.
 
     Ties in time keep file order. A user with two rows gives one to train and one to test, a
     user with one row only trains. DataError where no user has three rows.
+
+    Args:
+        interactions: the log.
+        name: what to call it.
+        test_items: last interactions held out for test, to judge more than the next click; a user
+            gives as many as leave one for validation and one to train on.
     """
     counts = np.bincount(interactions.users, minlength=interactions.n_users)
     longest = int(counts.max(initial=0))
@@ -85,21 +91,20 @@ def leave_last_out(interactions: Interactions, name: str = "") -> Dataset:
             f"with at least 3, the longest history here has {longest}; use a longer log or weaker "
             "filters"
         )
-    n_test = (counts >= 2).astype(np.int64)
+    n_test = np.clip(counts - 2, counts >= 2, test_items).astype(np.int64)
     n_valid = (counts >= 3).astype(np.int64)
     values = interactions.items[chronological(interactions)]
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(values))  # 1 = the last
     in_test = from_end <= np.repeat(n_test, counts)
     in_valid = ~in_test & (from_end <= np.repeat(n_test + n_valid, counts))
-    return assemble(
-        name,
-        (interactions.user_ids, interactions.item_ids),
-        (
-            _ragged(counts - n_test - n_valid, values[~(in_test | in_valid)]),
-            _ragged(n_valid, values[in_valid]),
-            _ragged(n_test, values[in_test]),
-        ),
+    ids = (interactions.user_ids, interactions.item_ids)
+    parts = (
+        _ragged(counts - n_test - n_valid, values[~(in_test | in_valid)]),
+        _ragged(n_valid, values[in_valid]),
+        _ragged(n_test, values[in_test]),
     )
+    dataset = assemble(name, ids, parts)
+    return dataset if test_items == 1 else replace(dataset, split=f"leave_last_{test_items}_out")
 
 
 def without_last(rows: Ragged, count: int) -> Ragged:
