@@ -53,7 +53,9 @@ def padded_batches(data: Dataset, batch: int) -> Iterator[tuple[Tensor, Tensor]]
 def plain_grpo_step(model: Recommender, data: Dataset, group: int) -> Callable[[], None]:
     """Return one step after another of the paper's Algorithm 1, written straight down."""
     source = GRPOTrainer(
-        model, GRPOConfig(batch_size=512, temperature=1.0, reward="next"), train_dataset=data
+        model,
+        args=GRPOConfig(batch_size=512, temperature=1.0, reward_funcs=("next",)),
+        train_dataset=data,
     )
     model.requires_grad_(True)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)

@@ -59,7 +59,7 @@ def large(folder: Path, out: Path, items: int = 1_000_000, users: int = 200_000)
     del trainer
     for estimator in ("stratified", "exact"):
         args = GRPOConfig(estimator=estimator, temperature=1.0)
-        tuner = GRPOTrainer(model, args, train_dataset=data)
+        tuner = GRPOTrainer(model, args=args, train_dataset=data)
         found[f"{estimator}_step_s"] = median_seconds(steps_of(tuner), 4, warm_up=1)
         model.requires_grad_(True)
         del tuner
@@ -90,7 +90,7 @@ def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) 
         session = Session(seed=SEED, observer=rows)
         model = copy.deepcopy(base)
         start = time.perf_counter()
-        GRPOTrainer(model, args, train_dataset=data, session=session).train()
+        GRPOTrainer(model, args=args, train_dataset=data, session=session).train()
         name = estimator if estimator == "exact" else f"{estimator} {count}"
         found[name] = {
             "ndcg@10 from the base on": rows.values,
@@ -109,7 +109,7 @@ def paper(folder: Path, out: Path) -> None:
             entry = model_entry(config.model_name)
             model = build_from_config(entry, config.model, data.train, data.n_items, seed=SEED)
             trainer = SupervisedTrainer(model, config.pretrain, data)
-            tuner = GRPOTrainer(model, config.grpo, train_dataset=data)
+            tuner = GRPOTrainer(model, args=config.grpo, train_dataset=data)
             seconds = median_seconds(steps_of(tuner), 3, warm_up=1)
             model.requires_grad_(True)
             before = median_seconds(steps_of(trainer), 6, warm_up=2)

@@ -84,10 +84,13 @@ def test_written_settings_read_back_as_the_same(tmp_path, case):
     assert again.tables() == config.tables()
 
 
+UNSET = {"epsilon_high", "num_generations", "advantage_clip", "entropy_floor"}  # None
+
+
 def test_written_settings_leave_nothing_to_the_defaults():
     tables = read_config(None).tables()
     assert set(tables["pretrain"]) == set(PretrainConfig.model_fields)
-    assert set(tables["grpo"]) == set(GRPOConfig.model_fields) - {"epsilon_high"}  # None
+    assert set(tables["grpo"]) == set(GRPOConfig.model_fields) - UNSET
     assert set(tables["model"]) == {"name", *MODELS["sasrec"].config.model_fields}
 
 
@@ -161,3 +164,10 @@ def test_every_setting_says_what_it_is(config):
     own = [kind for kind in family if kind is not BaseModel]
     assert own
     assert {kind.__name__: undescribed(kind) for kind in own} == {k.__name__: [] for k in own}
+
+
+def test_a_weight_is_given_for_each_reward():
+    with pytest.raises(ConfigError, match=r"reward_weights has 1 numbers for 2 reward_funcs"):
+        read_config(None, ["grpo.reward_funcs=['next', 'novelty']", "grpo.reward_weights=[1.0]"])
+    several = read_config(None, ["grpo.reward_funcs=['next', 'novelty']"]).grpo
+    assert several.reward_funcs == ("next", "novelty")

@@ -42,7 +42,7 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
         moved = {"sasrec": ("item", "position")}.get(cell.name, ("item", "user"))
         wanted = GRPOConfig.paper(
             state="user" if graph else "last_prefix",
-            reward="train_set" if graph else "next",
+            reward_funcs=("train_set" if graph else "next",),
             trainable=moved,
             eval_steps=500,
         )

@@ -269,3 +269,48 @@ def test_a_draw_without_replacement_follows_the_policy_in_its_first_arrivals():
     p = [0.5, 0.3, 0.2]
     both = [a + sum(b * a / (1 - b) for b in p if b != a) for a in p]
     assert torch.allclose(twos / 3000, torch.tensor([*both, 0.0]), atol=0.03)
+
+
+@pytest.mark.usefixtures("states_at_once")
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 2, ITEMS, dtype=torch.float64)])
+def test_expectation_and_entropy_have_the_plain_formula_s_loss_and_gradient(bias):
+    users, items = vectors()
+    worth = torch.randn(ITEMS, dtype=torch.float64)
+    logits = users @ items.T / 0.7
+    shown = logits if bias is None else logits + bias
+    log_p = shown.index_put(tuple(SEEN), shown.new_tensor(-torch.inf)).log_softmax(dim=1)
+    p, each = log_p.exp(), log_p if bias is None else log_p - bias
+    entropy = -(p * each.masked_fill(log_p == -torch.inf, 0)).sum(dim=1)
+    wanted = ((p @ worth).square() + 3 * entropy.square()).sum()
+
+    def loss(block):
+        return (block.expectation(worth).square() + 3 * block.entropies().square()).sum()
+
+    found = softmax_loss(users, items, loss, temperature=0.7, seen=SEEN, bias=bias)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert agree(
+        torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))
+    )
+
+
+def test_lists_are_drawn_place_by_place_from_what_is_left():
+    logits = torch.tensor([[2.0, 0.0, 1.0, -torch.inf]])
+    catalogue = Catalogue(torch.eye(4), 1)
+    users = torch.tensor([[2.0, 0.0, 1.0, -60.0]])
+    lists = catalogue.block(users, slice(0, 1)).draw_lists(40_000, 2, torch.Generator())
+    p = logits.softmax(dim=1)[0]
+    pairs = lists[0, :, 0] * 4 + lists[0, :, 1]
+    shares = torch.bincount(pairs, minlength=16).float() / 40_000
+    for first in range(4):
+        for second in range(4):
+            chance = 0.0 if first == second else p[first] * p[second] / (1 - p[first])
+            assert shares[first * 4 + second] == pytest.approx(float(chance), abs=0.01)
+
+
+def test_a_list_is_complete_where_one_item_is_nearly_certain():
+    catalogue = Catalogue(torch.eye(5), 1)
+    users = torch.tensor([[14.0, 0.0, 0.0, 0.0, 0.0]])
+    lists = catalogue.block(users, slice(0, 1)).draw_lists(200, 4, torch.Generator())
+    assert (lists[0].sort(dim=1).values.diff(dim=1) > 0).all()
+    assert (lists[0, :, 0] == 0).float().mean() > 0.95
+    assert len(torch.unique(lists[0, :, 1])) == 4

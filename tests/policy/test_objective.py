@@ -156,8 +156,8 @@ def test_only_the_shape_of_a_group_matters(rewards, shift, factor):
 
 def test_without_scaling_advantages_are_centred_rewards():
     group = torch.tensor([[1.0, 2.0, 6.0]])
-    assert group_advantages(group, scale=False).tolist() == [[-2, -1, 3]]
-    assert group_advantages(group * 2 + 1, scale=False).tolist() == [[-4, -2, 6]]
+    assert group_advantages(group, "none").tolist() == [[-2, -1, 3]]
+    assert group_advantages(group * 2 + 1, "none").tolist() == [[-4, -2, 6]]
 
 
 def test_scaled_advantages_by_hand():

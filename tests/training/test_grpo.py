@@ -10,7 +10,8 @@ from recoach.data.synthetic import block_graph, cycle
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.training import estimators
+from recoach.training import exact as exact_module
+from recoach.training import sampled as sampled_module
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Observer, Session
@@ -34,7 +35,7 @@ def build(name, **settings):
 def tuned(model, dataset=DATASET, session=None, **settings):
     """Fine-tune for a few steps and return the outcome."""
     args = GRPOConfig(**{"batch_size": 48, "max_steps": 2, "select": "last"} | settings)
-    return GRPOTrainer(model, args, train_dataset=dataset, session=session).train()
+    return GRPOTrainer(model, args=args, train_dataset=dataset, session=session).train()
 
 
 def copies(model):
@@ -49,7 +50,7 @@ def same(before, after):
 def log_ratios(monkeypatch):
     """Collect the log ratios of every update, whichever surrogate makes them."""
     found = []
-    exact, clipped = estimators.exact_surrogate, estimators.clipped_surrogate
+    exact, clipped = exact_module.exact_surrogate, sampled_module.clipped_surrogate
 
     def record_exact(log_p, old_log_p, weight, clip):
         found.append((log_p - old_log_p).detach())
@@ -59,8 +60,8 @@ def log_ratios(monkeypatch):
         found.append(log_ratio.detach())
         return clipped(log_ratio, advantages, clip)
 
-    monkeypatch.setattr(estimators, "exact_surrogate", record_exact)
-    monkeypatch.setattr(estimators, "clipped_surrogate", record_clipped)
+    monkeypatch.setattr(exact_module, "exact_surrogate", record_exact)
+    monkeypatch.setattr(sampled_module, "clipped_surrogate", record_clipped)
     return found
 
 
@@ -147,11 +148,11 @@ def test_tables_the_model_does_not_have_are_an_error():
 def test_the_papers_setting_runs_on_every_backbone(name):
     model = build(name)
     before = copies(model)
-    graph = {"state": "user", "reward": "train_set"} if name == "lightgcn" else {}
+    graph = {"state": "user", "reward_funcs": ["train_set"]} if name == "lightgcn" else {}
     args = GRPOConfig.paper(
         num_generations=64, epochs=1, batch_size=40, learning_rate=0.01, **graph
     )
-    outcome = GRPOTrainer(model, args, train_dataset=DATASET).train()
+    outcome = GRPOTrainer(model, args=args, train_dataset=DATASET).train()
     after = copies(model)
     assert outcome.steps >= 1
     assert not same(before["item"], after["item"])
@@ -201,7 +202,7 @@ def test_fine_tuning_makes_a_half_trained_model_better(settings):
     pretrain(model, DATASET, PretrainConfig(max_steps=2, batch_size=48, learning_rate=0.002))
     before = evaluate(model, DATASET).means()["ndcg@10"]
     assert before < 0.8
-    settings = settings | {"reward": "next", "temperature": 1.0}
+    settings = settings | {"reward_funcs": ["next"], "temperature": 1.0}
     tuned(model, **settings, max_steps=60, learning_rate=0.01, select="best", patience=0)
     assert evaluate(model, DATASET).means()["ndcg@10"] > before + 0.05
 
@@ -209,9 +210,9 @@ def test_fine_tuning_makes_a_half_trained_model_better(settings):
 def test_the_stratified_estimator_sees_its_candidates_alone():
     model = build("sasrec").eval()
     args = GRPOConfig(estimator="stratified", num_negatives=2, batch_size=4, horizon=1)
-    trainer = GRPOTrainer(model, args, train_dataset=DATASET)
+    trainer = GRPOTrainer(model, args=args, train_dataset=DATASET)
     work = next(iter(trainer.epoch(torch.Generator().manual_seed(0))))
-    work = trainer._narrowed(work, torch.Generator().manual_seed(1))
+    work = trainer._tasks.narrowed(work, torch.Generator().manual_seed(1))
     found = work.embed(trainer.policy, model)
     assert len(work.candidates.items) < N_ITEMS
     assert torch.equal(found.items, model.embed(work.queries).items[work.candidates.items])
@@ -221,10 +222,10 @@ def test_the_stratified_estimator_sees_its_candidates_alone():
 @pytest.mark.parametrize("reward", ["next", "future", "train_set"])
 def test_rewards_never_hold_what_is_held_out(reward):
     dataset = leave_last_out(block_graph(20, 24, n_blocks=2, length=8))
-    args = GRPOConfig(reward=reward, mask_seen=reward != "train_set", horizon=50)
+    args = GRPOConfig(reward_funcs=(reward,), mask_seen=reward != "train_set", horizon=50)
     model = build_model("sasrec", dataset, **ENCODER)
     rewarded = set()
-    for work in GRPOTrainer(model, args, train_dataset=dataset).epoch(torch.Generator()):
+    for work in GRPOTrainer(model, args=args, train_dataset=dataset).epoch(torch.Generator()):
         users = work.queries.state_users[work.rewards.states]
         rewarded |= set(zip(users.tolist(), work.rewards.items.tolist(), strict=True))
     trained = {(u, int(i)) for u in range(20) for i in dataset.train.row(u)}
@@ -240,7 +241,9 @@ def test_an_item_the_policy_masks_earns_nothing(mask_seen):
     train = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
     dataset = replace(DATASET, train=train)
     args = GRPOConfig(mask_seen=mask_seen, temperature=1.0)
-    (work,) = GRPOTrainer(build("sasrec"), args, train_dataset=dataset).epoch(torch.Generator())
+    (work,) = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset).epoch(
+        torch.Generator()
+    )
     repeated = 0
     for state, item in zip(work.rewards.states.tolist(), work.rewards.items.tolist(), strict=True):
         row, end = work.queries.rows[state], work.queries.ends[state]
@@ -251,7 +254,7 @@ def test_an_item_the_policy_masks_earns_nothing(mask_seen):
 
 def test_drift_and_temperature_are_reported():
     model = build("lightgcn")
-    trainer = GRPOTrainer(model, GRPOConfig(temperature=0.5), train_dataset=DATASET)
+    trainer = GRPOTrainer(model, args=GRPOConfig(temperature=0.5), train_dataset=DATASET)
     assert trainer.diagnostics() == {"drift/user": 0, "drift/item": 0, "temperature": 0.5}
     with torch.no_grad():
         model.items.weight *= 1.5
@@ -264,7 +267,7 @@ def test_drift_and_temperature_are_reported():
         ({"estimator": "sampled", "loss_type": "log"}, "needs estimator 'exact'"),
         ({"estimator": "sampled", "loss_type": "pass_at_k"}, "needs estimator 'exact'"),
         ({"kl_estimator": "k3"}, "needs samples"),
-        ({"reward": "train_set"}, "mask_seen = false"),
+        ({"reward_funcs": ["train_set"]}, "mask_seen = false"),
         ({"state": "user", "mask_seen": False}, "has no next item"),
         ({"temperature": 0.0}, "positive or 'auto'"),
         ({"trainable": ()}, "names no table"),
@@ -281,6 +284,6 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 def test_the_papers_setting_is_the_papers():
     paper = GRPOConfig.paper(beta=0.5)
-    assert (paper.estimator, paper.loss_type, paper.num_generations) == ("sampled", "grpo", 4096)
+    assert (paper.estimator, paper.loss_type, paper.group_size) == ("sampled", "grpo", 4096)
     assert (paper.kl_estimator, paper.beta, paper.mask_seen) == ("literal", 0.5, False)
     assert (paper.select, paper.trainable) == ("last", ("item", "user", "position"))

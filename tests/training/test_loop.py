@@ -51,7 +51,7 @@ def run(kind, folder=None, *, resume=False, stop_at=0, **schedule):
             settings = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 16}
             settings |= {"disable_dropout": False, "num_iterations": 2, "beta": 0.1}
             args = GRPOConfig(**settings, **ROUGH, **schedule)
-            outcome = GRPOTrainer(model, args, train_dataset=DATASET, session=session).train()
+            outcome = GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
         else:
             outcome = pretrain(model, DATASET, PretrainConfig(**ROUGH, **schedule), session)
     except KeyboardInterrupt:

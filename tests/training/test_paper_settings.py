@@ -10,7 +10,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy, calibrate_temperature
-from recoach.training import estimators
+from recoach.training import exact, sampled
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Observer, Session
@@ -39,7 +39,7 @@ def tuned(model, folder=None, resume=False, **settings):
     seen = Steps()
     args = GRPOConfig(**{"batch_size": 24, "max_steps": 4, "select": "last"} | settings)
     session = Session(observer=seen, folder=folder, resume=resume)
-    GRPOTrainer(model, args, train_dataset=DATASET, session=session).train()
+    GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
     return seen.logs
 
 
@@ -56,7 +56,7 @@ def test_with_one_dropout_mask_there_is_nothing_to_remember():
         args = GRPOConfig(
             disable_dropout=False, shared_dropout=True, batch_size=24, max_steps=3, select="last"
         )
-        trainer = GRPOTrainer(model, args, train_dataset=DATASET)
+        trainer = GRPOTrainer(model, args=args, train_dataset=DATASET)
         assert not trainer._estimator.remembers
         if remembers:
             trainer._estimator.remembers = True
@@ -69,15 +69,15 @@ def test_with_one_dropout_mask_there_is_nothing_to_remember():
 @pytest.mark.parametrize("settings", [SAMPLED, {}], ids=["sampled", "exact"])
 def test_an_old_policy_that_stays_leaves_the_new_one_behind_until_it_follows(settings, monkeypatch):
     ratios = []
-    for name in ("exact_surrogate", "clipped_surrogate"):
-        plain = getattr(estimators, name)
+    for module, name in ((exact, "exact_surrogate"), (sampled, "clipped_surrogate")):
+        plain = getattr(module, name)
 
         def watched(new, old, *rest, plain=plain, name=name):
             gap = new if name == "clipped_surrogate" else new - old
             ratios.append(bool((gap.detach() != 0).any()))
             return plain(new, old, *rest)
 
-        monkeypatch.setattr(estimators, name, watched)
+        monkeypatch.setattr(module, name, watched)
     tuned(build(), **settings, old_model_sync_steps=2, learning_rate=0.05)
     assert ratios == [False, True, False, True]
 
@@ -153,7 +153,7 @@ def test_a_settled_model_comes_back_from_its_folder(tmp_path):
 def test_an_epoch_is_as_long_as_its_unit(unit, steps):
     # 24 users with 5 training items each: 96 prefixes, 120 interactions; 24 states a step.
     args = GRPOConfig(batch_size=24, epochs=2, epoch_unit=unit, patience=0)
-    trainer = GRPOTrainer(build(), args, train_dataset=DATASET)
+    trainer = GRPOTrainer(build(), args=args, train_dataset=DATASET)
     assert len(trainer) == steps
     assert len(list(trainer.epoch(torch.Generator()))) == steps
     assert trainer.train().steps == 2 * steps
@@ -173,7 +173,7 @@ def test_the_best_tuned_weights_may_be_worse_than_the_base():
 def test_logits_may_be_of_unit_vectors(logits, ones):
     model = build().eval()
     (work,) = GRPOTrainer(
-        model, GRPOConfig(batch_size=200, temperature=1.0), train_dataset=DATASET
+        model, args=GRPOConfig(batch_size=200, temperature=1.0), train_dataset=DATASET
     ).epoch(torch.Generator())
     plain = model.embed(work.queries)
     for vectors, raw, one in zip(
@@ -184,9 +184,9 @@ def test_logits_may_be_of_unit_vectors(logits, ones):
         assert bool(torch.allclose(vectors.norm(dim=1), torch.ones(len(raw)))) is one
     found = calibrate_temperature(model, DATASET, mask_seen=True, logits=logits)
     assert found != calibrate_temperature(model, DATASET, mask_seen=True)
-    assert GRPOTrainer(model, GRPOConfig(logits=logits), train_dataset=DATASET).policy == Policy(
-        found, logits
-    )
+    assert GRPOTrainer(
+        model, args=GRPOConfig(logits=logits), train_dataset=DATASET
+    ).policy == Policy(found, logits)
 
 
 def test_groups_of_different_items_are_refused_where_there_are_too_few():

@@ -24,7 +24,7 @@ def build(name, dataset=DATASET):
 
 def trainer(name, dataset=DATASET, **settings):
     args = GRPOConfig(**{"batch_size": 16} | settings)
-    return GRPOTrainer(build(name, dataset), args, train_dataset=dataset)
+    return GRPOTrainer(build(name, dataset), args=args, train_dataset=dataset)
 
 
 @pytest.mark.parametrize(("name", "per_user"), [("sasrec", 5), ("gsau", 5), ("lightgcn", 1)])
@@ -86,7 +86,7 @@ def test_what_is_returned_is_an_average_that_follows_the_model(kind):
     session = Session(observer=seen)
     if kind == "grpo":
         args = GRPOConfig(**settings)
-        GRPOTrainer(model, args, train_dataset=DATASET, session=session).train()
+        GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
     else:
         pretrain(model, DATASET, PretrainConfig(**settings), session)
     expected = seen.items[0]
@@ -101,7 +101,7 @@ def test_without_a_memory_the_model_itself_is_returned():
     model = build("lightgcn")
     seen = Follower(model)
     args = GRPOConfig(batch_size=16, max_steps=4, ema_decay=0.0, select="last")
-    GRPOTrainer(model, args, train_dataset=DATASET, session=Session(observer=seen)).train()
+    GRPOTrainer(model, args=args, train_dataset=DATASET, session=Session(observer=seen)).train()
     assert torch.equal(model.items.weight, seen.items[-1])
 
 
@@ -135,7 +135,7 @@ def _after_a_step(peak, monkeypatch):
     model = build("lightgcn")
     distance = Distance(model, peak)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1, ema_decay=0.0)
-    tuner = GRPOTrainer(model, args, train_dataset=DATASET)
+    tuner = GRPOTrainer(model, args=args, train_dataset=DATASET)
     monkeypatch.setattr("recoach.training.grpo.validation", lambda *_: distance)
     outcome = tuner.train()
     return distance.gone(model), outcome
@@ -146,7 +146,7 @@ def test_a_base_that_stays_the_best_is_returned_whole():
     pretrain(model, DATASET, PretrainConfig(epochs=30, batch_size=48, learning_rate=0.01))
     before = [p.detach().clone() for p in model.parameters()]
     args = GRPOConfig(batch_size=16, max_steps=3, learning_rate=3.0)
-    outcome = GRPOTrainer(model, args, train_dataset=DATASET).train()
+    outcome = GRPOTrainer(model, args=args, train_dataset=DATASET).train()
     assert outcome.best_step == 0
     assert outcome.share == 1.0
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
@@ -180,7 +180,7 @@ def _drawn_back(folder, resume=False):
     distance = Distance(model, peak=1.0)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1)
     session = Session(folder=folder, resume=resume)
-    tuner = GRPOTrainer(model, args, train_dataset=DATASET, session=session)
+    tuner = GRPOTrainer(model, args=args, train_dataset=DATASET, session=session)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("recoach.training.grpo.validation", lambda *_: distance)
         return model, tuner.train()

@@ -1,7 +1,8 @@
 """A prepared set on disk: a small folder of Parquet and JSON, written whole or not at all.
 
 users.parquet, items.parquet            external ids in the order of their numbers
-train.parquet, valid.parquet, test.parquet   user and item numbers, a user's rows in time order
+train.parquet, valid.parquet, test.parquet   user and item numbers, a user's rows in time order;
+                                        train has the ratings, where the log has any
 dataset.json                            version, name, fingerprint, source, config, statistics
 """
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recoach.data.filters import deduplicate, k_core, rating_at_least
 from recoach.data.ingest import read_interactions
-from recoach.data.interactions import Interactions
+from recoach.data.interactions import FloatArray, Interactions
 from recoach.data.split import Dataset, Ragged, fingerprint, leave_last_out
 from recoach.data.statistics import Statistics, describe
 from recoach.errors import DataError
@@ -143,6 +144,7 @@ def load_dataset(directory: Path) -> Dataset:
         ids = [pl.read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
         rows = [_read_part(directory / f"{part}.parquet", len(ids[0])) for part in _PARTS]
         found = fingerprint(ids, rows)
+        ratings = _read_ratings(directory / "train.parquet")
     except (OSError, ValueError, pl.exceptions.PolarsError):
         found = "unreadable"
     if found != manifest.get("fingerprint"):
@@ -152,7 +154,7 @@ def load_dataset(directory: Path) -> Dataset:
         )
     split = str(manifest.get("split", "leave_last_out"))
     name = str(manifest.get("name", ""))
-    return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], found, split)
+    return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], found, split, ratings)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
@@ -212,6 +214,8 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
         ragged: Ragged = getattr(dataset, part)
         users = np.repeat(np.arange(len(ragged), dtype=np.int32), ragged.lengths)
         table = pl.DataFrame({"user": users, "item": ragged.values})
+        if part == "train" and dataset.ratings is not None:
+            table = table.with_columns(rating=dataset.ratings)
         table.write_parquet(folder / f"{part}.parquet")
     text = json.dumps(manifest, indent=2, default=str)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -227,6 +231,12 @@ def _swap(new: Path, directory: Path, old: Path) -> None:
         if old.exists():
             old.rename(directory)
         raise
+
+
+def _read_ratings(path: Path) -> FloatArray | None:
+    if "rating" not in pl.read_parquet_schema(path):
+        return None
+    return pl.read_parquet(path, columns=["rating"])["rating"].to_numpy().astype(np.float32)
 
 
 def _read_part(path: Path, n_users: int) -> Ragged:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from recoach.data.interactions import IntArray, Interactions, LongArray
+from recoach.data.interactions import FloatArray, IntArray, Interactions, LongArray
 from recoach.errors import DataError
 
 
@@ -51,6 +51,8 @@ class Dataset:
         test: the targets that are reported, none or one (or more) a user.
         fingerprint: 16 hex digits, a hash of everything above but the name.
         split: how it was split: "leave_last_out", "leave_last_5_out", "as given".
+        ratings: what users gave for `train.values`; None where the log has none or somebody else
+            has split it. No part of the fingerprint: no model and no metric reads it.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Dataset:
     test: Ragged
     fingerprint: str
     split: str = "leave_last_out"
+    ratings: FloatArray | None = None
 
     @property
     def n_users(self) -> int:
@@ -93,18 +96,21 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
         )
     n_test = np.clip(counts - 2, counts >= 2, test_items).astype(np.int64)
     n_valid = (counts >= 3).astype(np.int64)
-    values = interactions.items[chronological(interactions)]
+    order = chronological(interactions)
+    values = interactions.items[order]
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(values))  # 1 = the last
     in_test = from_end <= np.repeat(n_test, counts)
     in_valid = ~in_test & (from_end <= np.repeat(n_test + n_valid, counts))
+    in_train = ~(in_test | in_valid)
     ids = (interactions.user_ids, interactions.item_ids)
     parts = (
-        _ragged(counts - n_test - n_valid, values[~(in_test | in_valid)]),
+        _ragged(counts - n_test - n_valid, values[in_train]),
         _ragged(n_valid, values[in_valid]),
         _ragged(n_test, values[in_test]),
     )
-    dataset = assemble(name, ids, parts)
-    return dataset if test_items == 1 else replace(dataset, split=f"leave_last_{test_items}_out")
+    ratings = None if interactions.ratings is None else interactions.ratings[order][in_train]
+    split = "leave_last_out" if test_items == 1 else f"leave_last_{test_items}_out"
+    return replace(assemble(name, ids, parts), split=split, ratings=ratings)
 
 
 def without_last(rows: Ragged, count: int) -> Ragged:

@@ -132,6 +132,12 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
         raise ConfigError(f"{where}: grpo.preset is 'default' or 'paper', not {preset!r}.")
     if preset == "paper":
         grpo = GRPOConfig.paper().model_dump() | grpo
+    tuning = _checked(GRPOConfig, grpo, f"{where}: grpo")
+    if len(tuning.reward_weights) not in (0, len(tuning.reward_funcs)):
+        raise ConfigError(
+            f"{where}: grpo.reward_weights has {len(tuning.reward_weights)} numbers for "
+            f"{len(tuning.reward_funcs)} reward_funcs; give one for each, or none."
+        )
     return ExperimentConfig(
         seed=seed,
         finetune=finetune,
@@ -139,7 +145,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
         model_name=name,
         model=_checked(model_entry(name).config, model, f"{where}: model"),
         pretrain=_checked(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
-        grpo=_checked(GRPOConfig, grpo, f"{where}: grpo"),
+        grpo=tuning,
         evaluation=_checked(
             EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation"
         ),

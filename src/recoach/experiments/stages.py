@@ -92,7 +92,7 @@ class Run:
         """Fine-tune the base with GRPO."""
         model = self._copy_of_base()
         trainer = GRPOTrainer(
-            model, self.config.grpo, train_dataset=self.dataset, session=self.session("tuned")
+            model, args=self.config.grpo, train_dataset=self.dataset, session=self.session("tuned")
         )
         return Trained(model, trainer.train())
 

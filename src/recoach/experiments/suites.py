@@ -58,7 +58,7 @@ _BUDGET: Final[dict[Profile, Tables]] = {
 
 _GRPO: Final[dict[str, Tables]] = {
     "sasrec": {"state": "last_prefix", "trainable": ["item", "position"]},
-    "lightgcn": {"state": "user", "reward": "train_set", "trainable": ["item", "user"]},
+    "lightgcn": {"state": "user", "reward_funcs": ["train_set"], "trainable": ["item", "user"]},
     "gsau": {"state": "last_prefix", "trainable": ["item", "user"]},
 }
 

@@ -24,6 +24,8 @@ _LEAST_STATES = 32
 _SMALL = 1024
 """Items below which the conversion to bfloat16 costs what it saves."""
 _PROBES = 128
+_SPARE = 3
+"""Draws for each place of a list, so that enough of them differ."""
 _LEAST_P = 1e-30
 """Below it p may have lost digits to underflow."""
 
@@ -94,6 +96,30 @@ class Block:
         self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
         return found
 
+    def expectation(self, values: Tensor) -> Tensor:
+        """Return float[b], the mean under each state's policy of a number that items have.
+
+        Args:
+            values: float[I].
+        """
+        weighted = self.p.to(self._log_z.dtype, copy=True).mul_(values)
+        found = weighted.sum(dim=1).requires_grad_()
+        # d E / d logit = p (value - E); the -p E is the row's share, taken with everybody's.
+        self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
+        return found
+
+    def entropies(self) -> Tensor:
+        """Return float[b], the entropy of each state's policy."""
+        real = self._log_z.dtype
+        log_p = self._logits.to(real, copy=True).sub_(self._log_z[:, None])
+        if self._catalogue.bias is not None:
+            log_p -= self._catalogue.bias
+        weighted = log_p.masked_fill_(self.p == 0, 0).mul_(self.p).neg_()
+        found = weighted.sum(dim=1).requires_grad_()
+        # d H / d logit = p (-log p - H), as above.
+        self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
+        return found
+
     def entropy(self, states: int) -> Tensor:
         """Return float[n], the entropies of the first `states` states, without gradient."""
         logits, p = self._logits[:states].to(self._log_z.dtype), self.p[:states]
@@ -125,6 +151,32 @@ class Block:
         # p / -log(1 - rand): the inverse of the arrival time; 1 - rand is never 0.
         arrivals = p.div_((1 - rand).log_().neg_().clamp_(min=1e-37))
         return arrivals.topk(count, dim=1, sorted=False).indices.sort(dim=1).values
+
+    def draw_lists(self, count: int, length: int, generator: torch.Generator) -> Tensor:
+        """Draw int64[b, count, length] lists of different items, best first (Plackett-Luce).
+
+        Draws with replacement, in the order they come and without those that come again, are such
+        a list. Where too few differ, the rest is drawn from what is left.
+        """
+        more = _SPARE * length
+        drawn = self.draw(count * more, generator)
+        rand = torch.rand(drawn.shape, generator=generator, device=drawn.device)
+        lists = drawn.gather(1, rand.argsort(dim=1)).view(len(self), count, more)
+        order = lists.argsort(dim=2, stable=True)
+        ranked = lists.gather(2, order)
+        again = torch.zeros_like(ranked, dtype=torch.bool)
+        again[:, :, 1:] = ranked[:, :, 1:] == ranked[:, :, :-1]
+        repeated = torch.zeros_like(again).scatter_(2, order, again)
+        fresh = repeated.byte().argsort(dim=2, stable=True)[:, :, :length]
+        found = (~repeated).sum(dim=2)
+        lists = lists.gather(2, fresh)
+        for row, number in torch.nonzero(found < length).tolist():
+            known = int(found[row, number])
+            left = self.p[row].to(self._log_z.dtype, copy=True)
+            left[lists[row, number, :known]] = 0
+            rest = torch.multinomial(left, length - known, generator=generator)
+            lists[row, number, known:] = rest
+        return lists
 
     def backward(self, loss: Tensor, d_users: Tensor, d_items: Tensor) -> None:
         """Add the loss's gradients to those of the block's states and of all items.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 LossType = Literal["grpo", "dr_grpo", "log", "pass_at_k", "power"]
+ScaleRewards = Literal["group", "batch", "none"]
 
 _TINY = 1e-8
 
@@ -119,12 +120,15 @@ def exact_surrogate(log_p: Tensor, old_log_p: Tensor, weight: Tensor, clip: Clip
     return Surrogate(value, miss < 1 - clip.low, hit > 1 + clip.high)
 
 
-def group_advantages(rewards: Tensor, *, scale: bool = True, eps: float = 1e-6) -> Tensor:
+def group_advantages(
+    rewards: Tensor, scale: ScaleRewards = "group", *, eps: float = 1e-6
+) -> Tensor:
     """Return group-relative advantages (Eq. 4), with the population's standard deviation.
 
     Args:
         rewards: float[B, G].
-        scale: divide by the standard deviation (Eq. 4) or only centre (Dr. GRPO).
+        scale: divide by the group's standard deviation (Eq. 4), by that of all groups together
+            (Lite PPO), or only centre (Dr. GRPO).
         eps: added to the deviation.
 
     Returns:
@@ -132,9 +136,11 @@ def group_advantages(rewards: Tensor, *, scale: bool = True, eps: float = 1e-6) 
     """
     flat = (rewards.amax(dim=1) == rewards.amin(dim=1))[:, None]
     centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill_(flat, 0.0)
-    if not scale:
+    if scale == "none":
         return centred
-    return centred.div_(centred.square().mean(dim=1, keepdim=True).sqrt_().add_(eps))
+    squares = centred.square()
+    mean = squares.mean(dim=1, keepdim=True) if scale == "group" else squares.mean()
+    return centred.div_(mean.sqrt_().add_(eps))
 
 
 def sampled_kl(log_p: Tensor, log_q: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:

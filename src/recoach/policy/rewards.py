@@ -1,5 +1,7 @@
 """Verifiable rewards: what a logged future says an action was worth."""
 
+import functools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -7,9 +9,11 @@ import torch
 from torch import Tensor
 
 from recoach.data.batch import Batch, Seen
-from recoach.data.split import Ragged
+from recoach.data.split import Dataset
+from recoach.errors import ConfigError
+from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
 
-RewardName = Literal["next", "future", "train_set"]
+Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
 
 
 class Rewards(NamedTuple):
@@ -20,42 +24,61 @@ class Rewards(NamedTuple):
     items: Tensor
     """int64[N], no pair (state, item) twice."""
     values: Tensor
-    """float32[N] > 0."""
+    """float32[N]."""
+    parts: Tensor | None = None
+    """float32[F, N], what each reward function pays, unweighted."""
 
     def to(self, device: torch.device) -> "Rewards":
         """Return the same rewards on another device."""
-        return Rewards(*(tensor.to(device) for tensor in self))
+        parts = self.parts if self.parts is None else self.parts.to(device)
+        states, items, values = (tensor.to(device) for tensor in self[:3])
+        return Rewards(states, items, values, parts)
+
+    def where(self, chosen: Tensor) -> "Rewards":
+        """Return the pairs that bool[N] `chosen` keeps."""
+        parts = self.parts if self.parts is None else self.parts[:, chosen]
+        return Rewards(self.states[chosen], self.items[chosen], self.values[chosen], parts)
 
 
-def future_items(batch: Batch, train: Ragged, *, horizon: int, discount: float) -> Rewards:
-    """Reward an item the user takes k interactions later with `discount ** (k - 1)`, k <= horizon.
+class Logged(NamedTuple):
+    """What the log knows of states: items their users take, sorted by state, then item."""
 
-    A horizon of 1 is the next-item reward of the paper. An item taken more than once counts at
-    its first place.
+    states: Tensor
+    """int64[N]."""
+    items: Tensor
+    """int64[N], no pair twice."""
+    ahead: Tensor
+    """int64[N] interactions until the user takes it: 1 is the next one."""
+    rating: Tensor
+    """float32[N] what the user gave it; NaN where the log does not say."""
+
+
+def coming(batch: Batch, dataset: Dataset, horizon: int) -> Logged:
+    """Return the items that each state's user takes within the next `horizon` interactions.
+
+    An item taken more than once counts at its first place.
 
     Args:
         batch: states with the places of their next items.
-        train: the training histories those places point into; nothing held out can leak in.
+        dataset: its training histories are what those places point into; nothing held out can
+            leak in.
         horizon: number of coming interactions looked at.
-        discount: in (0, 1].
     """
-    users = batch.queries.state_users.cpu().numpy()
+    train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     steps = batch.positions[:, None] + np.arange(horizon)
     inside = steps < train.offsets[users + 1][:, None]
     states, ahead = np.nonzero(inside)
-    items = train.values[steps[inside]].astype(np.int64)
-    values = discount ** ahead.astype(np.float64)
-    return _distinct(states, items, values, train)
+    return _distinct(states, steps[inside], ahead + 1, dataset)
 
 
-def train_set(batch: Batch, train: Ragged) -> Rewards:
-    """Reward every training item of the state's user with 1 (the paper's reading for graphs)."""
-    users = batch.queries.state_users.cpu().numpy()
+def taken(batch: Batch, dataset: Dataset) -> Logged:
+    """Return every training item of the state's user, as if each were the next one."""
+    train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     counts = train.lengths[users]
     states = np.repeat(np.arange(len(users)), counts)
     within = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
-    items = train.values[train.offsets[users][states] + within].astype(np.int64)
-    return _distinct(states, items, np.ones(len(items)), train)
+    places = train.offsets[users][states] + within
+    return _distinct(states, places, np.ones_like(places), dataset)
 
 
 def without_seen(rewards: Rewards, seen: Seen) -> Rewards:
@@ -65,17 +88,129 @@ def without_seen(rewards: Rewards, seen: Seen) -> Rewards:
         rewards: as drawn from the log.
         seen: the masked items of the same states.
     """
-    width = int(torch.cat([rewards.items, seen.items]).max()) + 1 if len(seen.items) else 1
-    earned = ~torch.isin(rewards.states * width + rewards.items, seen.states * width + seen.items)
-    return Rewards(*(tensor[earned] for tensor in rewards)) if len(seen.items) else rewards
+    if not len(seen.items):
+        return rewards
+    width = int(torch.cat([rewards.items, seen.items]).max()) + 1
+    mine, theirs = (pairs.states * width + pairs.items for pairs in (rewards, seen))
+    return rewards.where(~torch.isin(mine, theirs))
 
 
-def _distinct(states: np.ndarray, items: np.ndarray, values: np.ndarray, train: Ragged) -> Rewards:
-    width = int(train.values.max(initial=0)) + 1
-    # np.unique keeps the first of equal keys: the nearest, most rewarded place.
-    keys, first = np.unique(states * width + items, return_index=True)
-    return Rewards(
-        torch.from_numpy(keys // width),
-        torch.from_numpy(keys % width),
-        torch.from_numpy(values[first].astype(np.float32)),
+class Rewarder:
+    """Several reward functions as one.
+
+    Args:
+        functions: see `recoach.policy.reward_funcs`.
+        weights: one for each; 1 where there are none.
+        aggregation: `sum_then_normalize` adds what they pay; `normalize_then_sum` (GDPO) first
+            makes their sizes alike: groups are normalised one by one; without groups, what the
+            log pays is scaled to mean 1 and what items pay to deviation 1 over the catalogue.
+        n_items: size of the catalogue.
+
+    Raises:
+        ConfigError: weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[RewardFunc],
+        weights: Sequence[float] = (),
+        aggregation: Aggregation = "sum_then_normalize",
+        *,
+        n_items: int = 0,
+    ) -> None:
+        if weights and len(weights) != len(functions):
+            raise ConfigError(
+                f"reward_weights has {len(weights)} numbers for {len(functions)} reward functions."
+            )
+        own = list(weights) or [1.0] * len(functions)
+        self.normalised = aggregation == "normalize_then_sum"
+        by_scope: dict[str, list[tuple[RewardFunc, float]]] = {"log": [], "items": [], "draws": []}
+        for function, weight in zip(functions, own, strict=True):
+            by_scope[scope_of(function)].append((function, weight))
+        self._log, self.on_draws = by_scope["log"], by_scope["draws"]
+        order = [*self._log, *by_scope["items"], *self.on_draws]
+        self.names = [name_of(function) for function, _ in order]
+        self.weights = [weight for _, weight in order]
+        catalogue = torch.arange(n_items)
+        self.item_parts = [
+            (pays(function, prompts=catalogue[:0], completions=catalogue), weight)
+            for function, weight in by_scope["items"]
+        ]
+        """float32[I] what each item pays whoever is shown it, and its weight."""
+
+    @property
+    def of_items(self) -> Tensor | None:
+        """float32[I] the weighted sum of what items pay, if they pay anything."""
+        if not self.item_parts:
+            return None
+        weighted = (
+            weight * ((v - v.mean()) / (v.std(correction=0) + 1e-6) if self.normalised else v)
+            for v, weight in self.item_parts
+        )
+        return functools.reduce(torch.add, weighted)
+
+    def of_log(self, logged: Logged, users: Tensor) -> Rewards:
+        """Return what the log pays: pairs that earn nothing are left out.
+
+        Args:
+            logged: the pairs that are asked about.
+            users: int64[B] the user of each state.
+        """
+        parts = [pays(function, **columns(logged, users)) for function, _ in self._log]
+        total = torch.zeros(len(logged.items))
+        for part, (_, weight) in zip(parts, self._log, strict=True):
+            own = part / part[part != 0].mean() if self.normalised and part.any() else part
+            total += weight * own
+        stacked = torch.stack(parts) if parts else total[:0].view(0, len(total))
+        found = Rewards(logged.states, logged.items, total, stacked)
+        return found.where((stacked != 0).any(dim=0))
+
+    def total(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the weighted sum of what each function pays."""
+        weighted = (w * part for w, part in zip(self.weights, parts, strict=True))
+        return functools.reduce(torch.add, weighted)
+
+
+def columns(logged: Logged, users: Tensor) -> dict[str, Tensor]:
+    """Return what a reward function is given for pairs of the log."""
+    return {
+        "prompts": users[logged.states],
+        "completions": logged.items,
+        "ahead": logged.ahead,
+        "rating": logged.rating,
+    }
+
+
+def pays(function: RewardFunc, **given: Tensor) -> Tensor:
+    """Return float32[N...] what a function pays; None and NaN pay nothing.
+
+    Raises:
+        ConfigError: it returned another number of rewards than it was asked for.
+    """
+    answer = function(**given)
+    found = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
+    found = torch.as_tensor(found, dtype=torch.float32).nan_to_num(nan=0.0)
+    asked = tuple(given["completions"].shape)
+    if tuple(found.shape) not in (asked, asked[:1]):
+        raise ConfigError(
+            f"the reward function {name_of(function)} was asked about completions of shape "
+            f"{asked} and returned shape {tuple(found.shape)}; return one number for each."
+        )
+    return found
+
+
+def _distinct(
+    states: np.ndarray, places: np.ndarray, ahead: np.ndarray, dataset: Dataset
+) -> Logged:
+    """Number pairs by their place in `train.values`, the nearest of equal ones."""
+    items = dataset.train.values[places].astype(np.int64)
+    # np.unique keeps the first of equal keys: the nearest place.
+    keys, first = np.unique(states * max(1, dataset.n_items) + items, return_index=True)
+    ratings = dataset.ratings
+    rating = np.full(len(first), np.nan) if ratings is None else ratings[places[first]]
+    return Logged(
+        torch.from_numpy(keys // max(1, dataset.n_items)),
+        torch.from_numpy(items[first]),
+        torch.from_numpy(ahead[first]),
+        torch.from_numpy(rating.astype(np.float32)),
     )

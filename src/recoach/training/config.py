@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from recoach.data.batch import States
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import TABLES, Table
-from recoach.policy.objective import LossType
+from recoach.policy.objective import LossType, ScaleRewards
 from recoach.policy.policy import Logits
-from recoach.policy.rewards import RewardName
+from recoach.policy.reward_funcs import RewardName
+from recoach.policy.rewards import Aggregation
 from recoach.training.loop import Schedule
+
+Algorithm = Literal["grpo", "reinforce", "raft", "ppo", "top_k_off_policy", "s_dpo", "sac"]
 
 
 class GRPOConfig(BaseModel):
@@ -18,9 +21,14 @@ class GRPOConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    estimator: Literal["exact", "sampled", "stratified"] = "exact"
-    """Enumerate the catalogue; draw groups from the old policy as the paper does; or enumerate
-    the rewarded items and let `num_negatives` draws stand for the rest (very large catalogues)."""
+    algorithm: Algorithm = "grpo"
+    """GRPO, or a rival in its place: `reinforce` (no baseline), `raft` (rejection sampling),
+    `ppo` (a value head), `top_k_off_policy` (REINFORCE corrected for the base's choices), `s_dpo`
+    (preferences over drawn negatives), `sac` (an actor under a Q head)."""
+    estimator: Literal["exact", "sampled", "stratified", "slate"] = "exact"
+    """Enumerate the catalogue; draw groups from the old policy as the paper does; enumerate the
+    rewarded items and let `num_negatives` draws stand for the rest (very large catalogues); or
+    draw groups of lists (Plackett-Luce)."""
     loss_type: LossType = "log"
     """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
     `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` knows `grpo` and `dr_grpo`."""
@@ -28,8 +36,10 @@ class GRPOConfig(BaseModel):
     """The k of `pass_at_k`."""
     power: float = Field(0.5, gt=0, le=1)
     """The q of `power`: near 0 it is `log`, at 1 `dr_grpo`."""
-    num_generations: int = Field(4096, ge=2)
-    """Items in a group (G) of the sampled estimator."""
+    num_generations: int | None = Field(None, ge=2)
+    """Size of a group (G) where groups are drawn: 4096 items, or 16 lists, unless set."""
+    slate_length: int = Field(10, ge=1)
+    """Items of a list of estimator `slate`."""
     replacement: bool = True
     """Draw groups with replacement; without it all G items of a group differ."""
     dead_groups: Literal["zero", "resample", "force_positive"] = "zero"
@@ -43,6 +53,11 @@ class GRPOConfig(BaseModel):
     """Steps for which the old policy stays as it is; 1 takes it from the weights of the moment."""
     epsilon: float = Field(0.2, gt=0, lt=1)
     """Clip of the ratio: 1 - epsilon .. 1 + epsilon."""
+    advantage_clip: float | None = Field(None, gt=0)
+    """Bound of the advantages: of A+ = f'(p)(1-p) for `exact`, of all for what draws."""
+    scale_rewards: ScaleRewards = "group"
+    """What `grpo` divides a drawn group's rewards by: its own deviation, the batch's, or nothing.
+    `exact` knows the policy's own deviation."""
     epsilon_high: float | None = Field(None, gt=0)
     """Upper clip, where it differs."""
     beta: float = Field(0.0, ge=0)
@@ -51,9 +66,20 @@ class GRPOConfig(BaseModel):
     """Over the catalogue, from samples, or the paper's KL(old || reference), which is constant."""
     ref_model_sync_steps: int = Field(0, ge=0)
     """Steps after which the reference becomes the policy of the moment; 0 keeps the base."""
-    reward: RewardName = "future"
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the policy's entropy, a bonus."""
+    entropy_floor: float | None = Field(None, gt=0)
+    """Entropy (nats) from which on the bonus pays nothing more; None always pays."""
+    sft_coef: float = Field(0.0, ge=0)
+    """Weight of the model's own supervised loss, carried on beside GRPO's."""
+    reward_funcs: tuple[RewardName, ...] = Field(("future",), min_length=1)
     """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every
-    training item of the user."""
+    training item of the user; `rated`: `future`, graded by the user's rating; `novelty`: what few
+    users know, whoever is shown it. Functions of your own: `GRPOTrainer(reward_funcs=...)`."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each function, of those given to the trainer too; empty for 1."""
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    """Add several rewards, or normalise each first (GDPO)."""
     horizon: int = Field(10, gt=0)
     """Coming interactions that earn a reward."""
     discount: float = Field(0.8, gt=0, le=1)
@@ -112,16 +138,15 @@ class GRPOConfig(BaseModel):
     def paper(cls, **changes: object) -> Self:
         """Return the paper's setting, quirks included, with your changes.
 
-        For graph models add `state="user", reward="train_set"`.
+        For graph models add `state="user", reward_funcs=("train_set",)`.
         """
         quirks: dict[str, Any] = {
             "estimator": "sampled",
             "loss_type": "grpo",
-            "num_generations": 4096,
             "epsilon": 0.1,
             "beta": 0.01,
             "kl_estimator": "literal",
-            "reward": "next",
+            "reward_funcs": ("next",),
             "state": "prefix",
             "hide_rewarded": False,
             "temperature": 1.0,
@@ -141,9 +166,9 @@ class GRPOConfig(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.estimator == "sampled" and self.loss_type not in ("grpo", "dr_grpo"):
+        if self.draws and self.algorithm == "grpo" and self.loss_type not in ("grpo", "dr_grpo"):
             raise ValueError(
-                f"loss_type {self.loss_type!r} needs estimator 'exact'; 'sampled' knows "
+                f"loss_type {self.loss_type!r} needs estimator 'exact'; {self.estimator!r} knows "
                 "'grpo' and 'dr_grpo'"
             )
         if self.estimator != "sampled" and self.kl_estimator not in ("exact", "literal"):
@@ -151,12 +176,6 @@ class GRPOConfig(BaseModel):
                 f"kl_estimator {self.kl_estimator!r} needs samples; estimator "
                 f"{self.estimator!r} takes 'exact' or 'literal'"
             )
-        if self.reward == "train_set" and self.mask_seen:
-            raise ValueError(
-                "reward 'train_set' pays for items the user has taken; set mask_seen = false"
-            )
-        if self.state == "user" and self.reward != "train_set":
-            raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
         if self.temperature != "auto" and self.temperature <= 0:
             raise ValueError("temperature must be positive or 'auto'")
         if self.estimator != "sampled" and not (self.replacement and self.dead_groups == "zero"):
@@ -164,6 +183,40 @@ class GRPOConfig(BaseModel):
         if not self.trainable:
             raise ValueError("trainable names no table; nothing would move")
         return self
+
+    @model_validator(mode="after")
+    def _rewards_agree(self) -> Self:
+        if "train_set" in self.reward_funcs and self.mask_seen:
+            raise ValueError(
+                "reward 'train_set' pays for items the user has taken; set mask_seen = false"
+            )
+        if self.state == "user" and "train_set" not in self.reward_funcs:
+            raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
+        if self.scale_rewards != "group" and not self.draws:
+            raise ValueError("scale_rewards belongs to the estimators that draw groups")
+        return self
+
+    @model_validator(mode="after")
+    def _rival_agrees(self) -> Self:
+        needed = {"exact": ("top_k_off_policy", "s_dpo", "sac")}.get(self.estimator, ())
+        if self.estimator == "sampled":
+            needed = ("reinforce", "raft", "ppo")
+        if self.algorithm != "grpo" and self.algorithm not in needed:
+            right = "exact" if self.estimator == "sampled" else "sampled"
+            raise ValueError(f"algorithm {self.algorithm!r} takes estimator {right!r}")
+        if self.algorithm == "s_dpo" and not self.beta:
+            raise ValueError("algorithm 's_dpo' needs beta > 0, the strength of a preference")
+        return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether groups are drawn."""
+        return self.estimator in ("sampled", "slate")
+
+    @property
+    def group_size(self) -> int:
+        """Items or lists in a group."""
+        return self.num_generations or (16 if self.estimator == "slate" else 4096)
 
     def schedule(self) -> Schedule:
         """Return the part the loop needs."""

@@ -1,33 +1,23 @@
-"""Two estimators of GRPO's surrogate: over the whole catalogue, and from drawn groups."""
+"""What the estimators of GRPO's surrogate share: tasks, rollouts, the penalty, what is logged."""
 
 from collections import defaultdict
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recoach.data.batch import Queries
 from recoach.evaluation.ranking import between
-from recoach.models.base import Embedded, Recommender
+from recoach.models.base import Embedded, Recommender, TrainingBatch
 from recoach.models.softmax import Block
 from recoach.policy.candidates import Candidates
-from recoach.policy.objective import (
-    Clip,
-    Surrogate,
-    clipped_surrogate,
-    exact_surrogate,
-    group_advantages,
-    log_weight,
-    objective,
-    sampled_kl,
-)
+from recoach.policy.objective import Clip, Surrogate, sampled_kl
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Rewards
+from recoach.policy.rewards import Logged, Rewards
 from recoach.training.config import GRPOConfig
 
 _ENTROPY_STATES = 32
 """States of a step whose entropy is logged: an estimate, not worth a pass over all."""
-_RESAMPLES = 3
 
 
 class Task(NamedTuple):
@@ -37,6 +27,10 @@ class Task(NamedTuple):
     rewards: Rewards
     candidates: Candidates | None = None
     """The part of the catalogue that stands for all of it; items are numbered within it."""
+    logged: Logged | None = None
+    """What the log knows of the states, where reward functions are asked about draws."""
+    own: TrainingBatch | None = None
+    """A batch for the model's own loss, where that goes along."""
 
     def embed(self, policy: Policy, model: Recommender) -> Embedded:
         """Return the policy's vectors of the states and of the items that take part."""
@@ -58,6 +52,17 @@ class Rollout(NamedTuple):
     """int64[B, G] drawn items."""
     rewards: Tensor | None = None
     """float[B, G] what each drawn item earned."""
+    advantages: Tensor | None = None
+    """float[B, G], relative to the group."""
+
+
+def groups_of(rollout: Rollout | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return log-probabilities, items, rewards and advantages of a rollout that drew groups."""
+    if rollout is None or rollout.items is None:
+        raise ValueError("an estimator that draws learns from a rollout")
+    if rollout.rewards is None or rollout.advantages is None:
+        raise ValueError("draws are rewarded and compared before anything is learnt from them")
+    return rollout.log_p, rollout.items, rollout.rewards, rollout.advantages
 
 
 class Statistics:
@@ -86,6 +91,10 @@ class Estimator(Protocol):
 
     remembers: bool
     """Whether an update needs a rollout; on policy the probabilities of its own pass serve."""
+    needs_reference: bool
+    """Whether the base's own policy is needed even without a KL."""
+    head: nn.Module | None
+    """What is trained beside the model, if anything."""
 
     def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
         """Return what the old policy did."""
@@ -96,136 +105,8 @@ class Estimator(Protocol):
         """Return the loss and what to log."""
 
 
-class ExactEstimator:
-    """The expectation over the catalogue: one pass over it, as for one cross-entropy."""
-
-    def __init__(self, args: GRPOConfig, policy: Policy) -> None:
-        self.args, self.policy, self.clip = args, policy, _clip(args)
-        self._transform = (args.loss_type, args.pass_k, args.power)
-        on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
-        same_mask = args.disable_dropout or args.shared_dropout
-        self.remembers = not (on_policy and same_mask and args.beta == 0)
-
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
-        """Return the old log-probabilities of the rewarded items."""
-        del generator  # nothing is drawn
-        parts = [
-            block.log_p(*_earned(task.rewards, block)[:2]).detach()
-            for block in self.policy.catalogue(old, task.queries.seen, task.bias).blocks(old.users)
-        ]
-        return Rollout(torch.cat(parts))
-
-    def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
-    ) -> tuple[Tensor, Statistics]:
-        """Return minus the expected surrogate, plus the KL."""
-        statistics, weights = Statistics(), []
-        known = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], task)
-        penalty = _Penalty(self.args, self.policy, task, reference, statistics)
-
-        def block_loss(block: Block) -> Tensor:
-            states, items, values, where = _earned(task.rewards, block)
-            log_p = block.log_p(states, items)
-            old = log_p.detach() if rollout is None else rollout.log_p[where]
-            weight = self._weight(old)
-            weights.append(weight)
-            surrogate = exact_surrogate(log_p, old, weight, self.clip)
-            self._log(statistics, log_p.detach(), (states, values), len(block))
-            _log_block(statistics, surrogate, block)
-            return penalty.of(block) - (values * surrogate.value).sum() / known
-
-        total = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
-        return (total / self._divisor(weights, task) if rollout is None else total), statistics
-
-    def _weight(self, old_log_p: Tensor) -> Tensor:
-        return log_weight(old_log_p, *self._transform)
-
-    def _divisor(self, weights: list[Tensor], task: Task) -> float:
-        if not self.args.normalize_weights:
-            return float(len(task.queries))
-        total = float((torch.cat(weights) * task.rewards.values).sum())
-        return total if total > 0 else 1.0
-
-    def _log(
-        self, statistics: Statistics, log_p: Tensor, earned: tuple[Tensor, Tensor], count: int
-    ) -> None:
-        states, values = earned
-        p, empty = log_p.exp(), log_p.new_zeros(count)
-        mean = empty.index_add(0, states, p * values)
-        square = empty.index_add(0, states, p * values.square())
-        statistics.add("reward", mean)
-        statistics.add("reward_std", (square - mean.square()).clamp(min=0).sqrt())
-        statistics.add("frac_reward_zero_std", (square == 0).float())
-        statistics.add("policy/p_mean", p)
-        statistics.add("objective", objective(log_p, *self._transform))
-
-
-class SampledEstimator:
-    """The paper's: groups of G items drawn from the old policy."""
-
-    def __init__(self, args: GRPOConfig, policy: Policy) -> None:
-        self.args, self.policy, self.clip = args, policy, _clip(args)
-        self.remembers = True
-
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
-        """Draw a group for each state and note what its items earned."""
-        catalogue = self.policy.catalogue(old, task.queries.seen, task.bias)
-        parts = [self._draw(block, task, generator) for block in catalogue.blocks(old.users)]
-        return Rollout(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-    def _draw(
-        self, block: Block, task: Task, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        earned, n_items = _earned(task.rewards, block)[:3], block.p.shape[1]
-        drawn = self._group(block, generator)
-        rewards = _worth(drawn, n_items, earned)
-        how = self.args.dead_groups
-        for _ in range({"resample": _RESAMPLES, "force_positive": 1}.get(how, 0)):
-            dead = rewards.amax(dim=1) == rewards.amin(dim=1)
-            if not bool(dead.any()):
-                break
-            if how == "resample":
-                drawn[dead] = self._group(block, generator)[dead]
-            else:
-                drawn = _with_a_reward(drawn, dead, earned, generator)
-            rewards = _worth(drawn, n_items, earned)
-        return block.log_p_of(drawn).detach(), drawn, rewards
-
-    def _group(self, block: Block, generator: torch.Generator) -> Tensor:
-        draw = block.draw if self.args.replacement else block.draw_distinct
-        return draw(self.args.num_generations, generator)
-
-    def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
-    ) -> tuple[Tensor, Statistics]:
-        """Return minus the clipped surrogate over groups and states, plus the KL."""
-        if rollout is None or rollout.items is None or rollout.rewards is None:
-            raise ValueError("the sampled estimator learns from a rollout")
-        drawn = rollout.items
-        advantages = group_advantages(rollout.rewards, scale=self.args.loss_type == "grpo")
-        statistics = Statistics()
-        penalty = _Penalty(self.args, self.policy, task, reference, statistics)
-
-        def block_loss(block: Block) -> Tensor:
-            log_p = block.log_p_of(drawn[block.which])
-            log_ratio = log_p - rollout.log_p[block.which]
-            surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
-            statistics.add("log_ratio/abs_mean", log_ratio.detach().abs())
-            _log_block(statistics, surrogate, block)
-            gain = surrogate.value.mean(dim=1).sum() / len(task.queries)
-            return penalty.of(block, drawn[block.which], log_p) - gain
-
-        spread = rollout.rewards.square().mean(dim=1).sub_(rollout.rewards.mean(dim=1).square())
-        spread = spread.clamp_(min=0).sqrt_()
-        statistics.add("reward", rollout.rewards)
-        statistics.add("reward_std", spread)
-        statistics.add("frac_reward_zero_std", (spread == 0).float())
-        loss = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
-        return loss, statistics
-
-
-class _Penalty:
-    """beta times the KL to the reference: over the catalogue, or from the drawn items."""
+class Penalty:
+    """What the policy pays for leaving the reference and for losing its entropy."""
 
     def __init__(
         self,
@@ -236,15 +117,24 @@ class _Penalty:
         statistics: Statistics,
     ) -> None:
         self.args, self.reference, self.statistics = args, reference, statistics
-        self.scale = args.beta / len(task.queries)
+        self.count = len(task.queries)
         if reference is not None:
             self.catalogue = policy.catalogue(reference, task.queries.seen, task.bias)
 
     def of(
         self, block: Block, drawn: Tensor | None = None, log_p: Tensor | None = None
     ) -> Tensor | float:
+        """Return beta times the KL (over the catalogue, or from drawn items) and the entropy's."""
+        paid: Tensor | float = 0.0
+        if self.args.entropy_coef:
+            entropy, floor = block.entropies(), self.args.entropy_floor
+            lost = -entropy if floor is None else (floor - entropy).clamp(min=0)
+            paid = self.args.entropy_coef / self.count * lost.sum()
+        return paid if self.reference is None else paid + self._kl(block, drawn, log_p)
+
+    def _kl(self, block: Block, drawn: Tensor | None, log_p: Tensor | None) -> Tensor:
         if self.reference is None:
-            return 0.0
+            raise ValueError("a KL needs a reference")
         there = self.catalogue.block(self.reference.users[block.which], block.which)
         how = self.args.kl_estimator
         if drawn is not None and log_p is not None and how in ("k1", "k2", "k3"):
@@ -254,51 +144,23 @@ class _Penalty:
         self.statistics.add("kl", kl)
         # Eq. 5 as printed compares the old policy with the reference: nothing in it moves.
         kl = kl.detach() if how == "literal" else kl
-        return self.scale * kl.sum()
+        return self.args.beta / self.count * kl.sum()
 
 
-def _clip(args: GRPOConfig) -> Clip:
+def clip_of(args: GRPOConfig) -> Clip:
+    """Return how far the ratio may run."""
     return Clip(args.epsilon, args.epsilon_high or args.epsilon)
 
 
-def _earned(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
+def earned(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
     """Return state within the block, item and value of what its states may earn, and where."""
     where = between(rewards.states, block.which.start, block.which.stop)
     states = rewards.states[where] - block.which.start
     return states, rewards.items[where], rewards.values[where], where
 
 
-def _worth(drawn: Tensor, n_items: int, earned: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Return float[b, G], what each drawn item earns: a rewarded one's draws stand together."""
-    states, items, values = earned
-    rows = torch.arange(len(drawn), device=drawn.device)
-    keys = (drawn + rows[:, None] * n_items).view(-1)
-    wanted = states * n_items + items
-    first = torch.searchsorted(keys, wanted)
-    count = torch.searchsorted(keys, wanted, right=True) - first
-    pair = torch.repeat_interleave(torch.arange(len(items), device=drawn.device), count)
-    within = torch.arange(len(pair), device=drawn.device) - (count.cumsum(0) - count)[pair]
-    rewards = values.new_zeros(drawn.numel())
-    rewards[first[pair] + within] = values[pair]
-    return rewards.view(drawn.shape)
-
-
-def _with_a_reward(
-    drawn: Tensor, dead: Tensor, earned: tuple[Tensor, ...], generator: torch.Generator
-) -> Tensor:
-    """Put a state's first rewarded item in the place of one of its draws, where it has any."""
-    states, items = earned[:2]
-    first = torch.ones_like(states, dtype=torch.bool)
-    first[1:] = states[1:] != states[:-1]
-    chosen = first & dead[states]
-    place = torch.randint(
-        drawn.shape[1], (int(chosen.sum()),), generator=generator, device=drawn.device
-    )
-    drawn[states[chosen], place] = items[chosen]
-    return drawn.sort(dim=1).values
-
-
-def _log_block(statistics: Statistics, surrogate: Surrogate, block: Block) -> None:
+def log_block(statistics: Statistics, surrogate: Surrogate, block: Block) -> None:
+    """Count where the clip acted and, once a step, the entropy."""
     statistics.add("clip_ratio/low_mean", surrogate.clipped_low)
     statistics.add("clip_ratio/high_mean", surrogate.clipped_high)
     if block.which.start == 0:

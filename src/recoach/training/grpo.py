@@ -13,22 +13,23 @@ What it is not, against the paper (Jeon et al. 2025):
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import nn
 
-from recoach.data.batch import Batch, Seen, StateBatches, States, seen_before
+from recoach.data.batch import StateBatches
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 from recoach.models.base import Embedded, Recommender, frozen_copy
-from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.policy import Policy, calibrate_temperature
-from recoach.policy.rewards import future_items, train_set, without_seen
+from recoach.policy.reward_funcs import RewardFunc
+from recoach.training.algorithms import estimator_for
 from recoach.training.config import GRPOConfig
-from recoach.training.estimators import Estimator, ExactEstimator, SampledEstimator, Task
+from recoach.training.estimators import Task
 from recoach.training.loop import Loop, Outcome, Session
-from recoach.training.pretrain import validation
+from recoach.training.pretrain import own_batches, validation
+from recoach.training.tasks import Tasks
 
 
 class GRPOTrainer:
@@ -36,6 +37,8 @@ class GRPOTrainer:
 
     Args:
         model: moved in place.
+        reward_funcs: a reward function, a name of a ready-made one, or several
+            (`recoach.policy.reward_funcs`); those of `args` where None.
         args: settings; the defaults are what works.
         train_dataset: rewards come from its `train`, selection from its `valid`.
         session: seed, checkpoints, protocol of the validation.
@@ -47,6 +50,7 @@ class GRPOTrainer:
     def __init__(
         self,
         model: Recommender,
+        reward_funcs: RewardFunc | str | Sequence[RewardFunc | str] | None = None,
         args: GRPOConfig | None = None,
         *,
         train_dataset: Dataset,
@@ -57,7 +61,10 @@ class GRPOTrainer:
         if self.args.level == "final":
             model.settle()
         self.policy = Policy(self._temperature(), self.args.logits)
-        self.reference = frozen_copy(model) if self.args.beta > 0 else None
+        self._tasks = Tasks(self.args, train_dataset, _several(reward_funcs, self.args))
+        self._estimator = estimator_for(self.args, self.policy, self._tasks.rewarder, model)
+        anchored = self.args.beta > 0 or self._estimator.needs_reference
+        self.reference = frozen_copy(model) if anchored else None
         self.old = frozen_copy(model) if self.args.old_model_sync_steps > 1 else None
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._states = StateBatches(
@@ -65,21 +72,15 @@ class GRPOTrainer:
             n_items=train_dataset.n_items,
             history_length=model.history_length,
             batch_size=self.args.batch_size,
-            states=self._state(),
+            states=self._tasks.states(model),
         )
         self._check_group()
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
         self.optimiser: torch.optim.Optimizer = optim(
-            self._trainable(),
+            [*self._trainable(), *self._head_parameters()],
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
             fused=True,
-        )
-        estimator = SampledEstimator if self.args.estimator == "sampled" else ExactEstimator
-        self._estimator: Estimator = estimator(self.args, self.policy)
-        stratified = self.args.estimator == "stratified"
-        self._proposal = (
-            Proposal(train_dataset.train, train_dataset.n_items) if stratified else None
         )
 
     def train(self) -> Outcome:
@@ -103,12 +104,14 @@ class GRPOTrainer:
         else:
             passes = (self._states.epoch(generator) for _ in itertools.count())
             batches = itertools.islice(itertools.chain.from_iterable(passes), len(self))
+        own = own_batches(self.model, self.dataset.train, self.args.batch_size, generator)
         for batch in batches:
-            yield self._task(batch)
+            task = self._tasks.task(batch, self.model.device)
+            yield task._replace(own=next(own)) if self.args.sft_coef else task
 
-    def companions(self) -> dict[str, Recommender]:
-        """Return the frozen policies that change in training."""
-        changing = {"old": self.old}
+    def companions(self) -> dict[str, nn.Module]:
+        """Return what changes in training beside the model: frozen policies, a rival's head."""
+        changing: dict[str, nn.Module | None] = {"old": self.old, "head": self._estimator.head}
         if self.args.ref_model_sync_steps:
             changing["reference"] = self.reference
         return {name: model for name, model in changing.items() if model is not None}
@@ -126,7 +129,7 @@ class GRPOTrainer:
     def step(self, batch: Task, generator: torch.Generator) -> dict[str, float]:
         """Roll out, then climb the surrogate `num_iterations` times (Eq. 4 and 5)."""
         self.model.train(not self.args.disable_dropout)
-        batch = self._narrowed(batch, generator)
+        batch = self._tasks.narrowed(batch, generator)
         rollout = reference = None
         mask = torch.initial_seed() if self.args.shared_dropout else None
         with torch.no_grad():
@@ -138,6 +141,8 @@ class GRPOTrainer:
         for _ in range(self.args.num_iterations):
             new = self._embedded(batch, self.model, mask)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
+            if batch.own is not None:
+                loss = loss + self.args.sft_coef * self.model.loss(batch.own, generator)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = _gradient_norm(self.optimiser)
@@ -165,36 +170,6 @@ class GRPOTrainer:
             model.train(self.model.training)
         return batch.embed(self.policy, model)
 
-    def _task(self, batch: Batch) -> Task:
-        args, train = self.args, self.dataset.train
-        if args.reward == "train_set":
-            rewards = train_set(batch, train)
-        else:
-            horizon = args.horizon if args.reward == "future" else 1
-            rewards = future_items(batch, train, horizon=horizon, discount=args.discount)
-        queries = batch.queries
-        starts = train.offsets[queries.state_users.numpy()]
-        seen = seen_before(train.values, starts, batch.positions)
-        if args.mask_seen:
-            rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
-        if args.hide_rewarded and args.reward != "train_set":
-            new = without_seen(rewards, seen)  # a repeated pair is one edge, and known
-            queries = replace(queries, hidden=Seen(new.states, new.items))
-        device = self.model.device
-        return Task(queries.to(device), rewards.to(device))
-
-    def _narrowed(self, task: Task, generator: torch.Generator) -> Task:
-        if self._proposal is None:
-            return task
-        count = self.args.num_negatives
-        candidates = self._proposal.candidates(task.rewards.items, count, generator)
-        return Task(*narrowed(task.queries, task.rewards, candidates), candidates)
-
-    def _state(self) -> States:
-        if self.args.state != "auto":
-            return self.args.state
-        return "prefix" if self.model.history_length else "last_prefix"
-
     def _temperature(self) -> float:
         if self.args.temperature != "auto":
             return self.args.temperature
@@ -212,9 +187,9 @@ class GRPOTrainer:
             return
         longest = int(self.dataset.train.lengths.max(initial=0)) if args.mask_seen else 0
         shown = self.dataset.n_items - longest
-        if args.num_generations > shown:
+        if args.group_size > shown:
             raise ConfigError(
-                f"num_generations = {args.num_generations} different items cannot be drawn where "
+                f"num_generations = {args.group_size} different items cannot be drawn where "
                 f"only {shown} may be shown; lower it or set replacement = true."
             )
 
@@ -231,11 +206,23 @@ class GRPOTrainer:
             parameter.requires_grad_(True)
         return chosen
 
+    def _head_parameters(self) -> list[nn.Parameter]:
+        head = self._estimator.head
+        return [] if head is None else list(head.parameters())
+
     def _on_device(self, generator: torch.Generator) -> torch.Generator:
         device = self.model.device
         if device.type == "cpu":
             return generator
         return torch.Generator(device).manual_seed(generator.initial_seed())
+
+
+def _several(
+    functions: RewardFunc | str | Sequence[RewardFunc | str] | None, args: GRPOConfig
+) -> Sequence[RewardFunc | str]:
+    if functions is None:
+        return args.reward_funcs
+    return [functions] if callable(functions) or isinstance(functions, str) else functions
 
 
 def _gradient_norm(optimiser: torch.optim.Optimizer) -> float:

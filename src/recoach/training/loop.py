@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recoach.errors import ModelError
 from recoach.evaluation.evaluator import MaskSeen
@@ -50,8 +50,8 @@ class Trainer(Protocol[Batch]):
     def refresh(self, step: int) -> None:
         """Prepare for the step after `step` steps."""
 
-    def companions(self) -> dict[str, Recommender]:
-        """Return frozen models that change in training; checkpoints keep them by their names."""
+    def companions(self) -> dict[str, nn.Module]:
+        """Return what else changes in training; checkpoints keep it by its name."""
 
     def diagnostics(self) -> dict[str, float]:
         """Return what is worth knowing at each evaluation."""
@@ -252,7 +252,7 @@ class Loop(Generic[Batch]):
             if moved.requires_grad:
                 kept.lerp_(moved, 1 - memory)
 
-    def _companions(self) -> dict[str, Recommender]:
+    def _companions(self) -> dict[str, nn.Module]:
         average = {} if self._judged is self.trainer.model else {"average": self._judged}
         return self.trainer.companions() | average
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from recoach.data.batch import Batch, EdgeBatches, Rows, StateBatches
 from recoach.data.split import Dataset, Ragged, without_last
@@ -79,7 +80,7 @@ class SupervisedTrainer:
         others = {k: _forever(v, generator) for k, v in self._loaders.items() if k != longest}
         for batch in self._loaders[longest].epoch(generator):
             kinds = {longest: batch} | {kind: next(more) for kind, more in others.items()}
-            yield TrainingBatch(**{kind: self._moved(part) for kind, part in kinds.items()})
+            yield TrainingBatch(**{kind: _moved(part, self.model) for kind, part in kinds.items()})
 
     def step(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, float]:
         """Take one step down the model's loss."""
@@ -93,17 +94,13 @@ class SupervisedTrainer:
     def refresh(self, step: int) -> None:
         """Do nothing: there is no policy to follow."""
 
-    def companions(self) -> dict[str, Recommender]:
+    def companions(self) -> dict[str, nn.Module]:
         """Return nothing: there is only the model."""
         return {}
 
     def diagnostics(self) -> dict[str, float]:
         """Return nothing: the loss says it all."""
         return {}
-
-    def _moved(self, batch: Batch) -> Batch:
-        device = self.model.device
-        return Batch(batch.queries.to(device), batch.positions, batch.targets.to(device))
 
 
 def pretrain(
@@ -150,6 +147,20 @@ def validation(
     """
     ks = sorted({10, int(metric.partition("@")[2])})
     return lambda model: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
+
+
+def own_batches(
+    model: Recommender, train: Ragged, batch_size: int, generator: torch.Generator
+) -> Iterator[TrainingBatch]:
+    """Yield batches for a model's own loss without end."""
+    config = PretrainConfig(batch_size=batch_size)
+    kinds = {kind: _forever(_loader(kind, model, config, train), generator) for kind in model.needs}
+    while True:
+        yield TrainingBatch(**{kind: _moved(next(more), model) for kind, more in kinds.items()})
+
+
+def _moved(batch: Batch, model: Recommender) -> Batch:
+    return Batch(batch.queries.to(model.device), batch.positions, batch.targets.to(model.device))
 
 
 def _loader(

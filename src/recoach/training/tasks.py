@@ -1,0 +1,97 @@
+"""From places in histories to tasks: what the policy is asked there, and what that may earn."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from recoach.data.batch import Batch, Seen, States, seen_before
+from recoach.data.split import Dataset
+from recoach.errors import ConfigError
+from recoach.models.base import Recommender
+from recoach.policy.candidates import Proposal, narrowed
+from recoach.policy.reward_funcs import RewardFunc, by_name, name_of, scope_of, train_set
+from recoach.policy.rewards import Rewarder, coming, taken, without_seen
+from recoach.training.config import GRPOConfig
+from recoach.training.estimators import Task
+
+
+class Tasks:
+    """Makes tasks of batches.
+
+    Args:
+        args: rewards, horizon, masks.
+        dataset: rewards come from its `train`.
+        functions: reward functions, or names of ready-made ones.
+
+    Raises:
+        ConfigError: a function the estimator cannot ask, or a ready-made one without its data.
+    """
+
+    def __init__(
+        self, args: GRPOConfig, dataset: Dataset, functions: Sequence[RewardFunc | str]
+    ) -> None:
+        self.args, self.dataset = args, dataset
+        asked = [
+            by_name(function, dataset, args.discount) if isinstance(function, str) else function
+            for function in functions
+        ]
+        self._of_past = train_set in asked
+        if not args.draws:
+            _check_scopes(asked, args)
+        self.rewarder = Rewarder(
+            asked,
+            args.reward_weights,
+            args.multi_objective_aggregation,
+            n_items=dataset.n_items,
+        )
+        stratified = args.estimator == "stratified"
+        self._proposal = Proposal(dataset.train, dataset.n_items) if stratified else None
+
+    def states(self, model: Recommender) -> States:
+        """Return which places in histories are states."""
+        if self.args.state != "auto":
+            return self.args.state
+        return "prefix" if model.history_length else "last_prefix"
+
+    def task(self, batch: Batch, device: torch.device) -> Task:
+        """Return what a batch of states may earn, and what hides it."""
+        args, train, queries = self.args, self.dataset.train, batch.queries
+        users = queries.state_users
+        if self._of_past:
+            logged = taken(batch, self.dataset)
+        else:
+            logged = coming(batch, self.dataset, args.horizon)
+        rewards = self.rewarder.of_log(logged, users)
+        if not args.draws and bool((rewards.values < 0).any()):
+            raise ConfigError(
+                "a reward function paid less than 0: estimator 'exact' raises what is rewarded; "
+                "shift it, or use estimator 'sampled'."
+            )
+        seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
+        if args.mask_seen:
+            rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
+        if args.hide_rewarded and not self._of_past:
+            new = without_seen(rewards, seen)  # a repeated pair is one edge, and known
+            queries = replace(queries, hidden=Seen(new.states, new.items))
+        asked = logged if self.rewarder.on_draws else None
+        return Task(queries.to(device), rewards.to(device), logged=asked)
+
+    def narrowed(self, task: Task, generator: torch.Generator) -> Task:
+        """Return the task within a sample of the catalogue, where one stands for it."""
+        if self._proposal is None:
+            return task
+        count = self.args.num_negatives
+        candidates = self._proposal.candidates(task.rewards.items, count, generator)
+        queries, rewards = narrowed(task.queries, task.rewards, candidates)
+        return task._replace(queries=queries, rewards=rewards, candidates=candidates)
+
+
+def _check_scopes(functions: Sequence[RewardFunc], args: GRPOConfig) -> None:
+    for function in functions:
+        if scope_of(function) == "draws":
+            raise ConfigError(
+                f"the reward function {name_of(function)} may pay for anything, and estimator "
+                f"{args.estimator!r} asks about no draws: mark it @of_log or @of_items "
+                "(recoach.policy.reward_funcs), or use estimator 'sampled' or 'slate'."
+            )

@@ -1,0 +1,166 @@
+"""Reward functions: what each pays, and how several become one."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recoach.data.interactions import Interactions
+from recoach.data.split import leave_last_out
+from recoach.errors import ConfigError
+from recoach.policy.reward_funcs import (
+    by_name,
+    calibration,
+    diversity,
+    future,
+    next_item,
+    novelty,
+    of_items,
+    of_log,
+    rated,
+)
+from recoach.policy.rewards import Logged, Rewarder, pays
+
+AHEAD = torch.tensor([1, 2, 0, 4])
+RATING = torch.tensor([5.0, 1.0, torch.nan, torch.nan])
+LOGGED = Logged(torch.tensor([0, 0, 0, 1]), torch.tensor([3, 5, 6, 1]), AHEAD, RATING)
+USERS = torch.tensor([7, 9])
+
+
+def log_with_ratings():
+    rows = [(0, item, 1 + item % 5) for item in range(6)] + [(1, item, 5) for item in (0, 1, 2, 3)]
+    users, items, ratings = (np.array(column) for column in zip(*rows, strict=True))
+    names = [
+        pl.Series([f"{kind}{n}" for n in range(count)]) for kind, count in (("u", 2), ("i", 6))
+    ]
+    return Interactions(
+        users.astype(np.int32),
+        items.astype(np.int32),
+        *names,
+        times=np.arange(len(rows)).astype(np.int64)[::-1],
+        ratings=ratings.astype(np.float32),
+    )
+
+
+def test_the_worst_rating_pays_nothing_the_best_all_and_an_unknown_one_the_mean():
+    pay = rated(torch.tensor([1.0, 2.0, 5.0, torch.nan]), discount=0.5)
+    found = pay(prompts=USERS, completions=LOGGED.items, ahead=AHEAD, rating=RATING)
+    mean = (8 / 3 - 1) / 4
+    assert found.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.125 * mean])
+
+
+def test_ratings_that_are_all_alike_grade_nothing():
+    pay = rated(torch.tensor([4.0, 4.0]), discount=0.5)
+    found = pay(prompts=USERS, completions=LOGGED.items, ahead=AHEAD, rating=RATING)
+    assert found.tolist() == pytest.approx([1.0, 0.5, 0.0, 0.125])
+
+
+def test_novelty_pays_for_what_few_have_taken():
+    dataset = leave_last_out(log_with_ratings())
+    pay = novelty(dataset)
+    worth = pay(prompts=USERS, completions=torch.arange(dataset.n_items))
+    counts = np.bincount(dataset.train.values, minlength=dataset.n_items)
+    assert worth[counts <= 1].tolist() == [1.0] * int((counts <= 1).sum())
+    assert worth[counts > 1].tolist() == pytest.approx([1 - np.log(2) / np.log(6)] * 2)
+
+
+def test_a_list_of_one_kind_is_less_diverse_than_one_of_two():
+    pay = diversity(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
+    lists = torch.tensor([[0, 1], [0, 2]])
+    assert pay(prompts=USERS, completions=lists).tolist() == pytest.approx([0.0, 1.0])
+
+
+def test_a_list_like_the_history_is_the_best_calibrated():
+    dataset = leave_last_out(log_with_ratings())
+    kinds = torch.arange(dataset.n_items) % 2
+    own = kinds[torch.from_numpy(dataset.train.row(0)).long()].float().mean()
+    assert own == 0.5
+    pay = calibration(kinds, dataset)
+    lists = torch.tensor([[0, 1], [0, 2], [1, 3]])
+    found = pay(prompts=torch.zeros(3, dtype=torch.int64), completions=lists)
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert found[1] == pytest.approx(found[2].item())
+    assert found[1] < -1
+
+
+def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():
+    found = Rewarder([next_item, future(0.5)], [2.0, 1.0]).of_log(LOGGED, USERS)
+    assert found.items.tolist() == [3, 5, 1]
+    assert found.values.tolist() == pytest.approx([3.0, 0.5, 0.125])
+    assert found.parts.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.5, 0.125]]
+
+
+def test_normalised_first_a_reward_s_unit_does_not_matter():
+    def scaled(factor):
+        @of_log
+        def pay(prompts, completions, ahead, **_):
+            return factor * (ahead > 0)
+
+        @of_items
+        def price(prompts, completions, **_):
+            return factor * completions.float() + factor
+
+        return Rewarder([pay, price, future(0.5)], [1, 3, 1], "normalize_then_sum", n_items=9)
+
+    small, large = scaled(0.1), scaled(1000.0)
+    values = [rewarder.of_log(LOGGED, USERS).values for rewarder in (small, large)]
+    assert torch.allclose(*values)
+    assert values[0][0] == pytest.approx(1 + 1 / np.mean([1, 0.5, 0.125]))
+    assert torch.allclose(small.of_items, large.of_items, atol=1e-4)
+    assert small.of_items.std(correction=0).item() == pytest.approx(3, rel=1e-4)
+
+
+def test_a_function_is_given_the_user_and_the_columns_and_may_pay_none():
+    asked = {}
+
+    @of_log
+    def own(prompts, completions, **columns):
+        asked.update(columns, prompts=prompts)
+        return [None, 2.0, float("nan"), 1]
+
+    found = Rewarder([own]).of_log(LOGGED, USERS)
+    assert found.items.tolist() == [5, 1]
+    assert found.values.tolist() == [2.0, 1.0]
+    assert asked["prompts"].tolist() == [7, 7, 7, 9]
+    assert torch.equal(asked["ahead"], AHEAD)
+    assert set(asked) == {"prompts", "ahead", "rating"}
+
+
+def test_a_function_that_answers_too_little_is_named():
+    def short(prompts, completions, **_):
+        return [1.0]
+
+    with pytest.raises(ConfigError, match=r"short was asked .* \(3,\) and returned shape \(1,\)"):
+        pays(short, prompts=USERS, completions=torch.arange(3))
+
+
+def test_weights_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match="2 numbers for 1 reward functions"):
+        Rewarder([next_item], [1.0, 2.0])
+
+
+def test_ready_made_rewards_need_their_data_and_their_names():
+    dataset = leave_last_out(log_with_ratings())
+    pay = by_name("rated", dataset, 0.5)
+    assert pay(prompts=USERS, completions=LOGGED.items, ahead=AHEAD, rating=RATING)[0] == 1
+    without = leave_last_out(log_with_ratings().keep(np.ones(10, dtype=bool)))
+    object.__setattr__(without, "ratings", None)
+    with pytest.raises(ConfigError, match="needs ratings"):
+        by_name("rated", without, 0.5)
+    with pytest.raises(ConfigError, match="no ready-made reward 'futur'; there are next, future"):
+        by_name("futur", dataset, 0.5)
+
+
+def test_ratings_follow_their_interactions_into_training():
+    log = log_with_ratings()
+    dataset = leave_last_out(log)
+    frame = log.frame()
+    for user in range(2):
+        row = dataset.train.row(user)
+        start = dataset.train.offsets[user]
+        for place, item in enumerate(row):
+            mine = frame.filter(
+                (pl.col("user_id") == f"u{user}")
+                & (pl.col("item_id") == dataset.item_ids[int(item)])
+            )
+            assert dataset.ratings[start + place] == mine["rating"][0]

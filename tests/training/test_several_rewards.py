@@ -1,0 +1,243 @@
+"""Several rewards, bounds and regularisers through the estimators and the trainer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from estimating import exact, numbers, sampled, step, task, vectors
+
+from recoach.data.split import leave_last_out
+from recoach.data.synthetic import cycle
+from recoach.errors import ConfigError
+from recoach.models.registry import build_model
+from recoach.policy.policy import Policy
+from recoach.policy.reward_funcs import future, of_items, of_log
+from recoach.policy.rewards import Rewarder, Rewards
+from recoach.training.config import GRPOConfig
+from recoach.training.exact import ExactEstimator
+from recoach.training.grpo import GRPOTrainer
+from recoach.training.loop import Observer, Session
+from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.sampled import SampledEstimator, compared
+
+DATASET = leave_last_out(cycle(24, 12, length=7))
+ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
+PRICES = torch.tensor([0.0, 1.0, 5.0, 2.0, 0.5, 0.0])
+
+
+@of_items
+def price(prompts, completions, **_):
+    return PRICES[completions]
+
+
+class Rows(Observer):
+    def __init__(self):
+        self.steps = []
+
+    def on_step(self, step, logs):
+        self.steps.append(logs)
+
+
+def build(name="sasrec", **settings):
+    return build_model(name, DATASET, **(ENCODER if name != "lightgcn" else {"dim": 8}) | settings)
+
+
+def trained(reward_funcs=None, model=None, dataset=DATASET, **settings):
+    args = GRPOConfig(**{"batch_size": 24, "max_steps": 3, "select": "last"} | settings)
+    seen = Rows()
+    session = Session(observer=seen)
+    GRPOTrainer(
+        model or build(), reward_funcs, args, train_dataset=dataset, session=session
+    ).train()
+    return seen.steps
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
+    new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 0.5)])
+    args = GRPOConfig(temperature=0.7, normalize_weights=normalize)
+    rewarder = Rewarder([future(), price], [1.0, 0.3], n_items=6)
+    _, without, _ = step(exact(loss_type="log", normalize_weights=normalize), new, work)
+    estimator = ExactEstimator(args, Policy(0.7), rewarder)
+    assert estimator.remembers
+    _, found, logs = step(estimator, new, work)
+    p = (new.users @ new.items.T / 0.7).softmax(dim=1)
+    wanted = torch.autograd.grad(-0.3 * (p @ PRICES.double()).mean(), new)
+    for a, b, c in zip(found, without, wanted, strict=True):
+        assert torch.allclose(a - b, c, atol=1e-6)
+    assert logs["rewards/items/mean"] == pytest.approx(0.3 * (p @ PRICES.double()).mean().item())
+
+
+def test_drawn_items_earn_what_the_log_pays_and_what_they_pay_themselves():
+    args = GRPOConfig(estimator="sampled", loss_type="grpo", num_generations=64, temperature=0.7)
+    rewarder = Rewarder([future(), price], [1.0, 0.3], n_items=6)
+    rollout = SampledEstimator(args, Policy(0.7), rewarder).roll_out(
+        vectors(1), task([(0, 1, 0.5)]), numbers()
+    )
+    wanted = 0.5 * (rollout.items == 1) + 0.3 * PRICES[rollout.items]
+    assert torch.allclose(rollout.rewards, wanted)
+
+
+def test_a_large_reward_drowns_a_small_one_unless_each_is_normalised_first():
+    small, large = torch.tensor([[0.0, 1.0, 0.0, 0.0]]), torch.tensor([[900.0, 0.0, 0.0, 0.0]])
+    args = GRPOConfig(estimator="sampled", loss_type="grpo")
+    functions = [future(), future()]
+    summed = compared(args, Rewarder(functions), [small, large])[0]
+    apart = compared(args, Rewarder(functions, (), "normalize_then_sum"), [small, large])[0]
+    assert summed[1] == pytest.approx(summed[2].item(), abs=1e-2)
+    assert apart[1] == pytest.approx(apart[0].item(), rel=1e-3)
+    assert apart.square().mean().item() == pytest.approx(1, rel=1e-3)
+
+
+def test_an_advantage_clip_bounds_the_weight_of_the_unlikely():
+    new, work = vectors(1), task([(0, 1, 1.0)])
+    p = (new.users @ new.items.T / 0.7).softmax(dim=1)[0, 1].item()
+    clip = 0.5 * (1 - p) / p  # half of what `log` gives
+    _, free, _ = step(exact(loss_type="log"), new, work)
+    _, bound, _ = step(exact(loss_type="log", advantage_clip=clip), new, work)
+    _, loose, _ = step(exact(loss_type="log", advantage_clip=3 * clip), new, work)
+    for a, b, c in zip(free, bound, loose, strict=True):
+        assert torch.allclose(b, 0.5 * a, rtol=1e-5)
+        assert torch.equal(a, c)
+
+
+def test_an_advantage_clip_bounds_those_of_draws():
+    parts = [torch.tensor([[0.0, 0.0, 0.0, 1.0]])]
+    args = GRPOConfig(estimator="sampled", loss_type="grpo", advantage_clip=0.5)
+    found = compared(args, Rewarder([future()]), parts)
+    assert found.abs().max() == 0.5
+    assert found[0, 3] == 0.5
+
+
+def test_scaled_by_the_batch_an_easy_group_weighs_more():
+    parts = [torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.1]])]
+    by = {
+        scale: compared(
+            GRPOConfig(estimator="sampled", loss_type="grpo", scale_rewards=scale),
+            Rewarder([future()]),
+            parts,
+        )
+        for scale in ("group", "batch", "none")
+    }
+    assert by["group"][0, 3] == pytest.approx(by["group"][1, 3].item(), rel=1e-4)
+    assert by["batch"][0, 3] == pytest.approx(10 * by["batch"][1, 3].item(), rel=1e-4)
+    assert by["batch"].square().mean().item() == pytest.approx(1, rel=1e-4)
+    assert by["none"][0].tolist() == [-0.25, -0.25, -0.25, 0.75]
+
+
+@pytest.mark.parametrize("make", [exact, sampled])
+def test_entropy_pays_until_its_floor(make):
+    new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 1.0)])
+    p = (new.users @ new.items.T / 0.7).softmax(dim=1)
+    entropy = -(p * p.log()).sum(dim=1)
+    floor = entropy.mean().item()  # one state is above, one below
+    _, without, _ = step(make(), new, work)
+    for settings, wanted in (
+        ({"entropy_coef": 2.0}, -2 * entropy.mean()),
+        ({"entropy_coef": 2.0, "entropy_floor": floor}, (floor - entropy).clamp(min=0).mean() * 2),
+    ):
+        _, found, _ = step(make(**settings), new, work)
+        slopes = torch.autograd.grad(wanted, new, retain_graph=True)
+        for a, b, c in zip(found, without, slopes, strict=True):
+            assert torch.allclose(a - b, c, atol=1e-5)
+
+
+def test_the_model_s_own_loss_goes_along():
+    """With GRPO's learning switched off by a reward of nothing, the base trains as it did."""
+
+    @of_log
+    def nothing(prompts, completions, ahead, **_):
+        return torch.zeros(len(completions))
+
+    for name in ("sasrec", "lightgcn"):
+        still, moved = build(name), build(name)
+        start = [p.detach().clone() for p in still.parameters()]
+        trained(nothing, still)
+        assert all(torch.equal(a, b) for a, b in zip(start, still.parameters(), strict=True))
+        losses = [row["loss"] for row in trained(nothing, moved, sft_coef=0.5)]
+        assert not all(torch.equal(a, b) for a, b in zip(start, moved.parameters(), strict=True))
+        assert losses[0] > 0
+        pretrain(build(name), DATASET, PretrainConfig(max_steps=1, batch_size=24), Session())
+
+
+def test_a_function_of_one_s_own_is_asked_about_all_that_is_drawn():
+    asked = {}
+
+    def own(prompts, completions, ahead, rating, **_):
+        asked.update(prompts=prompts, completions=completions, ahead=ahead, rating=rating)
+        return [float(item % 2) for item in completions.flatten().tolist()] and (completions % 2)
+
+    dataset = replace(DATASET, ratings=np.arange(len(DATASET.train.values)).astype(np.float32))
+    settings = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 20}
+    logs = trained(own, dataset=dataset, horizon=2, max_steps=1, batch_size=6, **settings)
+    train, n_states = dataset.train, asked["prompts"].shape[0]
+    assert asked["completions"].shape == (n_states, 20)
+    assert logs[0]["reward"] == pytest.approx((asked["completions"] % 2).float().mean().item())
+    for row in range(n_states):
+        user = int(asked["prompts"][row, 0])
+        history = train.row(user).tolist()
+        for item, ahead, rating in zip(
+            *(asked[name][row].tolist() for name in ("completions", "ahead", "rating")), strict=True
+        ):
+            assert (ahead > 0) == (not np.isnan(rating))
+            if ahead:
+                assert ahead <= 2
+                assert rating == train.offsets[user] + history.index(item)
+    assert (asked["ahead"] == 1).any()
+    assert (asked["ahead"] == 0).any()
+
+
+def test_the_exact_estimator_refuses_what_may_pay_for_anything():
+    def own(prompts, completions, **_):
+        return [1.0] * len(completions)
+
+    with pytest.raises(ConfigError, match=r"own may pay for anything.*@of_log"):
+        trained(own)
+
+
+def test_the_exact_estimator_refuses_fines():
+    @of_log
+    def fine(prompts, completions, ahead, **_):
+        return -(ahead == 1).float()
+
+    with pytest.raises(ConfigError, match="less than 0"):
+        trained(fine)
+    trained(fine, estimator="sampled", loss_type="grpo", num_generations=20)
+
+
+def test_names_and_functions_may_be_mixed_and_are_told_apart_in_the_logs():
+    @of_log
+    def nearest(prompts, completions, ahead, **_):
+        return ahead == 1
+
+    logs = trained(["future", nearest, "novelty"], reward_weights=(1.0, 2.0, 0.1))
+    assert logs[0]["rewards/nearest/mean"] < logs[0]["rewards/future/mean"] < 1
+    assert logs[0]["rewards/items/mean"] > 0
+
+
+def test_a_novelty_reward_makes_the_policy_show_what_is_rarer():
+    skewed = DATASET
+    values = skewed.train.values.copy()
+    values[::2] = 0  # item 0 is taken by everybody
+    skewed = replace(skewed, train=replace(skewed.train, values=values))
+    shown = []
+    for weight in (0.0, 5.0):
+        rows = trained(
+            dataset=skewed,
+            reward_funcs=["future", "novelty"],
+            reward_weights=(1.0, weight),
+            max_steps=30,
+            mask_seen=False,
+            learning_rate=0.02,
+            model=build(dropout=0.0),
+        )
+        shown.append(rows[-1]["policy/p_mean"])
+    assert shown[1] < shown[0]
+
+
+def test_rewards_keep_their_parts_where_some_are_dropped():
+    whole = Rewards(
+        torch.tensor([0, 1]), torch.tensor([2, 3]), torch.ones(2), torch.tensor([[1.0, 2.0]])
+    )
+    assert whole.where(torch.tensor([False, True])).parts.tolist() == [[2.0]]

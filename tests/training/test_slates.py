@@ -1,0 +1,147 @@
+"""Plackett-Luce lists: their probabilities, what their ranks return, and the gradient."""
+
+import itertools
+
+import pytest
+import torch
+from estimating import DIM, ITEMS, numbers, task, vectors
+from torch.nn import functional
+
+from recoach.data.batch import Seen
+from recoach.data.split import leave_last_out
+from recoach.data.synthetic import cycle
+from recoach.evaluation.evaluator import evaluate
+from recoach.models.base import Embedded
+from recoach.models.registry import build_model
+from recoach.policy.policy import Policy
+from recoach.policy.reward_funcs import future, of_items
+from recoach.policy.rewards import Logged, Rewarder
+from recoach.training.config import GRPOConfig
+from recoach.training.grpo import GRPOTrainer
+from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.slates import SlateEstimator, plackett_luce
+
+LENGTH = 2
+LISTS = torch.tensor(list(itertools.permutations(range(ITEMS), LENGTH)))
+DISCOUNT = 1 / torch.arange(2, LENGTH + 2).double().log2()
+
+
+def slates(*functions, **changes):
+    settings = {"estimator": "slate", "loss_type": "grpo", "slate_length": LENGTH}
+    args = GRPOConfig(**settings | {"num_generations": 3000, "temperature": 0.7} | changes)
+    return SlateEstimator(args, Policy(0.7), Rewarder(functions or [future()], n_items=ITEMS))
+
+
+def law(new):
+    """Return the log-probability of each list's places, float[B, lists, L], by the formula."""
+    log_p = (new.users @ new.items.T / 0.7).log_softmax(dim=1)
+    p = log_p.exp()
+    first, second = LISTS.T
+    later = log_p[:, second] - (1 - p[:, first]).log()
+    return torch.stack([log_p[:, first], later], dim=2)
+
+
+def test_the_places_of_all_lists_have_the_formula_s_probabilities():
+    new = vectors(2)
+    block = Policy(0.7).catalogue(new).block(new.users, slice(0, 2))
+    found = plackett_luce(block, LISTS.expand(2, -1, -1))
+    assert torch.allclose(found, law(new).detach(), atol=1e-6)
+    assert found.sum(dim=2).exp().sum(dim=1).tolist() == pytest.approx([1, 1], abs=1e-6)
+
+
+def test_a_rank_returns_what_it_and_those_below_earn():
+    work = task([(0, 1, 1.0), (0, 4, 0.5)])
+    estimator = slates(num_generations=400)
+    found = estimator._returns(work, torch.tensor([[[4, 1], [1, 0], [0, 2], [3, 4]]]))
+    low = 1 / torch.tensor(3.0).log2().item()
+    wanted = [[0.5 + low, low], [1.0, 0.0], [0.0, 0.0], [0.5 * low, 0.5 * low]]
+    assert torch.allclose(found[0][0], torch.tensor(wanted))
+
+
+def test_advantages_compare_the_lists_of_a_state_rank_by_rank():
+    rollout = slates(num_generations=50).roll_out(
+        vectors(3), task([(0, 1, 1.0), (2, 2, 1.0)], n_states=3), numbers()
+    )
+    assert rollout.items.shape == rollout.advantages.shape == (3, 50, LENGTH)
+    assert (rollout.items[:, :, 0] != rollout.items[:, :, 1]).all()
+    assert torch.allclose(rollout.advantages.mean(dim=1), torch.zeros(3, LENGTH), atol=1e-5)
+    assert (rollout.advantages[1] == 0).all()
+    hits = rollout.items[0, :, 1] == 1  # at the last rank nothing comes after
+    best = rollout.advantages[0, :, 1]
+    assert best[hits].min() > best[~hits].max()
+
+
+def test_the_gradient_is_that_of_the_expected_discounted_gain():
+    few, copies = vectors(2), 60
+    rewards = [(0, 1, 1.0), (0, 4, 0.5), (1, 3, 1.0)]
+    gains = torch.zeros(2, ITEMS, dtype=torch.float64)
+    for state, item, value in rewards:
+        gains[state, item] = value
+    worth = (gains[:, LISTS] * DISCOUNT).sum(dim=2)
+    expected = (law(few).sum(dim=2).exp() * worth).sum(dim=1).mean()
+    wanted = torch.autograd.grad(expected, few)
+    users = few.users.detach().repeat(copies, 1).requires_grad_()
+    work = task([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
+    new, estimator = Embedded(users, few.items), slates(scale_rewards="none")
+    rollout = estimator.roll_out(Embedded(users.detach(), few.items.detach()), work, numbers())
+    loss, _ = estimator.loss(new, work, rollout, None)
+    found = torch.autograd.grad(-loss * LENGTH, new)  # the loss averages over ranks
+    by_state = found[0].view(copies, 2, DIM).sum(dim=0)
+    for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
+        assert functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+        assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
+
+
+def test_what_a_list_earns_as_a_whole_belongs_to_all_its_ranks():
+    asked = {}
+
+    def odd(prompts, completions, ahead, **_):
+        asked.update(prompts=prompts, completions=completions, ahead=ahead)
+        return (completions % 2).float().mean(dim=1)
+
+    @of_items
+    def price(prompts, completions, **_):
+        return completions.float()
+
+    work = task([(0, 1, 1.0), (1, 2, 1.0)])
+    logged = work.rewards
+    work = work._replace(
+        logged=Logged(logged.states, logged.items, torch.tensor([1, 3]), torch.tensor([5.0, 2.0]))
+    )
+    lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [1, 2]]])
+    parts = slates(future(), price, odd)._returns(work, lists)
+    assert len(parts) == 3
+    assert parts[2].tolist() == [[[0.5, 0.5], [0.5, 0.5]], [[1.0, 1.0], [0.5, 0.5]]]
+    low = 1 / torch.tensor(3.0).log2()
+    assert torch.allclose(parts[1][0, 0], torch.stack([4 + low, low]))
+    assert asked["prompts"].tolist() == [0, 0, 1, 1]
+    assert asked["completions"].tolist() == lists.flatten(0, 1).tolist()
+    assert asked["ahead"].tolist() == [[0, 1], [0, 0], [0, 0], [0, 3]]
+
+
+def test_lists_never_hold_what_is_masked():
+    hidden = Seen(torch.tensor([0, 0]), torch.tensor([1, 2]))
+    rollout = slates(num_generations=200).roll_out(
+        vectors(1), task([(0, 0, 1.0)], seen=hidden), numbers()
+    )
+    assert set(rollout.items.flatten().tolist()) == {0, 3, 4, 5}
+
+
+def test_lists_make_a_half_trained_model_better():
+    dataset = leave_last_out(cycle(24, 12, length=7))
+    model = build_model("sasrec", dataset, dim=8, layers=1, heads=2, inner_dim=16, max_length=6)
+    pretrain(model, dataset, PretrainConfig(max_steps=2, batch_size=48, learning_rate=0.002))
+    before = evaluate(model, dataset).means()["ndcg@10"]
+    args = GRPOConfig(
+        estimator="slate",
+        loss_type="grpo",
+        num_generations=64,
+        slate_length=4,
+        max_steps=60,
+        eval_steps=10,
+        batch_size=48,
+        temperature=1.0,
+        learning_rate=0.01,
+    )
+    GRPOTrainer(model, "next", args, train_dataset=dataset).train()
+    assert evaluate(model, dataset).means()["ndcg@10"] > before + 0.05
