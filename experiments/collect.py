@@ -74,6 +74,7 @@ FAMILIES = {
         {
             "gains": (INDUSTRIAL, TOYS, BEAUTY, GAMES_2018, GAMES, BABY),
             "ablation": (INDUSTRIAL, TOYS),
+            "rivals": (INDUSTRIAL,),
         },
     ),
 }
@@ -144,7 +145,7 @@ TABLES = {
     "README.md": summary,
     "docs/verification.md": verification,
     "docs/paper.md": lambda: suites("paper", "table1", "table3", "table4", "factors"),
-    "docs/gains.md": lambda: suites("gains", "gains", "ablation"),
+    "docs/gains.md": lambda: suites("gains", "gains", "ablation", "rivals"),
 }
 
 

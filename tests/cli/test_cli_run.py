@@ -71,6 +71,8 @@ def test_the_results_say_what_the_lists_are_like_and_whom_they_serve(finished, l
 def test_the_control_takes_as_many_steps_as_grpo(finished, look):
     models = look.results(finished)["models"]
     assert models["control"]["steps"] == models["tuned"]["steps"] == 8
+    assert {models["control"]["share"], models["tuned"]["share"]} <= {0.25, 0.5, 0.75, 1.0}
+    assert "share" not in models["base"]
     steps = {stage: [] for stage in STAGES}
     for row in look.metrics(finished):
         steps[row["stage"]].append(row["step"])

@@ -1,14 +1,16 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from recoach.experiments.config import resolve
-from recoach.experiments.gains import ABLATION, ablation, gains
+from recoach.experiments.gains import ABLATION, RIVALS, ablation, gains, rivals
 from recoach.experiments.reproduce import Plan
 from recoach.experiments.suites import BACKBONES, Source
 from recoach.report.cells import verdict
 from recoach.report.gains import ablation as ablation_table
 from recoach.report.gains import gains as gains_table
+from recoach.training.config import Algorithm
 
 LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_split=True)
 
@@ -52,6 +54,18 @@ def test_an_ablation_changes_one_thing_and_shares_its_base():
             assert not config.evaluation.control
 
 
+def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
+    cells = {cell.name: resolve(cell.tables, cell.name) for cell in rivals(LOG, "quick", 0)}
+    assert len(cells) == len(BACKBONES) * (1 + len(RIVALS))
+    given = ("state", "reward_funcs", "horizon", "discount", "mask_seen", "temperature")
+    given += ("learning_rate", "batch_size", "ema_decay", "interpolate", "patience", "select")
+    for name, config in cells.items():
+        recipe = cells[name.partition("-")[0]]
+        assert all(getattr(config.grpo, key) == getattr(recipe.grpo, key) for key in given)
+        assert config.pretrain == recipe.pretrain
+    assert {config.grpo.algorithm for config in cells.values()} == set(get_args(Algorithm))
+
+
 @pytest.mark.parametrize("model", BACKBONES)
 def test_no_ablation_leaves_the_recipe_as_it_is(model):
     reads_history = model != "lightgcn"
@@ -63,7 +77,7 @@ def test_no_ablation_leaves_the_recipe_as_it_is(model):
 
 
 def test_gains_and_ablation_share_a_shelf_whatever_the_profile():
-    for suite in ("gains", "ablation"):
+    for suite in ("gains", "ablation", "rivals"):
         plan = Plan(suite, (LOG,), "quick", (0,), Path("out"))
         assert plan.shelf == Path("out/gains")
     assert Plan("table3", (LOG,), "paper", (0,), Path("out")).shelf == Path("out/paper")

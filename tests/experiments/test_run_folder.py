@@ -7,10 +7,13 @@ import polars as pl
 import pytest
 
 from recoach.errors import ConfigError, RunError
+from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.experiments.data import run_dataset
 from recoach.experiments.folder import RunFolder, write_frame
-from recoach.experiments.stages import wanted
+from recoach.experiments.stages import Run, wanted
+from recoach.models.registry import build_model
+from recoach.training.loop import Observer, Outcome
 
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "rank": [1, 2], "score": [0.5, None]})
 
@@ -177,3 +180,24 @@ def test_a_split_made_by_others_is_taken_as_it_is(tmp_path):
     again = run_dataset(config, tmp_path / "own", begun=True)
     assert again.fingerprint == data.fingerprint
     assert data.split == again.split == "as given"
+
+
+def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypatch):
+    asked = {}
+
+    def record(model, dataset, config, session, **settings):
+        asked.update(config.model_dump(), **settings)
+        return Outcome(1, 0.0, 0, 0.0, None)
+
+    monkeypatch.setattr(stages, "pretrain", record)
+    monkeypatch.setattr(Run, "_copy_of_base", lambda self: build_model("lightgcn", self.dataset))
+    changes = ["grpo.ema_decay=0.75", "grpo.learning_rate=0.02", "grpo.batch_size=7"]
+    for interpolate in ("true", "false"):
+        config = read_config(None, [*changes, f"grpo.interpolate={interpolate}"])
+        dataset = run_dataset(config.data, tmp_path / "dataset")
+        run = Run(config, RunFolder(tmp_path / "run"), dataset, lambda stage: Observer())
+        run.control(40, 8)
+        assert asked["interpolate"] is (interpolate == "true")
+        wanted = {"ema_decay": 0.75, "learning_rate": 0.02, "batch_size": 7, "max_steps": 40}
+        wanted |= {"eval_steps": 8, "patience": 0, "start_is_candidate": True}
+        assert {name: asked[name] for name in wanted} == wanted

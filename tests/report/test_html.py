@@ -136,3 +136,9 @@ def test_a_reader_of_the_old_report_is_not_disturbed(run):
     with (run / "report.html").open() as reader:
         write_report(run)
         assert reader.read() == "old"
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.25, True), (1.0, False)])
+def test_the_way_back_to_the_base_is_told(run, share, told):
+    change(run, lambda record: record["models"]["tuned"].update(share=share))
+    assert ("step 20 kept, 25 % of the way from the base to it" in page(run)) is told

@@ -52,6 +52,16 @@ def test_the_exact_gradient_is_that_of_the_mean_objective(loss_type, remembers):
     assert found[0][2].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("power", [0.1, 0.9])
+def test_the_power_is_the_one_that_was_set(power):
+    new = vectors(1)
+    log_p = (new.users @ new.items.T / 0.7).log_softmax(dim=1)[0, 1]
+    wanted = torch.autograd.grad(-(power * log_p).exp() / power, new)
+    _, found, logs = step(exact(loss_type="power", power=power), new, task([(0, 1, 1.0)]))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+    assert logs["objective"] == pytest.approx(((power * log_p).exp() / power).item())
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("remembers", [False, True])
 def test_normalised_weights_average_one(loss_type, remembers):

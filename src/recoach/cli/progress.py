@@ -57,4 +57,6 @@ class Shown(Observer):
         self._progress.stop()
         kept = outcome.best_step
         last = f"  kept step {kept} of {outcome.steps}, {outcome.seconds:.0f} s"
+        if outcome.share is not None and outcome.share < 1:
+            last += f", {100 * outcome.share:.0f} % of the way to it"
         console.print(last if outcome.steps else "  nothing to do", highlight=False)

@@ -18,7 +18,9 @@ Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=""
 
 
 def reproduce(
-    what: Literal["table1", "table3", "table4", "figure1", "factors", "gains", "ablation"],
+    what: Literal[
+        "table1", "table3", "table4", "figure1", "factors", "gains", "ablation", "rivals"
+    ],
     *,
     data: Path | None = None,
     dataset: Words = None,
@@ -36,8 +38,9 @@ def reproduce(
     what
         table1 (sizes of the data), table3 (base, supervised control, GRPO of three backbones),
         table4 (which tables GRPO moves), figure1 (the bases), factors (paper mode with one
-        change at a time); gains (the default recipe on bases trained to their end) or ablation
-        (that recipe with one change at a time), for which there is one profile.
+        change at a time); gains (the default recipe on bases trained to their end), ablation
+        (that recipe with one change at a time) or rivals (other algorithms in its place), for
+        which there is one profile.
     data
         A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
         Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.

@@ -38,6 +38,21 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
 }
 """The default recipe with one ingredient taken out or exchanged."""
 
+_DRAWN: Final = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 256}
+
+RIVALS: Final[dict[str, dict[str, Any]]] = {
+    "grpo, exact": {"loss_type": "grpo"},
+    "grpo, 256 drawn": _DRAWN,
+    "grpo, 16 lists": {"estimator": "slate", "loss_type": "grpo"},
+    "reinforce": _DRAWN | {"algorithm": "reinforce"},
+    "rejection sampling": _DRAWN | {"algorithm": "raft"},
+    "ppo": _DRAWN | {"algorithm": "ppo", "num_iterations": 2},
+    "top-k off-policy": {"algorithm": "top_k_off_policy"},
+    "softmax-dpo": {"algorithm": "s_dpo", "beta": 1.0},
+    "actor under a critic": {"algorithm": "sac"},
+}
+"""Another algorithm on the same states, rewards, masks, temperature and selection."""
+
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
     "sasrec": frozenset({"edges shown", "every prefix"}),
     "gsau": frozenset({"edges shown", "every prefix"}),
@@ -74,7 +89,19 @@ def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-GAINS: Final = {"gains": gains, "ablation": ablation}
+def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return the default recipe and other algorithms in its place."""
+    cells = []
+    for cell in gains(source, profile, seed):
+        cells.append(cell)
+        for name, change in RIVALS.items():
+            altered = cell.tables | {"grpo": change, "evaluation": {"control": False}}
+            word = name.replace(",", "").replace(" ", "-")
+            cells.append(Cell(f"{cell.name}-{word}", altered))
+    return cells
+
+
+GAINS: Final = {"gains": gains, "ablation": ablation, "rivals": rivals}
 
 
 def _tables(source: Source, model: str, seed: int) -> Tables:

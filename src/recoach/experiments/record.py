@@ -89,6 +89,8 @@ def _summary(judged: Mapping[str, Evaluation], trained: Trained | None) -> dict[
             "best_step": outcome.best_step,
             "seconds": round(outcome.seconds, 1),
         }
+        if outcome.share is not None:
+            summary["share"] = outcome.share
     return summary
 
 

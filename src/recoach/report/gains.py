@@ -50,6 +50,15 @@ def overview(record: Record) -> Grid:
 
 def ablation(record: Record) -> list[Grid]:
     """Return for each data set what every change to the recipe makes of its gain."""
+    return _changes(record, "Ablation")
+
+
+def rivals(record: Record) -> list[Grid]:
+    """Return for each data set what other algorithms gain in the recipe's place."""
+    return _changes(record, "Rivals")
+
+
+def _changes(record: Record, heading: str) -> list[Grid]:
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
@@ -61,7 +70,7 @@ def ablation(record: Record) -> list[Grid]:
             base = verdict(cell, "tuned", "base") if started else MISSING
             rows.append((label, *figures, base))
         head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
-        grids.append(Grid(f"Ablation: {name}", head, rows, _note(found)))
+        grids.append(Grid(f"{heading}: {name}", head, rows, _note(found)))
     return grids
 
 

@@ -202,6 +202,8 @@ def _stages(results: Results) -> list[tuple[str, str]]:
         parts = [f"{_plain(record['steps'])} steps"] if "steps" in record else []
         parts += [f"{record['seconds']:,.0f} s"] if "seconds" in record else []
         parts += [f"step {_plain(record['best_step'])} kept"] if "best_step" in record else []
+        if record.get("share", 1) < 1:
+            parts += [f"{100 * record['share']:.0f} % of the way from the base to it"]
         if parts:
             told.append((MODELS[key], ", ".join(parts)))
     return told

@@ -9,7 +9,7 @@ from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, T
 from recoach.experiments.sources import Sizes, category_of
 from recoach.report.cells import measured, verdict
 from recoach.report.drawings import NAMES, draw_factors, draw_figure1
-from recoach.report.gains import ablation, gains
+from recoach.report.gains import ablation, gains, rivals
 from recoach.report.grids import Grid, latex, markdown, page
 from recoach.report.tables import MISSING, number, percent, title
 
@@ -61,6 +61,7 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
         "figure1": _figure1,
         "gains": gains,
         "ablation": ablation,
+        "rivals": rivals,
     }
     paths = _write(write[what](record), what, folder)
     draw = {"figure1": draw_figure1, "factors": draw_factors}.get(what)
