@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recoach.evaluation.significance import paired_bootstrap
+from recoach.evaluation.significance import paired_bootstrap, seeds_interval
 
 RNG = np.random.default_rng(7)
 THEIRS = RNG.random(600)
@@ -51,3 +51,9 @@ def test_a_difference_to_nothing_has_no_ratio():
     found = paired_bootstrap(np.ones(5), np.zeros(5))
     assert found.difference == 1
     assert found.relative == 0
+
+
+def test_the_interval_over_seeds_is_student_s():
+    low, high = seeds_interval([1.0, 2.0, 3.0])
+    assert (low + high) / 2 == pytest.approx(2)
+    assert (high - low) / 2 == pytest.approx(4.302653 / 3**0.5)

@@ -138,3 +138,12 @@ def test_a_model_from_scratch_is_not_compared_with_a_base_of_one_step():
 
 def test_what_was_not_compared_has_no_verdict():
     assert verdict(a_cell(("better", "better")), "control", "base") == "–"
+
+
+def test_the_interval_over_seeds_is_told_where_there_are_seeds_enough():
+    cell = a_cell(("better", "better"), (1, 2, 3))
+    assert verdict(cell, "tuned", "base") == "better (+10.0 % to +20.0 %)"
+    for found in cell["comparisons"]:
+        found["seeds"] = [-0.01, 0.05]
+    told = "better (+10.0 % to +20.0 %; seeds −10.0 % to +50.0 %)"
+    assert verdict(cell, "tuned", "base") == told

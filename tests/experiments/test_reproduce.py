@@ -34,3 +34,12 @@ def test_users_are_paired_whatever_the_order_and_averaged_over_seeds(gains, mean
 def test_the_spread_over_seeds_is_that_of_a_sample():
     assert _mean_and_deviation([1.0, 2.0, 4.0]) == {"mean": 2.333333, "sd": 1.527525}
     assert _mean_and_deviation([3.0]) == {"mean": 3.0, "sd": 0.0}
+
+
+def test_from_three_seeds_on_there_is_an_interval_over_them(tmp_path):
+    (found,) = _compared(list(folders(tmp_path, [0.1, 0.2, 0.3])), ["base", "tuned"])
+    low, high = found["seeds"]
+    assert (low + high) / 2 == pytest.approx(0.2)
+    assert (high - low) / 2 == pytest.approx(0.1 / 3**0.5 * 4.302653)
+    (found,) = _compared(list(folders(tmp_path, [0.1, 0.2])), ["base", "tuned"])
+    assert "seeds" not in found

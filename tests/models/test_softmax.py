@@ -307,6 +307,14 @@ def test_lists_are_drawn_place_by_place_from_what_is_left():
             assert shares[first * 4 + second] == pytest.approx(float(chance), abs=0.01)
 
 
+def test_the_lists_of_a_state_are_drawn_one_without_another():
+    catalogue = Catalogue(torch.eye(3), 1)
+    users = torch.tensor([[1.0, 0.0, 0.5]])
+    first = catalogue.block(users, slice(0, 1)).draw_lists(20_000, 1, torch.Generator())[0, :, 0]
+    alike = users.softmax(dim=1).square().sum().item()
+    assert (first[1:] == first[:-1]).float().mean() == pytest.approx(alike, abs=0.015)
+
+
 def test_a_list_is_complete_where_one_item_is_nearly_certain():
     catalogue = Catalogue(torch.eye(5), 1)
     users = torch.tensor([[14.0, 0.0, 0.0, 0.0, 0.0]])

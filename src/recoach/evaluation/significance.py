@@ -1,8 +1,10 @@
-"""Is a difference real? Paired bootstrap over users."""
+"""Is a difference real? Paired bootstrap over users, and Student's interval over seeds."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 Verdict = Literal["better", "worse", "no difference"]
 
@@ -46,3 +48,16 @@ def paired_bootstrap(
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
     relative = difference / base if base else 0.0
     return Comparison(difference, float(low), float(high), relative, p_value, verdict)
+
+
+def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean difference from one figure a seed (Student's t).
+
+    Args:
+        differences: one for each seed, at least two; training anew would draw others.
+    """
+    values = np.asarray(differences)
+    error = values.std(ddof=1) / len(values) ** 0.5
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * error)
+    mean = float(values.mean())
+    return mean - reach, mean + reach

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from recoach.errors import ConfigError
-from recoach.evaluation.significance import paired_bootstrap
+from recoach.evaluation.significance import paired_bootstrap, seeds_interval
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.gains import GAINS
@@ -25,6 +25,7 @@ from recoach.experiments.suites import SUITES, Cell, Profile, Source
 
 FORMAT = 1
 _PAIRS = (("tuned", "base"), ("control", "base"), ("tuned", "control"))
+_SEEDS_FOR_AN_INTERVAL = 3
 
 Announce = Callable[[str], None]
 """Told the name of every cell before it is run."""
@@ -201,8 +202,19 @@ def _compared(folders: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[
                     name: round(value, 8) if isinstance(value, float) else value
                     for name, value in outcome._asdict().items()
                 }
-                found.append({"a": a, "b": b, "split": "test", "metric": metric} | plain)
+                row = {"a": a, "b": b, "split": "test", "metric": metric} | plain
+                if len(frames) >= _SEEDS_FOR_AN_INTERVAL:
+                    row["seeds"] = [round(end, 8) for end in _over(frames, a, b, metric)]
+                found.append(row)
     return found
+
+
+def _over(frames: Sequence[pl.DataFrame], a: str, b: str, metric: str) -> tuple[float, float]:
+    """Return the interval over seeds of the difference of two models' means."""
+    means = [
+        dict(frame.group_by("model").agg(pl.col(metric).mean()).iter_rows()) for frame in frames
+    ]
+    return seeds_interval([mean[a] - mean[b] for mean in means])
 
 
 _LOGGED = (

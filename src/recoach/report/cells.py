@@ -38,5 +38,10 @@ def verdict(cell: Record, stage: str, other: str, metric: str = "ndcg@10") -> st
     if found is None:
         return MISSING
     base = cell["models"][other]["test"][metric]["mean"]
-    low, high = (percent(found[end] / base) if base else MISSING for end in ("low", "high"))
-    return f"{found['verdict']} ({low} to {high})"
+    if not base:
+        return str(found["verdict"])
+    low, high = (percent(found[end] / base) for end in ("low", "high"))
+    over_seeds = ""
+    if "seeds" in found:
+        over_seeds = "; seeds {} to {}".format(*(percent(end / base) for end in found["seeds"]))
+    return f"{found['verdict']} ({low} to {high}{over_seeds})"
