@@ -7,14 +7,17 @@ import pytest
 import torch
 from estimating import exact, numbers, sampled, step, task, vectors
 
-from recoach.data.split import leave_last_out
+from recoach.data.split import Ragged, leave_last_out
 from recoach.data.synthetic import cycle
 from recoach.errors import ConfigError
+from recoach.models.base import Embedded
 from recoach.models.registry import build_model
+from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, of_items, of_log
 from recoach.policy.rewards import Rewarder, Rewards
 from recoach.training.config import GRPOConfig
+from recoach.training.estimators import Task
 from recoach.training.exact import ExactEstimator
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Observer, Session
@@ -67,6 +70,46 @@ def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
     for a, b, c in zip(found, without, wanted, strict=True):
         assert torch.allclose(a - b, c, atol=1e-6)
     assert logs["rewards/items/mean"] == pytest.approx(0.3 * (p @ PRICES.double()).mean().item())
+
+
+def test_what_items_pay_is_estimated_where_a_sample_stands_for_the_catalogue():
+    new, n_items, prices = vectors(3), 40, torch.linspace(0, 5, 40)
+    items = torch.randn(n_items, 3, generator=numbers(3), dtype=torch.float64)
+
+    @of_items
+    def costs(prompts, completions, **_):
+        return prices[completions]
+
+    whole = Embedded(new.users.detach(), items)
+    work = task([(0, 1, 1.0), (1, 2, 1.0), (2, 30, 1.0)])
+    args = GRPOConfig(estimator="stratified", temperature=0.7)
+    estimator = ExactEstimator(args, Policy(0.7), Rewarder([future(), costs], n_items=n_items))
+    train = Ragged(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
+    drawn = Proposal(train, n_items).candidates(work.rewards.items, 200_000, numbers(7))
+    part = Task(*narrowed(work.queries, work.rewards, drawn), drawn)
+    _, _, logs = step_of(estimator, Embedded(whole.users, items[drawn.items]), part)
+    _, _, wanted = step_of(estimator, whole, work)
+    assert logs["rewards/items/mean"] == pytest.approx(wanted["rewards/items/mean"], rel=0.01)
+
+
+def step_of(estimator, new, work):
+    """Take a step with vectors that need a gradient."""
+    return step(estimator, Embedded(*(part.clone().requires_grad_() for part in new)), work)
+
+
+def test_the_settings_reach_the_rewards():
+    rewarder = GRPOTrainer(
+        build(),
+        args=GRPOConfig(
+            reward_funcs=("next", "novelty"),
+            reward_weights=(2.0, 0.5),
+            multi_objective_aggregation="normalize_then_sum",
+        ),
+        train_dataset=DATASET,
+    )._tasks.rewarder
+    assert rewarder.normalised
+    assert rewarder.weights == [2.0, 0.5]
+    assert rewarder.names == ["next_item", "novelty"]
 
 
 def test_drawn_items_earn_what_the_log_pays_and_what_they_pay_themselves():

@@ -81,9 +81,9 @@ class ExactEstimator:
         if self._of_items is None:
             raise ValueError("no reward function is of items")
         values = self._of_items.to(block.p.device)
-        mean = block.expectation(
-            values if task.candidates is None else values[task.candidates.items]
-        )
+        if task.candidates is not None:
+            values = values[task.candidates.items]
+        mean = block.expectation(values)
         statistics.add("rewards/items/mean", mean)
         return mean.sum() / len(task.queries)
 
