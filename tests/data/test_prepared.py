@@ -31,6 +31,7 @@ def test_what_is_saved_is_loaded(source, tmp_path):
     assert found.fingerprint == made.fingerprint
     assert found.name == "toys"
     assert found.user_ids.to_list() == made.user_ids.to_list()
+    assert found.ratings.tolist() == made.ratings.tolist() == [1, 2, 3, 4] * 4
     for part in ("train", "valid", "test"):
         assert getattr(found, part).offsets.tolist() == getattr(made, part).offsets.tolist()
         assert getattr(found, part).values.tolist() == getattr(made, part).values.tolist()
@@ -40,7 +41,9 @@ def test_users_without_rows_keep_their_place(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a 1 2 3\nb 1\n")
     prepare(path, tmp_path / "set", LOOSE)
-    assert load_dataset(tmp_path / "set").test.lengths.tolist() == [1, 0]
+    found = load_dataset(tmp_path / "set")
+    assert found.test.lengths.tolist() == [1, 0]
+    assert found.ratings is None
 
 
 def test_the_manifest_tells_where_the_set_comes_from(source, tmp_path):

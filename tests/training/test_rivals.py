@@ -1,5 +1,7 @@
 """Rival algorithms: each one's gradient by its formula, and each through the trainer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from estimating import DIM, ITEMS, numbers, task, vectors
@@ -182,6 +184,35 @@ def test_a_critic_weighs_the_actor_and_looks_one_state_ahead():
     assert users[0].abs().sum() > 0
     assert users[1].abs().max() < 1e-6  # its Q is 0: nothing to learn
     assert logs.means()["q_loss"] > 0
+
+
+def test_a_critic_s_target_is_the_reward_and_half_of_the_best_that_follows(monkeypatch):
+    monkeypatch.setattr(rivals, "_OTHERS", 1)
+    drawn = torch.tensor([[5], [2]])
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: drawn)
+    sac, new, work = rival("sac"), vectors(2), task([(0, 1, 1.0), (1, 3, 0.5)])
+    ends = torch.tensor([1, 2])  # state 1 is state 0, one item later
+    work = work._replace(queries=replace(work.queries, rows=torch.tensor([0, 0]), ends=ends))
+    new = Embedded(*(part.detach().float() for part in new))
+    error, q = sac._critic(new, work)
+    scores = new.users @ new.items.T  # the head begins as the identity
+    assert torch.allclose(q, scores[[0, 1], [1, 3]])
+    best = scores.amax(dim=1)
+    targets = torch.stack([1 + 0.5 * best[1], torch.tensor(0.5)])
+    wanted = (q - targets).square().mean() + (scores[[0, 1], [5, 2]] - 0.5 * best).square().mean()
+    assert error.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_the_head_is_trained_by_the_trainer(algorithm):
+    args = GRPOConfig(
+        algorithm=algorithm, batch_size=24, max_steps=3, select="last", **RIVALS[algorithm]
+    )
+    trainer = GRPOTrainer(build(), args=args, train_dataset=DATASET)
+    before = [p.detach().clone() for p in trainer._estimator.head.parameters()]
+    trainer.train()
+    after = trainer._estimator.head.parameters()
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("algorithm", sorted(RIVALS))
