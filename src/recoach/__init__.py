@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from recoach.evaluation.evaluator import evaluate
     from recoach.evaluation.significance import paired_bootstrap
     from recoach.models.registry import build_model
+    from recoach.models.wrapped import wrap
     from recoach.serving.recommend import recommend
     from recoach.training.config import GRPOConfig
     from recoach.training.grpo import GRPOTrainer
@@ -40,6 +41,7 @@ __all__ = [
     "read_interactions",
     "recommend",
     "shop",
+    "wrap",
 ]
 
 _HOMES = {
@@ -63,6 +65,7 @@ _HOMES = {
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",
     "shop": "recoach.data.synthetic",
+    "wrap": "recoach.models.wrapped",
 }
 
 

@@ -71,5 +71,15 @@ def build_from_config(
 
 
 def model_name(model: Recommender) -> str:
-    """Return the key of a model in `MODELS`."""
-    return next(name for name, entry in MODELS.items() if entry.model is type(model))
+    """Return the key of a model in `MODELS`.
+
+    Raises:
+        ConfigError: a wrapped module, which only its author's code can build again.
+    """
+    for name, entry in MODELS.items():
+        if entry.model is type(model):
+            return name
+    raise ConfigError(
+        f"a {type(model).__name__} model cannot be kept in a folder: no file says how to build it. "
+        "Train without a folder and save your module's own state_dict()."
+    )
