@@ -96,6 +96,9 @@ VERBS = {
     "report nothing": (["report", "gone"], ["results.json is missing"]),
     "bad column": (["data", "describe", "log", "--column", "user_id"], ["NAME=COLUMN"]),
     "bad core": (["data", "describe", "log", "--k-core", "-1"], ["--k-core", "-1"]),
+    "search nothing": (["search", "--set", "model.name=popularity"], ["no weights"]),
+    "no trials": (["search", "--trials", "0"], ["--trials must be at least 1"]),
+    "search a wrong file": (["search", "gone.toml"], ["Cannot read gone.toml"]),
 }
 
 
@@ -104,6 +107,46 @@ def test_a_verb_that_has_nothing_to_work_on(recoach, tmp_path, monkeypatch, case
     monkeypatch.chdir(tmp_path)
     arguments, words = VERBS[case]
     assert_refused(recoach(*arguments), words)
+    assert list(tmp_path.iterdir()) == []
+
+
+NOTHING = ("--set", "model={name='popularity'}")  # so that none is begun should it be accepted
+VARIED = {
+    "grpo.beta": ["grpo.KEY=LOW..HIGH", "'grpo.beta'"],
+    "beta=1,2": ["grpo.KEY=LOW..HIGH", "'beta=1,2'"],
+    "grpo.beta=": ["grpo.KEY=LOW..HIGH"],
+    "pretrain.epochs=1,2": ["share one base", "only settings of grpo"],
+    "grpo.betta=0,1": ["--vary grpo.betta=0,1", "mean 'beta'?"],
+    "grpo.betta=0..1": ["--vary grpo.betta=0..1", "mean 'beta'?"],
+    "grpo.metric=ndcg@5,ndcg@10": ["grpo.metric cannot vary", "compared by"],
+    "grpo.preset=default,paper": ["grpo.preset cannot vary"],
+    "grpo.beta=1": ["one value", "--set"],
+    "grpo.beta=1,1": ["one value"],
+    "grpo.beta=1..": ["LOW..HIGH, two numbers"],
+    "grpo.beta=0..1..2": ["LOW..HIGH, two numbers"],
+    "grpo.beta=low..high": ["LOW..HIGH, two numbers"],
+    "grpo.beta=1..0.5": ["1 is not below 0.5"],
+    "grpo.beta=0..inf": ["grpo.beta"],
+    "grpo.learning_rate=0..1": ["grpo.learning_rate", "greater than 0"],
+    "grpo.horizon=0.5..2": ["grpo.horizon", "integer"],
+    "grpo.loss_type=log,lag": ["grpo.loss_type", "'lag'"],
+    "grpo.loss_type=1..2": ["grpo.loss_type"],
+    "grpo.trainable=[['item'], ['itme']]": ["grpo.trainable"],
+}
+
+
+@pytest.mark.parametrize("text", VARIED)
+def test_what_cannot_vary_is_said_before_anything_begins(recoach, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(recoach("search", *NOTHING, "--vary", text), VARIED[text])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_varies_twice(recoach, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    vary = ("--vary", "grpo.beta=0,1", "--vary", "grpo.beta=0..1")
+    said = recoach("search", *NOTHING, *vary)
+    assert_refused(said, ["grpo.beta varies already"])
     assert list(tmp_path.iterdir()) == []
 
 

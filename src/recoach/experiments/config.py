@@ -152,6 +152,15 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     )
 
 
+def toml_value(text: str) -> object:
+    """Return what a text is as a value of TOML; a bare word is a string."""
+    try:
+        value: object = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value
+
+
 def _table(raw: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     table = raw.get(name, {})
     if not isinstance(table, Mapping):
@@ -184,10 +193,6 @@ def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:
     path = key.strip().split(".")
     if not sign or not all(path):
         raise ConfigError(f"--set takes TABLE.KEY=VALUE, like grpo.beta=0.02, not {change!r}.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
     result = dict(raw)
     table = result
     for part in path[:-1]:
@@ -196,7 +201,7 @@ def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:
             raise ConfigError(f"--set {change}: {part!r} is a value, not a table.")
         table[part] = dict(inner)
         table = table[part]
-    table[path[-1]] = value
+    table[path[-1]] = toml_value(text)
     return result
 
 

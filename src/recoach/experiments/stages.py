@@ -90,7 +90,7 @@ class Run:
 
     def tuned(self) -> Trained:
         """Fine-tune the base with GRPO."""
-        model = self._copy_of_base()
+        model = self.copy_of_base()
         trainer = GRPOTrainer(
             model, args=self.config.grpo, train_dataset=self.dataset, session=self.session("tuned")
         )
@@ -98,7 +98,7 @@ class Run:
 
     def control(self, steps: int, eval_steps: int) -> Trained:
         """Train the base on by its own loss: as many steps, as large, as often looked at."""
-        model, grpo = self._copy_of_base(), self.config.grpo
+        model, grpo = self.copy_of_base(), self.config.grpo
         budget = self.config.pretrain.model_copy(
             update={
                 "learning_rate": grpo.learning_rate,
@@ -118,7 +118,8 @@ class Run:
         outcome = pretrain(model, self.dataset, budget, session, start_is_candidate=True)
         return Trained(model, outcome)
 
-    def _copy_of_base(self) -> Recommender:
+    def copy_of_base(self) -> Recommender:
+        """Return the trained base as all later stages take it: on all of the training data."""
         return load_model(self.folder.checkpoints("base"), self.dataset).to(_device())
 
 

@@ -1,0 +1,75 @@
+"""What a search may draw."""
+
+import json
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from recoach.experiments.space import as_drawn, read_space, settings
+from recoach.training.config import GRPOConfig
+
+
+def read(*texts, **changes):
+    return read_space(GRPOConfig(**changes), texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("learning_rate=1e-4..1e-2", FloatDistribution(1e-4, 1e-2, log=True)),
+        ("learning_rate=1e-3..1e-2", FloatDistribution(1e-3, 1e-2, log=True)),
+        ("learning_rate=1e-3..9e-3", FloatDistribution(1e-3, 9e-3)),
+        ("beta=0..3", FloatDistribution(0, 3)),
+        ("discount=.5..1", FloatDistribution(0.5, 1)),
+        ("temperature=1..2", FloatDistribution(1, 2)),
+        ("horizon=1..5", IntDistribution(1, 5)),
+        ("batch_size=64..2048", IntDistribution(64, 2048, log=True)),
+        ("batch_size=1e2..5e2", IntDistribution(100, 500)),
+    ],
+)
+def test_a_range_is_whole_where_the_setting_is_and_logarithmic_where_it_is_wide(text, expected):
+    assert read(f"grpo.{text}") == {text.partition("=")[0]: expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("loss_type=log,grpo", ["log", "grpo"]),
+        ("loss_type=log, 'grpo'", ["log", "grpo"]),
+        ("beta=0,0.1", [0, 0.1]),
+        ("temperature=auto,1.0", ["auto", 1.0]),
+        ("mask_seen=true,false", [True, False]),
+        ("trainable=['item'],['item','user']", [["item"], ["item", "user"]]),
+    ],
+)
+def test_choices_are_drawn_as_text_and_are_values_again(text, values):
+    ((name, found),) = read(f"grpo.{text}").items()
+    assert isinstance(found, CategoricalDistribution)
+    assert [settings({name: drawn})[name] for drawn in found.choices] == values
+
+
+def test_a_value_that_is_wrong_only_beside_others_may_vary():
+    assert set(read("grpo.estimator=exact,sampled", "grpo.state=auto,user")) == {
+        "estimator",
+        "state",
+    }
+
+
+def test_by_default_what_matters_in_the_recipe_varies_around_it():
+    space = read()
+    assert as_drawn(GRPOConfig(), space) is not None
+    assert {"learning_rate", "horizon", "discount", "beta", "ema_decay"} < set(space)
+    assert "temperature" not in space
+    assert {"horizon", "discount"}.isdisjoint(read(reward="next"))
+    assert "loss_type" not in read(estimator="sampled", loss_type="grpo")
+
+
+def test_the_settings_as_they_are_can_be_drawn_where_the_space_holds_them():
+    texts = ("grpo.learning_rate=1e-4..1e-2", "grpo.trainable=['item'],['item','user']")
+    space = read(*texts)
+    drawn = as_drawn(GRPOConfig(trainable=("item",)), space)
+    assert drawn == {"learning_rate": 1e-3, "trainable": json.dumps(["item"])}
+    assert as_drawn(GRPOConfig(), space) is None
+    assert as_drawn(GRPOConfig(learning_rate=1.0, trainable=("item",)), space) is None
+    assert as_drawn(GRPOConfig(), read("grpo.temperature=1..2")) is None
+    assert as_drawn(GRPOConfig(), read("grpo.epsilon_high=0.2,0.3")) is None

@@ -1,0 +1,86 @@
+"""A search as table, sentence and figure, from its record alone."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from recoach.report.search import draw_search, search_table, search_verdict
+
+
+def record(*values, base=0.2, importance=None):
+    trials = [
+        {
+            "trial": number,
+            "value": value,
+            "pruned": None if value is not None else f"reason {number}",
+            "seconds": 1.0,
+            "settings": {"learning_rate": 0.00123456, "horizon": number, "loss_type": "log"},
+        }
+        for number, value in enumerate(values, 1)
+    ]
+    ended = [trial for trial in trials if trial["value"] is not None]
+    best = max(ended, key=lambda trial: trial["value"], default=None)
+    return {
+        "format": 1,
+        "metric": "ndcg@10",
+        "base": base,
+        "best": best["trial"] if best and best["value"] > base else None,
+        "trials": trials,
+        "importance": importance or {},
+    }
+
+
+def printed(table):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_the_table_begins_with_the_base_and_goes_from_best_to_worst():
+    lines = printed(search_table(record(0.19, None, 0.25, 0.2)))
+    rows = [words for words in lines if words and words[0] == "│"]
+    assert [words[1] for words in rows] == ["base", "3", "4", "1"]
+    assert [words[3] for words in rows] == ["0.2000", "0.2500", "0.2000", "0.1900"]
+    assert rows[1][5:7] == ["+25.0", "%"]
+    assert rows[3][5:7] == ["−5.0", "%"]
+    assert {"learning_rate=0.00123", "horizon=3", "loss_type=log"} < set(rows[1])
+    assert ["pruned:", "1", "of", "4", "trials"] in lines
+
+
+def test_the_table_holds_ten_trials_at_the_most():
+    lines = printed(search_table(record(*(number / 100 for number in range(1, 21)))))
+    rows = [words[1] for words in lines if words and words[0] == "│"]
+    assert rows == ["base", *(str(number) for number in range(20, 10, -1))]
+    assert not any("pruned:" in words for words in lines)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (record(0.2, 0.25), ["Trial 2 is the best of 2: NDCG@10 on validation 0.2500, +25.0 %"]),
+        (record(0.25, 0.25), ["Trial 1 is the best"]),
+        (
+            record(0.25, importance={"horizon": 0.2, "learning_rate": 0.8}),
+            ["What mattered: learning_rate 80 %, horizon 20 %."],
+        ),
+        (
+            record(0.19, 0.2, None),
+            ["No trial beats the base: the best of 3", "0.2000, the base 0.2000", "no best.toml"],
+        ),
+        (record(None, None), ["None of 2 trials came to its end; the last: reason 2"]),
+        (record(0.1, base=0.0), ["Trial 1", "– to the base"]),
+    ],
+)
+def test_the_sentence_says_what_came_of_it(found, words):
+    for word in words:
+        assert word in search_verdict(found)
+
+
+@pytest.mark.parametrize(
+    "found", [record(0.1, None, 0.3), record(None), record(0.3, importance={"horizon": 1.0})]
+)
+def test_the_figure_is_drawn_and_the_same_again(found, tmp_path):
+    first = draw_search(found, tmp_path / "a.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert draw_search(found, tmp_path / "b.png").read_bytes() == first
