@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from recoach.data.filters import deduplicate, k_core, rating_at_least
+    from recoach.data.filters import deduplicate, k_core
     from recoach.data.ingest import read_benchmark, read_interactions
     from recoach.data.prepared import load_dataset, prepare
     from recoach.data.split import Dataset, leave_last_out
@@ -36,7 +36,6 @@ __all__ = [
     "paired_bootstrap",
     "prepare",
     "pretrain",
-    "rating_at_least",
     "read_benchmark",
     "read_interactions",
     "recommend",
@@ -60,7 +59,6 @@ _HOMES = {
     "paired_bootstrap": "recoach.evaluation.significance",
     "prepare": "recoach.data.prepared",
     "pretrain": "recoach.training.pretrain",
-    "rating_at_least": "recoach.data.filters",
     "read_benchmark": "recoach.data.ingest",
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",

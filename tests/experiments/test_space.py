@@ -60,7 +60,7 @@ def test_by_default_what_matters_in_the_recipe_varies_around_it():
     assert as_drawn(GRPOConfig(), space) is not None
     assert {"learning_rate", "horizon", "discount", "beta", "ema_decay"} < set(space)
     assert "temperature" not in space
-    assert {"horizon", "discount"}.isdisjoint(read(reward="next"))
+    assert {"horizon", "discount"}.isdisjoint(read(reward_funcs=("next",)))
     assert "loss_type" not in read(estimator="sampled", loss_type="grpo")
 
 

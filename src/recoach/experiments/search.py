@@ -187,7 +187,7 @@ def _try(plan: Plan, run: Run, trial: Trial, observer: Observer) -> None:
             observer=_Pruning(trial, grpo.metric, observer),
         )
         model = run.copy_of_base()
-        GRPOTrainer(model, grpo, train_dataset=run.dataset, session=session).train()
+        GRPOTrainer(model, args=grpo, train_dataset=run.dataset, session=session).train()
         trial.study.tell(trial, _judge(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:  # at odds, diverged, behind
         trial.set_user_attr("reason", str(error))
