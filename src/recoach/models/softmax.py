@@ -24,6 +24,8 @@ _LEAST_STATES = 32
 _SMALL = 1024
 """Items below which the conversion to bfloat16 costs what it saves."""
 _PROBES = 128
+_SHORT_AT_ONCE = 256
+"""Lists that are finished at once, each with a row of the catalogue."""
 _SPARE = 3
 """Draws for each place of a list, so that enough of them differ."""
 _LEAST_P = 1e-30
@@ -146,10 +148,7 @@ class Block:
 
         An exponential race: the first `count` arrivals at rates p are a draw without replacement.
         """
-        p = self.p.to(self._log_z.dtype, copy=True)
-        rand = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
-        # p / -log(1 - rand): the inverse of the arrival time; 1 - rand is never 0.
-        arrivals = p.div_((1 - rand).log_().neg_().clamp_(min=1e-37))
+        arrivals = _arrivals(self.p.to(self._log_z.dtype, copy=True), generator)
         return arrivals.topk(count, dim=1, sorted=False).indices.sort(dim=1).values
 
     def draw_lists(self, count: int, length: int, generator: torch.Generator) -> Tensor:
@@ -170,12 +169,15 @@ class Block:
         fresh = repeated.byte().argsort(dim=2, stable=True)[:, :, :length]
         found = (~repeated).sum(dim=2)
         lists = lists.gather(2, fresh)
-        for row, number in torch.nonzero(found < length).tolist():
-            known = int(found[row, number])
-            left = self.p[row].to(self._log_z.dtype, copy=True)
-            left[lists[row, number, :known]] = 0
-            rest = torch.multinomial(left, length - known, generator=generator)
-            lists[row, number, known:] = rest
+        for short in torch.nonzero(found < length).split(_SHORT_AT_ONCE):
+            rows, numbers = short.T
+            begun, known = lists[rows, numbers], found[rows, numbers][:, None]
+            places = torch.arange(length, device=begun.device)
+            left = self.p[rows].to(self._log_z.dtype)
+            left.scatter_(1, torch.where(places < known, begun, begun[:, :1]), 0)
+            rest = _arrivals(left, generator).topk(length, dim=1).indices
+            rest = rest.gather(1, (places - known).clamp(min=0))
+            lists[rows, numbers] = torch.where(places < known, begun, rest)
         return lists
 
     def backward(self, loss: Tensor, d_users: Tensor, d_items: Tensor) -> None:
@@ -234,6 +236,12 @@ class Block:
             empty = hidden[log_z[hidden] == -torch.inf]  # nothing may be shown: p is NaN
             self.p[empty], log_z[empty] = 0, 0
         return log_z
+
+
+def _arrivals(p: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the inverse arrival times of a race in which each item runs at rate p, in its room."""
+    rand = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+    return p.div_((1 - rand).log_().neg_().clamp_(min=1e-37))  # 1 - rand is never 0
 
 
 class Catalogue:
