@@ -107,7 +107,7 @@ def test_a_shelf_just_bought_from_bores():
     for boredom in (0.0, 3.0):
         floor = customers(boredom=boredom)
         floor.reset(seed=1)
-        shelf = floor._shelf
+        shelf = floor.shelf
         floor._bored[:, shelf[0]] = 1.0
         shown = np.array([0, *np.flatnonzero(shelf != shelf[0])[:3]])
         *_, info = floor.step(np.tile(shown, (60, 1)))
@@ -121,7 +121,7 @@ def test_boredom_passes():
     floor._bored[:] = 1.0
     *_, info = floor.step(floor.action_space.sample())
     expected = np.full_like(floor._bored, 0.5)
-    expected[np.arange(60), floor._shelf[info["clicked"]]] += 1
+    expected[np.arange(60), floor.shelf[info["clicked"]]] += 1
     np.testing.assert_allclose(floor._bored, expected)
 
 

@@ -19,7 +19,16 @@ Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=""
 
 def reproduce(
     what: Literal[
-        "table1", "table3", "table4", "figure1", "factors", "gains", "ablation", "rivals"
+        "table1",
+        "table3",
+        "table4",
+        "figure1",
+        "factors",
+        "gains",
+        "ablation",
+        "rivals",
+        "tail",
+        "simulator",
     ],
     *,
     data: Path | None = None,
@@ -39,8 +48,9 @@ def reproduce(
         table1 (sizes of the data), table3 (base, supervised control, GRPO of three backbones),
         table4 (which tables GRPO moves), figure1 (the bases), factors (paper mode with one
         change at a time); gains (the default recipe on bases trained to their end), ablation
-        (that recipe with one change at a time) or rivals (other algorithms in its place), for
-        which there is one profile.
+        (that recipe with one change at a time), rivals (other algorithms in its place) or tail
+        (judged on the next five and ten interactions), for which there is one profile; simulator
+        (customers of a simulated shop, who tire, leave and come back).
     data
         A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
         Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
@@ -58,6 +68,9 @@ def reproduce(
     """
     if seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, not {seeds}.")
+    if what == "simulator":
+        _simulate(tuple(range(2020, 2020 + seeds)), output / "simulator")
+        return
     sources = find_sources(data, dataset or [])
     if what == "table1":
         paths = write_table1(statistics_of_sources(sources), output)
@@ -70,7 +83,22 @@ def reproduce(
             output=output,
             only=tuple(only or []),
         )
-        record = run_suite(plan, Shown, lambda text: console.rule(text, align="left"))
+        record = run_suite(plan, Shown, _announce)
         paths = write_suite(record, what, plan.shelf)
+    _show(paths)
+
+
+def _simulate(seeds: tuple[int, ...], output: Path) -> None:
+    from recoach.experiments.simulation import Simulation, simulate  # noqa: PLC0415 (an extra)
+
+    record = simulate(Simulation(seeds, output), Shown, _announce)
+    _show(write_suite(record, "simulator", output))
+
+
+def _announce(text: str) -> None:
+    console.rule(text, align="left")
+
+
+def _show(paths: list[Path]) -> None:
     console.print(paths[0].read_text(), markup=False, highlight=False, soft_wrap=True)
     console.print("Written: " + ", ".join(str(path) for path in paths), highlight=False)

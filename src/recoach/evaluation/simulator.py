@@ -8,7 +8,7 @@ not by the next click.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -92,7 +92,8 @@ class Customers(VectorEnv[Any, Any, Any]):
         self.n_items = dataset.n_items
         self._past = histories(dataset, "future")
         names = sorted(set(shop.item_categories))
-        self._shelf = np.array([names.index(name) for name in shop.item_categories])
+        self.shelf = np.array([names.index(name) for name in shop.item_categories])
+        """int64[n_items], which a shop knows of its items."""
         self.num_envs = len(self.users)
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = spaces.Box(
@@ -110,7 +111,7 @@ class Customers(VectorEnv[Any, Any, Any]):
         super().reset(seed=seed)
         self._visitors: Visitors = self.shop.visitors().rows(self.users)
         self._visitors.last[:] = -1  # a new session
-        self._bored = np.zeros((self.num_envs, int(self._shelf.max()) + 1))
+        self._bored = np.zeros((self.num_envs, int(self.shelf.max()) + 1))
         self._session = np.zeros((self.num_envs, 2))  # clicks, turns
         self.gone = np.zeros(self.num_envs, dtype=np.bool_)
         self._turn = 0
@@ -122,6 +123,10 @@ class Customers(VectorEnv[Any, Any, Any]):
         """bool[n, n_items], what each customer has clicked so far."""
         seen: NDArray[np.bool_] = self._visitors.seen[:, self.shop.sold]
         return seen
+
+    def law(self) -> Floats:
+        """Return float64[n, n_items], the true odds of what each customer would click next."""
+        return self.shop.law(self._visitors)
 
     def step(
         self, actions: Longs
@@ -142,7 +147,7 @@ class Customers(VectorEnv[Any, Any, Any]):
         """Draw what is clicked, -1 for nothing; an item shown twice counts once."""
         lift = self.shop.law(self._visitors.rows(rows)) * self.n_items
         worth = np.log(np.maximum(np.take_along_axis(lift, shown, axis=1), _LEAST))
-        worth -= self.moods.boredom * np.take_along_axis(self._bored[rows], self._shelf[shown], 1)
+        worth -= self.moods.boredom * np.take_along_axis(self._bored[rows], self.shelf[shown], 1)
         order = np.sort(shown, axis=1)
         if (order[:, 1:] == order[:, :-1]).any():
             worth[_repeated(shown)] = -np.inf
@@ -159,7 +164,7 @@ class Customers(VectorEnv[Any, Any, Any]):
         places = self.shop.sold[items]
         self._visitors.seen[rows, places] = True
         self._visitors.last[rows] = places
-        self._bored[rows, self._shelf[items]] += 1
+        self._bored[rows, self.shelf[items]] += 1
         full = self._window[rows, -1] != self.n_items
         self._window[rows[full]] = np.roll(self._window[rows[full]], -1, axis=1)
         ends = np.where(full, self.moods.memory - 1, (self._window[rows] != self.n_items).sum(1))
@@ -230,12 +235,21 @@ Policy = Callable[[Longs, Customers], Longs]
 """Chooses int64[n, list_length] from what is observed; customers tell `users` and `seen`."""
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that learns while it serves."""
+
+    def learn(self, observed: Longs, lists: Longs, clicked: Longs) -> None:
+        """Take in what was shown to whom, and the item each one clicked, -1 for none."""
+
+
 def play(customers: Customers, policy: Policy, seed: int) -> Stay:
     """Let a policy serve everybody until the last one has gone, or the turns are over.
 
     Args:
         customers: put back to the start first.
-        policy: asked in every turn.
+        policy: asked in every turn; one with a method `learn` is told what came of its lists:
+            `learn(observed, lists, clicked)`, of those who were there, -1 for no click.
         seed: of what people do; the same seed gives two policies the same luck.
     """
     observed, _ = customers.reset(seed=seed)
@@ -249,7 +263,9 @@ def play(customers: Customers, policy: Policy, seed: int) -> Stay:
         lists = policy(observed, customers)
         shown[lists[here]] = True
         turns += here
-        observed, clicks, gone, late, info = customers.step(lists)
+        before, (observed, clicks, gone, late, info) = observed, customers.step(lists)
+        if isinstance(policy, Learner):
+            policy.learn(before[here], lists[here], info["clicked"][here])
         reward += clicks
         sessions += info["returned"]
         left, returned = left + info["left"].sum(), returned + info["returned"].sum()

@@ -53,6 +53,9 @@ RIVALS: Final[dict[str, dict[str, Any]]] = {
 }
 """Another algorithm on the same states, rewards, masks, temperature and selection."""
 
+TAILS: Final = (5, 10)
+"""Interactions of every user that are held out, to judge more than the next one."""
+
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
     "sasrec": frozenset({"edges shown", "every prefix"}),
     "gsau": frozenset({"edges shown", "every prefix"}),
@@ -101,7 +104,17 @@ def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-GAINS: Final = {"gains": gains, "ablation": ablation, "rivals": rivals}
+def tail(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return the default recipe judged on the next five and the next ten interactions."""
+    cells = []
+    for cell in gains(source, profile, seed):
+        for length in TAILS:
+            data = cell.tables["data"] | {"test_items": length}
+            cells.append(Cell(f"{cell.name}-next-{length}", cell.tables | {"data": data}))
+    return cells
+
+
+GAINS: Final = {"gains": gains, "ablation": ablation, "rivals": rivals, "tail": tail}
 
 
 def _tables(source: Source, model: str, seed: int) -> Tables:

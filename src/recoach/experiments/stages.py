@@ -15,9 +15,10 @@ from recoach.experiments.record import Stage, Trained, write_results
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
+from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Observer, Outcome, Session
-from recoach.training.pretrain import pretrain
+from recoach.training.pretrain import PretrainConfig, pretrain
 
 Watch = Callable[[Stage], Observer]
 """Gives the observer that shows a stage's progress."""
@@ -98,22 +99,8 @@ class Run:
 
     def control(self, steps: int, eval_steps: int) -> Trained:
         """Train the base on by its own loss: as many steps, as large, as often looked at."""
-        model, grpo = self.copy_of_base(), self.config.grpo
-        budget = self.config.pretrain.model_copy(
-            update={
-                "learning_rate": grpo.learning_rate,
-                "batch_size": grpo.batch_size,
-                "max_steps": steps,
-                "epochs": steps,
-                "eval_steps": eval_steps,
-                "patience": 0,
-                "metric": grpo.metric,
-                "select": "last" if grpo.select == "last" else "best",
-                "hold_out": 0,
-                "ema_decay": grpo.ema_decay,
-                "interpolate": grpo.schedule().interpolate,
-            }
-        )
+        model = self.copy_of_base()
+        budget = control_config(self.config.pretrain, self.config.grpo, steps, eval_steps)
         session = self.session("control")
         outcome = pretrain(model, self.dataset, budget, session, start_is_candidate=True)
         return Trained(model, outcome)
@@ -121,6 +108,27 @@ class Run:
     def copy_of_base(self) -> Recommender:
         """Return the trained base as all later stages take it: on all of the training data."""
         return load_model(self.folder.checkpoints("base"), self.dataset).to(_device())
+
+
+def control_config(
+    base: PretrainConfig, grpo: GRPOConfig, steps: int, eval_steps: int
+) -> PretrainConfig:
+    """Return the settings of the supervised control: GRPO's budget and its way to choose."""
+    return base.model_copy(
+        update={
+            "learning_rate": grpo.learning_rate,
+            "batch_size": grpo.batch_size,
+            "max_steps": steps,
+            "epochs": steps,
+            "eval_steps": eval_steps,
+            "patience": 0,
+            "metric": grpo.metric,
+            "select": "last" if grpo.select == "last" else "best",
+            "hold_out": 0,
+            "ema_decay": grpo.ema_decay,
+            "interpolate": grpo.schedule().interpolate,
+        }
+    )
 
 
 def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch) -> Run:

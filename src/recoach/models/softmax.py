@@ -169,7 +169,7 @@ class Block:
         fresh = repeated.byte().argsort(dim=2, stable=True)[:, :, :length]
         found = (~repeated).sum(dim=2)
         lists = lists.gather(2, fresh)
-        for short in torch.nonzero(found < length).split(_SHORT_AT_ONCE):
+        for short in torch.split(torch.nonzero(found < length), _SHORT_AT_ONCE):
             rows, numbers = short.T
             begun, known = lists[rows, numbers], found[rows, numbers][:, None]
             places = torch.arange(length, device=begun.device)

@@ -29,11 +29,21 @@ def gains(record: Record) -> list[Grid]:
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for model, cell in found["cells"].items():
-            for metric in METRICS:
-                figures = [measured(cell, stage, metric) for stage in ("base", "control", "tuned")]
-                told = [verdict(cell, "tuned", other, metric) for other in ("base", "control")]
-                rows.append((NAMES[model], title(metric), *figures, *told))
+            rows += [(NAMES[model], *row) for row in _figures(cell)]
         grids.append(Grid(name, _COLUMNS, rows, _note(found)))
+    return grids
+
+
+def tail(record: Record) -> list[Grid]:
+    """Return for each data set what the recipe gains over the next several interactions."""
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for cell_name, cell in found["cells"].items():
+            model, _, length = cell_name.partition("-")
+            label = f"{NAMES[model]}, {length.replace('-', ' ')}"
+            rows += [(label, *row) for row in _figures(cell)]
+        grids.append(Grid(f"The longer run: {name}", _COLUMNS, rows, _note(found)))
     return grids
 
 
@@ -72,6 +82,16 @@ def _changes(record: Record, heading: str) -> list[Grid]:
         head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
         grids.append(Grid(f"{heading}: {name}", head, rows, _note(found)))
     return grids
+
+
+def _figures(cell: Record) -> list[tuple[str, ...]]:
+    """Return a row a metric: base, control, tuned, and what the last is to the others."""
+    rows = []
+    for metric in METRICS:
+        figures = [measured(cell, stage, metric) for stage in ("base", "control", "tuned")]
+        told = [verdict(cell, "tuned", other, metric) for other in ("base", "control")]
+        rows.append((title(metric), *figures, *told))
+    return rows
 
 
 def _counts(record: Record) -> Grid:

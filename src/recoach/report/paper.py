@@ -9,8 +9,9 @@ from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, T
 from recoach.experiments.sources import Sizes, category_of
 from recoach.report.cells import measured, verdict
 from recoach.report.drawings import NAMES, draw_factors, draw_figure1
-from recoach.report.gains import ablation, gains, rivals
+from recoach.report.gains import ablation, gains, rivals, tail
 from recoach.report.grids import Grid, latex, markdown, page
+from recoach.report.simulation import draw_front, simulated
 from recoach.report.tables import MISSING, number, percent, title
 
 Record = Mapping[str, Any]
@@ -62,9 +63,12 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
         "gains": gains,
         "ablation": ablation,
         "rivals": rivals,
+        "tail": tail,
+        "simulator": simulated,
     }
     paths = _write(write[what](record), what, folder)
-    draw = {"figure1": draw_figure1, "factors": draw_factors}.get(what)
+    drawings = {"figure1": draw_figure1, "factors": draw_factors, "simulator": draw_front}
+    draw = drawings.get(what)
     if draw:
         paths += draw(record, folder)
     name = f"{record['suite']}.json"
