@@ -1,5 +1,6 @@
 """Policies that learn while they serve."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_the_prior_is_where_the_log_went_from_each_shelf():
     moves = np.zeros((4, DATASET.n_items))
     for user in range(DATASET.n_users):
         row = DATASET.train.row(user)
-        for before, after in zip(row[:-1], row[1:], strict=True):
+        for before, after in itertools.pairwise(row):
             moves[floor.shelf[before], after] += 1
     share = moves / moves.sum(axis=1, keepdims=True)
     assert np.allclose(made.clicks, 1 + 10 * share)
@@ -94,3 +95,23 @@ def test_nobody_beats_who_knows_the_truth():
     known = play(floor, oracle, 3).reward.mean()
     assert known > 1.3 * play(floor, at_random(0), 3).reward.mean()
     assert known > 1.1 * play(floor, bandit(floor), 3).reward.mean()
+
+
+def test_a_policy_that_learns_is_told_of_those_who_were_there():
+    told = []
+
+    class Listener:
+        def __call__(self, observed, floor):
+            self.asked = observed.copy(), ~floor.gone
+            return best_unseen(np.zeros((len(observed), floor.n_items)), floor)
+
+        def learn(self, observed, lists, clicked):
+            before, here = self.asked
+            assert np.array_equal(observed, before[here])
+            assert len(lists) == len(clicked) == here.sum()
+            told.append((int(here.sum()), int((clicked >= 0).sum())))
+
+    stay = play(customers(outside=2.0), Listener(), 0)
+    assert sum(there for there, _ in told) == stay.turns.sum()
+    assert sum(clicks for _, clicks in told) == stay.reward.sum() > 0
+    assert told[-1][0] < told[0][0]

@@ -216,3 +216,42 @@ def test_coverage_counts_what_somebody_who_was_there_was_shown():
 def test_lists_longer_than_the_catalogue_are_refused():
     with pytest.raises(ConfigError, match="lists of 81"):
         Customers(SHOP, DATASET, Moods(list_length=81))
+
+
+def test_a_visit_begins_without_the_last_item_of_the_log():
+    floor = customers()
+    floor.reset(seed=0)
+    fresh = SHOP.visitors()
+    assert (fresh.last >= 0).any()
+    fresh.last[:] = -1
+    assert np.array_equal(floor.law(), SHOP.law(fresh))
+    assert not np.allclose(floor.law(), SHOP.law(SHOP.visitors()))
+
+
+def test_what_is_clicked_is_seen_from_then_on():
+    floor = customers()
+    observed, _ = floor.reset(seed=0)
+    before = floor.seen.sum()
+    *_, info = floor.step(best(observed, floor))
+    assert floor.seen[np.arange(60), info["clicked"]].all()
+    assert floor.seen.sum() == before + 60
+    assert (floor.law()[np.arange(60), info["clicked"]] == 0).all()
+
+
+def test_who_comes_back_begins_a_session_of_his_own():
+    floor = customers(leave_after_click=1.0, return_at_best=1.0)
+    observed, _ = floor.reset(seed=0)
+    *_, info = floor.step(best(observed, floor))
+    assert info["returned"].all()
+    assert (floor._session == 0).all()
+    assert (floor._visitors.last == -1).all()
+
+
+def test_lists_for_those_who_have_gone_cover_nothing():
+    def first_items(observed, floor):
+        lists = np.tile(np.arange(4), (len(observed), 1))
+        lists[floor.gone] += 4
+        return lists
+
+    floor = customers(outside=50.0, leave_after_none=0.5, return_at_worst=0.0)
+    assert play(floor, first_items, 0).coverage == 4 / DATASET.n_items

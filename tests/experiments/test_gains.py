@@ -4,12 +4,13 @@ from typing import get_args
 import pytest
 
 from recoach.experiments.config import resolve
-from recoach.experiments.gains import ABLATION, RIVALS, ablation, gains, rivals
+from recoach.experiments.gains import ABLATION, RIVALS, ablation, gains, rivals, tail
 from recoach.experiments.reproduce import Plan
 from recoach.experiments.suites import BACKBONES, Source
 from recoach.report.cells import verdict
 from recoach.report.gains import ablation as ablation_table
 from recoach.report.gains import gains as gains_table
+from recoach.report.gains import tail as tail_table
 from recoach.training.config import Algorithm
 
 LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_split=True)
@@ -64,6 +65,30 @@ def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
         assert all(getattr(config.grpo, key) == getattr(recipe.grpo, key) for key in given)
         assert config.pretrain == recipe.pretrain
     assert {config.grpo.algorithm for config in cells.values()} == set(get_args(Algorithm))
+
+
+def test_the_tail_holds_out_more_and_changes_nothing_else():
+    cells = {cell.name: resolve(cell.tables, cell.name) for cell in tail(LOG, "quick", 3)}
+    assert list(cells) == [f"{name}-next-{n}" for name in BACKBONES for n in (5, 10)]
+    recipe = {cell.name: resolve(cell.tables, cell.name) for cell in gains(LOG, "quick", 3)}
+    for name, config in cells.items():
+        model, _, length = name.partition("-next-")
+        assert config.data.test_items == int(length)
+        same = recipe[model]
+        assert (config.grpo, config.pretrain, config.model) == (
+            same.grpo,
+            same.pretrain,
+            same.model,
+        )
+        assert config.evaluation.control
+
+
+def test_the_tail_s_table_tells_how_far_it_looks():
+    cells = {name: a_cell(("better", "better")) for name in ("sasrec-next-5", "sasrec-next-10")}
+    (grid,) = tail_table(a_record({"one": cells}))
+    assert grid.heading == "The longer run: one"
+    assert [row[0] for row in grid.rows] == ["SASRec, next 5"] * 3 + ["SASRec, next 10"] * 3
+    assert grid.rows[1][1] == "NDCG@10"
 
 
 @pytest.mark.parametrize("model", BACKBONES)
