@@ -31,7 +31,8 @@ from recoach.models.registry import build_model
 from recoach.models.softmax import Catalogue
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Session, stream
+from recoach.training.loop import Session, stream
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
 
 SEED = 2020

@@ -19,7 +19,8 @@ from recoach.experiments.suites import Source, table3
 from recoach.models.registry import build_from_config, build_model, model_entry
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Session
+from recoach.training.loop import Session
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
 
 

@@ -13,7 +13,7 @@ from recoach.experiments.data import run_dataset
 from recoach.experiments.folder import RunFolder, write_frame
 from recoach.experiments.stages import Run, wanted
 from recoach.models.registry import build_model
-from recoach.training.loop import Observer, Outcome
+from recoach.training.observers import Observer, Outcome
 
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "rank": [1, 2], "score": [0.5, None]})
 
@@ -190,7 +190,7 @@ def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypa
         return Outcome(1, 0.0, 0, 0.0, None)
 
     monkeypatch.setattr(stages, "pretrain", record)
-    monkeypatch.setattr(Run, "_copy_of_base", lambda self: build_model("lightgcn", self.dataset))
+    monkeypatch.setattr(Run, "copy_of_base", lambda self: build_model("lightgcn", self.dataset))
     changes = ["grpo.ema_decay=0.75", "grpo.learning_rate=0.02", "grpo.batch_size=7"]
     for interpolate in ("true", "false"):
         config = read_config(None, [*changes, f"grpo.interpolate={interpolate}"])

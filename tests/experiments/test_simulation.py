@@ -10,7 +10,7 @@ from recoach.experiments import simulation
 from recoach.experiments.simulation import Simulation, simulate
 from recoach.report.paper import write_suite
 from recoach.training.config import GRPOConfig
-from recoach.training.loop import Observer
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig
 
 

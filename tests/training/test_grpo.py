@@ -14,7 +14,8 @@ from recoach.training import exact as exact_module
 from recoach.training import sampled as sampled_module
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Session
+from recoach.training.loop import Session
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, pretrain
 
 N_ITEMS = 12

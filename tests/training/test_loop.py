@@ -12,7 +12,8 @@ from recoach.models.registry import build_model
 from recoach.training import loop
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Session, derive
+from recoach.training.loop import Session, derive
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))

@@ -13,7 +13,8 @@ from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.training import exact, sampled
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Session
+from recoach.training.loop import Session
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
 
 N_ITEMS = 12

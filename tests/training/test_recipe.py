@@ -11,7 +11,8 @@ from recoach.models.registry import build_model
 from recoach.training import loop
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Schedule, Session
+from recoach.training.loop import Schedule, Session
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, pretrain
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
@@ -190,3 +191,33 @@ def test_only_a_schedule_that_keeps_the_best_looks_between():
     assert GRPOConfig().schedule().interpolate
     assert not GRPOConfig(select="last").schedule().interpolate
     assert not Schedule(1, "ndcg@10", 0).interpolate
+
+
+def test_callbacks_are_told_beside_the_session_s_observer():
+    class Teller(Observer):
+        def __init__(self):
+            self.told = []
+
+        def on_begin(self, total_steps, step):
+            self.told.append(("begin", total_steps, step))
+
+        def on_step(self, step, logs):
+            self.told.append(("step", step, logs["loss"]))
+
+        def on_row(self, row):
+            self.told.append(("row", row["step"], row["valid/ndcg@10"]))
+
+        def on_end(self, outcome):
+            self.told.append(("end", outcome.steps, outcome.best_value))
+
+    own, first, second = Teller(), Teller(), Teller()
+    args = GRPOConfig(max_steps=2, eval_steps=2, batch_size=16)
+    GRPOTrainer(
+        build("sasrec"),
+        args=args,
+        train_dataset=DATASET,
+        callbacks=[first, second],
+        session=Session(observer=own),
+    ).train()
+    assert [told[0] for told in own.told] == ["begin", "row", "step", "step", "row", "end"]
+    assert own.told == first.told == second.told

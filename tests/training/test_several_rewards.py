@@ -20,7 +20,8 @@ from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Task
 from recoach.training.exact import ExactEstimator
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Session
+from recoach.training.loop import Session
+from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, pretrain
 from recoach.training.sampled import SampledEstimator, compared
 

@@ -10,7 +10,7 @@ from rich.progress import (
 )
 
 from recoach.cli.console import console
-from recoach.training.loop import Observer, Outcome
+from recoach.training.observers import Observer, Outcome
 
 _TITLES = {
     "base": "Training the base",

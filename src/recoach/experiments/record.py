@@ -16,7 +16,7 @@ from recoach.experiments.data import embedded_shop
 from recoach.experiments.folder import RunFolder, environment
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
-from recoach.training.loop import Outcome
+from recoach.training.observers import Outcome
 
 FORMAT = 1
 _SHOWN_USERS = 6

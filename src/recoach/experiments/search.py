@@ -23,7 +23,8 @@ from recoach.experiments.stages import Run, Watch, open_run
 from recoach.models.base import Recommender
 from recoach.models.registry import model_entry
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Outcome, Session, derive
+from recoach.training.loop import Session, derive
+from recoach.training.observers import Observer, Observers
 from recoach.training.pretrain import validation
 
 FORMAT = 1
@@ -55,25 +56,16 @@ class SearchObserver(Observer):
 
 
 class _Pruning(Observer):
-    """Ends a trial that is behind the median of those before it, and passes everything on."""
+    """Ends a trial that is behind the median of those before it."""
 
-    def __init__(self, trial: Trial, metric: str, shown: Observer) -> None:
-        self._trial, self._metric, self._shown = trial, metric, shown
-
-    def on_begin(self, total_steps: int, step: int) -> None:
-        self._shown.on_begin(total_steps, step)
-
-    def on_step(self, step: int, logs: dict[str, float]) -> None:
-        self._shown.on_step(step, logs)
+    def __init__(self, trial: Trial, metric: str) -> None:
+        self._trial, self._metric = trial, metric
 
     def on_row(self, row: dict[str, float]) -> None:
-        self._shown.on_row(row)
+        """Report the value and ask whether it is worth going on."""
         self._trial.report(row[f"valid/{self._metric}"], int(row["step"]))
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"behind the median at step {row['step']}")
-
-    def on_end(self, outcome: Outcome) -> None:
-        self._shown.on_end(outcome)
 
 
 def search(plan: Plan, watch: Watch, observer: SearchObserver) -> dict[str, Any]:
@@ -184,7 +176,7 @@ def _try(plan: Plan, run: Run, trial: Trial, observer: Observer) -> None:
         session = Session(
             seed=config.seed,
             mask_seen=config.evaluation.mask_seen,
-            observer=_Pruning(trial, grpo.metric, observer),
+            observer=Observers([observer, _Pruning(trial, grpo.metric)]),
         )
         model = run.copy_of_base()
         GRPOTrainer(model, args=grpo, train_dataset=run.dataset, session=session).train()

@@ -20,7 +20,8 @@ from recoach.models.base import Recommender
 from recoach.models.registry import build_model
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Outcome, Session
+from recoach.training.loop import Session
+from recoach.training.observers import Outcome
 from recoach.training.pretrain import PretrainConfig, pretrain
 
 try:

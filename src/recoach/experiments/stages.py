@@ -17,7 +17,8 @@ from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Observer, Outcome, Session
+from recoach.training.loop import Session
+from recoach.training.observers import Observer, Observers, Outcome
 from recoach.training.pretrain import PretrainConfig, pretrain
 
 Watch = Callable[[Stage], Observer]
@@ -32,27 +33,14 @@ def wanted(config: ExperimentConfig) -> tuple[Stage, ...]:
 
 
 class Logger(Observer):
-    """Writes evaluations to the run's metrics.jsonl and passes everything on."""
+    """Writes evaluations to the run's metrics.jsonl."""
 
-    def __init__(self, folder: RunFolder, stage: Stage, shown: Observer) -> None:
-        self._folder, self._stage, self._shown = folder, stage, shown
-
-    def on_begin(self, total_steps: int, step: int) -> None:
-        """Pass on."""
-        self._shown.on_begin(total_steps, step)
-
-    def on_step(self, step: int, logs: dict[str, float]) -> None:
-        """Pass on."""
-        self._shown.on_step(step, logs)
+    def __init__(self, folder: RunFolder, stage: Stage) -> None:
+        self._folder, self._stage = folder, stage
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Write and pass on."""
+        """Write a line."""
         self._folder.append_metrics(self._stage, row)
-        self._shown.on_row(row)
-
-    def on_end(self, outcome: Outcome) -> None:
-        """Pass on."""
-        self._shown.on_end(outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +58,7 @@ class Run:
             seed=self.config.seed,
             mask_seen=self.config.evaluation.mask_seen,
             folder=self.folder.checkpoints(stage),
-            observer=Logger(self.folder, stage, self.watch(stage)),
+            observer=Observers([Logger(self.folder, stage), self.watch(stage)]),
             resume=True,
         )
 

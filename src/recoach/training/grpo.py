@@ -14,6 +14,7 @@ What it is not, against the paper (Jeon et al. 2025):
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.algorithms import estimator_for
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Task
-from recoach.training.loop import Loop, Outcome, Session
+from recoach.training.loop import Loop, Session
+from recoach.training.observers import Observer, Observers, Outcome
 from recoach.training.pretrain import own_batches, validation
 from recoach.training.tasks import Tasks
 
@@ -41,6 +43,7 @@ class GRPOTrainer:
             (`recoach.policy.reward_funcs`); those of `args` where None.
         args: settings; the defaults are what works.
         train_dataset: rewards come from its `train`, selection from its `valid`.
+        callbacks: told of every step and evaluation, and of the end.
         session: seed, checkpoints, protocol of the validation.
 
     Raises:
@@ -54,10 +57,12 @@ class GRPOTrainer:
         args: GRPOConfig | None = None,
         *,
         train_dataset: Dataset,
+        callbacks: Sequence[Observer] = (),
         session: Session | None = None,
     ) -> None:
         self.model, self.args = model, args or GRPOConfig()
-        self.dataset, self.session = train_dataset, session or Session()
+        self.dataset, session = train_dataset, session or Session()
+        self.session = replace(session, observer=Observers([session.observer, *callbacks]))
         if self.args.level == "final":
             model.settle()
         self.policy = Policy(self._temperature(), self.args.logits)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from recoach.models.checkpoint import (
     save_description,
     save_tensors,
 )
+from recoach.training.observers import Observer, Outcome
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
@@ -58,22 +59,6 @@ class Trainer(Protocol[Batch]):
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, near enough for a progress bar."""
-
-
-class Observer:
-    """Receives what happens in training; every method may be overridden, none has to be."""
-
-    def on_begin(self, total_steps: int, step: int) -> None:
-        """Training starts or resumes at a step; `total_steps` is the most it can take."""
-
-    def on_step(self, step: int, logs: dict[str, float]) -> None:
-        """Follow every step."""
-
-    def on_row(self, row: dict[str, float]) -> None:
-        """Follow every evaluation, with the averages since the last one."""
-
-    def on_end(self, outcome: "Outcome") -> None:
-        """Training has ended and the selected weights are in the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +98,6 @@ class Session:
     """Told of every step and evaluation."""
     resume: bool = False
     """Go on from the folder's last checkpoint, if there is one."""
-
-
-class Outcome(NamedTuple):
-    """How a training ended."""
-
-    steps: int
-    seconds: float
-    best_step: int
-    best_value: float
-    start_value: float | None
-    """Validation value before the first step, where that was measured."""
-    share: float | None = None
-    """How far from the start to the best the returned weights lie, where that was looked for."""
 
 
 @dataclass(slots=True)

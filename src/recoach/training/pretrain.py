@@ -13,7 +13,8 @@ from recoach.data.split import Dataset, Ragged, without_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import Recommender, TrainingBatch
-from recoach.training.loop import Loop, Outcome, Schedule, Session
+from recoach.training.loop import Loop, Schedule, Session
+from recoach.training.observers import Outcome
 
 
 class PretrainConfig(BaseModel):
