@@ -31,8 +31,9 @@ except ModuleNotFoundError as error:
     raise ConfigError("the simulator needs Gymnasium: pip install 'recoach[sim]'.") from error
 
 FORMAT: Final = 1
-NOVELTY: Final = (0.3, 1.0, 3.0, 10.0)
-"""Weights of a novelty reward beside the default one: the way along the front."""
+NOVELTY: Final = (0.0, 0.3, 1.0, 3.0, 10.0)
+"""Weights of a novelty reward beside the default one: the way along the front. Their last weights
+are taken: validation looks at the next click, and may refuse what is good for the longer run."""
 _LISTS: Final = 10
 _LOOKS: Final = 20
 """How often the control is looked at on validation."""
@@ -151,7 +152,6 @@ def _models(
     models |= {"+ supervised steps": control, "+ GRPO": better}
     for weight in NOVELTY:
         rewards = {"reward_funcs": ("future", "novelty"), "reward_weights": (1.0, weight)}
-        # Validation would not choose novelty: the last weights are what the reward asks for.
         name = f"novelty-{weight:g}"
         models[f"+ GRPO, novelty {weight:g}"] = tuned(name, select="last", **rewards)[0]
     return models
