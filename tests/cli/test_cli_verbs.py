@@ -239,3 +239,17 @@ def test_help_names_every_verb(recoach):
     assert said.code == 0
     for verb in ("demo", "run", "pretrain", "finetune", "evaluate", "report", "recommend"):
         assert f" {verb} " in said.out
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("mlflow", "recoach[trackers]"), ("mlflw", "mlflow")], ids=["absent", "typo"]
+)
+def test_a_tracker_that_cannot_be_is_refused_before_anything_begins(
+    recoach, log, tmp_path, monkeypatch, name, told
+):
+    monkeypatch.setattr("recoach.experiments.trackers.importlib.util.find_spec", lambda _: None)
+    out = tmp_path / "run"
+    refused = recoach("pretrain", log, "--output", out, "--report-to", name)
+    assert refused.code == 2
+    assert told in refused.err + refused.out
+    assert not out.exists()

@@ -1,5 +1,6 @@
 """Verbs that make or read a run folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,14 @@ from recoach.cli.progress import Shown
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.folder import RunFolder
+from recoach.experiments.record import Stage
 from recoach.experiments.stages import execute, open_run, wanted
+from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, verdict
+from recoach.training.observers import Observer, Observers
 
+ReportTo = Annotated[list[TrackerName] | None, Parameter(consume_multiple=True, negative="")]
 Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
 
 _DEMO = (
@@ -48,6 +53,7 @@ def run(
     *,
     output: Path | None = None,
     resume: bool = False,
+    report_to: ReportTo = None,
     changes: Changes = None,
 ) -> None:
     """Run an experiment from its TOML file: prepare, train, fine-tune, control, judge, report.
@@ -60,11 +66,14 @@ def run(
         The run folder; runs/NAME for NAME.toml where not given.
     resume
         Go on with an interrupted run.
+    report_to
+        Trackers to log to as well: tensorboard, mlflow, wandb.
     changes
         Settings to change, like grpo.beta=0.02; may be repeated.
     """
     config = read_config(experiment, changes or [])
-    _execute(config, output or Path("runs") / experiment.stem, resume=resume)
+    path = output or Path("runs") / experiment.stem
+    _execute(config, path, resume=resume, report_to=report_to or [])
 
 
 def pretrain(
@@ -73,6 +82,7 @@ def pretrain(
     output: Path,
     model: str = "sasrec",
     resume: bool = False,
+    report_to: ReportTo = None,
     changes: Changes = None,
 ) -> None:
     """Train a base model by its own loss.
@@ -87,6 +97,8 @@ def pretrain(
         gsau, lightgcn, popularity or sasrec.
     resume
         Go on with an interrupted run.
+    report_to
+        Trackers to log to as well: tensorboard, mlflow, wandb.
     changes
         Settings to change, like pretrain.epochs=50; may be repeated.
     """
@@ -94,10 +106,12 @@ def pretrain(
         None,
         [f"data.path={_quoted(data)}", f"model.name={model}", "finetune=false", *(changes or [])],
     )
-    _execute(config, output, resume=resume)
+    _execute(config, output, resume=resume, report_to=report_to or [])
 
 
-def finetune(path: Path, *, resume: bool = False, changes: Changes = None) -> None:
+def finetune(
+    path: Path, *, resume: bool = False, report_to: ReportTo = None, changes: Changes = None
+) -> None:
     """Fine-tune the base of a run with GRPO, with the control beside it.
 
     Parameters
@@ -106,12 +120,14 @@ def finetune(path: Path, *, resume: bool = False, changes: Changes = None) -> No
         A run folder made by `recoach pretrain`.
     resume
         Go on with an interrupted fine-tuning.
+    report_to
+        Trackers to log to as well: tensorboard, mlflow, wandb.
     changes
         Settings of GRPO to change, like grpo.beta=0.02; may be repeated.
     """
     folder = RunFolder(path)
     config = folder.retuned(changes or [], resume=resume)
-    _execute(config, path, resume=True)
+    _execute(config, path, resume=True, report_to=report_to or [])
 
 
 def evaluate(path: Path) -> None:
@@ -140,8 +156,19 @@ def report(path: Path) -> None:
     _show(path, RunFolder(path).read_json("results.json"))
 
 
-def _execute(config: ExperimentConfig, path: Path, *, resume: bool) -> None:
-    going = open_run(config, path, resume=resume, watch=Shown)
+def _execute(
+    config: ExperimentConfig,
+    path: Path,
+    *,
+    resume: bool,
+    report_to: Sequence[TrackerName] = (),
+) -> None:
+    check_trackers(report_to)
+
+    def watch(stage: Stage) -> Observer:
+        return Observers([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])
+
+    going = open_run(config, path, resume=resume, watch=watch)
     if going.folder.finished(config):
         console.print(f"{path} is finished; it is not run again.", highlight=False)
         _show(path, going.folder.read_json("results.json"))
