@@ -7,7 +7,7 @@ import shutil
 import polars as pl
 import pytest
 
-from recoach.cli import runs
+from recoach.cli import doctor, runs
 from recoach.data.prepared import load_dataset
 
 TINY = ["model.dim=16", "model.layers=1", "pretrain.epochs=3", "pretrain.batch_size=64", "seed=3"]
@@ -253,3 +253,24 @@ def test_a_tracker_that_cannot_be_is_refused_before_anything_begins(
     assert refused.code == 2
     assert told in refused.err + refused.out
     assert not out.exists()
+
+
+def test_the_doctor_names_what_is_here_and_what_is_missing(recoach, monkeypatch):
+    plain = recoach("doctor")
+    assert plain.code == 0
+    for word in ("Python", "torch", "GPU", "recoach search", "hands in pandas frames"):
+        assert word in plain.out
+    real = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in ("optuna", "pyarrow") else real(name, *rest),
+    )
+    told = recoach("doctor").out
+    assert "pip install 'recoach[tune]'" in told
+    assert "(missing: pyarrow)" in told
+
+
+def test_the_doctor_knows_every_extra_a_user_can_choose():
+    known = set(doctor.extras()) - {"test", "lint"}
+    assert known == set(doctor._ADDS)

@@ -22,6 +22,7 @@ app = App(
 for name, (target, purpose) in {
     "data": ("recoach.cli.data:app", "Look at interaction logs and prepare them."),
     "demo": ("recoach.cli.runs:demo", "Run the main job on a simulated shop or your own log."),
+    "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras."),
     "evaluate": ("recoach.cli.runs:evaluate", "Judge the models of a run again."),
     "finetune": ("recoach.cli.runs:finetune", "Fine-tune the base of a run with GRPO."),
     "pretrain": ("recoach.cli.runs:pretrain", "Train a base model by its own loss."),
