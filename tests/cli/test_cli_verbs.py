@@ -274,3 +274,14 @@ def test_the_doctor_names_what_is_here_and_what_is_missing(recoach, monkeypatch)
 def test_the_doctor_knows_every_extra_a_user_can_choose():
     known = set(doctor.extras()) - {"test", "lint"}
     assert known == set(doctor._ADDS)
+
+
+@pytest.mark.parametrize(
+    ("style", "mark"),
+    [("console", "Runs side by side"), ("markdown", "| --- |"), ("latex", "toprule")],
+)
+def test_runs_are_set_side_by_side(recoach, finished, style, mark):
+    told = recoach("compare", finished, finished, "--format", style, "--metrics", "ndcg@10")
+    assert told.code == 0
+    assert mark in told.out
+    assert "NDCG@10" in told.out

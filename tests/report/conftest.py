@@ -32,7 +32,7 @@ def results():
     return {
         "format": 1,
         "name": "toys-sasrec",
-        "dataset": {"name": "toys", "fingerprint": "abc", "users": 19412, "density": 0.00072},
+        "dataset": {"name": "toys", "fingerprint": "abc", "users": 19412, "items": 11924},
         "model": "sasrec",
         "seed": 2020,
         "protocol": {

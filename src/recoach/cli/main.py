@@ -20,6 +20,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what is saved and how to go on
 )
 for name, (target, purpose) in {
+    "compare": ("recoach.cli.compare:compare", "Set runs side by side."),
     "data": ("recoach.cli.data:app", "Look at interaction logs and prepare them."),
     "demo": ("recoach.cli.runs:demo", "Run the main job on a simulated shop or your own log."),
     "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras."),
