@@ -40,7 +40,7 @@ def demo(
         Go on with an interrupted run.
     """
     changes = [*_DEMO, *([f"data.path={_quoted(data)}"] if data else [])]
-    _execute(read_config(None, changes), output, resume=resume)
+    execute_and_show(read_config(None, changes), output, resume=resume)
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
         Settings to change, like grpo.beta=0.02; may be repeated.
     """
     config = read_config(experiment, changes or [])
-    _execute(config, output or Path("runs") / experiment.stem, resume=resume)
+    execute_and_show(config, output or Path("runs") / experiment.stem, resume=resume)
 
 
 def pretrain(
@@ -84,7 +84,7 @@ def pretrain(
     output
         The run folder.
     model
-        gsau, lightgcn, popularity or sasrec.
+        bprmf, gru4rec, gsau, lightgcn, popularity or sasrec.
     resume
         Go on with an interrupted run.
     changes
@@ -94,7 +94,7 @@ def pretrain(
         None,
         [f"data.path={_quoted(data)}", f"model.name={model}", "finetune=false", *(changes or [])],
     )
-    _execute(config, output, resume=resume)
+    execute_and_show(config, output, resume=resume)
 
 
 def finetune(path: Path, *, resume: bool = False, changes: Changes = None) -> None:
@@ -111,7 +111,7 @@ def finetune(path: Path, *, resume: bool = False, changes: Changes = None) -> No
     """
     folder = RunFolder(path)
     config = folder.retuned(changes or [], resume=resume)
-    _execute(config, path, resume=True)
+    execute_and_show(config, path, resume=True)
 
 
 def evaluate(path: Path) -> None:
@@ -140,7 +140,8 @@ def report(path: Path) -> None:
     _show(path, RunFolder(path).read_json("results.json"))
 
 
-def _execute(config: ExperimentConfig, path: Path, *, resume: bool) -> None:
+def execute_and_show(config: ExperimentConfig, path: Path, *, resume: bool) -> None:
+    """Go through a run, write its page and print the comparison."""
     going = open_run(config, path, resume=resume, watch=Shown)
     if going.folder.finished(config):
         console.print(f"{path} is finished; it is not run again.", highlight=False)
