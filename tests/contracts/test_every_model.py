@@ -20,6 +20,9 @@ VARIANTS = {
     "sasrec": ("sasrec", ENCODER),
     "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
     "lightgcn": ("lightgcn", {"dim": 16}),
+    "bprmf": ("bprmf", {"dim": 16}),
+    "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
+    "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),
     "gsau": ("gsau", ENCODER),
     "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
     "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),
@@ -162,7 +165,7 @@ def test_every_trained_model_finds_the_blocks_that_popularity_cannot(variant, bl
     assert learned(variant, dataset, epochs=10) > popularity + 0.1
 
 
-@pytest.mark.parametrize("variant", ["sasrec", "sasrec-original"])
+@pytest.mark.parametrize("variant", ["gru4rec", "sasrec", "sasrec-original"])
 def test_in_a_chain_the_sequence_beats_the_graph(variant):
     dataset = leave_last_out(cycle())
     sequence, graph = learned(variant, dataset), learned("lightgcn", dataset)

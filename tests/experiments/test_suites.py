@@ -21,7 +21,7 @@ def test_every_cell_is_a_run_with_settings_that_can_be(suite, profile, cell):
     assert (config.seed, config.data.path, config.data.name) == (2020, "shop.csv", "shop")
     assert config.evaluation.control is (cell.name in BACKBONES)
     assert config.grpo.estimator == "sampled"
-    assert config.grpo.num_generations == 4096
+    assert config.grpo.group_size == 4096
 
 
 def test_the_cells_are_those_of_the_paper():

@@ -118,6 +118,7 @@ def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path):
     assert outcome.best_step == outcome.steps == recorder.steps[-1][0]
     last = load_tensors(tmp_path / "last.safetensors").tensors
     assert all(torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items())
+    assert equal(load_model(tmp_path, DATASET).state_dict(), model.state_dict())
 
 
 def test_evaluations_come_as_often_as_asked_for():

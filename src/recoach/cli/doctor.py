@@ -15,6 +15,7 @@ from recoach.cli.console import console
 
 _ADDS: Final = {
     "pandas": "hands in pandas frames",
+    "recbole": "RecBole's YAML (recoach convert-config)",
     "sim": "simulated customers (recoach reproduce simulator)",
     "trackers": "TensorBoard, MLflow, Weights & Biases (--report-to)",
     "tune": "recoach search",

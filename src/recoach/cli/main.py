@@ -21,11 +21,14 @@ app = App(
 )
 for name, (target, purpose) in {
     "compare": ("recoach.cli.compare:compare", "Set runs side by side."),
+    "convert-config": ("recoach.cli.recbole:convert_config", "Turn RecBole's YAML into TOML."),
     "data": ("recoach.cli.data:app", "Look at interaction logs and prepare them."),
     "demo": ("recoach.cli.runs:demo", "Run the main job on a simulated shop or your own log."),
     "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras."),
     "evaluate": ("recoach.cli.runs:evaluate", "Judge the models of a run again."),
+    "export": ("recoach.cli.recbole:exports", "Write weights back to where a model came from."),
     "finetune": ("recoach.cli.runs:finetune", "Fine-tune the base of a run with GRPO."),
+    "import": ("recoach.cli.recbole:imports", "Make a run of a model trained elsewhere."),
     "pretrain": ("recoach.cli.runs:pretrain", "Train a base model by its own loss."),
     "recommend": ("recoach.cli.recommend:recommend", "Recommend items to users of a run."),
     "report": ("recoach.cli.runs:report", "Write the page of a run again."),

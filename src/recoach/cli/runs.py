@@ -45,7 +45,7 @@ def demo(
         Go on with an interrupted run.
     """
     changes = [*_DEMO, *([f"data.path={_quoted(data)}"] if data else [])]
-    _execute(read_config(None, changes), output, resume=resume)
+    execute_and_show(read_config(None, changes), output, resume=resume)
 
 
 def run(
@@ -73,7 +73,7 @@ def run(
     """
     config = read_config(experiment, changes or [])
     path = output or Path("runs") / experiment.stem
-    _execute(config, path, resume=resume, report_to=report_to or [])
+    execute_and_show(config, path, resume=resume, report_to=report_to or [])
 
 
 def pretrain(
@@ -94,7 +94,7 @@ def pretrain(
     output
         The run folder.
     model
-        gsau, lightgcn, popularity or sasrec.
+        bprmf, gru4rec, gsau, lightgcn, popularity or sasrec.
     resume
         Go on with an interrupted run.
     report_to
@@ -106,7 +106,7 @@ def pretrain(
         None,
         [f"data.path={_quoted(data)}", f"model.name={model}", "finetune=false", *(changes or [])],
     )
-    _execute(config, output, resume=resume, report_to=report_to or [])
+    execute_and_show(config, output, resume=resume, report_to=report_to or [])
 
 
 def finetune(
@@ -127,7 +127,7 @@ def finetune(
     """
     folder = RunFolder(path)
     config = folder.retuned(changes or [], resume=resume)
-    _execute(config, path, resume=True, report_to=report_to or [])
+    execute_and_show(config, path, resume=True, report_to=report_to or [])
 
 
 def evaluate(path: Path) -> None:
@@ -156,13 +156,14 @@ def report(path: Path) -> None:
     _show(path, RunFolder(path).read_json("results.json"))
 
 
-def _execute(
+def execute_and_show(
     config: ExperimentConfig,
     path: Path,
     *,
     resume: bool,
     report_to: Sequence[TrackerName] = (),
 ) -> None:
+    """Go through a run, write its page and print the comparison."""
     check_trackers(report_to)
 
     def watch(stage: Stage) -> Observer:

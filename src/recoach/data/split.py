@@ -95,7 +95,23 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
             "filters"
         )
     n_test = np.clip(counts - 2, counts >= 2, test_items).astype(np.int64)
+    split = "leave_last_out" if test_items == 1 else f"leave_last_{test_items}_out"
     n_valid = (counts >= 3).astype(np.int64)
+    return replace(hold_out(interactions, n_valid, n_test, name), split=split)
+
+
+def hold_out(
+    interactions: Interactions, n_valid: LongArray, n_test: LongArray, name: str = ""
+) -> Dataset:
+    """Hold out each user's last `n_test` interactions, and the `n_valid` before them.
+
+    Args:
+        interactions: the log; ties in time keep file order.
+        n_valid: int64[n_users].
+        n_test: int64[n_users]; a user has `n_valid + n_test` rows at least.
+        name: what to call it.
+    """
+    counts = np.bincount(interactions.users, minlength=interactions.n_users)
     order = chronological(interactions)
     values = interactions.items[order]
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(values))  # 1 = the last
@@ -109,8 +125,7 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
         _ragged(n_test, values[in_test]),
     )
     ratings = None if interactions.ratings is None else interactions.ratings[order][in_train]
-    split = "leave_last_out" if test_items == 1 else f"leave_last_{test_items}_out"
-    return replace(assemble(name, ids, parts), split=split, ratings=ratings)
+    return replace(assemble(name, ids, parts), ratings=ratings)
 
 
 def without_last(rows: Ragged, count: int) -> Ragged:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
+from recoach.models.bprmf import BPRMF, BPRMFConfig
+from recoach.models.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.gsau import GSAU, GSAUConfig
 from recoach.models.lightgcn import LightGCN, LightGCNConfig
 from recoach.models.popularity import Popularity, PopularityConfig
@@ -23,6 +25,8 @@ class Entry(NamedTuple):
 
 
 MODELS: dict[str, Entry] = {
+    "bprmf": Entry(BPRMF, BPRMFConfig),
+    "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
     "lightgcn": Entry(LightGCN, LightGCNConfig),
     "popularity": Entry(Popularity, PopularityConfig),

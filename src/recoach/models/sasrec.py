@@ -92,13 +92,13 @@ class SASRec(Recommender):
         return {"item": [self.items.weight], "position": [position], "encoder": encoder}
 
 
-def read_states(encoder: SequenceEncoder, items: nn.Embedding, queries: Queries) -> Tensor:
+def read_states(encoder: nn.Module, items: nn.Embedding, queries: Queries) -> Tensor:
     """Encode the rows of queries and pick the state after each query's last item.
 
     Rows of like length are encoded together: one long history does not pad all others.
 
     Args:
-        encoder: causal.
+        encoder: causal; called with float[R, T, D] and int64[R] lengths.
         items: the table histories are read with.
         queries: B states; one with an empty history gets zeros.
 

@@ -284,6 +284,8 @@ class Loop(Generic[Batch]):
 
     def _save(self, *, best: bool = False) -> None:
         self._saved_at = time.monotonic()
+        if self.progress.finished and self.schedule.select == "last":
+            self._best, best = self._copy(), True  # the folder keeps what the training returns
         if self.folder is None:
             return
         self.progress.seconds = self._saved_at - self._began
@@ -312,6 +314,21 @@ class Loop(Generic[Batch]):
             self._best, state = load_tensors(folder / "best.safetensors")
             # It is written first: it may lie between start and best already.
             self.progress.share, self.progress.best_value = state.get("share"), state["best_value"]
+
+
+def save_trained(folder: Path, model: Recommender, value: float) -> None:
+    """Put a model trained elsewhere where a finished training leaves its own.
+
+    Args:
+        folder: gets the description and both weights files.
+        model: its weights are the selected ones.
+        value: what it reached on validation.
+    """
+    state = asdict(_Progress(finished=True, best_value=value))
+    save_description(folder, model)
+    save_tensors(folder / "best.safetensors", model.state_dict(), state)
+    state |= {"sums": {}, "count": 0}
+    save_tensors(folder / "last.safetensors", model.state_dict(), state)
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

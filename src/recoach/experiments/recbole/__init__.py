@@ -1,0 +1,1 @@
+"""RecBole: its checkpoints, logs and settings, in and out."""

@@ -1,0 +1,282 @@
+"""From RecBole and back: import, tune, export, on checkpoints in RecBole's layout."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_layout
+from recoach.data.prepared import load_dataset
+from recoach.evaluation.evaluator import evaluate
+from recoach.models.checkpoint import load_model
+
+TUNE = ("--set", "grpo.epochs=2", "grpo.patience=0", "grpo.learning_rate=0.05", "grpo.select=last")
+
+
+@pytest.fixture(scope="module")
+def imported(recoach, tmp_path_factory):
+    """Return a function that imports each model once: (checkpoint, log, run)."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            file, log = recbole_layout.made(folder, name)
+            said = recoach("import", "recbole", file, "--data", log, "--output", folder / "run")
+            assert said.code == 0, said
+            made[name] = (file, log, folder / "run")
+        return made[name]
+
+    return of
+
+
+def model_of(run, stage):
+    dataset = load_dataset(run / "dataset")
+    return load_model(run / "checkpoints" / stage, dataset), dataset
+
+
+@pytest.mark.parametrize("name", recbole_layout.MODELS)
+def test_a_checkpoint_becomes_a_run_that_scores_as_recbole_does(name, imported, tmp_path):
+    file, _, run = imported(name)
+    rows = recbole_layout.write_log(tmp_path / "again.inter")
+    model, dataset = model_of(run, "base")
+    state = recbole_layout.load(file)["state_dict"]
+    for split in ("valid", "test"):
+        found = evaluate(model, dataset, split, mask_seen="recbole").means()["ndcg@10"]
+        assert round(found, 4) == recbole_layout.measured(name, state, rows, split)
+    assert json.loads((run / "recbole.json").read_text())["agrees"] is True
+    assert [list(dataset.test.row(user)) for user in range(dataset.n_users)] == [
+        [row[-1]] for row in rows
+    ]
+
+
+@pytest.mark.parametrize("name", recbole_layout.MODELS)
+def test_what_grpo_tuned_goes_back_and_recbole_scores_it_so(name, imported, recoach, tmp_path):
+    file, _, run = imported(name)
+    said = recoach("finetune", run, *TUNE)
+    assert said.code == 0, said
+    target = tmp_path / "tuned.pth"
+    said = recoach("export", "recbole", run, "--checkpoint", file, "--output", target)
+    assert said.code == 0, said
+    assert "tuned model" in said.out
+    rows = recbole_layout.write_log(tmp_path / "again.inter")
+    before, after = (recbole_layout.load(path) for path in (file, target))
+    state = after["state_dict"]
+    assert not torch.equal(_items(state), _items(before["state_dict"]))
+    assert torch.equal(_items(state)[0], _items(before["state_dict"])[0])  # the padding
+    model, dataset = model_of(run, "tuned")
+    found = evaluate(model, dataset, "test", mask_seen="recbole").means()["ndcg@10"]
+    assert round(found, 4) == recbole_layout.measured(name, state, rows, "test")
+    if name == "LightGCN":  # RecBole ranks with these, not with the tables
+        users, items = recbole_layout.propagated(*state.values(), rows)
+        kept = after["other_parameter"]
+        assert torch.allclose(kept["restore_user_e"][1:], users[1:], atol=1e-6)
+        assert torch.allclose(kept["restore_item_e"][1:], items[1:], atol=1e-6)
+
+
+def _items(state):
+    return next(value for key, value in state.items() if key.endswith("item_embedding.weight"))
+
+
+@pytest.mark.parametrize("name", recbole_layout.MODELS)
+def test_the_base_goes_back_bit_for_bit(name, imported, recoach, tmp_path):
+    file, _, run = imported(name)
+    target = tmp_path / "base.pth"
+    words = ("--checkpoint", file, "--output", target, "--stage", "base")
+    assert recoach("export", "recbole", run, *words).code == 0
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(target) as new:
+        assert old.namelist() == new.namelist()
+        changed = [entry for entry in old.namelist() if old.read(entry) != new.read(entry)]
+    before, after = (recbole_layout.load(path) for path in (file, target))
+    for key, value in before["state_dict"].items():
+        assert torch.equal(after["state_dict"][key], value)
+    assert len(changed) == (name == "LightGCN")  # propagated anew, in another order of sums
+
+
+def test_an_imported_run_recommends_and_reports(imported, recoach):
+    _, _, run = imported("SASRec")
+    assert recoach("report", run).code == 0
+    said = recoach("recommend", run, "--users", "u0", "--k", "3", "--stage", "base")
+    assert said.code == 0, said
+    assert said.out.count("u0") == 3
+
+
+def test_an_imported_run_may_be_judged_with_histories_masked(recoach, tmp_path):
+    file, log = recbole_layout.made(tmp_path, "SASRec")
+    words = ("import", "recbole", file, "--data", log, "--mask-seen", "all")
+    assert recoach(*words, "--output", tmp_path / "run").code == 0
+    model, dataset = model_of(tmp_path / "run", "base")
+    found = evaluate(model, dataset, "test", mask_seen="all").means()["ndcg@10"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["models"]["base"]["test"]["ndcg@10"] == round(found, 6)
+    assert results["config"]["grpo"]["mask_seen"] is True
+
+
+def test_a_value_that_is_not_found_again_refuses_the_import(recoach, tmp_path):
+    file, log = recbole_layout.made(tmp_path, "GRU4Rec", score=0.9)
+    words = ("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
+    said = recoach(*words)
+    assert said.code == 2
+    for part in ("NDCG@10 = 0.9", "ndcg@10 is 0.", "--unverified"):
+        assert part in said.err
+    assert not (tmp_path / "run").exists()
+    said = recoach(*words, "--unverified")
+    assert said.code == 0, said
+    assert "NOT VERIFIED" in said.out
+    assert recoach(*words).code == 2  # there is a run now
+
+
+def spoiled(folder, name, change):
+    """Write a checkpoint whose weights were changed by a function."""
+    rows = recbole_layout.write_log(folder / "log.inter")
+    state = recbole_layout.weights(name)
+    score = recbole_layout.measured(name, state, rows)
+    change(state)
+    config = recbole_layout.settings(name)
+    return recbole_layout.save(folder / "x.pth", config, state, score), folder / "log.inter"
+
+
+SPOILED = {
+    "another size": (
+        "BPR",
+        lambda s: s.update({"item_embedding.weight": torch.ones(9, 8)}),
+        ["item_embedding.weight", "[9, 8]", "[26, 8]", "log it was trained on"],
+    ),
+    "one missing": ("GRU4Rec", lambda s: s.pop("dense.bias"), ["lacks", "dense.bias"]),
+    "one too many": ("SASRec", lambda s: s.update(extra=torch.ones(2)), ["extra", "SASRec"]),
+    "no numbers": ("BPR", lambda s: s["item_embedding.weight"].fill_(np.nan), ["non-finite"]),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_weights_that_do_not_fit_are_refused_by_name(case, recoach, tmp_path):
+    name, change, words = SPOILED[case]
+    file, log = spoiled(tmp_path, name, change)
+    said = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    for word in words:
+        assert word in said.err
+    assert not (tmp_path / "run").exists()
+
+
+CONFIGS = {
+    "another model": ("SASRec", {"model": "NARM"}, "'NARM'"),
+    "another activation": ("SASRec", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+    "another encoder": ("GSAU", {"sequential_encoder": "BERT4Rec"}, "'BERT4Rec'"),
+    "another split": ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "RO"}}, "'RS'"),
+    "sampled evaluation": (
+        "BPR",
+        {"eval_args": recbole_layout.settings("BPR")["eval_args"] | {"mode": "uni100"}},
+        "--unverified",
+    ),
+    "another metric": ("BPR", {"valid_metric": "GAUC"}, "GAUC"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_settings_without_a_counterpart_are_refused(case, recoach, tmp_path):
+    name, changes, words = CONFIGS[case]
+    file, log = recbole_layout.made(tmp_path, name, **changes)
+    said = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
+    assert said.code == 2, said
+    assert said.err.startswith("Error: ")
+    assert words in said.err
+
+
+def test_an_export_wants_the_checkpoint_the_run_came_from(imported, recoach, tmp_path):
+    file, _, run = imported("BPR")
+    other, _ = recbole_layout.made(tmp_path, "SASRec")
+    for run_, source, output, words in (
+        (run, other, tmp_path / "a.pth", "was not imported from"),
+        (run, tmp_path / "gone.pth", tmp_path / "a.pth", "Cannot read"),
+        (run, file, file, "is the original"),
+        (tmp_path, file, tmp_path / "a.pth", "not a run folder"),
+    ):
+        said = recoach("export", "recbole", run_, "--checkpoint", source, "--output", output)
+        assert said.code == 2, said
+        assert words in said.err
+    assert not (tmp_path / "a.pth").exists()
+
+
+YAML = """
+model: SASRec
+dataset: toys
+data_path: dataset/
+n_layers: 1
+hidden_size: 32
+learning_rate: 5e-4
+train_batch_size: 512
+epochs: 50
+stopping_step: 5
+valid_metric: Recall@20
+topk: [10, 20]
+seed: 7
+user_inter_num_interval: "[5,inf)"
+item_inter_num_interval: "[5,inf)"
+val_interval: {rating: "[3,inf)"}
+rm_dup_inter: first
+ITEM_ID_FIELD: asin
+clip_grad_norm: {max_norm: 5}
+"""
+
+
+def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp_path):
+    tomllib = pytest.importorskip("tomllib")
+    (tmp_path / "a.yaml").write_text(YAML)
+    said = recoach("convert-config", tmp_path / "a.yaml", "--output", tmp_path / "a.toml")
+    assert said.code == 0, said
+    assert "dropped: clip_grad_norm" in said.out
+    text = (tmp_path / "a.toml").read_text()
+    assert text.startswith("# dropped: clip_grad_norm")
+    found = tomllib.loads(text)
+    assert found["seed"] == 7
+    assert found["data"] == {
+        "path": "dataset/toys/toys.inter",
+        "name": "toys",
+        "k_core": 5,
+        "dedup": "first",
+        "min_rating": 3.0,
+        "columns": {"item_id": "asin"},
+    }
+    model = {"name": "sasrec", "dim": 32, "layers": 1, "heads": 2, "inner_dim": 256}
+    assert found["model"] == model | {"dropout": 0.5, "max_length": 50}
+    assert found["pretrain"] == {
+        "learning_rate": 5e-4,
+        "batch_size": 512,
+        "epochs": 50,
+        "patience": 6,
+        "metric": "recall@20",
+    }
+    assert found["evaluation"] == {"mask_seen": "recbole", "ks": [1, 5, 10, 20, 50]}
+    printed = recoach("convert-config", tmp_path / "a.yaml")
+    assert " ".join(text.split()) == printed.out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: NARM\n", "model is 'NARM'"),
+        ("dataset: x\n", "model is 'None'"),
+        ("- a\n- b\n", "holds no settings"),
+        ("a: [\n", "is not YAML"),
+        ("model: SASRec\nn_heads: 3\n", "heads = 3 must divide"),
+        ("model: BPR\nepochs: many\n", "pretrain.epochs"),
+        ("model: BPR\nstopping_step: few\n", "pretrain.patience"),
+        ("model: BPR\ntopk: [few]\n", "evaluation.ks"),
+        ("model: BPR\neval_args: full\n", "eval_args is a table"),
+        ("model: BPR\nval_interval: [1]\n", "val_interval is a table"),
+        ("model: BPR\nval_interval: {rating: '[x'}\n", "no interval"),
+        ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
+        (None, "Cannot read"),
+    ],
+)
+def test_a_yaml_that_cannot_be_converted_is_told(text, words, recoach, tmp_path):
+    if text is not None:
+        (tmp_path / "a.yaml").write_text(text)
+    said = recoach("convert-config", tmp_path / "a.yaml")
+    assert said.code == 2
+    assert said.err.startswith("Error: ")
+    assert words in said.err

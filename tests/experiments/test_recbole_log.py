@@ -1,0 +1,151 @@
+"""RecBole's numbering, order, filters and split, by hand."""
+
+import numpy as np
+import pytest
+
+from recoach.errors import DataError
+from recoach.experiments.recbole.log import read_log, within
+
+HEAD = "user_id:token\titem_id:token\ttimestamp:float\trating:float\n"
+SPLIT = {"split": {"LS": "valid_and_test"}, "order": "TO"}
+
+
+def log(tmp_path, rows, head=HEAD):
+    """Write rows like "a x 3" (user, item, time[, rating]) and return the file."""
+    lines = ["\t".join([*row.split(), "5"][:4]) for row in rows]
+    path = tmp_path / "log.inter"
+    path.write_text(head + "\n".join(lines) + "\n")
+    return path
+
+
+def read(path, model="BPR", **config):
+    return read_log(path, {"model": model, "eval_args": SPLIT} | config)
+
+
+def parts(dataset):
+    """Return (train, valid, test) of each user, in external ids."""
+    items = dataset.item_ids.to_list()
+    return {
+        user: tuple(
+            "".join(items[i] for i in part.row(row))
+            for part in (dataset.train, dataset.valid, dataset.test)
+        )
+        for row, user in enumerate(dataset.user_ids)
+    }
+
+
+def test_ids_are_numbered_by_first_appearance_in_the_file(tmp_path):
+    found = read(log(tmp_path, ["b y 9", "a x 1", "b x 2", "b z 1", "a y 7", "a z 8"]))
+    assert found.user_ids.to_list() == ["b", "a"]
+    assert found.item_ids.to_list() == ["y", "x", "z"]
+    assert parts(found) == {"b": ("z", "x", "y"), "a": ("x", "y", "z")}
+
+
+def test_short_histories_are_split_as_recbole_splits_them(tmp_path):
+    rows = [
+        "a w 1",
+        "a x 2",
+        "a y 3",
+        "a z 4",
+        "b w 1",
+        "b x 2",
+        "b y 3",
+        "c x 1",
+        "c y 2",
+        "d z 1",
+    ]
+    path = log(tmp_path, rows)
+    general = {"a": ("wx", "y", "z"), "b": ("w", "x", "y"), "c": ("x", "", "y"), "d": ("z", "", "")}
+    assert parts(read(path)) == general
+    prefixes = general | {"b": ("wx", "", "y"), "c": ("xy", "", "")}
+    assert parts(read(path, "SASRec")) == prefixes
+
+
+def test_moments_that_single_precision_cannot_tell_keep_file_order(tmp_path):
+    path = log(tmp_path, ["a z 1500000010", "a y 1500000000", "a x 1499990000"])
+    assert parts(read(path)) == {"a": ("x", "z", "y")}
+    scaled = read(path, normalize_all=True)
+    assert parts(scaled) == {"a": ("x", "y", "z")}
+    assert parts(read(path, normalize_field=["timestamp"])) == parts(scaled)
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("first", "xyz"), ("last", "yzx"), (None, "xyxz")])
+def test_repeated_pairs_are_kept_as_configured(keep, expected, tmp_path):
+    rows = (
+        ["a y 2", "a x 3", "a x 1", "a z 4"]
+        if keep != "last"
+        else ["a y 2", "a x 5", "a x 1", "a z 4"]
+    )
+    (found,) = parts(read(log(tmp_path, rows), rm_dup_inter=keep)).values()
+    assert "".join(found) == expected
+
+
+def test_the_first_appearance_is_that_after_sorting_for_repeated_pairs(tmp_path):
+    path = log(tmp_path, ["a z 3", "a y 2", "a x 1", "a x 4"])
+    assert read(path).item_ids.to_list() == ["z", "y", "x"]
+    assert read(path, rm_dup_inter="first").item_ids.to_list() == ["x", "y", "z"]
+
+
+def test_users_and_items_outside_the_intervals_leave_together(tmp_path):
+    rows = [f"u{user} i{item} {item}" for user in range(4) for item in range(4)]
+    rows += ["u4 i0 1", "u4 i9 2", "u4 i1 3", "u5 i9 1"]
+    path = log(tmp_path, rows)
+    least = {"user_inter_num_interval": "[3,inf)", "item_inter_num_interval": "[3,inf)"}
+    found = read(path, **least)
+    assert (found.n_users, found.n_items) == (4, 4)
+    most = read(path, user_inter_num_interval="[1,3]", item_inter_num_interval=None)
+    assert most.user_ids.to_list() == ["u4", "u5"]
+    with pytest.raises(DataError, match="leave no interaction"):
+        read(path, user_inter_num_interval="[9,inf)")
+
+
+def test_rows_are_filtered_by_value(tmp_path):
+    path = log(tmp_path, ["a w 1 1", "a x 2 3", "a y 3 4", "a z 4 5"])
+    assert parts(read(path, val_interval={"rating": "[3,inf)"})) == {"a": ("x", "y", "z")}
+    assert parts(read(path, val_interval={"timestamp": "(1,3]"})) == {"a": ("x", "", "y")}
+    assert parts(read(path, val_interval={"item_id": ["w", "y", "z"]})) == {"a": ("w", "y", "z")}
+    assert read(path).ratings.tolist() == [1, 3]
+
+
+def test_ids_that_recbole_takes_for_none_are_left_out(tmp_path):
+    path = log(tmp_path, ["a x 1", "NA x 1", "a y 2", "a null 2", "a z 3"])
+    assert parts(read(path)) == {"a": ("x", "y", "z")}
+
+
+def test_columns_have_the_names_the_settings_give(tmp_path):
+    path = log(tmp_path, ["a x 1", "a y 2", "a z 3"], HEAD.replace("user_id", "who"))
+    assert parts(read(path, USER_ID_FIELD="who")) == {"a": ("x", "y", "z")}
+    with pytest.raises(DataError, match="no column 'user_id'"):
+        read(path)
+
+
+def test_times_that_are_no_numbers_are_told_by_line(tmp_path):
+    with pytest.raises(DataError, match=r"log\.inter: line 3 has timestamp = 'soon'"):
+        read(log(tmp_path, ["a x 1", "a y soon", "a z 3"]))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO"}},
+        {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "RO"}},
+        {"eval_args": {"split": {"LS": "test_only"}, "order": "TO"}},
+        {"eval_args": None},
+        {"benchmark_filename": ["train", "valid", "test"]},
+        {"alias_of_item_id": ["other"]},
+        {"field_separator": ","},
+        {"rm_dup_inter": "middle"},
+        {"user_inter_num_interval": "5"},
+        {"item_inter_num_interval": "[a,b]"},
+    ],
+)
+def test_what_cannot_be_made_again_is_refused(config, tmp_path):
+    path = log(tmp_path, ["a x 1", "a y 2", "a z 3"])
+    with pytest.raises(DataError):
+        read(path, **config)
+
+
+def test_intervals_are_recboles():
+    values = np.arange(6)
+    assert within(values, "[1,3)").tolist() == [False, True, True, False, False, False]
+    assert within(values, "(0,1];[4,inf)").tolist() == [False, True, False, False, True, True]
