@@ -224,8 +224,10 @@ def test_a_visit_begins_without_the_last_item_of_the_log():
     fresh = SHOP.visitors()
     assert (fresh.last >= 0).any()
     fresh.last[:] = -1
-    assert np.array_equal(floor.law(), SHOP.law(fresh))
-    assert not np.allclose(floor.law(), SHOP.law(SHOP.visitors()))
+    everybody = np.arange(60)
+    worth = np.log(np.maximum(SHOP.law(fresh) * DATASET.n_items, 1e-12))
+    assert np.array_equal(floor.worth(everybody), worth)
+    assert not np.allclose(SHOP.law(fresh), SHOP.law(SHOP.visitors()))
 
 
 def test_what_is_clicked_is_seen_from_then_on():
@@ -235,7 +237,7 @@ def test_what_is_clicked_is_seen_from_then_on():
     *_, info = floor.step(best(observed, floor))
     assert floor.seen[np.arange(60), info["clicked"]].all()
     assert floor.seen.sum() == before + 60
-    assert (floor.law()[np.arange(60), info["clicked"]] == 0).all()
+    assert (floor.worth(np.arange(60))[np.arange(60), info["clicked"]] < -20).all()
 
 
 def test_who_comes_back_begins_a_session_of_his_own():
@@ -255,3 +257,25 @@ def test_lists_for_those_who_have_gone_cover_nothing():
 
     floor = customers(outside=50.0, leave_after_none=0.5, return_at_worst=0.0)
     assert play(floor, first_items, 0).coverage == 4 / DATASET.n_items
+
+
+def test_who_goes_leaves_the_luck_of_the_others_as_it_is():
+    """A customer does the same whatever is shown to somebody else."""
+
+    def served(floor, first_user_sees):
+        observed, _ = floor.reset(seed=4)
+        told = []
+        for _ in range(12):
+            lists = best(observed, floor)
+            lists[0] = first_user_sees(floor)
+            observed, _, gone, _, info = floor.step(lists)
+            told.append((info["clicked"][1:].tolist(), gone[1:].tolist()))
+        return told, gone[0]
+
+    likes = {"outside": 2.0, "leave_after_none": 0.6, "return_at_worst": 0.0}
+    liked, _ = served(customers(**likes), lambda floor: best(None, floor)[0])
+    bored, left = served(
+        customers(**likes), lambda floor: np.argsort(floor.worth(np.array([0]))[0])[:4]
+    )
+    assert left
+    assert liked == bored

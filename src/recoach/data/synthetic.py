@@ -84,9 +84,8 @@ class Visitors:
         """Return copies of some of them."""
         return Visitors(self.taste[index], self.last[index], self.seen[index])
 
-    def change_taste(self, rows: NDArray[np.int64], drift: float, rng: np.random.Generator) -> None:
-        """Renew a share `drift` of some users' taste, in place."""
-        fresh = rng.normal(size=(len(rows), self.taste.shape[1]))
+    def change_taste(self, rows: NDArray[np.int64], drift: float, fresh: Floats) -> None:
+        """Renew a share `drift` of some users' taste, in place, by `fresh`[rows, TASTE_DIM]."""
         self.taste[rows] = np.sqrt(1 - drift**2) * self.taste[rows] + drift * fresh
 
 
@@ -299,7 +298,8 @@ def _browse(
                 visitors.last[users] = clicked
         opened = active[new]
         opens[opened, step] = True
-        visitors.change_taste(opened, habits.drift, rng)
+        fresh = rng.normal(size=(len(opened), visitors.taste.shape[1]))
+        visitors.change_taste(opened, habits.drift, fresh)
     return visitors, items, opens
 
 

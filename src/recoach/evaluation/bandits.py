@@ -71,9 +71,9 @@ def at_random(seed: int) -> Policy:
 
 
 def oracle(observed: Longs, customers: Customers) -> Longs:
-    """Show what each customer is truly most likely to click: what nobody can know."""
+    """Show what each customer is truly most likely to click now: what nobody can know."""
     del observed
-    return best_unseen(customers.law(), customers)
+    return best_unseen(customers.worth(np.arange(customers.num_envs)), customers)
 
 
 def best_unseen(worth: Floats, customers: Customers) -> Longs:

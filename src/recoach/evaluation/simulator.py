@@ -124,36 +124,50 @@ class Customers(VectorEnv[Any, Any, Any]):
         seen: NDArray[np.bool_] = self._visitors.seen[:, self.shop.sold]
         return seen
 
-    def law(self) -> Floats:
-        """Return float64[n, n_items], the true odds of what each customer would click next."""
-        return self.shop.law(self._visitors)
+    @property
+    def here(self) -> Longs:
+        """int64[m], the rows of those who have not gone for good."""
+        return np.flatnonzero(~self.gone)
+
+    def worth(self, rows: Longs) -> Floats:
+        """Return the truth from which people click: log-odds of each item against a random one.
+
+        Args:
+            rows: int64[m] customers.
+
+        Returns:
+            float64[m, n_items], boredom taken off.
+        """
+        lift = self.shop.law(self._visitors.rows(rows)) * self.n_items
+        worth: Floats = np.log(np.maximum(lift, _LEAST))
+        return worth - self.moods.boredom * self._bored[rows][:, self.shelf]
 
     def step(
         self, actions: Longs
     ) -> tuple[Longs, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Show everybody who is still there a list and see what they do."""
-        here = np.flatnonzero(~self.gone)
+        here = self.here
+        # Drawn for everybody: whoever goes leaves the others' luck as it is.
+        luck = self.np_random.random((3, self.num_envs))
         clicked = np.full(self.num_envs, -1)
-        clicked[here] = self._choose(here, np.asarray(actions)[here])
+        clicked[here] = self._choose(here, np.asarray(actions)[here], luck[0])
         some = clicked >= 0
         self._take(np.flatnonzero(some), clicked[some])
-        left, returned = self._leave(here, some[here])
+        left, returned = self._leave(here, some[here], luck[1:])
         self._turn += 1
         late = np.full(self.num_envs, self._turn >= self.moods.turns) & ~self.gone
         info = {"user": self.users.copy(), "clicked": clicked, "left": left, "returned": returned}
         return self._window.copy(), some.astype(np.float64), self.gone.copy(), late, info
 
-    def _choose(self, rows: Longs, shown: Longs) -> Longs:
+    def _choose(self, rows: Longs, shown: Longs, luck: Floats) -> Longs:
         """Draw what is clicked, -1 for nothing; an item shown twice counts once."""
-        lift = self.shop.law(self._visitors.rows(rows)) * self.n_items
-        worth = np.log(np.maximum(np.take_along_axis(lift, shown, axis=1), _LEAST))
-        worth -= self.moods.boredom * np.take_along_axis(self._bored[rows], self.shelf[shown], 1)
+        worth = np.take_along_axis(self.worth(rows), shown, axis=1)
         order = np.sort(shown, axis=1)
         if (order[:, 1:] == order[:, :-1]).any():
             worth[_repeated(shown)] = -np.inf
         weights = np.exp(np.column_stack([worth, np.full(len(rows), self.moods.outside)]))
         cumulated = weights.cumsum(axis=1)
-        mark = self.np_random.random((len(rows), 1)) * cumulated[:, -1:]
+        mark = luck[rows, None] * cumulated[:, -1:]
         place = (cumulated <= mark).sum(axis=1)
         items = np.column_stack([shown, np.full(len(rows), -1)])
         chosen: Longs = items[np.arange(len(rows)), place]
@@ -171,19 +185,20 @@ class Customers(VectorEnv[Any, Any, Any]):
         self._window[rows, ends] = items
 
     def _leave(
-        self, here: Longs, clicked: NDArray[np.bool_]
+        self, here: Longs, clicked: NDArray[np.bool_], luck: Floats
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """End sessions, and decide who comes back to another."""
-        moods, rng = self.moods, self.np_random
+        moods = self.moods
         self._session[here] += np.column_stack([clicked, np.ones(len(here))])
         chance = np.where(clicked, moods.leave_after_click, moods.leave_after_none)
-        leaving = here[rng.random(len(here)) < chance]
+        leaving = here[luck[0, here] < chance]
         found = self._session[leaving, 0] / self._session[leaving, 1]
         likely = moods.return_at_worst + found * (moods.return_at_best - moods.return_at_worst)
-        back = rng.random(len(leaving)) < likely
+        back = luck[1, leaving] < likely
         self.gone[leaving[~back]] = True
         again = leaving[back]
-        self._visitors.change_taste(again, self.shop.habits.drift, rng)
+        fresh = self.np_random.normal(size=self._visitors.taste.shape)
+        self._visitors.change_taste(again, self.shop.habits.drift, fresh[again])
         self._visitors.last[again] = -1
         self._session[again] = 0
         left, returned = np.zeros((2, self.num_envs), dtype=np.bool_)
@@ -250,7 +265,7 @@ def play(customers: Customers, policy: Policy, seed: int) -> Stay:
         customers: put back to the start first.
         policy: asked in every turn; one with a method `learn` is told what came of its lists:
             `learn(observed, lists, clicked)`, of those who were there, -1 for no click.
-        seed: of what people do; the same seed gives two policies the same luck.
+        seed: of what people do; the same seed gives each customer the same luck under any policy.
     """
     observed, _ = customers.reset(seed=seed)
     reward, turns = np.zeros((2, customers.num_envs))
