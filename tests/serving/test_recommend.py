@@ -9,27 +9,13 @@ from recoach.data.batch import histories, user_queries
 from recoach.data.ingest import read_interactions
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError, DataError
-from recoach.models.registry import MODELS, build_model
+from recoach.models.registry import MODELS
 from recoach.serving import recommend as serving
 from recoach.serving.recommend import recommend
 
-SMALL = {"sasrec": {"dim": 8, "layers": 1}, "gsau": {"dim": 8, "layers": 1}, "lightgcn": {"dim": 8}}
-
 
 @pytest.fixture(scope="module")
-def dataset():
-    draw = np.random.default_rng(0)
-    rows = [(f"u{user}", f"i{item}") for user in range(30) for item in draw.permutation(20)[:7]]
-    frame = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
-    return leave_last_out(read_interactions(frame), name="small")
-
-
-def build(name, dataset):
-    return build_model(name, dataset, seed=1, **SMALL.get(name, {})).eval()
-
-
-@pytest.fixture(scope="module")
-def model(dataset):
+def model(dataset, build):
     return build("sasrec", dataset)
 
 
@@ -47,7 +33,7 @@ def oracle(model, dataset, user):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_lists_are_the_best_of_what_was_not_taken(dataset, name):
+def test_lists_are_the_best_of_what_was_not_taken(dataset, name, build):
     model = build(name, dataset)
     frame = recommend(model, dataset, ["u4", "u20"], k=5)
     for user in ("u4", "u20"):
@@ -77,7 +63,7 @@ def test_seen_items_may_be_asked_for(dataset, model):
 
 
 @pytest.mark.parametrize("name", ["sasrec", "popularity"])
-def test_a_new_user_with_the_history_of_a_known_one_gets_the_same_list(dataset, name):
+def test_a_new_user_with_the_history_of_a_known_one_gets_the_same_list(dataset, name, build):
     model = build(name, dataset)
     past = histories(dataset, "future")
     history = [dataset.item_ids[int(i)] for i in past.row(3)]
@@ -89,7 +75,7 @@ def test_a_new_user_with_the_history_of_a_known_one_gets_the_same_list(dataset, 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_new_user_is_not_taken_for_the_first_or_last_known_one(dataset, name):
+def test_a_new_user_is_not_taken_for_the_first_or_last_known_one(dataset, name, build):
     model = build(name, dataset)
     one = recommend(model, dataset, {"a": ["i0", "i1"]}, k=4)
     both = recommend(model, dataset, {"b": ["i7"], "a": ["i0", "i1"]}, k=4)
@@ -117,7 +103,7 @@ def test_the_order_asked_for_is_the_order_given(dataset, model):
     assert frame["user_id"].to_list() == ["u9", "u2", "u9"]
 
 
-def test_the_model_is_left_as_it_was(dataset):
+def test_the_model_is_left_as_it_was(dataset, build):
     model = build("sasrec", dataset).train()
     first = recommend(model, dataset, ["u1"])
     assert model.training
@@ -125,7 +111,7 @@ def test_the_model_is_left_as_it_was(dataset):
     assert not model.training
 
 
-def test_integers_are_the_ids_of_the_log_not_its_numbers():
+def test_integers_are_the_ids_of_the_log_not_its_numbers(build):
     frame = pl.DataFrame({"user": [7] * 3 + [3] * 3, "item": [5, 6, 8, 8, 9, 5]})
     dataset = leave_last_out(read_interactions(frame))
     lists = recommend(build("popularity", dataset), dataset, [7], k=3)
@@ -148,3 +134,19 @@ def test_an_unknown_user_is_named(dataset, model):
 def test_a_new_user_without_a_known_item_is_named(dataset, model, history):
     with pytest.raises(DataError, match="'b' is in the catalogue of small"):
         recommend(model, dataset, {"a": ["i1"], "b": history})
+
+
+def test_candidates_bound_the_choice_and_change_no_score(dataset, model):
+    wanted = ["i3", "i11", "no such item", "i7", "i3"]
+    few = recommend(model, dataset, ["u4", "u20"], k=20, candidates=wanted)
+    whole = recommend(model, dataset, ["u4", "u20"], k=20)
+    expected = whole.filter(pl.col("item_id").is_in(wanted))
+    assert few.drop("rank", "score").equals(expected.drop("rank", "score"))
+    assert few["score"].to_list() == pytest.approx(expected["score"].to_list(), abs=1e-6)
+    shown = recommend(model, dataset, ["u4"], k=20, candidates=wanted, exclude_seen=False)
+    assert sorted(shown["item_id"]) == ["i11", "i3", "i7"]
+
+
+def test_candidates_that_nobody_knows_are_refused(dataset, model):
+    with pytest.raises(DataError, match="None of the 2 candidates"):
+        recommend(model, dataset, ["u4"], candidates=["x", "y"])

@@ -34,6 +34,7 @@ for name, (target, purpose) in {
     "report": ("recoach.cli.runs:report", "Write the page of a run again."),
     "reproduce": ("recoach.cli.reproduce:reproduce", "Repeat the tables of the paper."),
     "run": ("recoach.cli.runs:run", "Run an experiment from its TOML file."),
+    "serve": ("recoach.cli.serve:serve", "Serve the models of a run over HTTP."),
     "search": ("recoach.cli.search:search", "Search settings of GRPO that suit your log."),
 }.items():
     app.command(target, name=name, help=purpose)

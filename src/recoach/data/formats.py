@@ -30,6 +30,7 @@ _BY_SUFFIX = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".inter": "inter",
+    ".item": "inter",
     ".txt": "txt",
 }
 

@@ -64,7 +64,12 @@ def target_ranks(
 
 @torch.no_grad()
 def top_items(
-    users: Tensor, items: Tensor, k: int, seen: tuple[Tensor, Tensor] | None = None
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    seen: tuple[Tensor, Tensor] | None = None,
+    *,
+    block_size: int = BLOCK_SIZE,
 ) -> TopItems:
     """Return the k best items of each state among those it may be shown.
 
@@ -73,11 +78,12 @@ def top_items(
         items: float[I, D] item vectors.
         k: list length; cut to I.
         seen: (int64[S] state, int64[S] item), sorted by state; None masks nothing.
+        block_size: states scored together; a server, asked by few at once, takes a small one.
     """
     k = min(k, len(items))
     best_items = torch.empty(len(users), k, dtype=torch.int64, device=users.device)
     best_scores = users.new_empty(len(users), k)
-    room = _room(users, items)
+    room = _room(users, items, block_size)
     for start in range(0, len(users), len(room)):
         scores = _block_scores(users, items, start, room)
         if seen is not None:
@@ -90,9 +96,9 @@ def top_items(
     return TopItems(best_items, best_scores)
 
 
-def _room(users: Tensor, items: Tensor) -> Tensor:
+def _room(users: Tensor, items: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
     """Return float[b, I] for every block to fill: fresh memory costs as much as a product."""
-    rows = min(BLOCK_SIZE, max(1, _ROOM // max(1, len(items))))
+    rows = min(block_size, max(1, _ROOM // max(1, len(items))))
     return users.new_empty(rows, len(items))
 
 

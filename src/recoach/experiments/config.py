@@ -29,6 +29,8 @@ class DataConfig(PrepareConfig):
     without it, the embedded simulated shop."""
     name: str = ""
     """What results call the data; the file's name where empty."""
+    items: str | None = None
+    """A table of items with their titles, for lists that people read."""
 
 
 class EvaluationConfig(BaseModel):

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
+
 from recoach.data.ingest import read_benchmark
 from recoach.data.prepared import MANIFEST, PrepareConfig, load_dataset, prepare, save_dataset
 from recoach.data.split import Dataset, leave_last_out
 from recoach.data.statistics import describe
 from recoach.data.synthetic import Shop, shop
+from recoach.data.titles import read_titles
 from recoach.errors import DataError
 from recoach.experiments.config import DataConfig
 
@@ -36,8 +39,21 @@ def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> 
         dataset = read_benchmark(source)
         save_dataset(dataset, directory)
         return _named(dataset, config.name)
-    filters = PrepareConfig(**config.model_dump(exclude={"path", "name"}))
+    filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
     return _named(prepare(source, directory, filters), config.name)
+
+
+def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
+    """Return String[n_items], the titles of a run's items; None where nobody has said them.
+
+    Raises:
+        DataError: the table of items cannot be used.
+    """
+    if config.items is not None:
+        return read_titles(Path(config.items), dataset.item_ids)
+    if config.path is None:
+        return pl.Series(embedded_shop().item_titles, dtype=pl.String)
+    return None
 
 
 def embedded_shop() -> Shop:

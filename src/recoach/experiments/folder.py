@@ -18,14 +18,15 @@ from recoach.models.checkpoint import load_tensors, write_atomically
 from recoach.models.registry import model_entry
 
 FORMAT = 1
-_BEFORE = {"dataset", "env.json", "metrics.jsonl"}
+_BEFORE = {"dataset", "env.json", "metrics.jsonl", "titles.parquet"}
 """What may lie in a folder where a run was about to begin."""
 
 
 class RunFolder:
     """Paths of a run and the few ways to write into it.
 
-    config.toml env.json metrics.jsonl results.json per_user.parquet lists.json report.html
+    config.toml env.json metrics.jsonl results.json per_user.parquet lists.json titles.parquet
+    report.html
     dataset/ checkpoints/{base,control,tuned}/
     """
 
@@ -172,6 +173,21 @@ class RunFolder:
     def write_frame(self, name: str, frame: pl.DataFrame) -> None:
         """Write a Parquet file whole."""
         write_frame(self.path / name, frame)
+
+    def write_titles(self, titles: pl.Series) -> None:
+        """Keep the titles of the items, String[n_items]."""
+        self.write_frame("titles.parquet", pl.DataFrame({"title": titles}))
+
+    def titles(self, item_ids: pl.Series) -> pl.Series:
+        """Return String[n_items], what to call the items: their titles, or else their ids."""
+        path = self.path / "titles.parquet"
+        if not path.exists():
+            return item_ids
+        try:
+            titles = pl.read_parquet(path)["title"]
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise RunError(f"{path} cannot be read; remove it to show ids.") from error
+        return titles if len(titles) == len(item_ids) else item_ids
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows logged so far; a row cut off by a crash is left out."""

@@ -12,7 +12,6 @@ from recoach.evaluation.evaluator import Evaluation, evaluate, top_lists
 from recoach.evaluation.lists import list_metrics, popularity_buckets
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.data import embedded_shop
 from recoach.experiments.folder import RunFolder, environment
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
@@ -71,7 +70,8 @@ def write_results(
         "environment": environment(),
     }
     folder.write_frame("per_user.parquet", _per_user(dataset, tests))
-    folder.write_json("lists.json", _lists(config, dataset, models, tests))
+    titles = folder.titles(dataset.item_ids).to_list()
+    folder.write_json("lists.json", _lists(config, dataset, models, tests, titles))
     folder.write_json("results.json", results)
     return results
 
@@ -175,6 +175,7 @@ def _lists(
     dataset: Dataset,
     models: Mapping[str, Recommender],
     tests: Mapping[str, Evaluation],
+    titles: list[str],
 ) -> list[dict[str, Any]]:
     """Return histories and lists of a few users drawn by the seed, not chosen by outcome."""
     asked = tests["base"].users
@@ -186,7 +187,6 @@ def _lists(
         name: top_lists(models[name], dataset, asked[drawn], _LIST_LENGTH, mask_seen=mask)
         for name in names
     }
-    titles = _titles(config, dataset)
     rows = []
     for place, index in enumerate(drawn):
         user = int(asked[index])
@@ -205,9 +205,3 @@ def _lists(
 def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
     before = dataset.test.lengths[evaluation.users[:index]].sum()
     return int(evaluation.ranks[before])
-
-
-def _titles(config: ExperimentConfig, dataset: Dataset) -> list[str]:
-    if config.data.path is None:
-        return list(embedded_shop().item_titles)
-    return dataset.item_ids.to_list()

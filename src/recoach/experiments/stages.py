@@ -9,7 +9,7 @@ import torch
 
 from recoach.data.split import Dataset, without_last
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.data import run_dataset
+from recoach.experiments.data import run_dataset, run_titles
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.record import Stage, Trained, write_results
 from recoach.models.base import Recommender
@@ -124,6 +124,8 @@ def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch
     folder = RunFolder(path)
     begun = folder.check(config, resume=resume)
     dataset = run_dataset(config.data, folder.dataset, begun=begun)
+    if not begun and (titles := run_titles(config.data, dataset)) is not None:
+        folder.write_titles(titles)
     folder.begin(config)  # only now: a log that cannot be used leaves nothing behind
     return Run(config, folder, dataset, watch)
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
+from torch import Tensor
 
-from recoach.data.batch import histories, user_queries
+from recoach.data.batch import Seen, histories, user_queries
+from recoach.data.interactions import LongArray
 from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError, DataError
-from recoach.evaluation.ranking import TopItems, top_items
+from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
 from recoach.models.base import Recommender, judging
 
 _AT_ONCE = 1024
@@ -18,7 +22,6 @@ _FOLD_IN = 50
 """Last items by which a model that reads no history learns to know a new user."""
 
 
-@torch.no_grad()
 def recommend(
     model: Recommender,
     dataset: Dataset,
@@ -26,6 +29,7 @@ def recommend(
     *,
     k: int = 10,
     exclude_seen: bool = True,
+    candidates: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Return the k best items of each user after all that is known of them.
 
@@ -36,14 +40,16 @@ def recommend(
             None asks for everybody.
         k: list length.
         exclude_seen: leave out what the user has taken.
+        candidates: item ids to choose among, such as what is in stock; None for the catalogue.
 
     Returns:
         A frame user_id, rank (from 1), item_id, score, a user's rows together. Items of a new
-        user's history that the catalogue does not hold are skipped.
+        user's history, and candidates, that the catalogue does not hold are skipped.
 
     Raises:
         ConfigError: k below 1.
-        DataError: a user is not in the dataset, or a new user has no known item.
+        DataError: a user is not in the dataset, a new user has no known item, or no candidate is
+            known.
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, not {k}.")
@@ -54,16 +60,83 @@ def recommend(
         names = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
         past = histories(dataset, "future")
         rows = numbers = _numbers(dataset, names)
-    parts = []
-    for start in range(0, len(rows), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        length = model.history_length or _FOLD_IN
-        queries = user_queries(past, rows[part], length, model.n_items, mask_seen=exclude_seen)
-        queries = replace(queries, users=torch.from_numpy(numbers[part])).to(model.device)
-        with judging(model):
-            vectors, items = model.embed(queries)
-        parts.append(top_items(vectors, items, k, queries.seen))
+    among = None if candidates is None else known_items(dataset, candidates)
+    parts = [
+        ranked(model, Asked(past, rows[part], numbers[part], exclude_seen), k, among)
+        for part in (slice(at, at + _AT_ONCE) for at in range(0, len(rows), _AT_ONCE))
+    ]
     return _frame(dataset, names, parts)
+
+
+class Asked(NamedTuple):
+    """Whom lists are for."""
+
+    past: Ragged
+    """Histories, oldest first."""
+    rows: LongArray
+    """int64[B] row of `past`."""
+    users: LongArray
+    """int64[B] number of the user, -1 for a new one."""
+    exclude_seen: bool | npt.NDArray[np.bool_]
+    """Whether to leave out what is in the history; one for all, or bool[B]."""
+
+
+@torch.no_grad()
+def ranked(
+    model: Recommender,
+    asked: Asked,
+    k: int,
+    candidates: LongArray | None = None,
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> TopItems:
+    """Return the k best items after each of these histories, in the numbers of the dataset.
+
+    Args:
+        model: any recommender.
+        asked: whom for.
+        k: list length.
+        candidates: int64[C] sorted distinct items to choose among; None for the catalogue.
+        block_size: see `top_items`.
+    """
+    past, rows, users, exclude_seen = asked
+    length = model.history_length or _FOLD_IN
+    queries = user_queries(past, rows, length, model.n_items, mask_seen=bool(np.any(exclude_seen)))
+    queries = replace(queries, users=torch.from_numpy(users)).to(model.device)
+    seen = queries.seen
+    if seen is not None and not isinstance(exclude_seen, bool):
+        kept = torch.from_numpy(exclude_seen).to(model.device)[seen.states]
+        seen = Seen(seen.states[kept], seen.items[kept])
+    with judging(model):
+        vectors, items = model.embed(queries)
+    if candidates is None:
+        return top_items(vectors, items, k, seen, block_size=block_size)
+    among = torch.from_numpy(candidates).to(model.device)
+    few = top_items(vectors, items[among], k, seen and _within(seen, among), block_size=block_size)
+    return TopItems(among[few.items].masked_fill(few.items < 0, -1), few.scores)
+
+
+def known_items(dataset: Dataset, items: Sequence[str]) -> LongArray:
+    """Return the sorted distinct numbers of those items that the catalogue holds.
+
+    Raises:
+        DataError: it holds none of them.
+    """
+    wanted = pl.Series([str(item) for item in items], dtype=pl.String)
+    numbers = np.flatnonzero(dataset.item_ids.is_in(wanted.implode()).to_numpy())
+    if not len(numbers):
+        raise DataError(
+            f"None of the {len(wanted)} candidates is in the catalogue of "
+            f"{dataset.name or 'the dataset'}; check that the ids are those of the log."
+        )
+    return numbers.astype(np.int64)
+
+
+def _within(seen: Seen, among: Tensor) -> Seen:
+    """Return the seen pairs whose items are candidates, by their places among these."""
+    place = torch.searchsorted(among, seen.items).clamp(max=len(among) - 1)
+    kept = among[place] == seen.items
+    return Seen(seen.states[kept], place[kept])
 
 
 def _frame(dataset: Dataset, names: list[str], parts: list[TopItems]) -> pl.DataFrame:

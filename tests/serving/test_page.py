@@ -1,0 +1,134 @@
+"""The page in a real browser, against a real server."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn", reason="the serve extra is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from recoach.serving.app import build_app  # noqa: E402 - needs the extra
+from recoach.serving.service import Service  # noqa: E402
+from recoach.serving.shelf import Shelf  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and "RECOACH_NEEDS_BROWSER" not in os.environ,
+    reason="no chromium on this machine",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM, "this run must test the page, but chromium is not installed"
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Served:
+    """A service on a free port, in a thread."""
+
+    def __init__(self, shelf, **settings):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        app = build_app(Service(lambda: shelf, lambda: 0), **settings)
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio"))
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self.url
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture
+def page(browser):
+    opened = browser.new_page(viewport={"width": 390, "height": 800})
+    opened.set_default_timeout(10_000)
+    complaints = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened
+    opened.close()
+    assert not complaints
+
+
+def test_a_user_and_both_lists(page, shelf):
+    with Served(shelf) as url:
+        page.goto(url)
+        page.locator("#about", has_text="20 items").wait_for()
+        page.fill("#user", "u3")
+        page.fill("#k", "4")
+        page.click("text=Show both lists")
+        page.wait_for_selector("section.side")
+        ask = shelf.ask(user="u3", history=None, k=4, exclude_seen=True, candidates=None)
+        for place, name in enumerate(("base", "tuned")):
+            side = page.locator("section.side").nth(place)
+            assert side.locator("h2").inner_text() == name
+            wanted = [shelf.titles[item] for item in shelf.best(name, [ask])[0].items]
+            assert side.locator("li > span:first-child").all_inner_texts() == wanted
+        assert "of 4 items are in both lists" in page.inner_text("#words")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390  # nothing sticks out on a phone
+
+
+def test_items_are_picked_by_title_and_taken_out_again(page, shelf):
+    with Served(shelf) as url:
+        page.goto(url)
+        page.fill("#item", "title of i1")
+        page.wait_for_selector("#items option[value='i1']", state="attached")
+        for item in ("i1", "i2"):
+            page.fill("#item", item)
+            page.press("#item", "Enter")
+        assert page.locator("#history .chip").count() == 2
+        page.click("#history .chip >> nth=1")
+        assert page.locator("#history .chip").all_inner_texts() == ["Title of i1 ×"]
+        page.click("text=Show both lists")
+        page.wait_for_selector("section.side")
+        assert page.inner_text("#past").endswith("Title of i1")
+
+
+def test_what_is_wrong_is_said(page, shelf):
+    with Served(shelf) as url:
+        page.goto(url)
+        page.click("text=Show both lists")
+        page.locator("#problem", has_text="pick items").wait_for()
+        assert page.inner_text("#problem") == "Type a user or pick items first."
+        page.fill("#user", "nobody")
+        page.click("text=Show both lists")
+        page.locator("#problem", has_text="no user 'nobody'").wait_for()
+
+
+def test_a_key_is_asked_for_and_kept_for_the_page(page, shelf):
+    with Served(shelf, api_key="secret") as url:
+        page.goto(url)
+        page.wait_for_selector("#key-box", state="visible")
+        page.fill("#key", "secret")
+        page.press("#key", "Tab")
+        page.locator("#about", has_text="20 items").wait_for()
+        page.fill("#user", "u3")
+        page.click("text=Show both lists")
+        page.wait_for_selector("section.side")
+
+
+def test_titles_are_text_never_code(page, shelf):
+    attack = "<img src=x onerror=\"document.title='taken over'\">"
+    hostile = Shelf(shelf.dataset, shelf.models, [attack] * len(shelf.titles), "one")
+    with Served(hostile) as url:
+        page.goto(url)
+        page.fill("#user", "u3")
+        page.click("text=Show both lists")
+        page.wait_for_selector("section.side")
+        assert page.locator("section.side li > span:first-child").first.inner_text() == attack
+        assert page.locator("section.side img").count() == 0
+        assert page.title() == "Recoach"
