@@ -6,7 +6,7 @@ import pytest
 
 from recoach.data.split import Ragged
 from recoach.evaluation import lists as module
-from recoach.evaluation.lists import gini, list_metrics, popularity_buckets
+from recoach.evaluation.lists import activity_groups, gini, list_metrics, popularity_buckets
 
 TAKEN = [[0, 1, 2], [0, 1, 1], [0, 3], [4]]
 TRAIN = Ragged(
@@ -72,3 +72,14 @@ def test_buckets_hold_equally_many_interactions_and_their_own_targets():
 def test_a_bucket_without_targets_has_no_recall():
     found = popularity_buckets(np.array([0]), np.array([1]), TRAIN, N_ITEMS, k=5, count=3)
     assert math.isnan(found[1].recall)
+
+
+def test_recall_by_length_of_the_history_never_parts_users_of_one_length():
+    lengths = np.array([3, 3, 3, 3, 3, 4, 5, 9, 9, 30])
+    ranks = np.array([1, 11, 11, 11, 1, 1, 1, 11, 1, 10])
+    groups = activity_groups(lengths, ranks, k=10)
+    assert sum(group.targets for group in groups) == 10
+    assert groups[0] == (3, 3, 5, 2 / 5)
+    assert [(g.shortest, g.longest) for g in groups] == [(3, 3), (4, 5), (9, 30)]
+    assert groups[-1].recall == pytest.approx(2 / 3)
+    assert activity_groups(np.full(4, 7), ranks[:4], k=10) == [(7, 7, 4, 1 / 4)]

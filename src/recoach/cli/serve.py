@@ -1,5 +1,6 @@
 """`recoach serve`: a run behind HTTP."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -80,7 +81,9 @@ def serve(
         f"http://{host}:{listening.getsockname()[1]}/ ; docs at /docs, Ctrl-C stops",
         highlight=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises again the signal that ended it
+        uvicorn.Server(config).run(sockets=[listening])
+    console.print("Stopped.")
 
 
 def read_shelf(folder: RunFolder) -> Shelf:

@@ -23,6 +23,16 @@ class Bucket(NamedTuple):
     """Share of the bucket's targets within the first k; nan where there is none."""
 
 
+class Activity(NamedTuple):
+    """Targets of users with histories of like length."""
+
+    shortest: int
+    longest: int
+    targets: int
+    recall: float
+    """Share of the group's targets within the first k."""
+
+
 def list_metrics(lists: np.ndarray, train: Ragged, n_items: int) -> dict[str, float]:
     """Return coverage, Gini, popularity, novelty and diversity of lists, named like "gini@10".
 
@@ -88,6 +98,28 @@ def popularity_buckets(
         Bucket(int(n), int(m), float(h / m) if m else float("nan"))
         for n, m, h in zip(sizes, found, hits, strict=True)
     ]
+
+
+def activity_groups(
+    lengths: np.ndarray, ranks: np.ndarray, *, k: int, count: int = 4
+) -> list[Activity]:
+    """Return recall by length of the user's history, in groups of about as many targets.
+
+    Args:
+        lengths: int64[N] length of the history of each target's user.
+        ranks: int64[N] ranks of the targets.
+        k: list length.
+        count: groups at most; users with histories of one length are never parted.
+    """
+    edges = np.unique(np.quantile(lengths, np.arange(1, count) / count, method="higher"))
+    group = np.searchsorted(edges, lengths, side="right")
+    found = []
+    for number in np.unique(group):
+        inside = group == number
+        bounds = int(lengths[inside].min()), int(lengths[inside].max())
+        recall = float((ranks[inside] <= k).mean())
+        found.append(Activity(*bounds, int(inside.sum()), recall))
+    return found
 
 
 def _takers(train: Ragged, n_items: int) -> sparse.csr_matrix:

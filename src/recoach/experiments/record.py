@@ -9,7 +9,7 @@ import polars as pl
 from recoach.data.batch import histories
 from recoach.data.split import Dataset
 from recoach.evaluation.evaluator import Evaluation, evaluate, top_lists
-from recoach.evaluation.lists import list_metrics, popularity_buckets
+from recoach.evaluation.lists import activity_groups, list_metrics, popularity_buckets
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.folder import RunFolder, environment
@@ -104,6 +104,8 @@ def _beyond(
     buckets = popularity_buckets(
         targets, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
     )
+    held = np.repeat(test.users, dataset.test.lengths[test.users])
+    groups = activity_groups(dataset.train.lengths[held], test.ranks, k=_LIST_LENGTH)
     found = list_metrics(lists, dataset.train, dataset.n_items)
     return {
         "lists": {name: round(value, 6) for name, value in found.items()},
@@ -111,6 +113,15 @@ def _beyond(
             {"items": b.items, "targets": b.targets, f"recall@{_LIST_LENGTH}": round(b.recall, 6)}
             for b in buckets
             if b.targets
+        ],
+        "activity_groups": [
+            {
+                "shortest": group.shortest,
+                "longest": group.longest,
+                "targets": group.targets,
+                f"recall@{_LIST_LENGTH}": round(group.recall, 6),
+            }
+            for group in groups
         ],
     }
 

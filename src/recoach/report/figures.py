@@ -81,6 +81,41 @@ def grpo_panels(metrics: Metrics, results: Results) -> list[Panel]:
     level = value(results, "base", "ndcg@10", "valid")
     panels = [_curve(metrics, "Validation NDCG@10", VALID, stages, best=best, level=level)]
     panels += [_curve(metrics, heading, key, ("tuned",)) for key, heading in GRPO.items()]
+    panels.append(_drift(metrics))
+    return [panel for panel in panels if panel is not None]
+
+
+@mpl.rc_context(STYLE)
+def audience_panels(results: Results) -> list[Panel]:
+    """Return recall@10 by activity of the user and by popularity of the target, and the trade.
+
+    The trade is accuracy against diversity: how much of the catalogue any list shows, against
+    NDCG@10. Records of older versions lack the groups; what is missing is left out.
+    """
+    models = results["models"]
+    by_activity = {key: models[key].get("activity_groups", []) for key in MODELS if key in models}
+    by_popularity = {
+        key: models[key].get("popularity_buckets", []) for key in MODELS if key in models
+    }
+    panels = [
+        _groups(
+            "Recall@10 by length of the user's history",
+            {
+                key: [(_span(g), g["recall@10"]) for g in found]
+                for key, found in by_activity.items()
+            },
+            "interactions before the test item",
+        ),
+        _groups(
+            "Recall@10 by popularity of the target",
+            {
+                key: [(f"{b['items']:,}", b["recall@10"]) for b in found]
+                for key, found in by_popularity.items()
+            },
+            "items in the group, the most popular ones first",
+        ),
+        _trade(results),
+    ]
     return [panel for panel in panels if panel is not None]
 
 
@@ -137,6 +172,67 @@ def _curve(
     axes.margins(x=0.03)
     if len(curves) > 1 or level is not None:
         axes.legend(loc="best")
+    return Panel(heading, _svg(figure, heading))
+
+
+def _drift(metrics: Metrics) -> Panel | None:
+    """Draw how far each table has moved, by step."""
+    names = sorted({key for row in metrics for key in row if key.startswith("drift/")})
+    curves = {name: series(metrics, "tuned", name) for name in names}
+    curves = {name: curve for name, curve in curves.items() if any(curve[1])}
+    if not curves:
+        return None
+    figure, axes = _canvas()
+    for place, (name, (steps, moved)) in enumerate(curves.items()):
+        axes.plot(steps, moved, ("-", "--", ":", "-.")[place % 4], label=name.split("/")[1])
+    axes.set_xlabel("step")
+    axes.legend(loc="best")
+    heading = "Drift of the tables"
+    return Panel(heading, _svg(figure, heading))
+
+
+def _span(group: Mapping[str, int]) -> str:
+    ends = sorted({group["shortest"], group["longest"]})
+    return "–".join(str(end) for end in ends)
+
+
+def _groups(
+    heading: str, found: Mapping[str, Sequence[tuple[str, float]]], label: str
+) -> Panel | None:
+    """Draw a line for each model over groups; None where there are fewer than two."""
+    shown = {key: groups for key, groups in found.items() if key in DASHES and len(groups) > 1}
+    if not shown:
+        return None
+    figure, axes = _canvas()
+    for key, groups in shown.items():
+        look: dict[str, Any] = {"color": COLOURS[key], "linestyle": DASHES[key]}
+        heights = [height for _, height in groups]
+        axes.plot(range(len(groups)), heights, MARKERS[key], label=MODELS[key], **look)
+    names = [name for name, _ in next(iter(shown.values()))]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(label)
+    axes.legend(loc="best")
+    return Panel(heading, _svg(figure, heading))
+
+
+def _trade(results: Results) -> Panel | None:
+    figure, axes = _canvas()
+    drawn = False
+    for key in MODELS:
+        accuracy = value(results, key, "ndcg@10")
+        shown = results["models"].get(key, {}).get("lists", {}).get("coverage@10")
+        if accuracy is None or shown is None:
+            continue
+        drawn = True
+        axes.plot([100 * shown], [accuracy], MARKERS.get(key, "^"), color=COLOURS[key])
+        axes.annotate(MODELS[key], (100 * shown, accuracy), (6, 4), textcoords="offset points")
+    if not drawn:
+        return None
+    axes.margins(0.25)
+    axes.set_xlabel("share of the catalogue in any list, %")
+    axes.set_ylabel("NDCG@10")
+    heading = "Accuracy against diversity"
     return Panel(heading, _svg(figure, heading))
 
 

@@ -16,7 +16,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from recoach.errors import RunError
-from recoach.report.figures import Panel, grpo_panels, learning_panels, result_panels
+from recoach.report.figures import (
+    Panel,
+    audience_panels,
+    grpo_panels,
+    learning_panels,
+    result_panels,
+)
 from recoach.report.tables import (
     MARKS,
     MODELS,
@@ -140,6 +146,7 @@ def _figures(
     """Return the panels under their headings, SVG marked as safe; empty groups are left out."""
     groups = {
         "Results": result_panels(results, names),
+        "Who gains": audience_panels(results),
         "GRPO, step by step": grpo_panels(metrics, results),
         "Training of the base": learning_panels(metrics, results),
     }
