@@ -65,6 +65,19 @@ def test_uniformity_is_over_all_unordered_pairs():
     assert uniformity(LEFT).item() == pytest.approx(math.log(sum(kernels) / len(kernels)))
 
 
+@pytest.mark.parametrize(
+    ("rows", "dtype", "close"), [(5, torch.float64, 1e-12), (1500, torch.float32, 2e-2)]
+)
+def test_uniformity_pushes_as_the_plain_formula_does(rows, dtype, close):
+    vectors = torch.randn(rows, 64, dtype=dtype, generator=torch.Generator().manual_seed(3))
+    ours, plain = vectors.clone().requires_grad_(), vectors.clone().requires_grad_()
+    (3 * uniformity(ours)).backward()
+    distances = torch.pdist(functional.normalize(plain, dim=1))
+    (3 * (-2 * distances.square()).exp().mean().log()).backward()
+    error = (ours.grad - plain.grad).norm() / plain.grad.norm()
+    assert error < close
+
+
 def test_identical_vectors_are_as_crowded_as_can_be():
     crowd = LEFT[:1].repeat(4, 1).requires_grad_()
     found = uniformity(crowd)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.models.softmax import Block, softmax_loss
+from recoach.models.softmax import Block, product_dtype, softmax_loss
 
 
 def cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
@@ -71,14 +71,10 @@ def uniformity(vectors: Tensor) -> Tensor:
     Args:
         vectors: float[B, D], any length. Fewer than two have no pair: the loss is 0.
     """
-    count = len(vectors)
-    if count < 2:
+    if len(vectors) < 2:
         return vectors.sum() * 0.0
-    unit = functional.normalize(vectors, dim=1)
-    # d² = 2 - 2 cos; the diagonal contributes exp(0) = 1 each and is taken out again.
-    kernel = (4 * (unit @ unit.T).clamp(max=1) - 4).exp()
-    pairs = (kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1))
-    return pairs.log()
+    loss: Tensor = _Uniformity.apply(functional.normalize(vectors, dim=1))  # type: ignore[no-untyped-call]
+    return loss
 
 
 def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
@@ -93,3 +89,26 @@ def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
         return left.sum() * 0.0
     cosine = functional.cosine_similarity(left, right.roll(shift, dims=0), dim=1)
     return (4 * cosine - 4).exp().mean().log()
+
+
+class _Uniformity(torch.autograd.Function):
+    """The kernel of all pairs is symmetric: its product with the vectors is all of the gradient.
+
+    Both products are those of the catalogue softmax, in bfloat16 where that is faster, and the
+    pairs are gone when the forward pass ends.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, unit: Tensor) -> Tensor:
+        cast, count = unit.to(product_dtype(unit)), len(unit)
+        # d² = 2 - 2 cos, so that the kernel is exp(4 cos - 4); nobody is a pair with themselves.
+        kernel = torch.addmm(cast.new_tensor(-4.0), cast, cast.T, alpha=4).exp_()
+        kernel.fill_diagonal_(0)
+        total = kernel.sum(dtype=unit.dtype)
+        ctx.gradient = (kernel @ cast).to(unit.dtype) * (8 / total)  # type: ignore[attr-defined]
+        return (total / (count * (count - 1))).log()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> Tensor:
+        gradient: Tensor = ctx.gradient * upstream  # type: ignore[attr-defined]
+        return gradient
