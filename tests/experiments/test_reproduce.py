@@ -4,31 +4,59 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recoach.experiments.config import resolve
 from recoach.experiments.folder import RunFolder
-from recoach.experiments.reproduce import _compared, _mean_and_deviation
+from recoach.experiments.reproduce import Plan, _compared, _mean_and_deviation, _run
+from recoach.experiments.suites import Source
 
 
-def folders(tmp_path, gains):
-    """Write the values of 40 users for each seed; the tuned model gains so much with each user."""
+def finished(tmp_path, gains):
+    """Write 40 users' values for each seed; the tuned model gains so much with each user."""
     random, users = np.random.default_rng(0), [f"u{n}" for n in range(40)]
+    folders, records = [], []
     for seed, gain in enumerate(gains):
         base = random.random(40)
-        frames = []
+        frames, models = [], {}
         for model, values in (("base", base), ("tuned", base + gain)):
+            models[model] = {"test": {"ndcg@10": values.mean()}}
             frame = pl.DataFrame({"user_id": users, "model": model, "ndcg@10": values})
             frames.append(frame.sample(fraction=1.0, shuffle=True, seed=seed + len(frames)))
-        folder = RunFolder(tmp_path / str(seed))
-        folder.write_frame("per_user.parquet", pl.concat(frames))
-        yield folder
+        folders.append(RunFolder(tmp_path / str(seed)))
+        folders[-1].write_frame("per_user.parquet", pl.concat(frames))
+        records.append({"models": models})
+    return folders, records
 
 
 @pytest.mark.parametrize(("gains", "mean"), [([0.1], 0.1), ([0.3, -0.1], 0.1), ([-0.2, 0.0], -0.1)])
 def test_users_are_paired_whatever_the_order_and_averaged_over_seeds(gains, mean, tmp_path):
-    (found,) = _compared(list(folders(tmp_path, gains)), ["base", "tuned"])
+    (found,) = _compared(*finished(tmp_path, gains))
     assert (found["a"], found["b"], found["metric"]) == ("tuned", "base", "ndcg@10")
     # Every user gains the same: paired, there is no spread at all.
     assert [found["low"], found["high"]] == pytest.approx([mean, mean])
     assert found["verdict"] == ("better" if mean > 0 else "worse")
+
+
+def test_where_a_seed_left_only_its_record_the_ends_of_the_intervals_are_averaged(tmp_path):
+    folders, records = finished(tmp_path, [0.1, 0.2])
+    (folders[1].path / "per_user.parquet").unlink()
+    for record, ends in zip(records, [(-0.1, 0.3), (0.14, 0.26)], strict=True):
+        row = {"a": "tuned", "b": "base", "split": "test", "metric": "ndcg@10"}
+        numbers = {"difference": sum(ends) / 2, "low": ends[0], "high": ends[1], "relative": 0.5}
+        record["comparisons"] = [row | numbers, row | numbers | {"b": "popularity"}]
+    (found,) = _compared(folders, records)
+    assert [found["low"], found["difference"], found["high"]] == pytest.approx([0.02, 0.15, 0.28])
+    assert found["verdict"] == "better"
+    assert "seeds" not in found
+
+
+def test_a_committed_record_is_a_finished_cell(tmp_path):
+    source = Source("shop", "shop.csv")
+    plan = Plan("gains", (source,), "quick", (7,), tmp_path, ("lightgcn",))
+    (cell,) = plan.cells(source, 7)
+    config = resolve(cell.tables, "cell")
+    plan.folder(source, cell, 7).write_json("results.json", {"config": config.tables()})
+    _run(config, plan.folder(source, cell, 7), watch=None)  # there is no shop.csv to run on
+    assert not (plan.folder(source, cell, 7).path / "config.toml").exists()
 
 
 def test_the_spread_over_seeds_is_that_of_a_sample():
@@ -37,9 +65,9 @@ def test_the_spread_over_seeds_is_that_of_a_sample():
 
 
 def test_from_three_seeds_on_there_is_an_interval_over_them(tmp_path):
-    (found,) = _compared(list(folders(tmp_path, [0.1, 0.2, 0.3])), ["base", "tuned"])
+    (found,) = _compared(*finished(tmp_path, [0.1, 0.2, 0.3]))
     low, high = found["seeds"]
     assert (low + high) / 2 == pytest.approx(0.2)
     assert (high - low) / 2 == pytest.approx(0.1 / 3**0.5 * 4.302653)
-    (found,) = _compared(list(folders(tmp_path, [0.1, 0.2])), ["base", "tuned"])
+    (found,) = _compared(*finished(tmp_path, [0.1, 0.2]))
     assert "seeds" not in found

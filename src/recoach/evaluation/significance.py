@@ -45,9 +45,14 @@ def paired_bootstrap(
     tail = min((means <= 0).sum(), (means >= 0).sum())
     p_value = min(1.0, 2 * (int(tail) + 1) / (samples + 1))
     difference, base = float(np.mean(ours) - np.mean(theirs)), float(np.mean(theirs))
-    verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
     relative = difference / base if base else 0.0
-    return Comparison(difference, float(low), float(high), relative, p_value, verdict)
+    ends = float(low), float(high)
+    return Comparison(difference, *ends, relative, p_value, verdict(*ends))
+
+
+def verdict(low: float, high: float) -> Verdict:
+    """Say in a word what an interval of a difference tells."""
+    return "better" if low > 0 else "worse" if high < 0 else "no difference"
 
 
 def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:

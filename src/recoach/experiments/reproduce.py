@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from recoach.errors import ConfigError
-from recoach.evaluation.significance import paired_bootstrap, seeds_interval
+from recoach.evaluation.significance import paired_bootstrap, seeds_interval, verdict
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.gains import GAINS
@@ -103,7 +103,7 @@ def joined(plan: Plan) -> dict[str, Any]:
 
 
 def _run(config: ExperimentConfig, folder: RunFolder, watch: Watch) -> None:
-    if (folder.path / "config.toml").exists() and folder.finished(config):
+    if folder.finished(config):
         return
     run = open_run(config, folder.path, resume=True, watch=watch)
     if not folder.has("base"):
@@ -150,7 +150,7 @@ def _over_seeds(folders: Sequence[RunFolder]) -> dict[str, Any]:
         "protocol": first["protocol"],
         "seeds": [record["seed"] for record in records],
         "models": {stage: _statistics(records, stage) for stage in stages},
-        "comparisons": _compared(folders, stages),
+        "comparisons": _compared(folders, records),
         "diagnostics": _diagnostics(folders),
         "config": {k: v for k, v in first["config"].items() if k != "seed"},
         "environment": first["environment"],
@@ -181,8 +181,33 @@ def _mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 6), "sd": round(spread, 6)}
 
 
-def _compared(folders: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
-    """Compare models user by user, each user's value averaged over the seeds."""
+def _compared(
+    folders: Sequence[RunFolder], records: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Compare models over users, and from three seeds on over the seeds.
+
+    Each user's values are averaged over the seeds where they are at hand. Where a seed has only
+    its record (it was run elsewhere), the ends of the seeds' own intervals are: as if all seeds
+    erred with the same users, which is never narrower.
+    """
+    whole = all((folder.path / "per_user.parquet").exists() for folder in folders)
+    rows = _user_by_user(folders, list(records[0]["models"])) if whole else _seed_by_seed(records)
+    if len(records) >= _SEEDS_FOR_AN_INTERVAL:
+        for row in rows:
+            gains = [
+                _mean_of(record, row["a"], row) - _mean_of(record, row["b"], row)
+                for record in records
+            ]
+            row["seeds"] = [round(end, 8) for end in seeds_interval(gains)]
+    return rows
+
+
+def _mean_of(record: Mapping[str, Any], stage: str, row: Mapping[str, Any]) -> float:
+    mean: float = record["models"][stage]["test"][row["metric"]]
+    return mean
+
+
+def _user_by_user(folders: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
     frames = [pl.read_parquet(folder.path / "per_user.parquet") for folder in folders]
     values = (
         pl.concat(frames)
@@ -202,19 +227,24 @@ def _compared(folders: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[
                     name: round(value, 8) if isinstance(value, float) else value
                     for name, value in outcome._asdict().items()
                 }
-                row = {"a": a, "b": b, "split": "test", "metric": metric} | plain
-                if len(frames) >= _SEEDS_FOR_AN_INTERVAL:
-                    row["seeds"] = [round(end, 8) for end in _over(frames, a, b, metric)]
-                found.append(row)
+                found.append({"a": a, "b": b, "split": "test", "metric": metric} | plain)
     return found
 
 
-def _over(frames: Sequence[pl.DataFrame], a: str, b: str, metric: str) -> tuple[float, float]:
-    """Return the interval over seeds of the difference of two models' means."""
-    means = [
-        dict(frame.group_by("model").agg(pl.col(metric).mean()).iter_rows()) for frame in frames
+def _seed_by_seed(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    kinds = [
+        {(row["a"], row["b"], row["metric"]): row for row in record["comparisons"]}
+        for record in records
     ]
-    return seeds_interval([mean[a] - mean[b] for mean in means])
+    found = []
+    for a, b, metric in kinds[0]:
+        if (a, b) in _PAIRS and all((a, b, metric) in kind for kind in kinds):
+            same = [kind[a, b, metric] for kind in kinds]
+            row = {"a": a, "b": b, "split": "test", "metric": metric}
+            for name in ("difference", "low", "high", "relative"):
+                row[name] = round(float(np.mean([one[name] for one in same])), 8)
+            found.append(row | {"verdict": verdict(row["low"], row["high"])})
+    return found
 
 
 _LOGGED = (

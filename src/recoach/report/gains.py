@@ -126,7 +126,6 @@ def _note(found: Record) -> str:
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions. "
         f"Split: {protocol['split'].replace('_', ' ')}; full ranking; seen items masked: "
         f"{protocol['mask_seen']}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, paired "
-        "bootstrap over users of each user's mean over the seeds; behind \"seeds\", Student's "
-        "interval over what each seed gained, from three seeds on. Changes in brackets are against "
-        "the base."
+        'bootstrap over users, averaged over the seeds; behind "seeds", Student\'s interval over '
+        "what each seed gained, from three seeds on. Changes in brackets are against the base."
     )

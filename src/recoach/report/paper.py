@@ -251,6 +251,6 @@ def _note(record: Record, found: Record) -> str:
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
         f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
         f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
-        "intervals: 95 %, paired bootstrap over users of each user's mean over the seeds. Changes "
+        "intervals: 95 %, paired bootstrap over users, averaged over the seeds. Changes "
         "in brackets are against the base."
     )
