@@ -131,7 +131,8 @@ def grpo_step(folder: Path, out: Path, steps: int = 40, group: int = 4096) -> No
     model = build_model("sasrec", data, seed=SEED)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512), data)
     sampled = {"estimator": "sampled", "loss_type": "grpo", "num_generations": group}
-    choices = {"exact": {}, "exact_kl": {"beta": 0.1}, "sampled": sampled}
+    exact = {"loss_type": "grpo"}
+    choices = {"exact": exact, "exact_kl": exact | {"beta": 0.1}, "sampled": sampled}
     rounds: dict[str, list[float]] = {}
     workers = {"cross_entropy": steps_of(trainer), "plain": plain_grpo_step(model, data, group)}
     for name, settings in choices.items():

@@ -69,7 +69,8 @@ def plain_grpo_step(model: Recommender, data: Dataset, group: int) -> Callable[[
         return logits
 
     def step() -> None:
-        queries, rewards, _ = next(tasks)
+        task = next(tasks)
+        queries, rewards = task.queries, task.rewards
         model.eval()
         with torch.no_grad():
             p = scores(queries).softmax(dim=1)

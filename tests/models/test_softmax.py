@@ -54,7 +54,9 @@ def states_at_once(request, monkeypatch):
 def test_several_picked_items_a_state_have_the_plain_formula_s_loss_and_gradient(seen):
     users, items = vectors()
     wanted = (WORTH * plain_log_p(users, items, seen)[PAIRS].square()).sum()
-    found = softmax_loss(users, items, picked_loss, temperature=0.7, seen=seen)
+    found = softmax_loss(
+        users, items, picked_loss, Catalogue(items, len(users), temperature=0.7, seen=seen)
+    )
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
         torch.autograd.grad(3 * found, (users, items)),
@@ -72,7 +74,9 @@ def test_groups_of_drawn_items_have_the_plain_formula_s_loss_and_gradient():
     def loss(block):
         return (weight[block.which] * block.log_p_of(drawn[block.which]).exp()).sum()
 
-    found = softmax_loss(users, items, loss, temperature=0.7, seen=SEEN)
+    found = softmax_loss(
+        users, items, loss, Catalogue(items, len(users), temperature=0.7, seen=SEEN)
+    )
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
         torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))
@@ -97,7 +101,9 @@ def test_the_kl_beside_picked_items_has_the_plain_formula_s_loss_and_gradient():
         measured.append(far.detach())
         return (far * torch.arange(block.which.start, block.which.stop)).sum() + picked.sum()
 
-    found = softmax_loss(users, items, loss, temperature=0.7, seen=SEEN)
+    found = softmax_loss(
+        users, items, loss, Catalogue(items, len(users), temperature=0.7, seen=SEEN)
+    )
     assert torch.allclose(torch.cat(measured), kl)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
@@ -161,6 +167,23 @@ def test_log_z_is_exact_to_a_ten_thousandth_though_p_is_rounded(monkeypatch):
     assert (block._log_z - wanted).abs().max().item() < 5e-4
 
 
+def test_the_difference_of_two_close_policies_is_not_lost_in_rounding(monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
+    users, items = (tensor.detach() for tensor in vectors(torch.float32, items=3000, dim=64))
+    users = 2 * users  # scores of some 20
+    moved = users + 0.1 * torch.randn(users.shape, generator=torch.Generator().manual_seed(2))
+    pairs = torch.arange(STATES), torch.arange(STATES) * 400
+    new, old = (
+        next(Catalogue(items, STATES, exact_products=True).blocks(states))
+        for states in (moved, users)
+    )
+    plain = [(states @ items.T).double().log_softmax(dim=1) for states in (moved, users)]
+    kl = (plain[0].exp() * (plain[0] - plain[1])).sum(dim=1)
+    assert new.kl(old).tolist() == pytest.approx(kl.tolist(), abs=2e-5)
+    ratio = (new.log_p(*pairs) - old.log_p(*pairs)).tolist()
+    assert ratio == pytest.approx((plain[0] - plain[1])[pairs].tolist(), abs=2e-4)
+
+
 def test_a_certain_policy_keeps_a_finite_log_p_for_what_it_never_shows():
     users, items = torch.ones(1, 1, dtype=torch.float64), torch.zeros(300, 1, dtype=torch.float64)
     items[299] = 500.0  # all of the first items underflow
@@ -176,7 +199,7 @@ def test_a_state_that_may_be_shown_nothing_takes_no_part():
     def loss(block):
         return block.log_p(torch.arange(1, STATES), torch.ones(STATES - 1).long()).sum()
 
-    found = softmax_loss(users, items, loss, seen=everything)
+    found = softmax_loss(users, items, loss, Catalogue(items, len(users), seen=everything))
     d_users, d_items = torch.autograd.grad(found, (users, items))
     assert torch.isfinite(d_users).all()
     assert torch.isfinite(d_items).all()
@@ -286,7 +309,9 @@ def test_expectation_and_entropy_have_the_plain_formula_s_loss_and_gradient(bias
     def loss(block):
         return (block.expectation(worth).square() + 3 * block.entropies().square()).sum()
 
-    found = softmax_loss(users, items, loss, temperature=0.7, seen=SEEN, bias=bias)
+    found = softmax_loss(
+        users, items, loss, Catalogue(items, len(users), temperature=0.7, seen=SEEN, bias=bias)
+    )
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
         torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))

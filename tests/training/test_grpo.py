@@ -288,3 +288,20 @@ def test_the_papers_setting_is_the_papers():
     assert (paper.estimator, paper.loss_type, paper.group_size) == ("sampled", "grpo", 4096)
     assert (paper.kl_estimator, paper.beta, paper.mask_seen) == ("literal", 0.5, False)
     assert (paper.select, paper.trainable) == ("last", ("item", "user", "position"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "exact"),
+    [
+        ({}, False),
+        ({"beta": 0.1}, True),
+        (SAMPLED, False),
+        (SAMPLED | {"num_iterations": 2}, True),
+        (SAMPLED | {"old_model_sync_steps": 3}, True),
+        ({"algorithm": "s_dpo", "beta": 1.0}, True),
+        ({"algorithm": "top_k_off_policy"}, True),
+    ],
+)
+def test_where_policies_are_compared_products_are_not_rounded(settings, exact):
+    trainer = GRPOTrainer(build("sasrec"), args=GRPOConfig(**settings), train_dataset=DATASET)
+    assert trainer.policy.exact_products is exact

@@ -254,6 +254,8 @@ class Catalogue:
         seen: masked (state, item) pairs, sorted by state.
         bias: float[I] added to the scores over temperature: the log of how many items each one
             stands for, where the items are a sample (0 for what stands for itself).
+        exact_products: never in bfloat16. It rounds a score by up to 1/512 of itself: nothing for
+            one policy, too much for the difference of two that are close.
     """
 
     def __init__(
@@ -264,10 +266,11 @@ class Catalogue:
         temperature: float = 1.0,
         seen: Seen | None = None,
         bias: Tensor | None = None,
+        exact_products: bool = False,
     ) -> None:
         self.items, self.temperature, self.seen = items.detach(), temperature, seen
         self.bias = bias
-        self.product = product_dtype(items)
+        self.product = items.dtype if exact_products else product_dtype(items)
         self.cast = self.items.to(self.product)
         kind = items.device.type
         fitting = _LOGITS.get(kind, 2**24) // max(1, len(items))
@@ -318,10 +321,7 @@ def softmax_loss(
     users: Tensor,
     items: Tensor,
     loss: Callable[[Block], Tensor],
-    *,
-    temperature: float = 1.0,
-    seen: Seen | None = None,
-    bias: Tensor | None = None,
+    catalogue: Catalogue | None = None,
 ) -> Tensor:
     """Sum a loss of log-probabilities over all states without ever holding states × items.
 
@@ -329,14 +329,12 @@ def softmax_loss(
         users: float[B, D] state vectors.
         items: float[I, D] item vectors.
         loss: loss of a block, summed over its states.
-        temperature: divides the scores.
-        seen: masked (state, item) pairs, sorted by state.
-        bias: float[I] added to the scores over temperature, see `Catalogue`.
+        catalogue: of these items for these states; without one nothing is masked, at temperature 1.
 
     Returns:
         float[] the sum, differentiable with respect to `users` and `items`.
     """
-    catalogue = Catalogue(items, len(users), temperature=temperature, seen=seen, bias=bias)
+    catalogue = catalogue or Catalogue(items, len(users))
     total: Tensor = _SoftmaxLoss.apply(users, items, catalogue, loss)  # type: ignore[no-untyped-call]
     return total
 

@@ -29,6 +29,8 @@ class Policy:
     temperature: float = 1.0
     logits: Logits = "raw"
     """Products of the vectors as they are, with states of unit length, or of both (cosines)."""
+    exact_products: bool = False
+    """Whether products stay in the vectors' own precision, as differences of policies need."""
 
     def embed(self, model: Recommender, queries: Queries) -> Embedded:
         """Return the vectors whose products over the temperature are the logits."""
@@ -55,6 +57,7 @@ class Policy:
             temperature=self.temperature,
             seen=seen,
             bias=bias,
+            exact_products=self.exact_products,
         )
 
     def loss(
@@ -65,7 +68,7 @@ class Policy:
         bias: Tensor | None = None,
     ) -> Tensor:
         """Return the sum of a loss of log-probabilities over all states (`softmax_loss`)."""
-        return softmax_loss(*vectors, loss, temperature=self.temperature, seen=seen, bias=bias)
+        return softmax_loss(*vectors, loss, self.catalogue(vectors, seen, bias))
 
 
 @torch.no_grad()

@@ -214,6 +214,13 @@ class GRPOConfig(BaseModel):
         return self.estimator in ("sampled", "slate")
 
     @property
+    def compares_policies(self) -> bool:
+        """Whether a step looks at the difference of two policies: a ratio, a KL, a preference."""
+        updates = max(self.num_iterations, self.old_model_sync_steps)
+        rival = self.algorithm in ("s_dpo", "top_k_off_policy")
+        return self.beta > 0 or updates > 1 or rival
+
+    @property
     def group_size(self) -> int:
         """Items or lists in a group."""
         return self.num_generations or (16 if self.estimator == "slate" else 4096)

@@ -65,7 +65,8 @@ class GRPOTrainer:
         self.session = replace(session, observer=Observers([session.observer, *callbacks]))
         if self.args.level == "final":
             model.settle()
-        self.policy = Policy(self._temperature(), self.args.logits)
+        exact = self.args.compares_policies
+        self.policy = Policy(self._temperature(), self.args.logits, exact_products=exact)
         self._tasks = Tasks(self.args, train_dataset, _several(reward_funcs, self.args))
         self._estimator = estimator_for(self.args, self.policy, self._tasks.rewarder, model)
         anchored = self.args.beta > 0 or self._estimator.needs_reference
