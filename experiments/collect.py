@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tomli_w
 
 from recoach.experiments.gains import GAINS
-from recoach.experiments.reproduce import Plan, joined
+from recoach.experiments.joining import join
 from recoach.experiments.suites import SUITES, Source
 from recoach.report.drawings import NAMES
 from recoach.report.gains import overview
@@ -80,7 +80,6 @@ class Family(NamedTuple):
 
 CLOSEST = (INDUSTRIAL, GAMES, BABY)
 """The logs that stand closest to the paper's."""
-SEEDS = tuple(range(2020, 2025))
 
 FAMILIES = {
     "paper": Family(ROOT / "runs/reproduce/quick", dict.fromkeys(SUITES, CLOSEST)),
@@ -137,15 +136,16 @@ def restore() -> None:
                 shutil.copyfile(record, folder / "results.json")
 
 
-def join_gains() -> None:
-    """Write the tables of the gains from all finished cells, whenever they were run."""
-    family = FAMILIES["gains"]
-    for suite, sources in family.suites.items():
-        plan = Plan(suite, sources, "quick", SEEDS, family.runs.parent)
-        record = joined(plan)
-        record["data"] = {name: found for name, found in record["data"].items() if found["cells"]}
-        if record["data"]:
-            write_suite(record, suite, family.runs)
+def join_suites() -> None:
+    """Write the tables of every suite from its finished cells, whenever they were run."""
+    for family in FAMILIES.values():
+        for suite, sources in family.suites.items():
+            record = join(suite, "quick", family.runs, sources)
+            if record["data"]:
+                write_suite(record, suite, family.runs)
+        if "table3" in family.suites:
+            figure = join("table3", "quick", family.runs, CLOSEST)
+            write_suite(figure, "figure1", family.runs)
 
 
 def take(source: Path, name: str) -> None:
@@ -223,7 +223,7 @@ def write() -> None:
 
 if __name__ == "__main__":
     restore()
-    join_gains()
+    join_suites()
     collect()
     collect_suites()
     write()

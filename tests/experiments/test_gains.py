@@ -114,6 +114,7 @@ def a_cell(words, seeds=(1,)):
     metrics = ("recall@10", "ndcg@10", "recall@50")
     return {
         "seeds": list(seeds),
+        "users_averaged": False,
         "protocol": {"split": "leave_last_out", "mask_seen": "all"},
         "models": {
             stage: {"test": {metric: {"mean": value, "sd": 0.01} for metric in metrics}}

@@ -6,7 +6,8 @@ import pytest
 
 from recoach.experiments.config import resolve
 from recoach.experiments.folder import RunFolder
-from recoach.experiments.reproduce import Plan, _compared, _mean_and_deviation, _run
+from recoach.experiments.joining import _compared, _diagnostics, _mean_and_deviation, join
+from recoach.experiments.reproduce import Plan, _run
 from recoach.experiments.suites import Source
 
 
@@ -71,3 +72,40 @@ def test_from_three_seeds_on_there_is_an_interval_over_them(tmp_path):
     assert (high - low) / 2 == pytest.approx(0.1 / 3**0.5 * 4.302653)
     (found,) = _compared(*finished(tmp_path, [0.1, 0.2]))
     assert "seeds" not in found
+
+
+def record(seed, value):
+    """Return a record as a cell leaves it, with one metric."""
+    figures = {"test": {"ndcg@10": value}, "lists": {}, "popularity_buckets": []}
+    return {
+        "seed": seed,
+        "dataset": {"users": 3},
+        "model": "lightgcn",
+        "protocol": {},
+        "models": {"base": figures, "tuned": figures | {"steps": 5, "seconds": 1.0}},
+        "comparisons": [],
+        "config": {"seed": seed},
+        "environment": {},
+    }
+
+
+def test_all_that_is_finished_is_joined_though_less_was_asked_for(tmp_path):
+    for log, cell, seed in [("shop", "lightgcn", 7), ("shop", "lightgcn", 8), ("mall", "gsau", 7)]:
+        RunFolder(tmp_path / log / f"{cell}-{seed}").write_json("results.json", record(seed, 0.5))
+    RunFolder(tmp_path / "shop" / "lightgcn-temperature-7").write_json("results.json", {})
+    (tmp_path / "shop" / "sasrec-7").mkdir()  # begun, not finished
+    found = join("gains", "quick", tmp_path, [Source("shop", "shop.csv")])
+    assert list(found["data"]) == ["shop", "mall"]
+    assert {name: cell["seeds"] for name, cell in found["data"]["shop"]["cells"].items()} == {
+        "lightgcn": [7, 8]
+    }
+    assert found["seeds"] == [7, 8]
+    assert found["data"]["mall"]["dataset"] == {"users": 3}
+
+
+def test_what_was_logged_is_averaged_only_where_every_seed_tells_it():
+    told = {"first": {"kl": 1.0}, "last": {"kl": 2.0}, "curve": [[0, 0.1]]}
+    other = {"first": {"kl": 3.0, "entropy": 1.0}, "last": {"kl": 2.0}, "curve": [[0, 0.2]]}
+    found = _diagnostics([{"diagnostics": told}, {"diagnostics": other}])
+    assert found == {"first": {"kl": 2.0}, "last": {"kl": 2.0}, "curve": [[0, 0.1]]}
+    assert _diagnostics([{"diagnostics": told}, {}]) == {}

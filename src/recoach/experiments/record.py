@@ -1,6 +1,6 @@
 """What a run leaves behind: results with their protocol, per-user values, a few users' lists."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +22,17 @@ _SHOWN_USERS = 6
 _LIST_LENGTH = 10
 
 Stage = Literal["base", "tuned", "control"]
+
+_LOGGED = (
+    "log_ratio/abs_mean",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "frac_reward_zero_std",
+    "kl",
+    "entropy",
+    "temperature",
+)
+"""What GRPO logs and results keep, beside how far the tables have moved."""
 
 
 class Trained(NamedTuple):
@@ -66,6 +77,7 @@ def write_results(
             for name in models
         },
         "comparisons": _comparisons(tests),
+        "diagnostics": _diagnostics(folder.metrics()),
         "config": config.tables(),
         "environment": environment(),
     }
@@ -216,3 +228,22 @@ def _lists(
 def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
     before = dataset.test.lengths[evaluation.users[:index]].sum()
     return int(evaluation.ranks[before])
+
+
+def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what GRPO logged in its first and last stretch, and the curve on validation."""
+    tuned = [row for row in rows if row["stage"] == "tuned"]
+    if not tuned:
+        return {}
+    ends = {"first": next((row for row in tuned if row["step"] > 0), tuned[0]), "last": tuned[-1]}
+    found: dict[str, Any] = {
+        end: {
+            name: round(float(value), 6)
+            for name, value in row.items()
+            if name in _LOGGED or name.startswith("drift/")
+        }
+        for end, row in ends.items()
+    }
+    metric = "valid/ndcg@10"
+    curve = [[int(row["step"]), round(float(row[metric]), 6)] for row in tuned if metric in row]
+    return found | {"curve": curve}

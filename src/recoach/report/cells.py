@@ -45,3 +45,12 @@ def verdict(cell: Record, stage: str, other: str, metric: str = "ndcg@10") -> st
     if "seeds" in found:
         over_seeds = "; seeds {} to {}".format(*(percent(end / base) for end in found["seeds"]))
     return f"{found['verdict']} ({low} to {high}{over_seeds})"
+
+
+def intervals(cells: Mapping[str, Record]) -> str:
+    """Say what the intervals of several seeds' cells are."""
+    if all(len(cell["seeds"]) == 1 for cell in cells.values()):
+        return "paired bootstrap over users"
+    if all(cell["users_averaged"] for cell in cells.values()):
+        return "paired bootstrap over users of each user's mean over the seeds"
+    return "paired bootstrap over users, the ends of each seed's interval averaged"

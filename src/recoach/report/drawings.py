@@ -37,6 +37,8 @@ def draw_factors(record: Mapping[str, Any], folder: Path) -> list[Path]:
                 panels.setdefault(f"{name}, {NAMES[model]}", {})[
                     factor.replace("-", " ") or "paper"
                 ] = cell
+    if not panels:
+        return []
     return _drawn(panels, _curves, folder / "factors")
 
 

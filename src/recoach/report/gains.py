@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from recoach.report.cells import comparison, measured, verdict
+from recoach.report.cells import comparison, intervals, measured, verdict
 from recoach.report.drawings import NAMES
 from recoach.report.grids import Grid
 from recoach.report.tables import MISSING, title
@@ -125,7 +125,7 @@ def _note(found: Record) -> str:
     return (
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions. "
         f"Split: {protocol['split'].replace('_', ' ')}; full ranking; seen items masked: "
-        f"{protocol['mask_seen']}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, paired "
-        'bootstrap over users, averaged over the seeds; behind "seeds", Student\'s interval over '
-        "what each seed gained, from three seeds on. Changes in brackets are against the base."
+        f"{protocol['mask_seen']}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, "
+        f'{intervals(found["cells"])}; behind "seeds", Student\'s interval over what each seed '
+        "gained, from three seeds on. Changes in brackets are against the base."
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.experiments.sources import Sizes, category_of
-from recoach.report.cells import measured, verdict
+from recoach.report.cells import intervals, measured, verdict
 from recoach.report.drawings import NAMES, draw_factors, draw_figure1
 from recoach.report.gains import ablation, gains, rivals, tail
 from recoach.report.grids import Grid, latex, markdown, page
@@ -160,7 +160,8 @@ def _factors(record: Record) -> list[Grid]:
                     (label, *_after(cell, "control"), *[MISSING] * 3, _best(cell, "control"))
                 )
             first = cell["diagnostics"].get("first", {})
-            clipped = sum(first.get(f"clip_ratio/{end}_mean", 0.0) for end in ("low", "high"))
+            ends = [first.get(f"clip_ratio/{end}_mean") for end in ("low", "high")]
+            clipped = None if None in ends else sum(ends)
             label = f"{NAMES[model]}: {factor.replace('-', ' ') or 'nothing'}"
             told = (first.get("log_ratio/abs_mean"), clipped, first.get("frac_reward_zero_std"))
             figures = [number(figure) for figure in told]
@@ -251,6 +252,5 @@ def _note(record: Record, found: Record) -> str:
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
         f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
         f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
-        "intervals: 95 %, paired bootstrap over users, averaged over the seeds. Changes "
-        "in brackets are against the base."
+        f"intervals: 95 %, {intervals(found['cells'])}. Changes in brackets are against the base."
     )
