@@ -6,8 +6,8 @@ import re
 import tomllib
 
 import pytest
-from pages import PAGES, ROOT, blocks, commands
 
+from pages import PAGES, ROOT, blocks, commands
 from recoach.cli.main import app
 from recoach.experiments.config import read_config, resolve
 from recoach.training.config import GRPOConfig
@@ -43,6 +43,7 @@ def test_commands_parse(page, line):
 
 
 TOML = [(page.name, text) for page in PAGES for text in blocks(page, "toml")]
+
 
 @pytest.mark.parametrize(("page", "text"), TOML, ids=lambda part: part.split()[0])
 def test_settings_are_settings(page, text):

@@ -4,15 +4,15 @@ import shutil
 
 import polars as pl
 import pytest
-from pages import ROOT, commands
 
 import recoach
+from pages import ROOT, commands
 from recoach.cli.main import app
 
 PAGES = [ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs" / "verbs").glob("*.md"))]
 RUN = {"compare", "convert-config", "data describe", "data prepare", "doctor", "evaluate"}
 RUN |= {"finetune", "pretrain", "recommend", "report", "run"}
-# Run elsewhere: demo (tests/cli/test_cli_verbs.py), import and export (test_cli_recbole.py), search,
+# Run elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py), search,
 # reproduce, serve (tests/serving); data fetch needs a network.
 TRAINS = {
     "finetune": ["grpo.max_steps=2"],

@@ -5,9 +5,9 @@ import tomllib
 from inspect import Parameter
 
 import pytest
-from pages import PAGES, ROOT, blocks, codes, commands, tables
 
 import recoach
+from pages import PAGES, ROOT, blocks, codes, commands, tables
 from recoach.cli.main import app
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.stages import Logger
@@ -162,6 +162,12 @@ def test_the_comparison_also_says_what_others_do_better():
 def test_the_reference_has_every_public_name():
     named = re.findall(r"^::: recoach\.(\w+)$", (DOCS / "reference.md").read_text(), re.M)
     assert sorted(named) == recoach.__all__
+
+
+def test_the_doctor_s_page_lists_the_extras_for_users():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - {"test", "lint", "docs"}
+    assert {codes(row[0])[0] for row in tables(page_of("doctor").read_text())} == extras
 
 
 def test_the_two_tower_example_is_short():
