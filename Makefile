@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check results bench clean
+.PHONY: demo test check docs results bench clean
 
 ## make demo     set up .venv and run the main job on the embedded shop
 demo: .venv/installed
@@ -17,6 +17,10 @@ check: .venv/checked
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+## make docs     build the pages into site/, strictly
+docs: .venv/documented
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # with --quiet nothing counts as a warning
 
 ## make results  copy the results of finished runs and write the table of the README
 results: .venv/installed
@@ -37,9 +41,13 @@ bench: .venv/installed
 	$(PIP) --editable '.[test]'
 	touch $@ .venv/installed
 
+.venv/documented: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[docs]'
+	touch $@ .venv/installed
+
 .venv/checked: .venv/tested
 	$(PIP) --editable '.[lint]'
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

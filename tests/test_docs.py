@@ -1,36 +1,18 @@
-"""What the pages say works: Python blocks run, commands parse, every experiment reads."""
+"""What the pages say works: Python blocks run, commands parse, settings and experiments read."""
 
 import importlib
 import importlib.util
 import re
-import shlex
-from pathlib import Path
+import tomllib
 
 import pytest
 
+from pages import PAGES, ROOT, blocks, commands
 from recoach.cli.main import app
-from recoach.experiments.config import read_config
+from recoach.experiments.config import read_config, resolve
 from recoach.training.config import GRPOConfig
 
-ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
-
-
-def blocks(page, *languages):
-    """Return the fenced blocks of a page in some languages."""
-    found = re.findall(r"^```(\w+)[^\n]*\n(.*?)^```", page.read_text(), re.M | re.S)
-    return [text for language, text in found if language in languages]
-
-
-def commands(page):
-    """Return the `recoach` command lines in a page's blocks and sentences, as lists of words."""
-    lines = "\n".join(blocks(page, "bash", "sh", "shell", "console")).replace("\\\n", " ")
-    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines.splitlines()]
-    words += [
-        shlex.split(code) for code in re.findall(r"`([^`\n]*recoach [^`\n]+)`", page.read_text())
-    ]
-    return [line[1:] for line in words if line and line[0].rsplit("/")[-1] == "recoach"]
 
 
 def test_the_readme_shows_python_and_the_command_line():
@@ -58,6 +40,14 @@ def test_commands_parse(page, line):
         assert line[0] in [*app, "--help", "--version"]
         return
     app.parse_args(line, exit_on_error=False, print_error=False)
+
+
+TOML = [(page.name, text) for page in PAGES for text in blocks(page, "toml")]
+
+
+@pytest.mark.parametrize(("page", "text"), TOML, ids=lambda part: part.split()[0])
+def test_settings_are_settings(page, text):
+    assert resolve(tomllib.loads(text), page)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

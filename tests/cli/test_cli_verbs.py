@@ -272,8 +272,14 @@ def test_the_doctor_names_what_is_here_and_what_is_missing(recoach, monkeypatch)
 
 
 def test_the_doctor_knows_every_extra_a_user_can_choose():
-    known = set(doctor.extras()) - {"test", "lint"}
+    known = set(doctor.extras()) - {"docs", "test", "lint"}
     assert known == set(doctor._ADDS)
+
+
+def test_the_doctor_finds_what_the_tests_have_installed(recoach):
+    told = recoach("doctor").out
+    assert "pip install 'recoach[recbole]'" not in told  # PyYAML's module is called yaml
+    assert "pip install 'recoach[serve]'" not in told
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from recoach.cli.console import console
 _ADDS: Final = {
     "pandas": "hands in pandas frames",
     "recbole": "RecBole's YAML (recoach convert-config)",
+    "serve": "recoach serve",
     "sim": "simulated customers (recoach reproduce simulator)",
     "trackers": "TensorBoard, MLflow, Weights & Biases (--report-to)",
     "tune": "recoach search",
 }
-_MODULES: Final = {"faiss-cpu": "faiss"}
+_MODULES: Final = {"faiss-cpu": "faiss", "pyyaml": "yaml"}
 """Where a distribution's module has another name."""
 
 
