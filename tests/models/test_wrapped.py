@@ -104,3 +104,20 @@ def test_a_wrapped_module_is_not_kept_in_a_folder(tmp_path):
     with pytest.raises(ConfigError, match=r"save your module's own state_dict\(\)"):
         GRPOTrainer(wrapped(), args=args, train_dataset=DATASET, session=session).train()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [
+        {"algorithm": "ppo", "estimator": "sampled", "loss_type": "grpo", "num_generations": 8},
+        {"algorithm": "sac"},
+    ],
+)
+def test_rivals_that_train_a_head_learn_its_width_from_the_vectors(rival):
+    args = GRPOConfig(max_steps=1, batch_size=16, **rival)
+    assert GRPOTrainer(wrapped(), args=args, train_dataset=DATASET).train().steps == 1
+
+
+def test_a_module_without_a_loss_of_its_own_cannot_carry_one_on():
+    with pytest.raises(ConfigError, match=r"sft_coef = 0\.5 .* Wrapped has none"):
+        GRPOTrainer(wrapped(), args=GRPOConfig(sft_coef=0.5), train_dataset=DATASET)

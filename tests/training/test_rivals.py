@@ -38,18 +38,18 @@ RIVALS = {
 }
 
 
-class Table:
+class Vectors(torch.nn.Module):
     """Stands for a model: only the size of its vectors is asked for."""
 
     device = torch.device("cpu")
 
-    def tables(self):
-        return {"item": [torch.zeros(ITEMS, DIM)]}
+    def embed(self, queries):
+        return Embedded(torch.zeros(len(queries), DIM), torch.zeros(ITEMS, DIM))
 
 
 def rival(algorithm, **changes):
     args = GRPOConfig(algorithm=algorithm, temperature=0.7, **RIVALS[algorithm] | changes)
-    return estimator_for(args, Policy(0.7), Rewarder([future()]), Table())
+    return estimator_for(args, Policy(0.7), Rewarder([future()]), Vectors())
 
 
 def build(**settings):

@@ -63,6 +63,11 @@ class GRPOTrainer:
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, session = train_dataset, session or Session()
         self.session = replace(session, observer=Observers([session.observer, *callbacks]))
+        if self.args.sft_coef and not model.needs:
+            raise ConfigError(
+                f"sft_coef = {self.args.sft_coef:g} adds the model's own loss, but "
+                f"{type(model).__name__} has none; set sft_coef = 0."
+            )
         if self.args.level == "final":
             model.settle()
         exact = self.args.compares_policies

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recoach.models.base import Embedded, Recommender
+from recoach.data.batch import Queries
+from recoach.models.base import Embedded, Recommender, judging
 from recoach.models.softmax import Block
 from recoach.policy.policy import Policy
 from recoach.policy.rewards import Rewarder
@@ -228,4 +229,8 @@ def _next_states(task: Task) -> Tensor:
 
 
 def _dim(model: Recommender) -> int:
-    return int(model.tables()["item"][0].shape[1])
+    """Return the width of a model's vectors; no table tells it of mixed scores."""
+    one = torch.ones(1, dtype=torch.int64)
+    state = Queries(users=one - 1, history=one[None] - 1, lengths=one, rows=one - 1, ends=one)
+    with torch.no_grad(), judging(model):
+        return int(model.embed(state.to(model.device)).users.shape[1])
