@@ -255,8 +255,8 @@ def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -
 
 
 def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Interactions:
-    users, user_ids = _dense(read["user_id"])
-    items, item_ids = _dense(read["item_id"])
+    users, user_ids = _dense(read.drop_in_place("user_id").rechunk())  # its text is freed here
+    items, item_ids = _dense(read.drop_in_place("item_id").rechunk())
     for ours, ids in (("user_id", user_ids), ("item_id", item_ids)):
         if (ids == "").any():
             _complain(table, found, ours, pl.col(ours).cast(pl.String) == "")

@@ -11,6 +11,8 @@ LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.uint32]
 
+_BLOCK = 1 << 18  # rows compared at once
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interactions:
@@ -99,7 +101,6 @@ def first_rows(values: pl.Series) -> RowArray:
     A hash table that takes all rows at once: of the values that meet in a slot the earliest stays,
     and the rows of the others try again with another hash.
     """
-    values = values.rechunk()
     slots = 1 << max(1, len(values).bit_length() - 1)
     table = np.empty(slots, dtype=np.uint32)
     first = np.empty(len(values), dtype=np.uint32)
@@ -108,6 +109,15 @@ def first_rows(values: pl.Series) -> RowArray:
         slot = held.hash(seed).to_numpy() & np.uint64(slots - 1)
         table[slot[::-1]] = rows[::-1]  # the earliest is written last
         first[rows] = table[slot]
-        clash = held != values.gather(first[rows])
-        rows, held, seed = rows[clash.to_numpy()], held.filter(clash), seed + 1
+        clash = _differ(held, values, first[rows])
+        rows, held, seed = rows[clash], held.filter(pl.Series(clash)), seed + 1
     return first
+
+
+def _differ(held: pl.Series, values: pl.Series, rows: RowArray) -> npt.NDArray[np.bool_]:
+    """Return bool[N], whether held differs from values[rows]; a block at a time, to save memory."""
+    different = np.empty(len(rows), dtype=np.bool_)
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        different[block] = (held[block] != values.gather(rows[block])).to_numpy()
+    return different
