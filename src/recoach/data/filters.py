@@ -18,11 +18,9 @@ def k_core(interactions: Interactions, k: int = 5) -> Interactions:
     DataError where nothing is left, saying for which k something would be.
     """
     rows = _core_rows(interactions.users, interactions.items, k)
-    if not len(rows):
+    if not rows.any():
         raise DataError(_empty_core(interactions, k))
-    if len(rows) == len(interactions):
-        return interactions
-    return interactions.keep(_mask(rows, len(interactions)))
+    return interactions if rows.all() else interactions.keep(rows)
 
 
 def deduplicate(interactions: Interactions, keep: Literal["first", "last"]) -> Interactions:
@@ -37,7 +35,9 @@ def deduplicate(interactions: Interactions, keep: Literal["first", "last"]) -> I
         order = np.lexsort((interactions.times, pairs))
     changes = np.flatnonzero(np.diff(pairs[order])) + 1
     edge = np.concatenate(([0], changes)) if keep == "first" else np.append(changes, len(order)) - 1
-    return interactions.keep(_mask(order[edge], len(interactions)))
+    rows = np.zeros(len(interactions), dtype=np.bool_)
+    rows[order[edge]] = True
+    return interactions.keep(rows)
 
 
 def rating_at_least(interactions: Interactions, threshold: float) -> Interactions:
@@ -56,36 +56,32 @@ def rating_at_least(interactions: Interactions, threshold: float) -> Interaction
     return interactions.keep(rows)
 
 
-def _core_rows(users: IntArray, items: IntArray, k: int) -> npt.NDArray[np.int64]:
-    """Return int64[m], the rows of the k-core in file order."""
-    rows = np.arange(len(users))
-    while len(rows):
-        enough_of_user = np.bincount(users) >= k
-        enough_of_item = np.bincount(items) >= k
-        stays = enough_of_user[users] & enough_of_item[items]
-        if stays.all():
-            break
-        rows, users, items = rows[stays], users[stays], items[stays]
-    return rows
-
-
-def _mask(rows: npt.NDArray[np.int64], length: int) -> BoolArray:
-    mask = np.zeros(length, dtype=np.bool_)
-    mask[rows] = True
-    return mask
+def _core_rows(users: IntArray, items: IntArray, k: int) -> BoolArray:
+    """Return bool[N], whether a row is in the k-core; counts lose what went, not counted anew."""
+    left_users, left_items = users.astype(np.intp), items.astype(np.intp)
+    of_user, of_item = np.bincount(users), np.bincount(items)
+    while True:
+        few_of_user, few_of_item = of_user < k, of_item < k
+        goes = few_of_user.take(left_users) | few_of_item.take(left_items)
+        if not goes.any():
+            return ~(few_of_user[users] | few_of_item[items])
+        gone = np.flatnonzero(goes)
+        of_user -= np.bincount(left_users[gone], minlength=len(of_user))
+        of_item -= np.bincount(left_items[gone], minlength=len(of_item))
+        left_users, left_items = left_users[~goes], left_items[~goes]
 
 
 def _empty_core(interactions: Interactions, k: int) -> str:
     low, high = 0, k  # the low-core has rows (the 0-core has all), the high-core none
-    rows = np.arange(len(interactions))
+    rows = np.ones(len(interactions), dtype=np.bool_)
     while high - low > 1:
         middle = (low + high) // 2
         found = _core_rows(interactions.users, interactions.items, middle)
-        low, high, rows = (middle, high, found) if len(found) else (low, middle, rows)
+        low, high, rows = (middle, high, found) if found.any() else (low, middle, rows)
     users = len(np.unique(interactions.users[rows]))
     items = len(np.unique(interactions.items[rows]))
     return (
         f"the {k}-core is empty: no users and items with {k} interactions each are left; the "
         f"largest k that leaves something is {low} ({users:,} users, {items:,} items, "
-        f"{len(rows):,} interactions), so use k_core = {low} or a longer log"
+        f"{np.count_nonzero(rows):,} interactions), so use k_core = {low} or a longer log"
     )

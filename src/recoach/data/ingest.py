@@ -1,7 +1,7 @@
 """Files and frames become Interactions: find the columns, check every value, number the ids.
 
-One streaming pass reads ids as categories and times and ratings as numbers. Only where that pass
-meets something wrong does a second look find the first bad row and name its line.
+One streaming pass reads the ids, and times and ratings as numbers. Only where that pass meets
+something wrong does a second look find the first bad row and name its line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recoach.data.formats import Table, open_table, reading
-from recoach.data.interactions import IntArray, Interactions, LongArray, number
+from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
 from recoach.data.times import moments, to_milliseconds
 from recoach.errors import DataError
@@ -190,22 +190,22 @@ def _interactions(table: Table, found: Mapping[str, str]) -> Interactions:
 
 
 def _id(table: Table, name: str, dtype: pl.DataType) -> Any:  # noqa: ANN401 - Expr -> Expr
-    """Return how to turn an id column into categories; whole numbers are written as such."""
+    """Return how to read an id column: as text or as whole numbers."""
     if dtype.is_float():
         return _whole
     if dtype.is_integer():
-        return lambda column: column.cast(pl.String).cast(pl.Categorical)
+        return lambda column: column
     if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return lambda column: column.cast(pl.String).cast(pl.Categorical)
+        return lambda column: column.cast(pl.String)
     raise DataError(
         f"{table.label}: column {name!r} holds {dtype} and cannot be an id; use text or numbers"
     )
 
 
 def _whole(column: pl.Expr) -> pl.Expr:
-    """Return float ids as categories, null where they are not whole numbers."""
+    """Return float ids as whole numbers, null where they are none."""
     whole = column.cast(pl.Int64, strict=False)
-    return pl.when(whole == column).then(whole).cast(pl.String).cast(pl.Categorical)
+    return pl.when(whole == column).then(whole)
 
 
 def _measures(table: Table, found: Mapping[str, str], raw: pl.LazyFrame) -> dict[str, Any]:
@@ -255,8 +255,8 @@ def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -
 
 
 def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Interactions:
-    users, user_ids = _dense(read["user_id"])
-    items, item_ids = _dense(read["item_id"])
+    users, user_ids = _dense(read.drop_in_place("user_id").rechunk())  # its text is freed here
+    items, item_ids = _dense(read.drop_in_place("item_id").rechunk())
     for ours, ids in (("user_id", user_ids), ("item_id", item_ids)):
         if (ids == "").any():
             _complain(table, found, ours, pl.col(ours).cast(pl.String) == "")
@@ -277,8 +277,7 @@ def _looks_numeric(ids: pl.Series) -> bool:
 
 def _dense(ids: pl.Series) -> tuple[IntArray, pl.Series]:
     """Return int32[N] numbers by first appearance and String[n] the id of each."""
-    codes = ids.to_physical().to_numpy()
-    numbers, old = number(codes, int(codes.max()) + 1)
-    first = np.zeros(len(old), dtype=np.int64)
-    first[numbers[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return numbers, ids.gather(first).cast(pl.String).alias("")
+    rows = first_rows(ids)
+    new = rows == np.arange(len(rows), dtype=np.uint32)
+    numbers = np.cumsum(new, dtype=np.int32) - 1
+    return numbers[rows], ids.gather(np.flatnonzero(new)).cast(pl.String).alias("")

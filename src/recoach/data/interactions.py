@@ -9,6 +9,9 @@ import polars as pl
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+RowArray = npt.NDArray[np.uint32]
+
+_BLOCK = 1 << 18  # rows compared at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,3 +93,31 @@ def number(codes: npt.NDArray[np.integer], n_codes: int) -> tuple[IntArray, Long
     renumbered = np.empty(n_codes, dtype=np.int32)
     renumbered[present] = np.arange(len(present), dtype=np.int32)
     return renumbered[codes], present
+
+
+def first_rows(values: pl.Series) -> RowArray:
+    """Return uint32[N], the first of the rows that hold the same value; no value may be null.
+
+    A hash table that takes all rows at once: of the values that meet in a slot the earliest stays,
+    and the rows of the others try again with another hash.
+    """
+    slots = 1 << max(1, len(values).bit_length() - 1)
+    table = np.empty(slots, dtype=np.uint32)
+    first = np.empty(len(values), dtype=np.uint32)
+    rows, held, seed = np.arange(len(values), dtype=np.uint32), values, 0
+    while len(rows):
+        slot = held.hash(seed).to_numpy() & np.uint64(slots - 1)
+        table[slot[::-1]] = rows[::-1]  # the earliest is written last
+        first[rows] = table[slot]
+        clash = _differ(held, values, first[rows])
+        rows, held, seed = rows[clash], held.filter(pl.Series(clash)), seed + 1
+    return first
+
+
+def _differ(held: pl.Series, values: pl.Series, rows: RowArray) -> npt.NDArray[np.bool_]:
+    """Return bool[N], whether held differs from values[rows]; a block at a time, to save memory."""
+    different = np.empty(len(rows), dtype=np.bool_)
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        different[block] = (held[block] != values.gather(rows[block])).to_numpy()
+    return different

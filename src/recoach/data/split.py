@@ -114,18 +114,12 @@ def hold_out(
     counts = np.bincount(interactions.users, minlength=interactions.n_users)
     order = chronological(interactions)
     values = interactions.items[order]
-    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(values))  # 1 = the last
-    in_test = from_end <= np.repeat(n_test, counts)
-    in_valid = ~in_test & (from_end <= np.repeat(n_test + n_valid, counts))
-    in_train = ~(in_test | in_valid)
+    lengths = np.stack((counts - n_test - n_valid, n_valid, n_test))
+    roles = np.repeat(np.tile(np.arange(3, dtype=np.uint8), len(counts)), lengths.T.ravel())
     ids = (interactions.user_ids, interactions.item_ids)
-    parts = (
-        _ragged(counts - n_test - n_valid, values[in_train]),
-        _ragged(n_valid, values[in_valid]),
-        _ragged(n_test, values[in_test]),
-    )
-    ratings = None if interactions.ratings is None else interactions.ratings[order][in_train]
-    return replace(assemble(name, ids, parts), ratings=ratings)
+    train, valid, test = (_ragged(lengths[role], values[roles == role]) for role in range(3))
+    ratings = None if interactions.ratings is None else interactions.ratings[order][roles == 0]
+    return replace(assemble(name, ids, (train, valid, test)), ratings=ratings)
 
 
 def without_last(rows: Ragged, count: int) -> Ragged:
