@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from recoach.experiments.config import resolve
@@ -20,7 +22,8 @@ def test_every_cell_is_a_run_with_settings_that_can_be(suite, profile, cell):
     config = resolve(cell.tables, cell.name)
     assert (config.seed, config.data.path, config.data.name) == (2020, "shop.csv", "shop")
     assert config.evaluation.control is (cell.name in BACKBONES)
-    assert config.grpo.estimator == "sampled"
+    drawn = "exact" not in cell.name and "cross-entropy" not in cell.name
+    assert config.grpo.estimator == ("sampled" if drawn else "exact")
     assert config.grpo.group_size == 4096
 
 
@@ -58,6 +61,29 @@ def test_a_factor_changes_what_it_says_and_nothing_else():
             for table, settings in start.items():
                 if isinstance(settings, dict):
                     assert cell[table] == settings | change.get(table, {})
+
+
+def test_draws_weight_and_novelty_are_changed_one_after_the_other():
+    cells = {c.name: c.tables for c in SUITES["factors"](SOURCE, "quick", 2020)}
+    chain = (
+        "sasrec",
+        "sasrec-exact",
+        "sasrec-exact-cross-entropy",
+        "sasrec-held-out-cross-entropy",
+    )
+    found = [resolve(cells[name], name).tables() for name in chain]
+    assert [_changed(one, other) for one, other in pairwise(found)] == [
+        {("grpo", "estimator"), ("evaluation", "control")},
+        {("grpo", "loss_type")},
+        {("pretrain", "hold_out")},
+    ]
+
+
+def _changed(one, other):
+    tables = [name for name, table in one.items() if isinstance(table, dict)]
+    return {
+        (name, key) for name in tables for key in one[name] if one[name][key] != other[name][key]
+    }
 
 
 def test_a_split_without_order_is_for_models_that_read_no_history():

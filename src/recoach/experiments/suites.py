@@ -81,6 +81,14 @@ FACTORS: Final[dict[str, dict[str, Tables]]] = {
         "early stopping": {"grpo": {"select": "best", "patience": 3}},
         "KL with a gradient": {"grpo": {"kl_estimator": "exact"}},
         "KL of weight 1": {"grpo": {"kl_estimator": "exact", "beta": 1.0}},
+        # What is to blame: the draws, the weight sqrt(p/(1-p)), or a target that is not new?
+        "exact": {"grpo": {"estimator": "exact"}},
+        "exact dr_grpo": {"grpo": {"estimator": "exact", "loss_type": "dr_grpo"}},
+        "exact cross-entropy": {"grpo": {"estimator": "exact", "loss_type": "log"}},
+        "held out cross-entropy": {
+            "pretrain": {"hold_out": 1},
+            "grpo": {"estimator": "exact", "loss_type": "log"},
+        },
         "all of these": {
             "pretrain": {"hold_out": 1},
             "grpo": {
