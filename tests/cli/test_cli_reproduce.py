@@ -10,6 +10,7 @@ import pytest
 from recoach.data.synthetic import block_graph
 from recoach.experiments import suites
 from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
+from recoach.experiments.sources import find_sources, missing_categories
 from recoach.training.grpo import GRPOTrainer
 
 
@@ -182,8 +183,33 @@ def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
     rows = [line for line in lines if line.startswith("| Video_Games")]
     users = frame["user_id"].n_unique()
     assert f"| 98,906 | {users} | {users - TABLE1['Video_Games'][0]:+,} |" in rows[0]
+    assert "has no Industrial_and_Scientific; going on without it" in said.err
+    assert "has no Baby" not in said.err
     ours = [line.split("|")[3] for line in lines if line.startswith("| Baby_Products")]
     assert [row.split("|")[3] for row in rows] == ours
+
+
+def test_table_1_counts_a_prepared_folder_as_it_is(tmp_path, recoach):
+    write_log(tmp_path / "log.csv")
+    prepared = f"--output={tmp_path / 'shop'}"
+    assert recoach("data", "prepare", str(tmp_path / "log.csv"), prepared).code == 0
+    for name, path in (("log", "log.csv"), ("prepared", "shop")):
+        asked = f"--dataset=Video_small={tmp_path / path}"
+        said = recoach("reproduce", "table1", asked, f"--output={tmp_path / name}")
+        assert said.code == 0, said.err
+        assert "Warning" not in said.err
+    of_log, of_folder = ((tmp_path / n / "table1.md").read_text() for n in ("log", "prepared"))
+    assert of_folder == of_log
+    assert "| Video_small, interactions | 857,505 | 540 |" in of_folder
+
+
+def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
+    for ending in (".csv", ".jsonl", ".jsonl.gz"):
+        (tmp_path / f"Video_Games{ending}").write_text("")
+    (source,) = find_sources(tmp_path, [])
+    assert source.path.endswith("Video_Games.jsonl.gz")
+    assert missing_categories(tmp_path, [source]) == ("Baby_Products", "Industrial_and_Scientific")
+    assert missing_categories(None, [source]) == ()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +219,8 @@ def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
         (["table3", "--dataset", "shop"], ["NAME=PATH", "'shop'"]),
         (["table3", "--dataset", "shop=gone.csv"], ["there is no gone.csv"]),
         (["table3", "--data", "."], ["Baby_Products", "recoach data fetch"]),
+        (["table3", "--data", "nope"], ["--data", "there is no nope"]),
+        (["table3", "--data", "log.csv"], ["log.csv is a file", "--dataset NAME=log.csv"]),
         (["table3", "--dataset", "a=log.csv", "--dataset", "a=log.csv"], ["called a"]),
         (["table3", "--dataset", "a=log.csv", "--seeds", "0"], ["--seeds must be at least 1"]),
         (["table3", "--dataset", "a=log.csv", "--only", "gru"], ["--only gru leaves no cell"]),

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from recoach.cli.console import console
+from recoach.cli.console import console, errors
 from recoach.cli.progress import Shown
 from recoach.errors import ConfigError
 from recoach.experiments.reproduce import Plan
 from recoach.experiments.reproduce import reproduce as run_suite
-from recoach.experiments.sources import find_sources, statistics_of_sources
+from recoach.experiments.sources import find_sources, missing_categories, statistics_of_sources
 from recoach.experiments.suites import Profile
 from recoach.report.paper import write_suite, write_table1
 
@@ -72,6 +72,8 @@ def reproduce(
         _simulate(tuple(range(2020, 2020 + seeds)), output / "simulator")
         return
     sources = find_sources(data, dataset or [])
+    for category in missing_categories(data, sources):
+        errors.print(f"Warning: {data} has no {category}; going on without it.", highlight=False)
     if what == "table1":
         paths = write_table1(statistics_of_sources(sources), output)
     else:
