@@ -1,6 +1,7 @@
 """`recoach reproduce` as a user types it, on a log of a few seconds."""
 
 import gzip
+import itertools
 import json
 import re
 
@@ -11,6 +12,7 @@ from recoach.data.synthetic import block_graph
 from recoach.experiments import suites
 from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
 from recoach.experiments.sources import find_sources, missing_categories
+from recoach.report.tables import number
 from recoach.training.grpo import GRPOTrainer
 
 
@@ -89,6 +91,37 @@ def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):
     assert "−38.3 %" in text
     popular = cells["gsau"]["models"]["popularity"]["test"]["recall@10"]["mean"]
     assert f"| Popularity | – | {popular:.4f} |" in text
+
+
+def rows_under(text, heading):
+    """Return the rows of the table under a heading, by their first cell."""
+    lines = text[text.index(f"### {heading}") :].splitlines()[2:]
+    table = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+
+
+def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder):
+    text = (folder / "quick" / "table3.md").read_text()
+    record = json.loads((folder / "quick" / "table3.json").read_text())
+    cells = record["data"]["Video_small"]["cells"]
+    names = {"Popularity": ("sasrec", "popularity"), "SASRec-GRPO": ("sasrec", "tuned")}
+    names |= {"GSAU + supervised steps": ("gsau", "control"), "LightGCN": ("lightgcn", "base")}
+    cuts, lists = (
+        rows_under(text, f"{h}: Video_small") for h in ("All cut-offs", "Beyond accuracy")
+    )
+    assert len(cuts) == len(lists) == 10
+    for label, (model, stage) in names.items():
+        found = cells[model]["models"][stage]
+        for kind, shown in (("recall", "Recall"), ("ndcg", "NDCG")):
+            for k in (1, 5, 10, 50):
+                mean = found["test"][f"{kind}@{k}"]["mean"]
+                assert cuts[label][f"{shown}@{k}"].startswith(f"{mean:.4f}")
+        fifths = [bucket["recall@10"] for bucket in found["popularity_buckets"]]
+        assert list(lists[label].values())[-5:] == [number(recall) for recall in fifths]
+        assert lists[label]["Gini"] == f"{found['lists']['gini@10']['mean']:.4f}"
+    assert "Supervised steps: as many as GRPO's, as large" in text
+    assert "Supervised steps" not in (folder / "quick" / "figure1.md").read_text()
 
 
 def test_table_4_has_its_four_choices_with_and_without_dropout(folder):
