@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 
 from recoach.experiments.config import resolve
+from recoach.experiments.published import CATEGORIES
 from recoach.experiments.suites import BACKBONES, FACTORS, SUITES, TABLE4, Source
 from recoach.training.config import GRPOConfig
 
@@ -87,6 +88,18 @@ def _changed(one, other):
     return {
         (name, key) for name in tables for key in one[name] if one[name][key] != other[name][key]
     }
+
+
+def test_on_the_paper_s_own_files_quick_bases_are_cut_short_and_nowhere_else():
+    def caps(name, profile):
+        cells = SUITES["factors"](Source(name, "log.jsonl.gz"), profile, 2020)
+        return {c.name: resolve(c.tables, c.name).pretrain.max_steps for c in cells}
+
+    for category in CATEGORIES:
+        quick = caps(category, "quick")
+        assert all(steps == quick[name.partition("-")[0]] > 0 for name, steps in quick.items())
+        assert set(caps(category, "paper").values()) == {0}
+    assert set(caps("video-games-2023", "quick").values()) == {0}
 
 
 def test_a_split_without_order_is_for_models_that_read_no_history():

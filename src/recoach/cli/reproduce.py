@@ -58,7 +58,10 @@ def reproduce(
         NAME=PATH of another log, or of a folder with train, valid and test files; may be repeated.
         A name that begins with Baby, Video or Industrial is set beside that column of the paper.
     profile
-        paper (the paper's budget: days) or quick (the same code, about an hour a data set).
+        paper (the paper's budget: 1 to 5 days a data set on two cores) or quick (the same code with
+        fewer steps). Quick takes about an hour for table3 on each of the paper's own files, whose
+        bases it cuts short; on other logs bases are trained until they stop rising, minutes for
+        60,000 interactions, an hour and a half for 400,000.
     seeds
         How many seeds: 2020 and the ones after it.
     only
