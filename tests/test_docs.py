@@ -9,8 +9,10 @@ import pytest
 
 from pages import PAGES, ROOT, blocks, commands
 from recoach.cli.main import app
-from recoach.experiments.config import read_config, resolve
+from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
+from recoach.models.registry import MODELS
 from recoach.training.config import GRPOConfig
+from recoach.training.pretrain import PretrainConfig
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
 
@@ -78,12 +80,32 @@ def test_a_test_the_method_names_is_there(name):
     assert f"def {test}(" in (ROOT / path).read_text()
 
 
-def test_every_setting_of_grpo_that_the_method_names_is_one():
-    table = METHOD.split("## What the paper leaves open")[1].split("## Departures")[0]
-    cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
-    named = {name for cell in cells if "[" not in cell for name in re.findall(r"`(\w+)`", cell)}
-    assert len(named) > 15
-    assert named <= set(GRPOConfig.model_fields)
+TABLES = {
+    "grpo": set(GRPOConfig.model_fields),
+    "pretrain": set(PretrainConfig.model_fields),
+    "data": set(DataConfig.model_fields),
+    "evaluation": set(EvaluationConfig.model_fields),
+    "model": {field for entry in MODELS.values() for field in entry.config.model_fields},
+}
+"""The settings of each table of a run's TOML; a model's are those of any model."""
+
+
+def settings_named(cell):
+    """Return (table, setting) of each name in a cell; a name goes with the table before it."""
+    table, found = "grpo", []
+    for bracketed, name in re.findall(r"`(?:\[(\w+)\] )?(\w+)`", cell):
+        table = bracketed or table
+        found.append((table, name))
+    return found
+
+
+def test_every_setting_that_the_method_names_is_one_of_its_table():
+    rows = METHOD.split("## What the paper leaves open")[1].split("## Departures")[0]
+    cells = [line.split("|")[2] for line in rows.splitlines() if line.startswith("| ")][1:]
+    named = [pair for cell in cells for pair in settings_named(cell)]
+    assert {table for table, _ in named} == set(TABLES)
+    assert len(named) > 30
+    assert [pair for pair in named if pair[1] not in TABLES[pair[0]]] == []
 
 
 def _is_module(name):

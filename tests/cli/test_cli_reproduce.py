@@ -1,6 +1,7 @@
 """`recoach reproduce` as a user types it, on a log of a few seconds."""
 
 import gzip
+import itertools
 import json
 import re
 
@@ -10,6 +11,8 @@ import pytest
 from recoach.data.synthetic import block_graph
 from recoach.experiments import suites
 from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
+from recoach.experiments.sources import find_sources, missing_categories
+from recoach.report.tables import number
 from recoach.training.grpo import GRPOTrainer
 
 
@@ -90,6 +93,37 @@ def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):
     assert f"| Popularity | – | {popular:.4f} |" in text
 
 
+def rows_under(text, heading):
+    """Return the rows of the table under a heading, by their first cell."""
+    lines = text[text.index(f"### {heading}") :].splitlines()[2:]
+    table = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+
+
+def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder):
+    text = (folder / "quick" / "table3.md").read_text()
+    record = json.loads((folder / "quick" / "table3.json").read_text())
+    cells = record["data"]["Video_small"]["cells"]
+    names = {"Popularity": ("sasrec", "popularity"), "SASRec-GRPO": ("sasrec", "tuned")}
+    names |= {"GSAU + supervised steps": ("gsau", "control"), "LightGCN": ("lightgcn", "base")}
+    cuts, lists = (
+        rows_under(text, f"{h}: Video_small") for h in ("All cut-offs", "Beyond accuracy")
+    )
+    assert len(cuts) == len(lists) == 10
+    for label, (model, stage) in names.items():
+        found = cells[model]["models"][stage]
+        for kind, shown in (("recall", "Recall"), ("ndcg", "NDCG")):
+            for k in (1, 5, 10, 50):
+                mean = found["test"][f"{kind}@{k}"]["mean"]
+                assert cuts[label][f"{shown}@{k}"].startswith(f"{mean:.4f}")
+        fifths = [bucket["recall@10"] for bucket in found["popularity_buckets"]]
+        assert list(lists[label].values())[-5:] == [number(recall) for recall in fifths]
+        assert lists[label]["Gini"] == f"{found['lists']['gini@10']['mean']:.4f}"
+    assert "Supervised steps: as many as GRPO's, as large" in text
+    assert "Supervised steps" not in (folder / "quick" / "figure1.md").read_text()
+
+
 def test_table_4_has_its_four_choices_with_and_without_dropout(folder):
     text = (folder / "quick" / "table4.md").read_text()
     for moved in TABLE4:
@@ -110,7 +144,7 @@ def test_a_base_is_trained_once_for_all_cells_that_share_it(folder):
     }
     shared = [name for name in bases if name.startswith("sasrec-") and name.endswith("-2020")]
     apart = {name for name in shared if "held-out" in name or "all-of-these" in name}
-    assert len(apart) == 2
+    assert len(apart) == 3
     assert len({bases[name] for name in shared if name not in apart}) == 1
     assert {bases[name] for name in apart}.isdisjoint({bases["sasrec-2020"]})
 
@@ -182,8 +216,33 @@ def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
     rows = [line for line in lines if line.startswith("| Video_Games")]
     users = frame["user_id"].n_unique()
     assert f"| 98,906 | {users} | {users - TABLE1['Video_Games'][0]:+,} |" in rows[0]
+    assert "has no Industrial_and_Scientific; going on without it" in said.err
+    assert "has no Baby" not in said.err
     ours = [line.split("|")[3] for line in lines if line.startswith("| Baby_Products")]
     assert [row.split("|")[3] for row in rows] == ours
+
+
+def test_table_1_counts_a_prepared_folder_as_it_is(tmp_path, recoach):
+    write_log(tmp_path / "log.csv")
+    prepared = f"--output={tmp_path / 'shop'}"
+    assert recoach("data", "prepare", str(tmp_path / "log.csv"), prepared).code == 0
+    for name, path in (("log", "log.csv"), ("prepared", "shop")):
+        asked = f"--dataset=Video_small={tmp_path / path}"
+        said = recoach("reproduce", "table1", asked, f"--output={tmp_path / name}")
+        assert said.code == 0, said.err
+        assert "Warning" not in said.err
+    of_log, of_folder = ((tmp_path / n / "table1.md").read_text() for n in ("log", "prepared"))
+    assert of_folder == of_log
+    assert "| Video_small, interactions | 857,505 | 540 |" in of_folder
+
+
+def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
+    for ending in (".csv", ".jsonl", ".jsonl.gz"):
+        (tmp_path / f"Video_Games{ending}").write_text("")
+    (source,) = find_sources(tmp_path, [])
+    assert source.path.endswith("Video_Games.jsonl.gz")
+    assert missing_categories(tmp_path, [source]) == ("Baby_Products", "Industrial_and_Scientific")
+    assert missing_categories(None, [source]) == ()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +252,8 @@ def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
         (["table3", "--dataset", "shop"], ["NAME=PATH", "'shop'"]),
         (["table3", "--dataset", "shop=gone.csv"], ["there is no gone.csv"]),
         (["table3", "--data", "."], ["Baby_Products", "recoach data fetch"]),
+        (["table3", "--data", "nope"], ["--data", "there is no nope"]),
+        (["table3", "--data", "log.csv"], ["log.csv is a file", "--dataset NAME=log.csv"]),
         (["table3", "--dataset", "a=log.csv", "--dataset", "a=log.csv"], ["called a"]),
         (["table3", "--dataset", "a=log.csv", "--seeds", "0"], ["--seeds must be at least 1"]),
         (["table3", "--dataset", "a=log.csv", "--only", "gru"], ["--only gru leaves no cell"]),

@@ -2,7 +2,11 @@
 
 import gzip
 import hashlib
+import http.client
 import http.server
+import socket
+import ssl
+import struct
 import threading
 
 import pytest
@@ -20,6 +24,7 @@ class Shelf:
 
     def __init__(self):
         self.content, self.cut, self.seal, self.asked = CONTENT, None, '"one"', []
+        self.reset: threading.Event | None = None  # set: break the connection off
 
 
 @pytest.fixture
@@ -44,6 +49,10 @@ def shelf():
             self.send_header("ETag", shelf.seal)
             self.end_headers()
             self.wfile.write(body[: shelf.cut])
+            if shelf.reset is not None and shelf.reset.wait(10):
+                linger = struct.pack("ii", 1, 0)  # closing resets instead of saying goodbye
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                socket.close(self.connection.detach())
 
         def log_message(self, *arguments):
             pass
@@ -94,6 +103,49 @@ def test_an_interrupted_download_goes_on_where_it_was(shelf, tmp_path):
     assert shelf.asked == [None, "bytes=1000-"]
     assert seen[0] == (1000, len(CONTENT))
     assert found == SHA256
+
+
+def test_a_connection_that_is_reset_is_the_network_s_fault_and_goes_on(
+    shelf, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "_CHUNK", 500)
+    shelf.cut, shelf.reset = 1000, threading.Event()
+
+    def break_off(there, total):
+        if there == 1000:
+            shelf.reset.set()
+
+    with pytest.raises(DataError, match=r"cannot be reached .*reset.* the same command again"):
+        fetch(f"{shelf.url}/log.gz", tmp_path / "log.gz", break_off)
+    shelf.cut, shelf.reset = None, None
+    assert get(shelf, tmp_path / "log.gz")[0] == SHA256
+    assert shelf.asked == [None, "bytes=1000-"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(104, "Connection reset by peer"),
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+        OSError(113, "No route to host"),
+    ],
+)
+def test_whatever_breaks_while_reading_is_no_full_disk(error, shelf, tmp_path, monkeypatch):
+    def read(self, amount=None):
+        raise error
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    with pytest.raises(DataError, match="cannot be reached"):
+        get(shelf, tmp_path / "log.gz")
+
+
+def test_a_full_disk_is_no_broken_network(shelf, tmp_path):
+    def progress(there, total):
+        if there:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"cannot be written \(No space left .* make room"):
+        fetch(f"{shelf.url}/log.gz", tmp_path / "log.gz", progress)
 
 
 def test_a_file_that_has_changed_meanwhile_is_begun_anew(shelf, tmp_path):

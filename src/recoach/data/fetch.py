@@ -9,10 +9,11 @@ import gzip
 import hashlib
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,12 @@ AMAZON_2023: Final = (
 
 Progress = Callable[[int, int | None], None]
 """Told bytes present and bytes in all, None where the server does not say."""
+
+_NETWORK: Final = (
+    *(urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError),
+    TimeoutError,
+)
+"""What goes wrong on the way; every other OSError is the disk's."""
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0
@@ -87,7 +94,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             _write_note(part, answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
             with part.open("ab" if there else "wb") as file:
                 progress(there, total)
-                while chunk := answer.read(_CHUNK):
+                for chunk in _chunks(answer):
                     file.write(chunk)
                     there += len(chunk)
                     progress(there, total)
@@ -97,7 +104,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
         raise DataError(
             f"{url} answers {error.code} ({error.reason}); is the name right?"
         ) from None
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+    except _NETWORK as error:
         reason = getattr(error, "reason", error)
         raise DataError(
             f"{url} cannot be reached ({reason}); with a network, give the same command again to "
@@ -108,6 +115,15 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             f"{url} was cut off after {there:,} of {total:,} bytes; give the same command again to "
             "go on from there"
         )
+
+
+def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield what comes; an error while reading is the network's, whatever its kind."""
+    try:
+        while chunk := answer.read(_CHUNK):
+            yield chunk
+    except OSError as error:
+        raise urllib.error.URLError(error) from None
 
 
 def _check_gzip(part: Path, url: str) -> None:

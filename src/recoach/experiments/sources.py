@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recoach.data.ingest import read_benchmark, read_interactions
-from recoach.data.prepared import MANIFEST, PrepareConfig, filtered
+from recoach.data.prepared import MANIFEST, PrepareConfig, filtered, load_dataset
 from recoach.data.statistics import describe
 from recoach.errors import ConfigError, DataError
 from recoach.experiments.published import CATEGORIES
@@ -28,7 +28,7 @@ def find_sources(folder: Path | None, named: Sequence[str]) -> tuple[Source, ...
 
     Raises:
         ConfigError: nothing is given, nothing is found, or an entry is not NAME=PATH.
-        DataError: a named path does not exist.
+        DataError: the folder or a named path does not exist.
     """
     sources = [] if folder is None else _in_folder(folder)
     for entry in named:
@@ -49,6 +49,12 @@ def find_sources(folder: Path | None, named: Sequence[str]) -> tuple[Source, ...
     return tuple(sources)
 
 
+def missing_categories(folder: Path | None, sources: Iterable[Source]) -> tuple[str, ...]:
+    """Return the paper's categories that a folder was searched for and that are not among these."""
+    found = {source.name for source in sources}
+    return () if folder is None else tuple(name for name in CATEGORIES if name not in found)
+
+
 def category_of(name: str) -> str | None:
     """Return the paper's category whose first word a name begins with, or None."""
     for category in CATEGORIES:
@@ -58,17 +64,24 @@ def category_of(name: str) -> str | None:
 
 
 def statistics_of_sources(sources: Iterable[Source]) -> dict[str, Sizes]:
-    """Return table 1's row of every log: iterated 5-core, nothing de-duplicated."""
+    """Return table 1's row of every log: iterated 5-core, nothing de-duplicated.
+
+    Prepared and split folders are counted as they are.
+    """
     return {source.name: _sizes(source) for source in sources}
 
 
 def _in_folder(folder: Path) -> list[Source]:
-    found = [
-        Source(category, str(folder / f"{category}{ending}"))
-        for category in CATEGORIES
-        for ending in _ENDINGS
-        if (folder / f"{category}{ending}").exists()
-    ]
+    if not folder.exists():
+        raise DataError(f"--data: there is no {folder}; check the path.")
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--data takes a folder with Amazon's files and {folder} is a file; name a log with "
+            f"--dataset NAME={folder}."
+        )
+    files = {name: [folder / f"{name}{ending}" for ending in _ENDINGS] for name in CATEGORIES}
+    there = {name: [path for path in paths if path.exists()] for name, paths in files.items()}
+    found = [Source(name, str(paths[0])) for name, paths in there.items() if paths]
     if not found:
         raise ConfigError(
             f"{folder} holds none of {', '.join(CATEGORIES)} as .jsonl.gz or .csv.gz; "
@@ -82,11 +95,10 @@ def _is_ready_split(path: Path) -> bool:
 
 
 def _sizes(source: Source) -> Sizes:
-    if source.ready_split:
-        data = read_benchmark(source.path)
+    if Path(source.path).is_dir():
+        path = Path(source.path)
+        data = read_benchmark(path) if source.ready_split else load_dataset(path)
         rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
         return Sizes(data.n_users, data.n_items, rows, rows / data.n_users)
-    if Path(source.path).is_dir():
-        raise ConfigError(f"{source.path} is prepared already; table 1 needs the log itself.")
     found = describe(filtered(read_interactions(source.path), PrepareConfig()))
     return Sizes(found.users, found.items, found.interactions, found.average_length)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.experiments.sources import Sizes, category_of
+from recoach.report.beyond import STAGES, beyond, cutoffs
 from recoach.report.cells import intervals, measured, verdict
 from recoach.report.drawings import NAMES, draw_factors, draw_figure1
 from recoach.report.gains import ablation, gains, rivals, tail
@@ -16,15 +17,7 @@ from recoach.report.tables import MISSING, number, percent, title
 
 Record = Mapping[str, Any]
 
-STAGES: Final = {"base": "", "control": " + supervised steps", "tuned": "-GRPO"}
 _COLUMNS: Final = ("Method", *(f"{title(m)} {who}" for m in METRICS for who in ("paper", "ours")))
-_LISTS: Final = {
-    "coverage@10": "Coverage",
-    "gini@10": "Gini",
-    "popularity@10": "Popularity",
-    "novelty@10": "Novelty",
-    "diversity@10": "Diversity",
-}
 
 
 def write_table1(found: Mapping[str, Sizes], folder: Path) -> list[Path]:
@@ -44,8 +37,9 @@ def write_table1(found: Mapping[str, Sizes], folder: Path) -> list[Path]:
             label = f"{name}, {what}"
             rows.append((label, *shown, gap))
     note = (
-        "Iterated 5-core of users and items, repeated interactions kept, no rating threshold. A "
-        "difference is given where the log is the paper's own category."
+        "Iterated 5-core of users and items, repeated interactions kept, no rating threshold; "
+        "prepared and split folders as they are. A difference is given where the log is the "
+        "paper's own category."
     )
     grid = Grid(
         "Table 1: sizes of the data", ("Data set", "paper", "ours", "difference"), rows, note
@@ -99,8 +93,10 @@ def _table3(record: Record) -> list[Grid]:
                 told = [verdict(cell, stage, other) for other in ("base", "control")]
                 figures = _beside(theirs, before, cell, stage)
                 rows.append((f"{NAMES[model]}{ending}", *figures, *told))
-        grids.append(Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _note(record, found)))
-        grids.append(_beyond(name, found))
+        grids.append(
+            Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _with_control(record, found))
+        )
+        grids += [cutoffs(name, found), beyond(name, found)]
     return grids
 
 
@@ -131,7 +127,7 @@ def _table4(record: Record) -> list[Grid]:
                 first = ("supervised steps", *_beside(None, None, cell, "control"))
                 rows.insert(0, (*first, verdict(cell, "control", "base")))
         columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
-        grids.append(Grid(f"Table 4: {name}", columns, rows, _note(record, found)))
+        grids.append(Grid(f"Table 4: {name}", columns, rows, _with_control(record, found)))
     return grids
 
 
@@ -167,7 +163,8 @@ def _factors(record: Record) -> list[Grid]:
             figures = [number(figure) for figure in told]
             rows.append((label, *_after(cell, "tuned"), *figures, _best(cell, "tuned")))
         note = (
-            f"{_note(record, found)} The ratio is measured before the first update of each batch."
+            f"{_with_control(record, found)} The ratio is measured before each batch's first "
+            "update, over the steps to the first evaluation."
         )
         grids.append(Grid(f"Factors: {name}", _FACTOR_COLUMNS, rows, note))
     return grids
@@ -192,32 +189,6 @@ def _figure1(record: Record) -> list[Grid]:
             rows.append((NAMES[model], *_beside(theirs, None, cell, "base")))
         grids.append(Grid(f"Figure 1: {name}", _COLUMNS, rows, _note(record, found)))
     return grids
-
-
-def _beyond(name: str, found: Record) -> Grid:
-    """Return what the lists of ten are like, and recall by popularity of the target."""
-    head = ("Method", *_LISTS.values(), "Recall@10 head", "Recall@10 tail")
-    rows = []
-    for model, cell in found["cells"].items():
-        for stage, ending in STAGES.items():
-            there = cell["models"].get(stage)
-            if there is None:
-                continue
-            buckets = [bucket["recall@10"] for bucket in there["popularity_buckets"]]
-            rows.append(
-                (
-                    f"{NAMES[model]}{ending}",
-                    *(number(there["lists"][key]["mean"]) for key in _LISTS),
-                    number(buckets[0]),
-                    number(buckets[-1]),
-                )
-            )
-    note = (
-        "Lists of ten. Popularity: mean training interactions; novelty: bits; diversity: 1 - mean "
-        "cosine of items' users; head and tail: the most and the least popular fifth of the "
-        "interactions."
-    )
-    return Grid(f"Beyond accuracy: {name}", head, rows, note)
 
 
 def _beside(
@@ -254,3 +225,11 @@ def _note(record: Record, found: Record) -> str:
         f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
         f"intervals: 95 %, {intervals(found['cells'])}. Changes in brackets are against the base."
     )
+
+
+def _with_control(record: Record, found: Record) -> str:
+    """Return the note of a table that shows the supervised control."""
+    note = _note(record, found)
+    if not any("control" in cell["models"] for cell in found["cells"].values()):
+        return note
+    return f"{note} Supervised steps: as many as GRPO's, as large, at its learning rate."

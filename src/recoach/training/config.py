@@ -138,7 +138,9 @@ class GRPOConfig(BaseModel):
     def paper(cls, **changes: object) -> Self:
         """Return the paper's setting, quirks included, with your changes.
 
-        For graph models add `state="user", reward_funcs=("train_set",)`.
+        Its states are one for each user, as in the cells of `recoach reproduce`. For graph models
+        add `state="user", reward_funcs=("train_set",)`; the paper's table 3 moves GSAU's items and
+        users alone, `trainable=("item", "user")`.
         """
         quirks: dict[str, Any] = {
             "estimator": "sampled",
@@ -147,7 +149,7 @@ class GRPOConfig(BaseModel):
             "beta": 0.01,
             "kl_estimator": "literal",
             "reward_funcs": ("next",),
-            "state": "prefix",
+            "state": "last_prefix",
             "hide_rewarded": False,
             "temperature": 1.0,
             "mask_seen": False,
