@@ -14,8 +14,11 @@ from rich.table import Table
 from recoach.cli.console import console
 
 _ADDS: Final = {
+    "ann": "faiss: recoach export faiss, recoach serve beyond a million items",
+    "onnx": "recoach export onnx",
     "pandas": "hands in pandas frames",
     "recbole": "RecBole's YAML (recoach convert-config)",
+    "serve": "recoach serve",
     "sim": "simulated customers (recoach reproduce simulator)",
     "trackers": "TensorBoard, MLflow, Weights & Biases (--report-to)",
     "tune": "recoach search",

@@ -26,7 +26,7 @@ for name, (target, purpose) in {
     "demo": ("recoach.cli.runs:demo", "Run the main job on a simulated shop or your own log."),
     "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras."),
     "evaluate": ("recoach.cli.runs:evaluate", "Judge the models of a run again."),
-    "export": ("recoach.cli.recbole:exports", "Write weights back to where a model came from."),
+    "export": ("recoach.cli.export:app", "Write weights or vectors for other tools."),
     "finetune": ("recoach.cli.runs:finetune", "Fine-tune the base of a run with GRPO."),
     "import": ("recoach.cli.recbole:imports", "Make a run of a model trained elsewhere."),
     "pretrain": ("recoach.cli.runs:pretrain", "Train a base model by its own loss."),

@@ -16,7 +16,6 @@ from recoach.experiments.recbole.settings import converted
 from recoach.models.checkpoint import write_atomically
 
 imports = App(name="import", help="Make a run of a model trained elsewhere.")
-exports = App(name="export", help="Write a run's weights for the library they came from.")
 
 
 @imports.command(name="recbole")
@@ -56,7 +55,6 @@ def import_recbole(
     execute_and_show(config, output, resume=True)
 
 
-@exports.command(name="recbole")
 def export_recbole(
     path: Path,
     *,
