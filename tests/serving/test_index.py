@@ -50,6 +50,14 @@ def test_places_that_cannot_be_filled_hold_no_item():
     assert sorted(found.items[1].tolist()) == list(range(40))
 
 
+def test_what_the_index_does_not_find_is_no_item():
+    index = build_index(ITEMS.numpy(), exact_up_to=1000)
+    index.nprobe = 1
+    found = nearest(index, USERS, 500)
+    assert (found.items < 0).any()
+    assert ((found.items < 0) == (found.scores == -torch.inf)).all()
+
+
 def test_a_written_index_answers_as_before(tmp_path):
     index = build_index(ITEMS.numpy())
     write_index(index, tmp_path / "items.faiss")
