@@ -5,7 +5,7 @@ from typing import Literal
 
 from cyclopts import App
 
-from recoach.cli.console import console
+from recoach.cli.console import console, shown
 from recoach.cli.recbole import export_recbole
 from recoach.cli.recommend import open_model
 from recoach.serving.index import build_index, write_index
@@ -14,12 +14,18 @@ from recoach.serving.vectors import export_vectors as write_vectors
 from recoach.serving.vectors import item_vectors
 
 app = App(name="export", help="Write a run's weights or vectors for other tools.")
-app.command(export_recbole, name="recbole")
+app.command(
+    export_recbole,
+    name="recbole",
+    help_epilogue=shown(
+        "recoach export recbole runs/mine --checkpoint saved/model.pth --output saved/tuned.pth"
+    ),
+)
 
 Stage = Literal["base", "tuned", "control"]
 
 
-@app.command(name="vectors")
+@app.command(name="vectors", help_epilogue=shown("recoach export vectors runs/mine --output out"))
 def export_vectors(path: Path, *, output: Path, stage: Stage | None = None) -> None:
     """Write a model's user and item vectors as Parquet; their products are the scores.
 
@@ -36,7 +42,7 @@ def export_vectors(path: Path, *, output: Path, stage: Stage | None = None) -> N
     _say(chosen, [*write_vectors(model, dataset, output)])
 
 
-@app.command(name="faiss")
+@app.command(name="faiss", help_epilogue=shown("recoach export faiss runs/mine --output out"))
 def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> None:
     """Write a model's vectors as Parquet and those of the items as a faiss index.
 
@@ -59,7 +65,7 @@ def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> Non
     _say(chosen, files)
 
 
-@app.command(name="onnx")
+@app.command(name="onnx", help_epilogue=shown("recoach export onnx runs/mine --output out"))
 def export_onnx(path: Path, *, output: Path, stage: Stage | None = None) -> None:
     """Write the query encoder of a model that reads histories as ONNX, and the vectors as Parquet.
 
