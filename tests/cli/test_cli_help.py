@@ -81,3 +81,22 @@ def test_help_and_import_are_quick():
         [sys.executable, "-c", code.format(heavy)], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_without_extras_a_slip_is_a_sentence_and_search_has_its_help():
+    """Cyclopts imports every verb to look for the nearest one."""
+    code = (
+        "import sys; sys.modules |= dict.fromkeys("
+        "['optuna', 'yaml', 'fastapi', 'uvicorn', 'gymnasium', 'faiss', 'onnxruntime', 'pandas']);"
+        "from recoach.cli.main import main; main()"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        )
+        for words in (["fintune"], ["search", "--help"], ["search"])
+    ]
+    assert [run.returncode for run in said] == [2, 0, 2], said
+    assert 'Did you mean "finetune"?' in said[0].stderr
+    assert "--trials" in said[1].stdout
+    assert "pip install 'recoach[tune]'" in said[2].stderr

@@ -73,6 +73,9 @@ class Shelf:
         for name, value in known.items():
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        return f"Shelf({', '.join(self.models)} on {self.dataset!r}, version {self.version})"
+
     @property
     def served(self) -> str:
         """The model that answers where nobody says which."""
