@@ -52,7 +52,7 @@ def build_index(items: FloatArray, *, exact_up_to: int = EXACT_UP_TO) -> Index:
         return flat
     lists = int(_LISTS_PER_ROOT * count**0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = 64
+    index.cp.max_points_per_centroid, index.cp.niter = 64, 10
     index.train(items)
     index.nprobe = min(_PROBED, lists)
     index.add(items)
