@@ -47,7 +47,7 @@ def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> Non
     """Write a model's vectors as Parquet and those of the items as a faiss index.
 
     The numbers a search gives are rows of items.parquet. Up to a million items the index looks at
-    all of them, beyond that at 64 inverted lists of its thousands.
+    all of them, beyond that at 256 of some thousand inverted lists.
 
     Parameters
     ----------

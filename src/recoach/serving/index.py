@@ -17,7 +17,7 @@ from recoach.models.checkpoint import write_atomically
 
 EXACT_UP_TO = 1_000_000
 """Items that are all looked at for every list."""
-_LISTS_PER_ROOT, _PROBED = 4, 64
+_LISTS_PER_ROOT, _PROBED = 4, 256
 
 
 class Index(Protocol):
