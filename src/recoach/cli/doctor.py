@@ -14,6 +14,8 @@ from rich.table import Table
 from recoach.cli.console import console
 
 _ADDS: Final = {
+    "ann": "faiss: recoach export faiss, recoach serve beyond a million items",
+    "onnx": "recoach export onnx",
     "pandas": "hands in pandas frames",
     "recbole": "RecBole's YAML (recoach convert-config)",
     "serve": "recoach serve",
