@@ -32,7 +32,7 @@ def search(
     trials
         How many settings to try, those of earlier calls among them.
     output
-        Where the base, the study, trials.json, search.png and best.toml go.
+        Where the base, the study, trials.json, search.html and best.toml go.
     vary
         What may vary: grpo.KEY=LOW..HIGH or grpo.KEY=A,B,C; may be repeated. Without it: learning
         rate, average, KL, transform, horizon and discount.

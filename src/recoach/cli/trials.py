@@ -12,7 +12,7 @@ from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.search import Plan, SearchObserver
 from recoach.experiments.search import search as run_search
 from recoach.experiments.space import read_space
-from recoach.report.search import change, draw_search, drawn, search_table, search_verdict
+from recoach.report.search import change, drawn, search_table, search_verdict, write_search
 from recoach.report.tables import number
 
 
@@ -53,16 +53,16 @@ class _Trials(SearchObserver):
 def search_and_show(
     config: ExperimentConfig, vary: Sequence[str], trials: int, output: Path
 ) -> None:
-    """Search, draw the picture of it, print what was found and how to go on."""
+    """Search, write the page of it, print what was found and how to go on."""
     plan = Plan(config, read_space(config.grpo, vary), trials, output)
     shown = _Trials(trials)
     try:
         record = run_search(plan, Shown, shown)
     finally:
         shown.stop()
-    picture = draw_search(record, output / "search.png")
+    page = write_search(record, output)
     console.print(search_table(record))
     console.print(search_verdict(record), highlight=False, markup=False)
-    console.print(f"Written: {output / 'trials.json'}, {picture}", highlight=False)
+    console.print(f"Written: {output / 'trials.json'}, {page}", highlight=False)
     if record["best"] is not None:
         console.print(f"Go on with: recoach run {output / 'best.toml'}", highlight=False)
