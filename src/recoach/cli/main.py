@@ -7,8 +7,9 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from recoach.cli.console import errors
-from recoach.errors import RecoachError
+from recoach import parallel
+from recoach.cli.console import console, errors
+from recoach.errors import ConfigError, RecoachError
 
 # Read when torch starts its threads: threads that spin while they wait stall each other on a busy
 # machine, and threads that sleep at once halve the speed of a quiet one. So they spin for a moment.
@@ -40,11 +41,17 @@ for name, (target, purpose) in {
     app.command(target, name=name, help=purpose)
 
 
+_TOGETHER = ("demo", "evaluate", "finetune", "pretrain", "run")
+"""Verbs for torchrun."""
+
+
 def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=True)
+        with parallel.joined():
+            _check_together(sys.argv[1:])
+            app(sys.argv[1:], exit_on_error=False, print_error=True)
     except CycloptsError:
         sys.exit(2)
     except RecoachError as error:
@@ -57,6 +64,15 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(130)
+
+
+def _check_together(words: list[str]) -> None:
+    """Refuse what several processes cannot do together; only the first one shows anything."""
+    console.quiet = not parallel.first()
+    if parallel.size() > 1 and words[:1] and words[0] not in _TOGETHER:
+        raise ConfigError(
+            f"recoach {words[0]} works in one process; torchrun is for {', '.join(_TOGETHER)}."
+        )
 
 
 def _plain(message: str) -> str:

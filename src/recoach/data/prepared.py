@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from recoach import parallel
 from recoach.data.filters import deduplicate, k_core, rating_at_least
 from recoach.data.ingest import read_interactions
 from recoach.data.interactions import FloatArray, Interactions
@@ -99,8 +100,11 @@ def save_dataset(
     """Write a dataset to `directory`, replacing an older prepared set there.
 
     Everything is written to a temporary sibling first; whatever goes wrong, nothing half-written
-    stays. DataError where the disk refuses or the folder holds something else.
+    stays. Of several processes only the first writes. DataError where the disk refuses or the
+    folder holds something else.
     """
+    if not parallel.first():
+        return
     directory = Path(directory)
     if directory.exists() and not _is_ours(directory):
         raise DataError(
