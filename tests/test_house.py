@@ -31,7 +31,8 @@ def imported(tree):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
-            names.add(node.module)
+            below = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
+            names |= below if node.module == "recoach" and below else {node.module}
     return names
 
 

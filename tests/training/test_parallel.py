@@ -118,6 +118,21 @@ def test_a_batch_of_fewer_rows_than_processes_is_taken_whole_by_all(both):
     assert shares[:, 1].tolist() == [1] * len(several)
 
 
+def test_what_is_drawn_for_the_own_share_leaves_the_common_draws_alike(both):
+    _, (first, *others), _ = both
+    for other in others:
+        assert torch.equal(other["numbers"]["common"], first["numbers"]["common"])
+        assert not torch.equal(other["numbers"]["own"], first["numbers"]["own"])
+
+
+def test_a_softmax_over_items_of_several_processes_is_that_of_one(both):
+    alone, several, _ = both
+    for found in several:
+        assert found["shards"].keys() == alone["shards"].keys()
+        for key, expected in alone["shards"].items():
+            assert torch.allclose(found["shards"][key], expected, rtol=1e-10, atol=1e-10), key
+
+
 # --- alone ------------------------------------------------------------------------------------
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 
 from recoach import parallel
-from recoach.data.batch import EdgeBatches
+from recoach.data.batch import EdgeBatches, Seen
 from recoach.data.split import leave_last_out
 from recoach.data.synthetic import block_graph
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models import losses
 from recoach.models.registry import build_model
+from recoach.models.shards import Shard, own_rows, sharded_softmax_loss
 from recoach.models.softmax import Block
+from recoach.policy.objective import Clip, exact_surrogate, log_weight
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Session
@@ -134,6 +136,85 @@ def supervised_losses():
     return results
 
 
+def sharded():
+    """Return losses and gradients of softmaxes whose items lie with several processes.
+
+    Alone, by the plain formula.
+    """
+    draw = torch.Generator().manual_seed(0)
+    users, items, there = (torch.randn(n, 4, generator=draw) for n in (11, 19, 19))
+    users, here = users.requires_grad_(), own_rows(19)
+    rows = (items[here] if parallel.size() > 1 else items).clone().requires_grad_()
+    # State 5 has seen all that lies with the last process.
+    seen = Seen(torch.tensor([0, 0, 2, *[5] * 15, 10]), torch.tensor([1, 18, 4, *range(4, 19), 9]))
+    targets, values = torch.arange(11) % 4, torch.arange(19.0)
+    found = {}
+    for name, temperature, mask, asked in SOFTMAXES:
+        if parallel.size() > 1:
+            settings = {"start": here.start, "seen": seen if mask else None}
+            settings |= {"temperature": temperature}
+            base = Shard(there[here], 11, **settings)
+
+            def loss(block, asked=asked, base=base):
+                states = torch.arange(len(block))
+                picked = block.log_p(states, targets[block.which])
+                return asked(picked, block, base.block(users[block.which], block.which), values)
+
+            total = sharded_softmax_loss(users, rows, loss, Shard(rows, 11, **settings))
+        else:
+            plain, base = (Plain(users @ i.T / temperature, mask and seen) for i in (rows, there))
+            picked = plain.log[torch.arange(11), targets]
+            total = asked(picked, plain, base, values)
+        slopes = torch.autograd.grad(total, [users, rows])
+        found |= {name: total.detach(), f"{name}/users": slopes[0]}
+        found[f"{name}/items"] = parallel.gathered(slopes[1])
+    return found
+
+
+class Plain:
+    """What a block answers, by the formulas."""
+
+    def __init__(self, logits, seen):
+        hidden = torch.zeros(logits.shape, dtype=torch.bool)
+        if seen:
+            hidden[seen] = True
+        self.log = logits.masked_fill(hidden, -torch.inf).log_softmax(dim=1)
+        self.shown = self.log.masked_fill(hidden, 0)
+        self.p = self.log.exp()
+
+    def entropies(self):
+        return -(self.p * self.shown).sum(dim=1)
+
+    def expectation(self, values):
+        return self.p @ values
+
+    def kl(self, other):
+        return (self.p * (self.shown - other.shown.detach())).sum(dim=1)
+
+
+def surrogate(log_p):
+    """Return the exact surrogate at a ratio that is not 1, as in a second update on a batch."""
+    old = log_p.detach() - 0.05
+    return exact_surrogate(log_p, old, log_weight(old, "grpo"), Clip(0.2, 0.2)).value.sum()
+
+
+SOFTMAXES = (
+    ("cross-entropy", 1.0, False, lambda log_p, *_: -log_p.sum()),
+    ("exact grpo", 0.7, True, lambda log_p, *_: -surrogate(log_p)),
+    (
+        "exact grpo with all that is added",
+        0.7,
+        True,
+        lambda log_p, block, other, values: (
+            block.kl(other).sum()
+            - surrogate(log_p)
+            - block.entropies().sum()
+            - block.expectation(values).sum()
+        ),
+    ),
+)
+
+
 class Stopped(BaseException):
     pass
 
@@ -163,6 +244,13 @@ def few_rows():
     return {"edges": torch.tensor([len(b.targets) for b in batches.epoch(torch.Generator())])}
 
 
+def numbers():
+    """Return what is drawn for the own share, and then by all alike."""
+    common = torch.Generator().manual_seed(1)
+    own = torch.rand(3, generator=parallel.own(common))
+    return {"own": own, "common": torch.rand(3, generator=common)}
+
+
 def everything(folder):
     """Return all that is compared, by name."""
     evaluator._USERS_AT_ONCE = 5
@@ -171,6 +259,7 @@ def everything(folder):
         groups * length, dim=1
     ).indices.view(len(self), groups, length)
     found = {"judged": judged(), "losses": supervised_losses(), "few rows": few_rows()}
+    found |= {"numbers": numbers(), "shards": sharded()}
     found |= {f"base {kind}": trained(kind) for kind in BASES}
     found |= {f"tuned {kind}": tuned(kind, args) for kind, args in TUNED.items()}
     found |= {f"drawn {kind}": trained(kind) for kind in ("lightgcn", "bprmf")}
