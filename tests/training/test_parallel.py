@@ -125,6 +125,13 @@ def test_what_is_drawn_for_the_own_share_leaves_the_common_draws_alike(both):
         assert not torch.equal(other["numbers"]["own"], first["numbers"]["own"])
 
 
+def test_every_process_has_dropout_masks_of_its_own(both):
+    alone, several, _ = both
+    masks = [found["interrupted"]["seeds"].tolist() for found in several]
+    assert masks[0] == alone["interrupted"]["seeds"].tolist()
+    assert all(len(set(step)) == len(several) for step in zip(*masks, strict=True))
+
+
 def test_a_softmax_over_items_of_several_processes_is_that_of_one(both):
     alone, several, _ = both
     for found in several:

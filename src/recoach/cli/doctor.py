@@ -14,6 +14,7 @@ from rich.table import Table
 from recoach.cli.console import console
 
 _ADDS: Final = {
+    "duckdb": "logs beyond memory (recoach data prepare --memory)",
     "pandas": "hands in pandas frames",
     "recbole": "RecBole's YAML (recoach convert-config)",
     "serve": "recoach serve",

@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from recoach import parallel
 from recoach.cli.console import console, errors
 from recoach.errors import ConfigError, RecoachError
 
@@ -49,8 +50,7 @@ def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        with parallel.joined():
-            _check_together(sys.argv[1:])
+        with _together(sys.argv[1:]):
             app(sys.argv[1:], exit_on_error=False, print_error=True)
     except CycloptsError:
         sys.exit(2)
@@ -66,13 +66,25 @@ def main() -> None:
         sys.exit(130)
 
 
-def _check_together(words: list[str]) -> None:
-    """Refuse what several processes cannot do together; only the first one shows anything."""
-    console.quiet = not parallel.first()
-    if parallel.size() > 1 and words[:1] and words[0] not in _TOGETHER:
+@contextmanager
+def _together(words: list[str]) -> Iterator[None]:
+    """Join the other processes where torchrun has started several; only the first shows anything.
+
+    Raises:
+        ConfigError: the verb is not for several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if words[:1] and words[0] not in _TOGETHER:
         raise ConfigError(
             f"recoach {words[0]} works in one process; torchrun is for {', '.join(_TOGETHER)}."
         )
+    from recoach import parallel  # noqa: PLC0415 (torch, which `recoach --help` need not wait for)
+
+    with parallel.joined():
+        console.quiet = not parallel.first()
+        yield
 
 
 def _plain(message: str) -> str:

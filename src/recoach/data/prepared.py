@@ -61,13 +61,22 @@ class PrepareConfig(BaseModel):
 _DEFAULT = PrepareConfig()
 
 
-def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> Dataset:
+def prepare(
+    source: Path, directory: Path, config: PrepareConfig = _DEFAULT, *, memory: str | None = None
+) -> Dataset:
     """Read, filter and split a log into `directory`, or load it where nothing has changed.
 
     The folder is reused while the source (name, size, time of change, sampled content) and the
     config are those it was made with. It appears whole or not at all.
 
+    Args:
+        source: the log.
+        directory: the folder to write.
+        config: filters and split.
+        memory: "4GB" lets DuckDB do the same on disk, beside the folder, within so much memory.
+
     Raises:
+        ConfigError: `memory` is no size, or DuckDB is not installed.
         DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
     """
     source, directory = Path(source), Path(directory)
@@ -75,10 +84,18 @@ def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> 
     reused = _reuse(directory, origin)
     if reused is not None:
         return reused
-    log = filtered(read_interactions(source, columns=config.columns, format=config.format), config)
     name = source.name.split(".")[0]
-    dataset = leave_last_out(log, name, test_items=config.test_items)
-    save_dataset(dataset, directory, describe(log), origin)
+    if memory is not None:
+        from recoach.data.on_disk import split_on_disk  # noqa: PLC0415 (an extra)
+
+        dataset, statistics = split_on_disk(source, config, memory, directory)
+        dataset = dataclasses.replace(dataset, name=name)
+    else:
+        read = read_interactions(source, columns=config.columns, format=config.format)
+        log = filtered(read, config)
+        dataset = leave_last_out(log, name, test_items=config.test_items)
+        statistics = describe(log)
+    save_dataset(dataset, directory, statistics, origin)
     return dataset
 
 
