@@ -17,7 +17,7 @@ SETTINGS += ["pretrain.epochs=1", "grpo.epochs=1", "grpo.eval_steps=10", "evalua
 
 
 def start(*words):
-    command = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m", "recoach"]
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "recoach"]
     return subprocess.Popen(
         [sys.executable, "-m", *command, *words],
         stdout=subprocess.PIPE,

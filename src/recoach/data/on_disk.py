@@ -28,6 +28,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from recoach.data.prepared import PrepareConfig
 
+_SIDES = ("user", "item")
 _SIZE = re.compile(r"\d+(\.\d+)?\s*(MB|GB|TB|MiB|GiB|TiB)")
 
 
@@ -143,24 +144,36 @@ class _Log:
 
     def core(self, k: int) -> None:
         """Keep the k-core."""
-        self._do("ALTER TABLE log RENAME TO whole")
         if not self._core(k):
             raise DataError(self._empty_core(k))
-        self._do("DROP TABLE whole")
+        self._keep(" ".join(f"SEMI JOIN of_{s} ON of_{s}.code = log.{s}" for s in _SIDES))
+        for table in ("core", "going", "of_user", "of_item"):
+            self._do(f"DROP TABLE {table}")
 
     def _core(self, k: int) -> int:
-        """Make `log` the k-core of `whole` and return its rows."""
-        before, left = -1, self._one("SELECT count(*) FROM whole")
-        self._do("CREATE OR REPLACE TABLE log AS SELECT * FROM whole")
-        while left != before:
-            kept = (
-                f"SEMI JOIN (SELECT {side} FROM log GROUP BY {side} HAVING count(*) >= {k}) "
-                f"AS of_{side} USING ({side})"
-                for side in ("user", "item")
+        """Make `core` the pairs of the k-core of `log` and return how many there are.
+
+        Counts lose what goes, as in memory: a round costs what it removes, and a look at the rest.
+        """
+        self._do("CREATE OR REPLACE TABLE core AS SELECT user, item FROM log")
+        for side in _SIDES:
+            self._do(
+                f"CREATE OR REPLACE TABLE of_{side} AS SELECT {side} AS code, count(*) AS count "
+                f"FROM core GROUP BY {side}"
             )
-            self._keep(" ".join(kept))
-            before, left = left, self._one("SELECT count(*) FROM log")
-        return int(left)
+        few = (f"{side} IN (SELECT code FROM of_{side} WHERE count < {k})" for side in _SIDES)
+        goes = " OR ".join(few)
+        while True:
+            self._do(f"CREATE OR REPLACE TABLE going AS SELECT * FROM core WHERE {goes}")
+            if not self._one("SELECT count(*) FROM going"):
+                return int(self._one("SELECT count(*) FROM core"))
+            self._do(f"DELETE FROM core WHERE {goes}")
+            for side in _SIDES:
+                self._do(
+                    f"CREATE OR REPLACE TABLE of_{side} AS SELECT code, count - coalesce(n, 0) AS "
+                    f"count FROM of_{side} LEFT JOIN (SELECT {side} AS gone, count(*) AS n FROM "
+                    f"going GROUP BY {side}) ON code = gone WHERE count >= {k}"
+                )
 
     def _empty_core(self, k: int) -> str:
         low, high = 0, k
@@ -168,7 +181,7 @@ class _Log:
             middle = (low + high) // 2
             low, high = (middle, high) if self._core(middle) else (low, middle)
         self._core(low)
-        return empty_core(k, low, self._counts())
+        return empty_core(k, low, self._counts("core"))
 
     def number(self) -> None:
         """Number users and items by first appearance."""
@@ -213,9 +226,9 @@ class _Log:
     def _order(self) -> list[str]:
         return ["time", "row"] if "timestamp" in self._measures else ["row"]
 
-    def _counts(self) -> tuple[int, int, int]:
+    def _counts(self, table: str = "log") -> tuple[int, int, int]:
         counts: tuple[int, int, int] = self._row(
-            "SELECT count(DISTINCT user), count(DISTINCT item), count(*) FROM log"
+            f"SELECT count(DISTINCT user), count(DISTINCT item), count(*) FROM {table}"
         )
         return counts
 
