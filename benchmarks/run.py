@@ -42,6 +42,8 @@ class Row:
     """Ratio that was to be reached, where there was one."""
     note: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    settled: bool = True
+    """Whether the peer has come to its best; a curve that was cut while it rose has not."""
     better: str = "less"
     """Whether less or more of the unit is better."""
 
@@ -191,7 +193,8 @@ def quality(bench: Bench) -> list[Row]:
             )
             work = f"SASRec to the peer's best, {log.title()}"
             row = Row(work, peer, reached["seconds"], theirs, "s", bar, note)
-            rows.append(replace(row, versions=curve["versions"]))
+            settled = curve["stopped_by_itself"]
+            rows.append(replace(row, versions=curve["versions"], settled=settled))
     return rows
 
 
@@ -247,12 +250,13 @@ def loading(bench: Bench) -> list[Row]:
     ):
         for peer in peers:
             folder = f"simulated-{size}"
-            ours, other = bench.run("ours", "load", folder), bench.run(peer, "load", folder)
+            sides = bench.versus(("load", {}), (peer, "load", {}), folder)
+            ours, other = sides[0][0], sides[1][0]
             sizes = [[a[key] for key in ("users", "items", "rows")] for a in (ours, other)]
             if sizes[0] != sizes[1]:
                 raise SystemExit(f"5-core of {folder}: {sizes[0]} ours, {sizes[1]} {peer}'s")
             note = f"peak {ours['peak_mib']:,} MiB and {other['peak_mib']:,} MiB"
-            seconds = ours["seconds"], other["seconds"]
+            seconds = [_median(side, "seconds") for side in sides]
             row = Row(f"5-core and split, {label}", peer, *seconds, "s", 10.0, note)
             rows.append(replace(row, versions=other["versions"]))
     return rows

@@ -15,7 +15,15 @@ PEERS = {
     "pyg": "PyG",
     "pandas": "pandas",
 }
-PACKAGES = ("recbole", "rectools", "replay-rec", "torch-geometric", "implicit", "pandas")
+PACKAGES = {
+    "recbole": "recbole",
+    "rectools": "rectools",
+    "replay": "replay-rec",
+    "pyg": "torch-geometric",
+    "pandas": "pandas",
+    "implicit": "implicit",
+}
+"""The package that a row's peer is a version of, by the first word of its name."""
 
 
 def _number(value: float) -> str:
@@ -26,6 +34,8 @@ def _verdict(row: dict) -> str:
     if row["bar"] is None:
         return "–"
     bar = f"{row['bar']:.2g}"
+    if not row.get("settled", True):
+        return f"≥ {bar}, not settled"
     return f"≥ {bar}" if row["ratio"] >= row["bar"] else f"≥ {bar}, **missed**"
 
 
@@ -38,8 +48,9 @@ def rows_table(results: dict) -> str:
     for rows in results["rows"].values():
         for row in rows:
             peer = PEERS.get(row["peer"], row["peer"])
-            packages = [f"{name} {v}" for name, v in row["versions"].items() if name in PACKAGES]
-            peer += f" ({packages[0]})" if packages and packages[0].split()[0] == "implicit" else ""
+            package = PACKAGES.get(row["peer"].split(",")[0].lower(), "")
+            version = row["versions"].get(package)
+            peer += f" ({version})" if version else ""
             ours, theirs = (f"{_number(row[side])} {row['unit']}" for side in ("ours", "theirs"))
             ratio = f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}"
             cells = (row["work"], peer, ours, theirs, ratio, _verdict(row), row["note"])

@@ -7,6 +7,9 @@ RecoachError
 └── RunError      a run folder that is busy, foreign or cannot be written
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class RecoachError(Exception):
     """Base of all errors raised for the user's sake; the command line prints it and exits 2."""
@@ -26,3 +29,12 @@ class ModelError(RecoachError):
 
 class RunError(RecoachError):
     """A run folder is foreign, of another version, incomplete or not writable."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return how to go on after an unknown word: the nearest known one, or else all of them."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    if near:
+        return f"did you mean {names[near[0]]!r}?"
+    return f"there are {', '.join(sorted(names.values()))}."

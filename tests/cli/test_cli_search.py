@@ -57,9 +57,9 @@ def searched(search, tmp_path_factory):
 
 def test_a_search_ends_in_something_to_look_at(searched):
     path, out = searched
-    names = {"base", "search.db", "trials.json", "search.png", "best.toml"}
+    names = {"base", "search.db", "trials.json", "search.html", "best.toml"}
     assert {entry.name for entry in path.iterdir()} == names
-    assert (path / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert "<img" in (path / "search.html").read_text()
     best = record(path)["best"]
     assert f"Trial {best} is the best of {TRIALS}" in out
     assert f"recoach run {path / 'best.toml'}" in out

@@ -17,7 +17,11 @@ TEXTS = {
     "blank": ("a.csv", "\n\n", ["a.csv is empty"]),
     "header only": ("a.csv", HEAD, ["a.csv", "no interactions"]),
     "sequence users only": ("a.txt", "1\n2\n", ["a.txt", "no interactions"]),
-    "no user": ("a.csv", "who,item_id\na,b\n", ["a.csv: no user_id column among: who, item_id"]),
+    "no user": (
+        "a.csv",
+        "who,item_id\na,b\n",
+        ["a.csv: no user_id column; there are item_id, who."],
+    ),
     "no item": ("a.csv", "user_id,what\na,b\n", ["a.csv: no item_id column", "what", "columns="]),
     "separator": ("a.csv", "user_id|item_id\na|b\n", ["a.csv: only one column", "user_id|item_id"]),
     "inter separator": (
@@ -137,8 +141,11 @@ def test_bad_arguments(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(HEAD + GOOD)
     for arguments, parts in (
-        ({"columns": {"user": "x"}}, ["'user'", "user_id, item_id"]),
-        ({"columns": {"user_id": "x"}}, ["no column 'x'", "found: user_id, item_id"]),
+        ({"columns": {"user": "x"}}, ["'user'", "did you mean 'user_id'?"]),
+        (
+            {"columns": {"user_id": "x"}},
+            ["no column 'x'", "there are item_id, rating, timestamp, user_id."],
+        ),
         ({"format": "xls"}, ["'xls'", "parquet"]),
     ):
         with pytest.raises(DataError) as caught:

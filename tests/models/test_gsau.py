@@ -122,3 +122,21 @@ def test_the_padding_stays_zero_in_training():
     model = gsau()
     pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=16))
     assert model.items.weight[N_ITEMS].tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_the_graph_is_propagated_once_until_the_next_step(hide, monkeypatch):
+    model = gsau(scorer="fuse_emb")
+    calls = []
+    forward = model.graph.forward
+    monkeypatch.setattr(model.graph, "forward", lambda *a: calls.append(1) or forward(*a))
+    with torch.no_grad():
+        first, again = model._propagate(), model._propagate()
+    assert len(calls) == 1
+    assert first[0] is again[0]
+    hidden = (torch.tensor([0]), torch.tensor([0])) if hide else None
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model._propagate(hidden)[0].sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        assert not torch.equal(model._propagate()[0], first[0])

@@ -1,11 +1,14 @@
 """A search as table, sentence and figure, from its record alone."""
 
+import base64
+import html
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from recoach.report.search import draw_search, search_table, search_verdict
+from recoach.report.search import search_table, search_verdict, write_search
 
 
 def record(*values, base=0.2, importance=None):
@@ -80,7 +83,14 @@ def test_the_sentence_says_what_came_of_it(found, words):
 @pytest.mark.parametrize(
     "found", [record(0.1, None, 0.3), record(None), record(0.3, importance={"horizon": 1.0})]
 )
-def test_the_figure_is_drawn_and_the_same_again(found, tmp_path):
-    first = draw_search(found, tmp_path / "a.png").read_bytes()
-    assert first.startswith(b"\x89PNG")
-    assert draw_search(found, tmp_path / "b.png").read_bytes() == first
+def test_the_page_has_verdict_figure_and_every_trial_and_is_the_same_again(found, tmp_path):
+    text = write_search(found, tmp_path).read_text()
+    assert html.escape(search_verdict(found)) in text
+    (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert text.count("<tr><td>") == 1 + len(found["trials"])
+    assert write_search(found, tmp_path).read_text() == text
+
+
+def test_why_a_trial_was_pruned_is_on_the_page(tmp_path):
+    assert "loss_type=log: reason 2" in write_search(record(0.1, None), tmp_path).read_text()

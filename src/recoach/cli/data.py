@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from recoach.cli.console import console
+from recoach.cli.console import console, shown
 from recoach.data import prepared
 from recoach.data.fetch import AMAZON_2023
 from recoach.data.fetch import fetch as fetch_file
@@ -61,7 +61,7 @@ class Filters:
 _ALL_ROWS = Filters()
 
 
-@app.command
+@app.command(help_epilogue=shown("recoach data describe log.csv --k-core 5"))
 def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_ROWS) -> None:
     """Print the size of logs, as papers' tables of data do.
 
@@ -81,7 +81,7 @@ def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_R
     console.print(_table(rows))
 
 
-@app.command
+@app.command(help_epilogue=shown("recoach data prepare log.csv --output data/mine"))
 def prepare(
     file: Path,
     /,
@@ -120,7 +120,7 @@ def prepare(
     )
 
 
-@app.command
+@app.command(help_epilogue=shown("recoach data fetch amazon-2023 --category Video_Games"))
 def fetch(
     log: Literal["amazon-2023"],
     /,

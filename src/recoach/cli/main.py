@@ -9,7 +9,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from recoach.cli.console import console, errors
+from recoach.cli.console import console, errors, shown
 from recoach.errors import ConfigError, RecoachError
 
 # Read when torch starts its threads: threads that spin while they wait stall each other on a busy
@@ -21,25 +21,79 @@ app = App(
     help="Reinforcement fine-tuning for recommenders: take a log and a model, make it better.",
     suppress_keyboard_interrupt=False,  # main says what is saved and how to go on
 )
+for name, (target, purpose, example) in {
+    "compare": (
+        "recoach.cli.compare:compare",
+        "Set runs side by side.",
+        "recoach compare runs/a runs/b --metrics ndcg@10 --format markdown",
+    ),
+    "convert-config": (
+        "recoach.cli.recbole:convert_config",
+        "Turn RecBole's YAML into TOML.",
+        "recoach convert-config recbole.yaml --output mine.toml",
+    ),
+    "demo": (
+        "recoach.cli.runs:demo",
+        "Run the main job on a simulated shop or your own log.",
+        "recoach demo --data log.csv",
+    ),
+    "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras.", "recoach doctor"),
+    "evaluate": (
+        "recoach.cli.runs:evaluate",
+        "Judge the models of a run again.",
+        "recoach evaluate runs/mine",
+    ),
+    "finetune": (
+        "recoach.cli.runs:finetune",
+        "Fine-tune the base of a run with GRPO.",
+        "recoach finetune runs/mine --set grpo.beta=0.02",
+    ),
+    "pretrain": (
+        "recoach.cli.runs:pretrain",
+        "Train a base model by its own loss.",
+        "recoach pretrain log.csv --model sasrec --output runs/mine",
+    ),
+    "recommend": (
+        "recoach.cli.recommend:recommend",
+        "Recommend items to users of a run.",
+        "recoach recommend runs/mine --users u1 u2 --k 5",
+    ),
+    "report": (
+        "recoach.cli.runs:report",
+        "Write the page of a run again.",
+        "recoach report runs/mine",
+    ),
+    "reproduce": (
+        "recoach.cli.reproduce:reproduce",
+        "Repeat the tables of the paper.",
+        "recoach reproduce gains --dataset shop=shop.csv --seeds 3",
+    ),
+    "run": (
+        "recoach.cli.runs:run",
+        "Run an experiment from its TOML file.",
+        "recoach run experiment.toml --set grpo.epochs=3",
+    ),
+    "search": (
+        "recoach.cli.search:search",
+        "Search settings of GRPO that suit your log.",
+        "recoach search experiment.toml --trials 40",
+    ),
+    "serve": (
+        "recoach.cli.serve:serve",
+        "Serve the models of a run over HTTP.",
+        "recoach serve runs/mine --port 8080",
+    ),
+}.items():
+    app.command(target, name=name, help=purpose, help_epilogue=shown(example))
 for name, (target, purpose) in {
-    "compare": ("recoach.cli.compare:compare", "Set runs side by side."),
-    "convert-config": ("recoach.cli.recbole:convert_config", "Turn RecBole's YAML into TOML."),
     "data": ("recoach.cli.data:app", "Look at interaction logs and prepare them."),
-    "demo": ("recoach.cli.runs:demo", "Run the main job on a simulated shop or your own log."),
-    "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras."),
-    "evaluate": ("recoach.cli.runs:evaluate", "Judge the models of a run again."),
-    "export": ("recoach.cli.recbole:exports", "Write weights back to where a model came from."),
-    "finetune": ("recoach.cli.runs:finetune", "Fine-tune the base of a run with GRPO."),
+    "export": ("recoach.cli.export:app", "Write weights or vectors for other tools."),
     "import": ("recoach.cli.recbole:imports", "Make a run of a model trained elsewhere."),
-    "pretrain": ("recoach.cli.runs:pretrain", "Train a base model by its own loss."),
-    "recommend": ("recoach.cli.recommend:recommend", "Recommend items to users of a run."),
-    "report": ("recoach.cli.runs:report", "Write the page of a run again."),
-    "reproduce": ("recoach.cli.reproduce:reproduce", "Repeat the tables of the paper."),
-    "run": ("recoach.cli.runs:run", "Run an experiment from its TOML file."),
-    "serve": ("recoach.cli.serve:serve", "Serve the models of a run over HTTP."),
-    "search": ("recoach.cli.search:search", "Search settings of GRPO that suit your log."),
 }.items():
     app.command(target, name=name, help=purpose)
+app.register_install_completion_command(
+    add_to_startup=False, help="Write the completion of your shell; follow what it says."
+)
 
 
 _TOGETHER = ("demo", "evaluate", "finetune", "pretrain", "run")
@@ -51,10 +105,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with _together(sys.argv[1:]):
-            app(sys.argv[1:], exit_on_error=False, print_error=True)
-    except CycloptsError:
-        sys.exit(2)
-    except RecoachError as error:
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except (CycloptsError, RecoachError) as error:
         errors.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from typing import Literal
 import tomli_w
 from cyclopts import App
 
-from recoach.cli.console import console
+from recoach.cli.console import console, shown
 from recoach.cli.runs import execute_and_show
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
@@ -16,10 +16,14 @@ from recoach.experiments.recbole.settings import converted
 from recoach.models.checkpoint import write_atomically
 
 imports = App(name="import", help="Make a run of a model trained elsewhere.")
-exports = App(name="export", help="Write a run's weights for the library they came from.")
 
 
-@imports.command(name="recbole")
+@imports.command(
+    name="recbole",
+    help_epilogue=shown(
+        "recoach import recbole saved/model.pth --data log.inter --output runs/mine"
+    ),
+)
 def import_recbole(
     checkpoint: Path,
     *,
@@ -56,7 +60,6 @@ def import_recbole(
     execute_and_show(config, output, resume=True)
 
 
-@exports.command(name="recbole")
 def export_recbole(
     path: Path,
     *,

@@ -9,9 +9,10 @@ from rich.table import Table
 from recoach.cli.console import console
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset
-from recoach.data.split import chronological
+from recoach.data.split import Dataset, chronological
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.folder import RunFolder, write_frame
+from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
 from recoach.serving import recommend as lists
 
@@ -48,13 +49,7 @@ def recommend(
     """
     if users and histories:
         raise ConfigError("Give --users or --histories, not both.")
-    folder = RunFolder(path)
-    folder.config()
-    chosen = stage or ("tuned" if folder.has("tuned") else "base")
-    if not folder.has(chosen):
-        raise RunError(f"{path} has no {chosen} model yet; finish the run first.")
-    dataset = load_dataset(folder.dataset)
-    model = load_model(folder.checkpoints(chosen), dataset)
+    chosen, model, dataset = open_model(path, stage)
     asked = _histories(histories) if histories else _users(users)
     frame = lists.recommend(model, dataset, asked, k=k, exclude_seen=exclude_seen)
     if output is not None:
@@ -67,6 +62,21 @@ def recommend(
     console.print(table)
     if frame.height > 200:
         console.print(f"... {frame.height - 200:,} more rows; write them with --output.")
+
+
+def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset]:
+    """Return the stage, the model and the data of a run; tuned or else base by itself.
+
+    Raises:
+        RunError: it is no run, or that stage has not been trained.
+    """
+    folder = RunFolder(path)
+    folder.config()
+    chosen = stage or ("tuned" if folder.has("tuned") else "base")
+    if not folder.has(chosen):
+        raise RunError(f"{path} has no {chosen} model yet; finish the run first.")
+    dataset = load_dataset(folder.dataset)
+    return chosen, load_model(folder.checkpoints(chosen), dataset), dataset
 
 
 def _users(given: list[str] | None) -> list[str] | None:

@@ -16,7 +16,9 @@ from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.folder import RunFolder
 from recoach.models.checkpoint import load_model
+from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
 from recoach.serving.shelf import Shelf
+from recoach.serving.vectors import item_vectors
 
 KEY = "RECOACH_API_KEY"
 _STAGES = ("base", "tuned")
@@ -81,6 +83,11 @@ def serve(
         f"http://{host}:{listening.getsockname()[1]}/ ; docs at /docs, Ctrl-C stops",
         highlight=False,
     )
+    if service.shelf.dataset.n_items > EXACT_UP_TO and not service.shelf.indexes:
+        console.print(
+            "Every list looks at all items; pip install 'recoach[ann]' makes it quicker.",
+            markup=False,
+        )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises again the signal that ended it
         uvicorn.Server(config).run(sockets=[listening])
     console.print("Stopped.")
@@ -102,7 +109,12 @@ def read_shelf(folder: RunFolder) -> Shelf:
         digest.update((folder.checkpoints(stage) / "best.safetensors").read_bytes())
     models = {stage: load_model(folder.checkpoints(stage), dataset) for stage in stages}
     titles = folder.titles(dataset.item_ids).to_list()
-    return Shelf(dataset, models, titles, digest.hexdigest()[:12])
+    indexes = {}
+    if dataset.n_items > EXACT_UP_TO and has_faiss():
+        indexes = {
+            stage: build_index(item_vectors(model, dataset)) for stage, model in models.items()
+        }
+    return Shelf(dataset, models, titles, digest.hexdigest()[:12], indexes)
 
 
 def stamp(folder: RunFolder) -> Hashable:

@@ -17,7 +17,7 @@ from recoach.data.formats import Table, open_table, reading
 from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
 from recoach.data.times import moments, to_milliseconds
-from recoach.errors import DataError
+from recoach.errors import DataError, suggestion
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "user_id": (
@@ -142,7 +142,7 @@ def _checked(columns: Mapping[str, str]) -> dict[str, str]:
     if unknown:
         raise DataError(
             f"columns maps {unknown[0]!r}, which is not one of ours; "
-            f"the keys are {', '.join(USUAL_NAMES)}"
+            f"{suggestion(unknown[0], USUAL_NAMES)}"
         )
     return dict(columns)
 
@@ -164,19 +164,18 @@ def _has_ids(names: Sequence[str], mapping: Mapping[str, str]) -> bool:
 
 
 def _find_columns(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
-    listed = ", ".join(table.names)
     for ours, theirs in mapping.items():
         if theirs not in table.names:
             raise DataError(
                 f"{table.label}: no column {theirs!r}, which columns gives as {ours}; "
-                f"found: {listed}"
+                f"{suggestion(theirs, table.names)}"
             )
     found = _detect(table.names, mapping)
     for ours in _REQUIRED:
         if ours not in found:
             raise DataError(
-                f"{table.label}: no {ours} column among: {listed}; rename it to {ours} or map it "
-                f"with columns={{{ours!r}: NAME}}"
+                f"{table.label}: no {ours} column; {suggestion(ours, table.names)} Rename it to "
+                f"{ours} or map it with columns={{{ours!r}: NAME}}"
             )
     return found
 

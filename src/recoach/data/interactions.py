@@ -45,6 +45,13 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.users)
 
+    def __repr__(self) -> str:
+        has = [name for name in ("times", "ratings") if getattr(self, name) is not None]
+        return (
+            f"Interactions({len(self):,} of {self.n_users:,} users and {self.n_items:,} items"
+            f"{', with ' if has else ''}{' and '.join(has)})"
+        )
+
     def frame(self) -> pl.DataFrame:
         """Return the log under its external ids: user_id, item_id[, timestamp][, rating]."""
         columns = {

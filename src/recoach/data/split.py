@@ -40,6 +40,9 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        return f"Ragged({len(self):,} rows, {len(self.values):,} values)"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
@@ -75,6 +78,16 @@ class Dataset:
     @property
     def n_items(self) -> int:
         return len(self.item_ids)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(
+            f"{len(part.values):,} {name}"
+            for name, part in (("train", self.train), ("valid", self.valid), ("test", self.test))
+        )
+        return (
+            f"Dataset({self.name or 'unnamed'}: {self.n_users:,} users, {self.n_items:,} items, "
+            f"{sizes}, {self.split}, fingerprint {self.fingerprint})"
+        )
 
 
 class Ordered(NamedTuple):

@@ -102,6 +102,12 @@ class Shop:
     _catalogue: _Catalogue
     _visitors: Visitors
 
+    def __repr__(self) -> str:
+        log = self.interactions
+        return (
+            f"Shop({log.n_users:,} customers, {len(self.item_titles):,} items, {len(log):,} clicks)"
+        )
+
     def visitors(self) -> Visitors:
         """Return copies of the customers as the log leaves them."""
         return self._visitors.rows(np.arange(len(self._visitors.last)))

@@ -1,9 +1,8 @@
 """One run as a TOML file: strict tables, one for each component."""
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recoach.data.prepared import PrepareConfig
-from recoach.errors import ConfigError
+from recoach.errors import ConfigError, suggestion
 from recoach.evaluation.evaluator import KS, MaskSeen
 from recoach.models.registry import model_entry
 from recoach.training.config import GRPOConfig
@@ -119,7 +118,9 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     known = {"seed", "finetune", "data", "model", "pretrain", "grpo", "evaluation"}
     for key in raw:
         if key not in known:
-            raise ConfigError(f"{where}: no table or setting called {key!r}{_nearest(key, known)}")
+            raise ConfigError(
+                f"{where}: no table or setting called {key!r}; {suggestion(key, known)}"
+            )
     seed = raw.get("seed", 2020)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {seed!r}.")
@@ -178,16 +179,11 @@ def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Tabl
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            near = _nearest(key, config.model_fields)
-            raise ConfigError(f"{where}: no setting called {key!r}{near}") from error
+            near = suggestion(key, config.model_fields)
+            raise ConfigError(f"{where}: no setting called {key!r}; {near}") from error
         reason = problem["msg"].removeprefix("Value error, ")
         given = f" (given: {problem['input']!r})" if key else ""
         raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
 
 
 def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:

@@ -57,6 +57,9 @@ class Recommender(nn.Module, ABC):
         """Number of last items the model reads; 0 where it reads none."""
         return 0
 
+    def extra_repr(self) -> str:
+        return f"{self.n_users:,} users, {self.n_items:,} items"
+
     @abstractmethod
     def embed(self, queries: Queries) -> Embedded:
         """Return vectors for B states and for all items."""

@@ -6,6 +6,8 @@ mean of the powers of a symmetric matrix is symmetric, so the gradient is the pr
 gradient, and nothing is transposed in a step.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -90,6 +92,32 @@ class Graph(nn.Module):
         weights = weights.clone()
         weights[place[self.keys[place] == wanted]] = 0
         return weights, weights[self.order]
+
+
+class Kept:
+    """The propagated vectors of users and items, as long as their tables stay as they are."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
+
+    def get(
+        self, tables: list[Tensor], propagate: Callable[[], tuple[Tensor, Tensor]], *, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `propagate` makes of these tables.
+
+        Args:
+            tables: what is propagated; nothing is kept beyond a change of them.
+            propagate: called with gradients, after them, and where nothing is kept.
+            whole: whether it is along all edges; along a part of them nothing is kept.
+        """
+        if torch.is_grad_enabled():
+            self._kept = None  # a step follows, and a fused optimiser leaves no mark on versions
+        if torch.is_grad_enabled() or not whole:
+            return propagate()
+        versions = [(id(table), table._version) for table in tables]
+        if self._kept is None or self._kept[0] != versions:
+            self._kept = (versions, propagate())
+        return self._kept[1]
 
 
 def fold_in(users: Tensor, known: Tensor, items: Tensor, history: Tensor, ends: Tensor) -> Tensor:

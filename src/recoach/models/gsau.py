@@ -16,7 +16,7 @@ from recoach import parallel
 from recoach.data.batch import Queries
 from recoach.data.split import Ragged
 from recoach.models.base import Embedded, Recommender, Table, TrainingBatch
-from recoach.models.graph import Graph, fold_in
+from recoach.models.graph import Graph, Kept, fold_in
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
 from recoach.models.sasrec import read_states
 from recoach.models.transformer import EncoderConfig, SequenceEncoder
@@ -53,6 +53,7 @@ class GSAU(Recommender):
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
         self.encoder = SequenceEncoder(config)
         self.graph = Graph(train, n_items)
+        self._kept = Kept()
         self.apply(_xavier_init)
         nn.init.xavier_normal_(self.encoder.position)
         with torch.no_grad():
@@ -125,9 +126,13 @@ class GSAU(Recommender):
         return alignment(left, right) + self.config.gamma * spread
 
     def _propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        items, layers = self.items.weight[: self.n_items], self.config.layers
-        both: tuple[Tensor, Tensor] = self.graph(self.users.weight, items, layers, hidden)
-        return both
+        def propagated() -> tuple[Tensor, Tensor]:
+            items, layers = self.items.weight[: self.n_items], self.config.layers
+            both: tuple[Tensor, Tensor] = self.graph(self.users.weight, items, layers, hidden)
+            return both
+
+        tables = [self.users.weight, self.items.weight]
+        return self._kept.get(tables, propagated, whole=hidden is None)
 
     def _sequence(self, queries: Queries) -> Embedded:
         states = read_states(self.encoder, self.items, queries)

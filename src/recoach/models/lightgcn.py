@@ -17,7 +17,7 @@ from recoach.models.base import (
     draw_negatives,
     known_keys,
 )
-from recoach.models.graph import Graph, fold_in
+from recoach.models.graph import Graph, Kept, fold_in
 from recoach.models.losses import bpr
 
 
@@ -50,25 +50,17 @@ class LightGCN(Recommender):
         self.register_buffer("known", known_keys(train, n_items), persistent=False)
         for table in (self.users, self.items):
             nn.init.xavier_uniform_(table.weight)
-        self._kept: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+        self._kept = Kept()
 
     def propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return float[U, D] and float[I, D]; without gradients, kept until the tables change."""
-        users, items = self.users.weight, self.items.weight
-        if torch.is_grad_enabled():
-            self._kept = None  # a step follows, and a fused optimiser leaves no mark on versions
-        if torch.is_grad_enabled() or hidden is not None:
-            return self._propagated(users, items, hidden)
-        version = (id(users), users._version, id(items), items._version)
-        if self._kept is None or self._kept[0] != version:
-            self._kept = (version, self._propagated(users, items))
-        return self._kept[1]
+        tables = [self.users.weight, self.items.weight]
 
-    def _propagated(
-        self, users: Tensor, items: Tensor, hidden: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        both: tuple[Tensor, Tensor] = self.graph(users, items, self.config.layers, hidden)
-        return both
+        def propagated() -> tuple[Tensor, Tensor]:
+            both: tuple[Tensor, Tensor] = self.graph(*tables, self.config.layers, hidden)
+            return both
+
+        return self._kept.get(tables, propagated, whole=hidden is None)
 
     def embed(self, queries: Queries) -> Embedded:
         """Return the propagated vectors; a user never met is the mean of the items taken."""
@@ -83,7 +75,7 @@ class LightGCN(Recommender):
         self.users.weight.copy_(users)
         self.items.weight.copy_(items)
         self.config = self.config.model_copy(update={"layers": 0})
-        self._kept = None
+        self._kept = Kept()
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative, plus the penalty on the unpropagated rows."""

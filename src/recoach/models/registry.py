@@ -1,13 +1,12 @@
 """Every model the house can build: a new one is its file and its line here."""
 
-import difflib
 from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ValidationError
 
 from recoach.data.split import Dataset, Ragged
-from recoach.errors import ConfigError
+from recoach.errors import ConfigError, suggestion
 from recoach.models.base import Recommender
 from recoach.models.bprmf import BPRMF, BPRMFConfig
 from recoach.models.gru4rec import GRU4Rec, GRU4RecConfig
@@ -38,9 +37,7 @@ def model_entry(name: str) -> Entry:
     """Return the entry of a model, or raise a ConfigError that names the nearest one."""
     if name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name.lower(), MODELS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODELS)}"
-    raise ConfigError(f"There is no model called {name!r}; {hint}.")
+    raise ConfigError(f"There is no model called {name!r}; {suggestion(name, MODELS)}")
 
 
 def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: object) -> Recommender:

@@ -121,6 +121,9 @@ def read_states(encoder: nn.Module, items: nn.Embedding, queries: Queries) -> Te
 def _groups(queries: Queries) -> Iterator[tuple[slice | Tensor, int]]:
     """Yield (rows, width): all at once, or by powers of two where padding would outweigh items."""
     lengths, width = queries.lengths, queries.history.shape[1]
+    if torch.compiler.is_compiling():  # a graph has one way through it, whatever the lengths
+        yield slice(None), width
+        return
     if width <= _SHORT or width * len(lengths) <= _WASTE * int(lengths.sum()):
         yield slice(None), width
         return

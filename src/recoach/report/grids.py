@@ -1,5 +1,6 @@
 """Tables as Markdown, LaTeX and HTML: the same cells three times."""
 
+import base64
 import html
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -72,9 +73,14 @@ def latex(grids: Iterable[Grid]) -> str:
     return "\n".join(parts)
 
 
-def page(title: str, grids: Iterable[Grid]) -> str:
-    """Return the tables as one self-contained HTML page."""
+def page(title: str, grids: Iterable[Grid], *, lead: str = "", picture: bytes = b"") -> str:
+    """Return the tables as one self-contained HTML page, below a paragraph and a PNG."""
     body = "\n".join(_html(grid) for grid in grids)
+    if picture:
+        encoded = base64.b64encode(picture).decode()
+        body = f'<p><img alt="" src="data:image/png;base64,{encoded}"></p>\n{body}'
+    if lead:
+        body = f"<p>{html.escape(lead)}</p>\n{body}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -85,7 +91,7 @@ def page(title: str, grids: Iterable[Grid]) -> str:
 
 _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}"
+    "img{max-width:100%}.wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}"
     "th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}"
     "th:first-child,td:first-child{text-align:left}"
 )

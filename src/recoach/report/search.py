@@ -13,7 +13,8 @@ from rich.table import Table
 
 from recoach.experiments.folder import RunFolder
 from recoach.report.figures import COLOURS, STYLE
-from recoach.report.tables import number, percent, title
+from recoach.report.grids import Grid, page
+from recoach.report.tables import MISSING, number, percent, title
 
 Record = Mapping[str, Any]
 
@@ -65,7 +66,27 @@ def search_verdict(record: Record) -> str:
     )
 
 
-def draw_search(record: Record, path: Path) -> Path:
+def write_search(record: Record, folder: Path) -> Path:
+    """Write search.html, verdict, figure and all trials on one page; return it."""
+    trials, base = ranked(record), record["base"]
+    metric = title(record["metric"])
+    rows: list[tuple[str, ...]] = [("base", number(base), "", "")]
+    rows += [
+        (str(one["trial"]), number(one["value"]), change(one["value"], base), drawn(one))
+        for one in trials
+    ]
+    rows += [
+        (str(one["trial"]), MISSING, "", f"{drawn(one)}: {one['pruned']}")
+        for one in record["trials"]
+        if one["value"] is None
+    ]
+    grid = Grid("Trials, best first", ("Trial", metric, "to the base", "Settings of grpo"), rows)
+    lead, picture = search_verdict(record), _drawn(record)
+    RunFolder(folder).write_text("search.html", page("Search", [grid], lead=lead, picture=picture))
+    return folder / "search.html"
+
+
+def _drawn(record: Record) -> bytes:
     """Draw the values of the trials in their order and the importance of the settings, as PNG."""
     shares = sorted(record["importance"].items(), key=lambda pair: pair[1])
     image = io.BytesIO()
@@ -79,8 +100,7 @@ def draw_search(record: Record, path: Path) -> Path:
             axes.set_xlabel("importance, %")
             axes.grid(axis="y", visible=False)
         FigureCanvasAgg(figure).print_png(image)  # type: ignore[no-untyped-call]
-    RunFolder(path.parent).write_bytes(path.name, image.getvalue())
-    return path
+    return image.getvalue()
 
 
 def ranked(record: Record) -> list[Mapping[str, Any]]:

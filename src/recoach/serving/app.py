@@ -90,7 +90,12 @@ def _serve_lists(app: FastAPI, service: Service, limits: Limits) -> None:
         shelf = service.shelf
         return schemas.Models(
             models=[
-                schemas.ModelInfo(name=name, kind=type(model).__name__, served=name == shelf.served)
+                schemas.ModelInfo(
+                    name=name,
+                    kind=type(model).__name__,
+                    served=name == shelf.served,
+                    search="approximate" if name in shelf.indexes else "exact",
+                )
                 for name, model in shelf.models.items()
             ],
             version=shelf.version,

@@ -16,6 +16,7 @@ from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
 from recoach.models.base import Recommender, judging
+from recoach.serving.index import Index, nearest
 
 _AT_ONCE = 1024
 _FOLD_IN = 50
@@ -89,6 +90,7 @@ def ranked(
     candidates: LongArray | None = None,
     *,
     block_size: int = BLOCK_SIZE,
+    index: Index | None = None,
 ) -> TopItems:
     """Return the k best items after each of these histories, in the numbers of the dataset.
 
@@ -98,6 +100,7 @@ def ranked(
         k: list length.
         candidates: int64[C] sorted distinct items to choose among; None for the catalogue.
         block_size: see `top_items`.
+        index: of the model's item vectors, searched instead of the whole catalogue.
     """
     past, rows, users, exclude_seen = asked
     length = model.history_length or _FOLD_IN
@@ -109,6 +112,8 @@ def ranked(
         seen = Seen(seen.states[kept], seen.items[kept])
     with judging(model):
         vectors, items = model.embed(queries)
+    if candidates is None and index is not None:
+        return nearest(index, vectors, k, seen)
     if candidates is None:
         return top_items(vectors, items, k, seen, block_size=block_size)
     among = torch.from_numpy(candidates).to(model.device)

@@ -1,6 +1,6 @@
 """What the service is asked and what it answers, as OpenAPI shows it."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -79,6 +79,7 @@ class ModelInfo(BaseModel):
     name: str
     kind: str
     served: bool
+    search: Literal["exact", "approximate"]
 
 
 class Models(BaseModel):

@@ -13,6 +13,7 @@ from recoach.data.interactions import IntArray, LongArray
 from recoach.data.split import Dataset, Ragged
 from recoach.errors import DataError
 from recoach.models.base import Recommender
+from recoach.serving.index import Index
 from recoach.serving.recommend import Asked, known_items, ranked
 
 BLOCK_SIZE = 8
@@ -49,6 +50,8 @@ class Shelf:
     """What to call each item."""
     version: str
     """Of the weights."""
+    indexes: Mapping[str, Index] = field(default_factory=dict)
+    """By stage; where there is one, lists from the whole catalogue are looked up in it."""
     past: Ragged = field(init=False)
     """Everything known of each user."""
     item_ids: Sequence[str] = field(init=False)
@@ -69,6 +72,9 @@ class Shelf:
         }
         for name, value in known.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Shelf({', '.join(self.models)} on {self.dataset!r}, version {self.version})"
 
     @property
     def served(self) -> str:
@@ -138,6 +144,7 @@ class Shelf:
             max(ask.k for ask in asks),
             asks[0].candidates,
             block_size=BLOCK_SIZE,
+            index=self.indexes.get(model),
         )
         return [
             _cut(items, scores, ask.k)

@@ -1,5 +1,6 @@
 """A model's vectors as Parquet, for any index or feature store: their products are the scores."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import polars as pl
 import torch
 
 from recoach.data.batch import histories, user_queries
-from recoach.data.split import Dataset
-from recoach.models.base import Recommender, judging
+from recoach.data.interactions import FloatArray
+from recoach.data.split import Dataset, Ragged
+from recoach.models.base import Embedded, Recommender, judging
+from recoach.models.checkpoint import write_atomically
 
 _AT_ONCE = 1024
 
@@ -27,26 +30,34 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
 
     Returns:
         The two files.
+
+    Raises:
+        RunError: they cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    past, parts = histories(dataset, "future"), []
-    everybody = np.arange(dataset.n_users)
-    with judging(model):
-        for start in range(0, dataset.n_users, _AT_ONCE):
-            users = everybody[start : start + _AT_ONCE]
-            queries = user_queries(
-                past, users, model.history_length, dataset.n_items, mask_seen=False
-            )
-            vectors = model.embed(queries.to(model.device))
-            parts.append(vectors.users.float().cpu())
-    tables = {
-        "users": pl.DataFrame({"user_id": dataset.user_ids, "vector": torch.cat(parts).numpy()}),
-        "items": pl.DataFrame(
-            {"item_id": dataset.item_ids, "vector": vectors.items.float().cpu().numpy()}
-        ),
-    }
-    for name, table in tables.items():
-        part = directory / f".{name}.parquet.part"
-        table.write_parquet(part)
-        part.replace(directory / f"{name}.parquet")
+    past, everybody = histories(dataset, "future"), np.arange(dataset.n_users)
+    parts = [
+        _embedded(model, past, everybody[start : start + _AT_ONCE]).users.float().cpu()
+        for start in range(0, dataset.n_users, _AT_ONCE)
+    ]
+    users = pl.DataFrame({"user_id": dataset.user_ids, "vector": torch.cat(parts).numpy()})
+    items = {"item_id": dataset.item_ids, "vector": item_vectors(model, dataset)}
+    for name, table in (("users", users), ("items", pl.DataFrame(items))):
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        write_atomically(directory / f"{name}.parquet", buffer.getvalue())
     return directory / "users.parquet", directory / "items.parquet"
+
+
+@torch.no_grad()
+def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
+    """Return float32[I, D], the vectors of the items in the order of the dataset."""
+    items = _embedded(model, histories(dataset, "future"), np.arange(1)).items
+    vectors: FloatArray = np.ascontiguousarray(items.float().cpu().numpy())
+    return vectors
+
+
+def _embedded(model: Recommender, past: Ragged, users: np.ndarray) -> Embedded:
+    length = model.history_length
+    queries = user_queries(past, users, length, model.n_items, mask_seen=False)
+    with judging(model):
+        return model.embed(queries.to(model.device))

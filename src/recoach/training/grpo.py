@@ -103,6 +103,15 @@ class GRPOTrainer:
         finally:
             self.model.requires_grad_(True)
 
+    def __repr__(self) -> str:
+        chosen = ", ".join(
+            f"{k}={getattr(self.args, k)!r}" for k in sorted(self.args.model_fields_set)
+        )
+        return (
+            f"GRPOTrainer({type(self.model).__name__} on {self.dataset!r}, "
+            f"{self.args.algorithm}, {len(self):,} steps an epoch{', ' if chosen else ''}{chosen})"
+        )
+
     def __len__(self) -> int:
         train = self.dataset.train
         units = {"users": len(train), "interactions": len(train.values)}

@@ -20,6 +20,9 @@ class Outcome(NamedTuple):
 class Observer:
     """Receives what happens in training; every method may be overridden, none has to be."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def on_begin(self, total_steps: int, step: int) -> None:
         """Training starts or resumes at a step; `total_steps` is the most it can take."""
 

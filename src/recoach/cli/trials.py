@@ -1,0 +1,68 @@
+"""A search on the screen; needs Optuna, which the help of `recoach search` does not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from recoach.cli.console import console
+from recoach.cli.progress import Shown
+from recoach.experiments.config import ExperimentConfig
+from recoach.experiments.search import Plan, SearchObserver
+from recoach.experiments.search import search as run_search
+from recoach.experiments.space import read_space
+from recoach.report.search import change, drawn, search_table, search_verdict, write_search
+from recoach.report.tables import number
+
+
+class _Trials(SearchObserver):
+    """A progress bar for the trial that runs and a line for each that has ended."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            TextColumn("  {task.description}"), *columns, console=console, transient=True
+        )
+        self._task = self._progress.add_task("steps")
+
+    def on_search(self, base: float, done: int) -> None:
+        earlier = f", {done} of {self._total} trials are there" if done else ""
+        console.print(f"[bold]Search[/]: the base has {number(base)}{earlier}", highlight=False)
+
+    def on_begin(self, total_steps: int, step: int) -> None:
+        if console.is_terminal:
+            self._progress.start()
+            self._progress.reset(self._task, total=total_steps, completed=step)
+
+    def on_step(self, step: int, logs: dict[str, float]) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def on_trial(self, trial: dict[str, Any], base: float) -> None:
+        came = f"pruned: {trial['pruned']}"
+        if trial["value"] is not None:
+            came = f"{number(trial['value'])} ({change(trial['value'], base)})"
+        line = f"  trial {trial['trial']:>3} of {self._total}  {came}  {drawn(trial)}"
+        console.print(line, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+def search_and_show(
+    config: ExperimentConfig, vary: Sequence[str], trials: int, output: Path
+) -> None:
+    """Search, write the page of it, print what was found and how to go on."""
+    plan = Plan(config, read_space(config.grpo, vary), trials, output)
+    shown = _Trials(trials)
+    try:
+        record = run_search(plan, Shown, shown)
+    finally:
+        shown.stop()
+    page = write_search(record, output)
+    console.print(search_table(record))
+    console.print(search_verdict(record), highlight=False, markup=False)
+    console.print(f"Written: {output / 'trials.json'}, {page}", highlight=False)
+    if record["best"] is not None:
+        console.print(f"Go on with: recoach run {output / 'best.toml'}", highlight=False)

@@ -1,0 +1,87 @@
+"""`recoach export`: what other tools read ranks as `recoach recommend` does."""
+
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recoach.cli import serve
+from recoach.experiments.folder import RunFolder
+
+
+def tables(folder):
+    users, items = (pl.read_parquet(folder / f"{name}.parquet") for name in ("users", "items"))
+    return (users["user_id"].to_list(), users["vector"].to_numpy()), (
+        items["item_id"].to_list(),
+        items["vector"].to_numpy(),
+    )
+
+
+def recommended(recoach, run, path, *more):
+    args = ("--users", "u3", "--k", 5, "--no-exclude-seen", "--output", path)
+    assert recoach("recommend", run, *args, *more).code == 0
+    return pl.read_csv(path)["item_id"].to_list()
+
+
+@pytest.mark.parametrize("stage", ["tuned", "base"])
+def test_vectors_rank_as_the_model_does(recoach, finished, tmp_path, stage):
+    chosen = [] if stage == "tuned" else ["--stage", stage]
+    said = recoach("export", "vectors", finished, "--output", tmp_path / "v", *chosen)
+    assert said.code == 0
+    assert f"Of the {stage} model" in said.out
+    (users, asking), (items, asked) = tables(tmp_path / "v")
+    best = np.argsort(-asked @ asking[users.index("u3")])[:5]
+    assert [items[n] for n in best] == recommended(recoach, finished, tmp_path / "l.csv", *chosen)
+
+
+def test_a_faiss_index_finds_what_the_model_recommends(recoach, finished, tmp_path):
+    faiss = pytest.importorskip("faiss", reason="the ann extra is not installed")
+    assert recoach("export", "faiss", finished, "--output", tmp_path / "f").code == 0
+    (users, asking), (items, _) = tables(tmp_path / "f")
+    index = faiss.read_index(str(tmp_path / "f" / "items.faiss"))
+    _, best = index.search(asking[[users.index("u3")]], 5)
+    assert [items[n] for n in best[0]] == recommended(recoach, finished, tmp_path / "l.csv")
+
+
+def test_the_query_encoder_is_written_and_checked(recoach, finished, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    said = recoach("export", "onnx", finished, "--output", tmp_path / "o")
+    assert said.code == 0
+    assert "differ by at most" in said.out
+    names = sorted(path.name for path in (tmp_path / "o").iterdir())
+    assert names == ["items.parquet", "query.onnx", "users.parquet"]
+
+
+def test_what_cannot_be_exported_is_said(recoach, finished, tmp_path):
+    said = recoach("export", "vectors", tmp_path, "--output", tmp_path / "v")
+    assert (said.code, "is not a run folder" in said.err) == (2, True)
+    (tmp_path / "file").write_text("")
+    said = recoach("export", "vectors", finished, "--output", tmp_path / "file")
+    assert (said.code, "Cannot write" in said.err) == (2, True)
+
+
+def test_an_extra_that_is_missing_is_named(recoach, finished, tmp_path, monkeypatch):
+    for module, what, extra in (("faiss", "faiss", "ann"), ("onnxruntime", "onnx", "onnx")):
+        monkeypatch.setitem(sys.modules, module, None)
+        said = recoach("export", what, finished, "--output", tmp_path / "x")
+        assert said.code == 2
+        assert f"pip install 'recoach[{extra}]'" in said.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_catalogue_beyond_exact_search_is_served_from_an_index(finished, monkeypatch):
+    pytest.importorskip("faiss", reason="the ann extra is not installed")
+    folder = RunFolder(finished)
+    plain = serve.read_shelf(folder)
+    assert plain.indexes == {}
+    monkeypatch.setattr(serve, "EXACT_UP_TO", 39)
+    indexed = serve.read_shelf(folder)
+    assert set(indexed.indexes) == {"base", "tuned"}
+    wish = plain.ask(user="u3", history=None, k=5, exclude_seen=True, candidates=None)
+    for stage in indexed.indexes:
+        assert indexed.best(stage, [wish])[0].items.tolist() == (
+            plain.best(stage, [wish])[0].items.tolist()
+        )
+    monkeypatch.setattr(serve, "has_faiss", lambda: False)
+    assert serve.read_shelf(folder).indexes == {}
