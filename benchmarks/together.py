@@ -1,7 +1,7 @@
 """How several processes share a step: `torchrun --nproc-per-node N together.py [ITEMS]`.
 
-Prints, for this number of processes, median seconds of a supervised step, of a GRPO step, of summing
-the gradients alone and of ranking, and how many bytes the gradients have.
+Prints, for this number of processes, median seconds of a supervised step, of a GRPO step, of
+summing the gradients alone and of ranking, and how many bytes the gradients have.
 """
 
 import sys
