@@ -32,7 +32,7 @@ def launch(processes, out):
         )
         for rank in range(processes)
     ]
-    told = [process.communicate(timeout=300)[1] for process in running]
+    told = [process.communicate(timeout=1200)[1] for process in running]
     assert [process.returncode for process in running] == [0] * processes, "\n".join(told)
     return [torch.load(out / f"{rank}.pt") for rank in range(processes)]
 
