@@ -89,6 +89,7 @@ def prepare(
     output: Path,
     k_core: int = 5,
     test_items: int = 1,
+    memory: str | None = None,
     filters: Filters = _ALL_ROWS,
 ) -> None:
     """Filter a log, split it (last item test, the one before valid) and write a prepared folder.
@@ -103,12 +104,15 @@ def prepare(
         Keep users and items with at least so many interactions, iterated; 0 keeps all.
     test_items
         Hold out so many last interactions of every user for test, to judge the longer run.
+    memory
+        For a log that does not fit into memory: a limit, like 4GB, within which DuckDB does the
+        same on disk, in a scratch folder beside the output.
     """
     started = time.perf_counter()
     if test_items < 1:
         raise ConfigError(f"--test-items must be at least 1, not {test_items}.")
     config = filters.config(k_core).model_copy(update={"test_items": test_items})
-    dataset = prepared.prepare(file, output, config)
+    dataset = prepared.prepare(file, output, config, memory=memory)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
         f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",

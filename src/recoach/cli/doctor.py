@@ -15,6 +15,7 @@ from recoach.cli.console import console
 
 _ADDS: Final = {
     "ann": "faiss: recoach export faiss, recoach serve beyond a million items",
+    "duckdb": "logs beyond memory (recoach data prepare --memory)",
     "onnx": "recoach export onnx",
     "pandas": "hands in pandas frames",
     "recbole": "RecBole's YAML (recoach convert-config)",

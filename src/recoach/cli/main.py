@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from recoach.cli.console import errors, shown
-from recoach.errors import RecoachError
+from recoach.cli.console import console, errors, shown
+from recoach.errors import ConfigError, RecoachError
 
 # Read when torch starts its threads: threads that spin while they wait stall each other on a busy
 # machine, and threads that sleep at once halve the speed of a quiet one. So they spin for a moment.
@@ -94,11 +96,16 @@ app.register_install_completion_command(
 )
 
 
+_TOGETHER = ("demo", "evaluate", "finetune", "pretrain", "run")
+"""Verbs for torchrun."""
+
+
 def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        with _together(sys.argv[1:]):
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (CycloptsError, RecoachError) as error:
         errors.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
@@ -109,6 +116,27 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(130)
+
+
+@contextmanager
+def _together(words: list[str]) -> Iterator[None]:
+    """Join the other processes where torchrun has started several; only the first shows anything.
+
+    Raises:
+        ConfigError: the verb is not for several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if words[:1] and words[0] not in _TOGETHER:
+        raise ConfigError(
+            f"recoach {words[0]} works in one process; torchrun is for {', '.join(_TOGETHER)}."
+        )
+    from recoach import parallel  # noqa: PLC0415 (torch, which `recoach --help` need not wait for)
+
+    with parallel.joined():
+        console.quiet = not parallel.first()
+        yield
 
 
 def _plain(message: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from recoach import parallel
 from recoach.cli.console import console
 from recoach.cli.progress import Shown
 from recoach.errors import RunError
@@ -167,6 +168,8 @@ def execute_and_show(
     check_trackers(report_to)
 
     def watch(stage: Stage) -> Observer:
+        if not parallel.first():
+            return Observer()
         return Observers([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])
 
     going = open_run(config, path, resume=resume, watch=watch)
@@ -182,6 +185,8 @@ def execute_and_show(
 
 
 def _show(path: Path, results: dict[str, Any]) -> None:
+    if not parallel.first():
+        return
     page = write_report(path)
     console.print(comparison_table(results))
     console.print(verdict(results), highlight=False)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recoach import parallel
 from recoach.data.split import Dataset, Ragged
 
 Split = Literal["valid", "test"]
@@ -221,7 +222,7 @@ class StateBatches:
         batch_of = (np.cumsum(sizes[order]) - 1) // self.batch_size
         parts = np.split(order, np.flatnonzero(np.diff(batch_of)) + 1)
         for index in torch.randperm(len(parts), generator=generator).tolist():
-            part = parts[index]
+            part = parallel.share(parts[index])
             yield self._batch(users[part], starts[part], stops[part])
 
     def _sizes(self) -> np.ndarray:
@@ -289,7 +290,8 @@ class EdgeBatches:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
         order = torch.randperm(len(self._users), generator=generator)
-        for part in torch.split(order, self.batch_size):
+        for whole in torch.split(order, self.batch_size):
+            part = parallel.share(whole)
             positions = part.numpy()
             empty = torch.zeros(len(part), dtype=torch.int64)
             queries = Queries(

@@ -9,6 +9,10 @@ from recoach.data.interactions import IntArray, Interactions
 from recoach.errors import DataError
 
 BoolArray = npt.NDArray[np.bool_]
+NOT_RATED = (
+    "a rating threshold needs a rating column, and this log has none; drop min_rating "
+    "or map the column with columns={'rating': ...}"
+)
 
 
 def k_core(interactions: Interactions, k: int = 5) -> Interactions:
@@ -43,16 +47,10 @@ def deduplicate(interactions: Interactions, keep: Literal["first", "last"]) -> I
 def rating_at_least(interactions: Interactions, threshold: float) -> Interactions:
     """Return the rows rated `threshold` or better; DataError without ratings or without any row."""
     if interactions.ratings is None:
-        raise DataError(
-            "a rating threshold needs a rating column, and this log has none; drop min_rating "
-            "or map the column with columns={'rating': ...}"
-        )
+        raise DataError(NOT_RATED)
     rows = interactions.ratings >= np.float32(threshold)
     if not rows.any():
-        raise DataError(
-            f"no rating reaches {threshold:g}, the highest is {interactions.ratings.max():g}; "
-            "lower min_rating"
-        )
+        raise DataError(rated_too_low(threshold, interactions.ratings.max()))
     return interactions.keep(rows)
 
 
@@ -80,8 +78,25 @@ def _empty_core(interactions: Interactions, k: int) -> str:
         low, high, rows = (middle, high, found) if found.any() else (low, middle, rows)
     users = len(np.unique(interactions.users[rows]))
     items = len(np.unique(interactions.items[rows]))
+    return empty_core(k, low, (users, items, int(np.count_nonzero(rows))))
+
+
+def empty_core(k: int, low: int, left: tuple[int, int, int]) -> str:
+    """Return what to say of an empty k-core.
+
+    Args:
+        k: what was asked for.
+        low: the largest k that leaves something.
+        left: users, items and interactions of that core.
+    """
+    users, items, rows = left
     return (
         f"the {k}-core is empty: no users and items with {k} interactions each are left; the "
         f"largest k that leaves something is {low} ({users:,} users, {items:,} items, "
-        f"{np.count_nonzero(rows):,} interactions), so use k_core = {low} or a longer log"
+        f"{rows:,} interactions), so use k_core = {low} or a longer log"
     )
+
+
+def rated_too_low(threshold: float, highest: float) -> str:
+    """Return what to say where no rating reaches a threshold."""
+    return f"no rating reaches {threshold:g}, the highest is {highest:g}; lower min_rating"

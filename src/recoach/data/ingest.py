@@ -4,9 +4,9 @@ One streaming pass reads the ids, and times and ratings as numbers. Only where t
 something wrong does a second look find the first bad row and name its line.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import narwhals as nw
 import numpy as np
@@ -37,6 +37,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
 """The lower-case names under which each of our columns is looked for, best first."""
 
 _REQUIRED = ("user_id", "item_id")
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 def read_interactions(
@@ -56,12 +57,41 @@ def read_interactions(
     Raises:
         DataError: anything that cannot be read or understood, with file, line and remedy.
     """
-    mapping = _checked(columns or {})
-    if isinstance(source, str | Path):
-        table = open_table(Path(source), format, lambda names: _has_ids(names, mapping))
-    else:
-        table = _frame_table(source)
-    return _interactions(table, _find_columns(table, mapping))
+    return _numbered(*_read(source, columns, format, lambda rows: rows.collect(engine="streaming")))
+
+
+def stream_interactions(
+    source: Path, target: Path, columns: Mapping[str, str], kind: str
+) -> tuple[str, ...]:
+    """Read a log as `read_interactions` does, into a Parquet file, never all of it in memory.
+
+    Args:
+        source: a file.
+        target: gets the rows in file order: row, user_id, item_id[, timestamp][, rating];
+            timestamp is milliseconds, or a float of any unit (see `to_milliseconds`).
+        columns: see `read_interactions`.
+        kind: the format.
+
+    Returns:
+        The names of the columns.
+
+    Raises:
+        DataError: see `read_interactions`.
+    """
+
+    def kept(rows: pl.LazyFrame) -> pl.LazyFrame:
+        rows.with_row_index("row").sink_parquet(target)
+        return pl.scan_parquet(target).drop("row")
+
+    table, found, read = _read(source, columns, kind, kept)
+    for ours in _REQUIRED:
+        ids = read.select(pl.col(ours).cast(pl.String))
+        odd = ids.select(
+            empty=(pl.col(ours) == "").any(), numeric=_looks_numeric(pl.col(ours)).any()
+        )
+        empty, numeric = odd.collect(engine="streaming").row(0)
+        _check_ids(table, found, ours, empty=bool(empty), numeric=bool(numeric))
+    return tuple(read.collect_schema().names())
 
 
 def read_benchmark(source: str | Path) -> Dataset:
@@ -169,8 +199,19 @@ def _frame_table(source: Any) -> Table:  # noqa: ANN401 - any frame narwhals kno
     )
 
 
-def _interactions(table: Table, found: Mapping[str, str]) -> Interactions:
-    """Read the found columns in one pass, check them and number the ids."""
+def _read(
+    source: object,
+    names: Mapping[str, str] | None,
+    kind: str,
+    collect: Callable[[pl.LazyFrame], Frame],
+) -> tuple[Table, dict[str, str], Frame]:
+    """Find the columns, read them in one pass and check their values."""
+    mapping = _checked(names or {})
+    if isinstance(source, str | Path):
+        table = open_table(Path(source), kind, lambda names: _has_ids(names, mapping))
+    else:
+        table = _frame_table(source)
+    found = _find_columns(table, mapping)
     with reading(table.label, table.explain):
         schema = table.frame.collect_schema()
         columns = {ours: pl.col(theirs) for ours, theirs in found.items()}
@@ -178,14 +219,29 @@ def _interactions(table: Table, found: Mapping[str, str]) -> Interactions:
         wanted = {ours: _id(table, found[ours], schema[found[ours]]) for ours in _REQUIRED}
         wanted |= _measures(table, found, raw)
         converted = {ours: convert(pl.col(ours)) for ours, convert in wanted.items()}
-        read = raw.select(**converted).collect(engine="streaming")
-        if table.skip_blank and read["user_id"].null_count():
+        read = collect(raw.select(**converted))
+        flaws = _flaws(read, table.label)
+        if table.skip_blank and "user_id" in flaws:
             written = raw.filter(~pl.all_horizontal(pl.all().is_null()))
-            read = written.select(**converted).collect(engine="streaming")
-    if not len(read):
-        raise DataError(f"{table.label} has a header but no interactions; add at least one row")
-    _check_values(table, found, raw, read, wanted)
-    return _numbered(table, found, read)
+            read = collect(written.select(**converted))
+            flaws = _flaws(read, table.label)
+    _check_values(table, found, flaws, wanted)
+    return table, found, read
+
+
+def _flaws(read: Frame, label: str) -> set[str]:
+    """Return the columns with missing or non-finite values; DataError where there are no rows."""
+    schema = read.lazy().collect_schema()
+    asked: dict[str, pl.Expr] = {"rows": pl.len()}
+    for name in schema:
+        asked[name] = pl.col(name).null_count()
+    for name in set(schema) - set(_REQUIRED):
+        asked[f"{name} endless"] = ~pl.col(name).is_finite().all()
+    counted = read.lazy().select(**asked)
+    found = counted.collect(engine="streaming").row(0, named=True)
+    if not found["rows"]:
+        raise DataError(f"{label} has a header but no interactions; add at least one row")
+    return {name.removesuffix(" endless") for name, bad in found.items() if bad} - {"rows"}
 
 
 def _id(table: Table, name: str, dtype: pl.DataType) -> Any:  # noqa: ANN401 - Expr -> Expr
@@ -221,15 +277,14 @@ def _measures(table: Table, found: Mapping[str, str], raw: pl.LazyFrame) -> dict
 def _check_values(
     table: Table,
     found: Mapping[str, str],
-    raw: pl.LazyFrame,
-    read: pl.DataFrame,
+    flaws: Set[str],
     wanted: Mapping[str, Any],
 ) -> None:
     for ours in _REQUIRED:
-        if read[ours].null_count():
+        if ours in flaws:
             _complain(table, found, ours, wanted[ours](pl.col(ours)).is_null())
     for ours in set(wanted) - set(_REQUIRED):
-        if read[ours].null_count() or not read[ours].is_finite().all():
+        if ours in flaws:
             value = wanted[ours](pl.col(ours))
             _complain(table, found, ours, value.is_null() | ~value.is_finite())
 
@@ -257,10 +312,8 @@ def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Int
     users, user_ids = _dense(read.drop_in_place("user_id").rechunk())  # its text is freed here
     items, item_ids = _dense(read.drop_in_place("item_id").rechunk())
     for ours, ids in (("user_id", user_ids), ("item_id", item_ids)):
-        if (ids == "").any():
-            _complain(table, found, ours, pl.col(ours).cast(pl.String) == "")
-        if _looks_numeric(ids):
-            table.check_types(found[ours])
+        empty, numeric = bool((ids == "").any()), bool(_looks_numeric(ids).any())
+        _check_ids(table, found, ours, empty=empty, numeric=numeric)
     ratings: npt.NDArray[np.float32] | None = None
     times: LongArray | None = None
     if "rating" in found:
@@ -270,8 +323,17 @@ def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Int
     return Interactions(users, items, user_ids, item_ids, times, ratings)
 
 
-def _looks_numeric(ids: pl.Series) -> bool:
-    return bool(ids.str.contains(r"^(?:-?\d|true$|false$|\[|\{)").any())
+def _check_ids(
+    table: Table, found: Mapping[str, str], ours: str, *, empty: bool, numeric: bool
+) -> None:
+    if empty:
+        _complain(table, found, ours, pl.col(ours).cast(pl.String) == "")
+    if numeric:
+        table.check_types(found[ours])
+
+
+def _looks_numeric(ids: Any) -> Any:  # noqa: ANN401 - a series or an expression
+    return ids.str.contains(r"^(?:-?\d|true$|false$|\[|\{)")
 
 
 def _dense(ids: pl.Series) -> tuple[IntArray, pl.Series]:

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from recoach import parallel
 from recoach.data.filters import deduplicate, k_core, rating_at_least
 from recoach.data.ingest import read_interactions
 from recoach.data.interactions import FloatArray, Interactions
@@ -60,13 +61,22 @@ class PrepareConfig(BaseModel):
 _DEFAULT = PrepareConfig()
 
 
-def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> Dataset:
+def prepare(
+    source: Path, directory: Path, config: PrepareConfig = _DEFAULT, *, memory: str | None = None
+) -> Dataset:
     """Read, filter and split a log into `directory`, or load it where nothing has changed.
 
     The folder is reused while the source (name, size, time of change, sampled content) and the
     config are those it was made with. It appears whole or not at all.
 
+    Args:
+        source: the log.
+        directory: the folder to write.
+        config: filters and split.
+        memory: "4GB" lets DuckDB do the same on disk, beside the folder, within so much memory.
+
     Raises:
+        ConfigError: `memory` is no size, or DuckDB is not installed.
         DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
     """
     source, directory = Path(source), Path(directory)
@@ -74,10 +84,18 @@ def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> 
     reused = _reuse(directory, origin)
     if reused is not None:
         return reused
-    log = filtered(read_interactions(source, columns=config.columns, format=config.format), config)
     name = source.name.split(".")[0]
-    dataset = leave_last_out(log, name, test_items=config.test_items)
-    save_dataset(dataset, directory, describe(log), origin)
+    if memory is not None:
+        from recoach.data.on_disk import split_on_disk  # noqa: PLC0415 (an extra)
+
+        dataset, statistics = split_on_disk(source, config, memory, directory)
+        dataset = dataclasses.replace(dataset, name=name)
+    else:
+        read = read_interactions(source, columns=config.columns, format=config.format)
+        log = filtered(read, config)
+        dataset = leave_last_out(log, name, test_items=config.test_items)
+        statistics = describe(log)
+    save_dataset(dataset, directory, statistics, origin)
     return dataset
 
 
@@ -99,8 +117,11 @@ def save_dataset(
     """Write a dataset to `directory`, replacing an older prepared set there.
 
     Everything is written to a temporary sibling first; whatever goes wrong, nothing half-written
-    stays. DataError where the disk refuses or the folder holds something else.
+    stays. Of several processes only the first writes. DataError where the disk refuses or the
+    folder holds something else.
     """
+    if not parallel.first():
+        return
     directory = Path(directory)
     if directory.exists() and not _is_ours(directory):
         raise DataError(

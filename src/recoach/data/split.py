@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from recoach.data.interactions import FloatArray, IntArray, Interactions, LongArray
 from recoach.errors import DataError
+
+_IDS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +90,21 @@ class Dataset:
         )
 
 
+class Ordered(NamedTuple):
+    """A log by user and time."""
+
+    user_ids: pl.Series
+    """String[n_users]."""
+    item_ids: pl.Series
+    """String[n_items]."""
+    counts: LongArray
+    """int64[n_users] rows of each user."""
+    items: IntArray
+    """int32[N]."""
+    ratings: FloatArray | None = None
+    """float32[N]."""
+
+
 def leave_last_out(interactions: Interactions, name: str = "", *, test_items: int = 1) -> Dataset:
     """Hold out each user's last interaction for test and the one before for validation.
 
@@ -99,7 +117,12 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
         test_items: last interactions held out for test, to judge more than the next click; a user
             gives as many as leave one for validation and one to train on.
     """
-    counts = np.bincount(interactions.users, minlength=interactions.n_users)
+    return last_out(in_order(interactions), name, test_items=test_items)
+
+
+def last_out(log: Ordered, name: str = "", *, test_items: int = 1) -> Dataset:
+    """Hold out as `leave_last_out` does, of a log that is in order."""
+    counts = log.counts
     longest = int(counts.max(initial=0))
     if longest < 3:
         raise DataError(
@@ -110,7 +133,7 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
     n_test = np.clip(counts - 2, counts >= 2, test_items).astype(np.int64)
     split = "leave_last_out" if test_items == 1 else f"leave_last_{test_items}_out"
     n_valid = (counts >= 3).astype(np.int64)
-    return replace(hold_out(interactions, n_valid, n_test, name), split=split)
+    return replace(_held_out(log, n_valid, n_test, name), split=split)
 
 
 def hold_out(
@@ -124,15 +147,28 @@ def hold_out(
         n_test: int64[n_users]; a user has `n_valid + n_test` rows at least.
         name: what to call it.
     """
-    counts = np.bincount(interactions.users, minlength=interactions.n_users)
+    return _held_out(in_order(interactions), n_valid, n_test, name)
+
+
+def in_order(interactions: Interactions) -> Ordered:
+    """Return a log by user and time; ties keep file order."""
     order = chronological(interactions)
-    values = interactions.items[order]
-    lengths = np.stack((counts - n_test - n_valid, n_valid, n_test))
-    roles = np.repeat(np.tile(np.arange(3, dtype=np.uint8), len(counts)), lengths.T.ravel())
-    ids = (interactions.user_ids, interactions.item_ids)
-    train, valid, test = (_ragged(lengths[role], values[roles == role]) for role in range(3))
-    ratings = None if interactions.ratings is None else interactions.ratings[order][roles == 0]
-    return replace(assemble(name, ids, (train, valid, test)), ratings=ratings)
+    return Ordered(
+        interactions.user_ids,
+        interactions.item_ids,
+        np.bincount(interactions.users, minlength=interactions.n_users),
+        interactions.items[order],
+        None if interactions.ratings is None else interactions.ratings[order],
+    )
+
+
+def _held_out(log: Ordered, n_valid: LongArray, n_test: LongArray, name: str) -> Dataset:
+    lengths = np.stack((log.counts - n_test - n_valid, n_valid, n_test))
+    roles = np.repeat(np.tile(np.arange(3, dtype=np.uint8), len(log.counts)), lengths.T.ravel())
+    train, valid, test = (_ragged(lengths[role], log.items[roles == role]) for role in range(3))
+    ratings = None if log.ratings is None else log.ratings[roles == 0]
+    parts = assemble(name, (log.user_ids, log.item_ids), (train, valid, test))
+    return replace(parts, ratings=ratings)
 
 
 def without_last(rows: Ragged, count: int) -> Ragged:
@@ -181,7 +217,8 @@ def fingerprint(ids: Sequence[pl.Series], rows: Sequence[Ragged]) -> str:
     digest = hashlib.sha256()
     for series in ids:
         digest.update(series.str.len_bytes().to_numpy().astype("<i8").tobytes())
-        digest.update("".join(series.to_list()).encode())
+        for start in range(0, len(series), _IDS_AT_ONCE):
+            digest.update("".join(series[start : start + _IDS_AT_ONCE].to_list()).encode())
     for ragged in rows:
         digest.update(ragged.offsets.astype("<i8").tobytes())
         digest.update(ragged.values.astype("<i4").tobytes())

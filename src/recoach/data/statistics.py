@@ -40,18 +40,33 @@ def describe(interactions: Interactions) -> Statistics:
     """Return the log's statistics; averages of an empty log are 0."""
     users, items, rows = interactions.n_users, interactions.n_items, len(interactions)
     pairs = interactions.users.astype(np.int64) * items + interactions.items
-    dated = interactions.times is not None and rows > 0
+    times = interactions.times if rows else None
+    span = None if times is None else (int(times.min()), int(times.max()))
+    return from_counts((users, items, rows), span, pl.Series(pairs).n_unique())
+
+
+def from_counts(
+    counts: tuple[int, int, int], span: tuple[int, int] | None, pairs: int
+) -> Statistics:
+    """Return the statistics of a log that somebody has counted.
+
+    Args:
+        counts: users, items and rows.
+        span: the earliest and the latest time, in milliseconds; None without times.
+        pairs: distinct (user, item) pairs.
+    """
+    users, items, rows = counts
     return Statistics(
         users=users,
         items=items,
         interactions=rows,
         average_length=rows / users if users else 0.0,
         density=rows / (users * items) if rows else 0.0,
-        first=_day(interactions.times.min()) if dated and interactions.times is not None else None,
-        last=_day(interactions.times.max()) if dated and interactions.times is not None else None,
-        repeated_pairs=rows - pl.Series(pairs).n_unique(),
+        first=None if span is None else _day(span[0]),
+        last=None if span is None else _day(span[1]),
+        repeated_pairs=rows - pairs,
     )
 
 
-def _day(milliseconds: np.int64) -> date:
-    return (_EPOCH + timedelta(milliseconds=int(milliseconds))).date()
+def _day(milliseconds: int) -> date:
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).date()

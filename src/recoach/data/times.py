@@ -41,9 +41,13 @@ def to_milliseconds(times: pl.Series) -> LongArray:
     values = times.to_numpy()
     if not times.dtype.is_float():
         return values.astype(np.int64)
-    size = float(np.median(np.abs(values)))
-    scale = next((scale for limit, scale in _UNITS if size < limit), 1e-6)
+    scale = scale_of(float(np.median(np.abs(values))))
     return np.round(values * scale).astype(np.int64)
+
+
+def scale_of(size: float) -> float:
+    """Return by how much times of a typical size are to be multiplied to be milliseconds."""
+    return next((scale for limit, scale in _UNITS if size < limit), 1e-6)
 
 
 def _iso(column: pl.Expr) -> pl.Expr:

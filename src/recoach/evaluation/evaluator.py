@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from recoach import parallel
 from recoach.data.batch import Split, histories, user_queries
 from recoach.data.split import Dataset, Ragged
 from recoach.errors import ConfigError, DataError, ModelError
@@ -120,28 +121,40 @@ def top_lists(
         mask_seen: which seen items are out of the lists.
     """
     past, mask = histories(dataset, "test"), masks_seen(mask_seen, model)
-    lists = np.full((len(users), k), -1, dtype=np.int64)
+    rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # whose list it is, and the list
+    rows[:, 0] = np.arange(len(users))
+    own = np.zeros(len(users), dtype=np.bool_)
+    starts = range(0, len(users), _USERS_AT_ONCE)
     with judging(model):
-        for start in range(0, len(users), _USERS_AT_ONCE):
+        for start in starts[parallel.rank() :: parallel.size()]:
             part = slice(start, start + _USERS_AT_ONCE)
+            own[part] = True
             queries = user_queries(
                 past, users[part], model.history_length, model.n_items, mask_seen=mask
             ).to(model.device)
             found = top_items(*model.embed(queries), k, queries.seen).items.cpu().numpy()
-            lists[part, : found.shape[1]] = found
-    return lists
+            rows[part, 1 : 1 + found.shape[1]] = found
+    everybodys = parallel.gathered(torch.from_numpy(rows[own])).numpy()
+    return np.ascontiguousarray(everybodys[np.argsort(everybodys[:, 0]), 1:])
 
 
 def _ranks_of_all(
     model: Recommender, past: Ragged, held_out: Ragged, users: np.ndarray, *, mask: bool
 ) -> np.ndarray:
-    """Rank in parts of users with histories of like length, so that little is padding."""
+    """Rank in parts of users with histories of like length, so that little is padding.
+
+    Each process ranks some of the parts; a user is in one of them.
+    """
     order = np.argsort(past.lengths[users], kind="stable")
     parts = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
+    own = parts[parallel.rank() :: parallel.size()]
     with judging(model):
-        ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in parts]
-    asked = np.repeat(order, held_out.lengths[users[order]])
-    return np.concatenate(ranks)[np.argsort(asked, kind="stable")]
+        ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in own]
+    ranked = np.concatenate([order[:0], *own])
+    asked = np.repeat(ranked, held_out.lengths[users[ranked]])
+    both = torch.from_numpy(np.stack([asked, np.concatenate([order[:0], *ranks])], axis=1))
+    asked, found = parallel.gathered(both).numpy().T
+    return np.ascontiguousarray(found[np.argsort(asked, kind="stable")])
 
 
 def _ranks(

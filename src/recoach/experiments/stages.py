@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from recoach import parallel
 from recoach.data.split import Dataset, without_last
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import run_dataset, run_titles
@@ -120,7 +121,16 @@ def control_config(
 
 
 def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch) -> Run:
-    """Create or reopen a run folder and prepare its data."""
+    """Create or reopen a run folder and prepare its data.
+
+    Of several processes the first does so, and the others open what it has made.
+    """
+    run = _opened(config, path, resume=resume, watch=watch) if parallel.first() else None
+    parallel.wait()
+    return run or _opened(config, path, resume=True, watch=watch)
+
+
+def _opened(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch) -> Run:
     folder = RunFolder(path)
     begun = folder.check(config, resume=resume)
     dataset = run_dataset(config.data, folder.dataset, begun=begun)

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.data.batch import Batch, Queries
 from recoach.data.split import Ragged
 from recoach.errors import ConfigError
@@ -130,12 +131,13 @@ def draw_negatives(
         users: int64[B].
         n_items: size of the catalogue.
         count: items for each user.
-        generator: source of randomness (on the CPU).
+        generator: source of randomness (on the CPU), the same in all processes.
 
     Returns:
         int64[B, count]. After ten rounds a user who has taken nearly everything may keep a
         taken item.
     """
+    generator = parallel.own(generator)
     drawn = torch.randint(n_items, (len(users), count), generator=generator).to(users.device)
     for _ in range(10):
         taken = _contains(known, users[:, None] * n_items + drawn)

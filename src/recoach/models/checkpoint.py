@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from recoach import parallel
 from recoach.data.split import Dataset
 from recoach.errors import ModelError, RunError
 from recoach.models.base import Recommender
@@ -40,9 +41,13 @@ class Saved(NamedTuple):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the new one, never a part.
 
+    Of several processes only the first writes.
+
     Raises:
         RunError: the disk is full, the folder is missing or read-only; nothing is left behind.
     """
+    if not parallel.first():
+        return
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recoach import parallel
 from recoach.data.split import Ragged
 
 
@@ -59,7 +60,8 @@ class Graph(nn.Module):
             items: float[I, D].
             layers: number of propagation steps.
             hidden: (int64[H] users, int64[H] items) of edges nothing passes along; the others
-                keep their weights. Pairs that are no edges are passed over.
+                keep their weights. Pairs that are no edges are passed over. What one process
+                hides is hidden from all.
         """
         both: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
             users, items, self, layers, self._weights(hidden)
@@ -85,7 +87,7 @@ class Graph(nn.Module):
         weights = self.users_from_items.weights
         if hidden is None:
             return weights, self.items_from_users.weights
-        wanted = hidden[0] * self.n_items + hidden[1]
+        wanted = parallel.gathered(hidden[0] * self.n_items + hidden[1])
         place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
         weights = weights.clone()
         weights[place[self.keys[place] == wanted]] = 0

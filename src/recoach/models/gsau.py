@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recoach import parallel
 from recoach.data.batch import Queries
 from recoach.data.split import Ragged
 from recoach.models.base import Embedded, Recommender, Table, TrainingBatch
@@ -99,8 +100,9 @@ class GSAU(Recommender):
         else:
             loss = loss + alignment(states, following)
         loss = loss + self.config.gamma * (uniformity(states) + uniformity(following))
-        if self.config.user_item_uniformity and len(states) > 1:
-            shift = int(torch.randint(1, len(states), (1,), generator=generator))
+        count = int(parallel.total(len(states)))
+        if self.config.user_item_uniformity and count > 1:
+            shift = int(torch.randint(1, count, (1,), generator=generator))
             loss = loss + self.config.gamma * cross_uniformity(states, following, shift)
         if self.config.cross_view:
             asking = batch.states.queries.state_users

@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.data.batch import Queries
 from recoach.data.split import Ragged
 from recoach.models.base import (
@@ -91,10 +92,11 @@ class LightGCN(Recommender):
         return ranking + self.config.regularisation * self._penalty(rows)
 
     def _penalty(self, rows: tuple[Tensor, ...]) -> Tensor:
-        norms = torch.stack([row.norm() for row in rows])
-        size = len(rows[0])
+        size = parallel.total(len(rows[0]))
         if self.config.penalty == "norm":
-            return norms.sum() / size
+            norms = torch.stack([parallel.whole(row).norm() for row in rows])
+            return parallel.once(norms.sum() / size)
+        norms = torch.stack([row.norm() for row in rows])
         return norms.square().sum() / (2 * size)
 
     def tables(self) -> dict[Table, list[Tensor]]:

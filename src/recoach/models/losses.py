@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recoach import parallel
 from recoach.models.softmax import Block, product_dtype, softmax_loss
 
 
@@ -20,7 +21,7 @@ def cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         states = torch.arange(len(block), device=users.device)
         return -block.log_p(states, targets[block.which]).sum()
 
-    return softmax_loss(users, items, loss) / len(users)
+    return softmax_loss(users, items, loss) / parallel.total(len(users))
 
 
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
@@ -30,7 +31,8 @@ def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
         positive: float[B] scores of the targets.
         negative: float[B, N] scores of items never taken.
     """
-    return (functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)).mean()
+    each = functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)
+    return parallel.share_of_mean(each)
 
 
 def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
         negative: float[B, N] scores of items never taken.
     """
     logits = torch.cat([positive[:, None], negative], dim=1)
-    return (logits.logsumexp(dim=1) - positive).mean()
+    return parallel.share_of_mean(logits.logsumexp(dim=1) - positive)
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
         positive: float[B] scores of the items taken.
         negative: float[B] scores of items not taken.
     """
-    return functional.softplus(negative - positive).mean()
+    return parallel.share_of_mean(functional.softplus(negative - positive))
 
 
 def alignment(left: Tensor, right: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def alignment(left: Tensor, right: Tensor) -> Tensor:
         right: float[B, D], any length.
     """
     cosine = functional.cosine_similarity(left, right, dim=1)
-    return (2 - 2 * cosine).mean()
+    return parallel.share_of_mean(2 - 2 * cosine)
 
 
 def uniformity(vectors: Tensor) -> Tensor:
@@ -71,10 +73,11 @@ def uniformity(vectors: Tensor) -> Tensor:
     Args:
         vectors: float[B, D], any length. Fewer than two have no pair: the loss is 0.
     """
+    vectors = parallel.whole(vectors)
     if len(vectors) < 2:
         return vectors.sum() * 0.0
     loss: Tensor = _Uniformity.apply(functional.normalize(vectors, dim=1))  # type: ignore[no-untyped-call]
-    return loss
+    return parallel.once(loss)
 
 
 def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
@@ -85,10 +88,11 @@ def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
         right: float[B, D], any length.
         shift: rotation that pairs row b with row b + shift; 1..B-1, so no row meets its own.
     """
+    left, right = parallel.whole(left), parallel.whole(right)
     if len(left) < 2:
         return left.sum() * 0.0
     cosine = functional.cosine_similarity(left, right.roll(shift, dims=0), dim=1)
-    return (4 * cosine - 4).exp().mean().log()
+    return parallel.once((4 * cosine - 4).exp().mean().log())
 
 
 class _Uniformity(torch.autograd.Function):

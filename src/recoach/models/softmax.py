@@ -93,7 +93,7 @@ class Block:
         # Masked items are replaced before the product: -inf minus -inf is no number.
         gap = self._logits.to(log_z.dtype, copy=True).sub_(other._logits).sub_(log_z)
         weighted = gap.masked_fill_(self.p == 0, 0).mul_(self.p)
-        found = weighted.sum(dim=1).requires_grad_()
+        found = self._over_all(weighted.sum(dim=1)).requires_grad_()
         # d KL / d logit = p (gap - KL); the -p KL is the row's share, taken with everybody's.
         self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
         return found
@@ -105,7 +105,7 @@ class Block:
             values: float[I].
         """
         weighted = self.p.to(self._log_z.dtype, copy=True).mul_(values)
-        found = weighted.sum(dim=1).requires_grad_()
+        found = self._over_all(weighted.sum(dim=1)).requires_grad_()
         # d E / d logit = p (value - E); the -p E is the row's share, taken with everybody's.
         self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
         return found
@@ -117,7 +117,7 @@ class Block:
         if self._catalogue.bias is not None:
             log_p -= self._catalogue.bias
         weighted = log_p.masked_fill_(self.p == 0, 0).mul_(self.p).neg_()
-        found = weighted.sum(dim=1).requires_grad_()
+        found = self._over_all(weighted.sum(dim=1)).requires_grad_()
         # d H / d logit = p (-log p - H), as above.
         self._dense.append((found, lambda into, slope: into.addcmul_(weighted, slope[:, None])))
         return found
@@ -126,7 +126,8 @@ class Block:
         """Return float[n], the entropies of the first `states` states, without gradient."""
         logits, p = self._logits[:states].to(self._log_z.dtype), self.p[:states]
         logits = logits if self._catalogue.bias is None else logits - self._catalogue.bias
-        return self._log_z[:states] - (p * logits.masked_fill(p == 0, 0)).sum(dim=1)
+        mean = self._over_all((p * logits.masked_fill(p == 0, 0)).sum(dim=1))
+        return self._log_z[:states] - mean
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw int64[b, count] items from each state's policy, with replacement, sorted.
@@ -193,19 +194,25 @@ class Block:
             return
         slopes = torch.autograd.grad(loss, asked, allow_unused=True)
         share, into = self._log_z.new_zeros(len(self)), None
-        items, scale = self._catalogue.items, 1 / self._catalogue.temperature
         for (states, wanted, _), slope in zip(self._pairs, slopes, strict=False):
             if slope is not None:
                 share.index_add_(0, states, slope)
-                column = slope[:, None].to(items.dtype)
-                d_users.index_add_(0, states, column * items[wanted], alpha=scale)
-                d_items.index_add_(0, wanted, column * self._users[states])
+                self._add_picked((states, wanted, slope), d_users, d_items)
         for (found, add), slope in zip(self._dense, slopes[len(self._pairs) :], strict=True):
             if slope is not None:
                 into = torch.zeros_like(self.p, dtype=share.dtype) if into is None else into
                 add(into, slope)
                 share += slope.sum(dim=1) if found.ndim > 1 else slope * found.detach()
         self._add_products(share[:, None], into, d_users, d_items)
+
+    def _add_picked(
+        self, pairs: tuple[Tensor, Tensor, Tensor], d_users: Tensor, d_items: Tensor
+    ) -> None:
+        states, wanted, slope = pairs
+        items, scale = self._catalogue.items, 1 / self._catalogue.temperature
+        column = slope[:, None].to(items.dtype)
+        d_users.index_add_(0, states, column * items[wanted], alpha=scale)
+        d_items.index_add_(0, wanted, column * self._users[states])
 
     def _add_products(
         self, share: Tensor, into: Tensor | None, d_users: Tensor, d_items: Tensor
@@ -219,6 +226,10 @@ class Block:
             left, right = torch.ones_like(share), self._cast
         d_users += (matrix @ catalogue.cast) * (left / catalogue.temperature)
         d_items += matrix.T @ right
+
+    def _over_all(self, sums: Tensor) -> Tensor:
+        """Return sums over the whole catalogue, given those over the items that are here."""
+        return sums
 
     def _log_normaliser(self) -> Tensor:
         """Return log Z, of which softmax keeps silent: logit - log p for each and every item.

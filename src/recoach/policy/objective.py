@@ -8,6 +8,7 @@ What it is not:
 3. The paper's Eq. 5 writes KL(old || reference), which no parameter moves: `literal`.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -121,7 +122,11 @@ def exact_surrogate(log_p: Tensor, old_log_p: Tensor, weight: Tensor, clip: Clip
 
 
 def group_advantages(
-    rewards: Tensor, scale: ScaleRewards = "group", *, eps: float = 1e-6
+    rewards: Tensor,
+    scale: ScaleRewards = "group",
+    *,
+    eps: float = 1e-6,
+    pooled: Callable[[Tensor], Tensor] = torch.mean,
 ) -> Tensor:
     """Return group-relative advantages (Eq. 4), with the population's standard deviation.
 
@@ -130,6 +135,7 @@ def group_advantages(
         scale: divide by the group's standard deviation (Eq. 4), by that of all groups together
             (Lite PPO), or only centre (Dr. GRPO).
         eps: added to the deviation.
+        pooled: mean over all groups, of which these may be some.
 
     Returns:
         float[B, G]. A group whose rewards are all equal teaches nothing: exactly zero.
@@ -139,7 +145,7 @@ def group_advantages(
     if scale == "none":
         return centred
     squares = centred.square()
-    mean = squares.mean(dim=1, keepdim=True) if scale == "group" else squares.mean()
+    mean = squares.mean(dim=1, keepdim=True) if scale == "group" else pooled(squares)
     return centred.div_(mean.sqrt_().add_(eps))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recoach import parallel
 from recoach.data.batch import Batch, Seen
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
@@ -159,8 +160,8 @@ class Rewarder:
         parts = [pays(function, **columns(logged, users)) for function, _ in self._log]
         total = torch.zeros(len(logged.items))
         for part, (_, weight) in zip(parts, self._log, strict=True):
-            own = part / part[part != 0].mean() if self.normalised and part.any() else part
-            total += weight * own
+            typical = parallel.mean(part[part != 0]) if self.normalised else 0
+            total += weight * (part / typical if typical else part)
         stacked = torch.stack(parts) if parts else total[:0].view(0, len(total))
         found = Rewards(logged.states, logged.items, total, stacked)
         return found.where((stacked != 0).any(dim=0))

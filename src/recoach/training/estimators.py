@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.data.batch import Queries
 from recoach.evaluation.ranking import between
 from recoach.models.base import Embedded, Recommender, TrainingBatch
@@ -78,11 +79,13 @@ class Statistics:
         self._counts[name] += values.numel()
 
     def means(self) -> dict[str, float]:
-        """Return the averages; a name without elements is 0."""
+        """Return the averages over all processes; a name without elements is 0."""
         # Read once, at the end: on a GPU every float() waits for all that is under way.
+        sums = [sum(float(part) for part in parts) for parts in self._sums.values()]
+        counts = [self._counts[name] for name in self._sums]
+        both = parallel.added(torch.tensor([sums, counts], dtype=torch.float64)).tolist()
         return {
-            name: sum(float(part) for part in parts) / max(1, self._counts[name])
-            for name, parts in self._sums.items()
+            name: part / max(1, count) for name, part, count in zip(self._sums, *both, strict=True)
         }
 
 
@@ -117,7 +120,8 @@ class Penalty:
         statistics: Statistics,
     ) -> None:
         self.args, self.reference, self.statistics = args, reference, statistics
-        self.count = len(task.queries)
+        self.count = parallel.total(len(task.queries))
+        """States of all processes."""
         if reference is not None:
             self.catalogue = policy.catalogue(reference, task.queries.seen, task.bias)
 

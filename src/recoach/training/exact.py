@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.models.base import Embedded
 from recoach.models.softmax import Block
 from recoach.policy.objective import exact_surrogate, log_weight, objective
@@ -57,6 +58,7 @@ class ExactEstimator:
         statistics, weights = Statistics(), []
         known = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], task)
         penalty = Penalty(self.args, self.policy, task, reference, statistics)
+        count = penalty.count
 
         def block_loss(block: Block) -> Tensor:
             states, items, values, where = earned(task.rewards, block)
@@ -69,7 +71,7 @@ class ExactEstimator:
             log_block(statistics, surrogate, block)
             gain = (values * surrogate.value).sum() / known
             if self._of_items is not None:
-                gain = gain + self._expected(block, task, statistics)
+                gain = gain + self._expected(block, task, statistics) / count
             return penalty.of(block) - gain
 
         total = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
@@ -77,7 +79,7 @@ class ExactEstimator:
         return (total / self._divisor(weights, task) if rollout is None else total), statistics
 
     def _expected(self, block: Block, task: Task, statistics: Statistics) -> Tensor:
-        """Return the mean over states of what items are expected to pay."""
+        """Return what items are expected to pay, summed over states."""
         if self._of_items is None:
             raise ValueError("no reward function is of items")
         values = self._of_items.to(block.p.device)
@@ -85,7 +87,7 @@ class ExactEstimator:
             values = values[task.candidates.items]
         mean = block.expectation(values)
         statistics.add("rewards/items/mean", mean)
-        return mean.sum() / len(task.queries)
+        return mean.sum()
 
     def _weight(self, old_log_p: Tensor) -> Tensor:
         weight = log_weight(old_log_p, *self._transform)
@@ -97,8 +99,8 @@ class ExactEstimator:
 
     def _divisor(self, weights: list[Tensor], task: Task) -> float:
         if not self.args.normalize_weights:
-            return float(len(task.queries))
-        total = float((torch.cat(weights) * task.rewards.values).sum())
+            return parallel.total(len(task.queries))
+        total = parallel.total(float((torch.cat(weights) * task.rewards.values).sum()))
         return total if total > 0 else 1.0
 
     def _log(

@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from recoach import parallel
 from recoach.data.batch import StateBatches
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
@@ -155,7 +156,8 @@ class GRPOTrainer:
         with torch.no_grad():
             if self._estimator.remembers:
                 old = self._embedded(batch, self.old or self.model, mask)
-                rollout = self._estimator.roll_out(old, batch, self._on_device(generator))
+                own = self._on_device(parallel.own(generator))
+                rollout = self._estimator.roll_out(old, batch, own)
             if self.reference is not None:
                 reference = self._embedded(batch, self.reference, mask)
         for _ in range(self.args.num_iterations):
@@ -165,9 +167,11 @@ class GRPOTrainer:
                 loss = loss + self.args.sft_coef * self.model.loss(batch.own, generator)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            parallel.add_gradients(_moved(self.optimiser))
             norm = _gradient_norm(self.optimiser)
             self.optimiser.step()
-        return {"loss": float(loss.detach()), "grad_norm": norm} | statistics.means()
+        logged = {"loss": parallel.total(float(loss.detach())), "grad_norm": norm}
+        return logged | statistics.means()
 
     def diagnostics(self) -> dict[str, float]:
         """Return the temperature and how far each table has moved, relative to its size."""
@@ -245,6 +249,10 @@ def _several(
     return [functions] if callable(functions) or isinstance(functions, str) else functions
 
 
+def _moved(optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [p for group in optimiser.param_groups for p in group["params"]]
+
+
 def _gradient_norm(optimiser: torch.optim.Optimizer) -> float:
-    gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
+    gradients = [p.grad for p in _moved(optimiser)]
     return float(torch.nn.utils.get_total_norm([g for g in gradients if g is not None]))

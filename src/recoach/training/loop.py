@@ -16,6 +16,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.errors import ModelError
 from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, frozen_copy
@@ -137,7 +138,7 @@ class Loop(Generic[Batch]):
     ) -> None:
         self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
         self.session, self.folder, self.seed = session, session.folder, session.seed
-        self.observer = session.observer
+        self.observer = session.observer if parallel.first() else Observer()
         self.progress = _Progress()
         self._judged = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
         self._start = self._best = self._copy()
@@ -155,6 +156,7 @@ class Loop(Generic[Batch]):
             save_description(self.folder, self.trainer.model)
             if self.session.resume and (self.folder / "last.safetensors").exists():
                 self._restore(self.folder)
+        parallel.check_alike(self.trainer.model)
         progress = self.progress
         self.observer.on_begin(self._total_steps(), progress.step)
         self._began = time.monotonic() - progress.seconds
@@ -176,6 +178,7 @@ class Loop(Generic[Batch]):
             progress.share,
         )
         self.observer.on_end(outcome)
+        parallel.wait()  # what comes next reads what the first has written
         return outcome
 
     def _epoch(self) -> None:
@@ -198,7 +201,8 @@ class Loop(Generic[Batch]):
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         self.trainer.refresh(progress.step)
-        torch.manual_seed(derive(self.seed, "dropout", progress.step))
+        name = "dropout" if parallel.first() else f"dropout {parallel.rank()}"
+        torch.manual_seed(derive(self.seed, name, progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
         self._average()
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
@@ -286,7 +290,7 @@ class Loop(Generic[Batch]):
         self._saved_at = time.monotonic()
         if self.progress.finished and self.schedule.select == "last":
             self._best, best = self._copy(), True  # the folder keeps what the training returns
-        if self.folder is None:
+        if self.folder is None or not parallel.first():
             return
         self.progress.seconds = self._saved_at - self._began
         state = asdict(self.progress)

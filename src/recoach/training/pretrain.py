@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from recoach import parallel
 from recoach.data.batch import Batch, EdgeBatches, Rows, StateBatches
 from recoach.data.split import Dataset, Ragged, without_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
@@ -89,8 +90,9 @@ class SupervisedTrainer:
         loss = self.model.loss(batch, generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.add_gradients(self.model.parameters())
         self.optimiser.step()
-        return {"loss": float(loss.detach())}
+        return {"loss": parallel.total(float(loss.detach()))}
 
     def refresh(self, step: int) -> None:
         """Do nothing: there is no policy to follow."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recoach import parallel
 from recoach.data.batch import Queries
 from recoach.models.base import Embedded, Recommender, judging
 from recoach.models.softmax import Block
@@ -61,7 +62,8 @@ class PPO(SampledEstimator):
     def advantages(self, parts: list[Tensor], old: Embedded) -> Tensor:
         """Return float[B, G], what was earned beyond the state's value, whitened."""
         beyond: Tensor = self.rewarder.total(parts) - self.value(old.users.detach())
-        return (beyond - beyond.mean()) / (beyond.std() + 1e-8)
+        everybodys = parallel.gathered(beyond)
+        return (beyond - everybodys.mean()) / (everybodys.std() + 1e-8)
 
     def loss(
         self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
@@ -72,7 +74,7 @@ class PPO(SampledEstimator):
             raise ValueError("a value is learnt from a rollout's rewards")
         error = self.value(new.users.detach())[:, 0] - rollout.rewards.mean(dim=1)
         statistics.add("value_loss", error.square())
-        return loss + error.square().mean(), statistics
+        return loss + parallel.share_of_mean(error.square()), statistics
 
 
 class _OverLogged:
@@ -90,7 +92,7 @@ class _OverLogged:
         raise NotImplementedError(f"{type(self).__name__} has no rollout")
 
     def _total(self, task: Task) -> float:
-        return float(task.rewards.values.sum()) or 1.0
+        return parallel.total(float(task.rewards.values.sum())) or 1.0
 
 
 class TopKOffPolicy(_OverLogged):
@@ -189,7 +191,7 @@ class SAC(_OverLogged):
         penalty = Penalty(self.args, self.policy, task, reference, statistics)
         critic, q = self._critic(new, task)
         weight = q.detach().clamp(min=0)
-        total = float((rewards.values * weight).sum()) or 1.0
+        total = parallel.total(float((rewards.values * weight).sum())) or 1.0
 
         def block_loss(block: Block) -> Tensor:
             states, items, values, where = earned(rewards, block)
@@ -213,9 +215,13 @@ class SAC(_OverLogged):
         q = (users[states] * items[logged]).sum(dim=1)
         drawn = torch.randint(len(items), (len(users), _OTHERS), device=items.device)
         q_drawn = (users[:, None] * items[drawn]).sum(dim=2)
-        error = functional.mse_loss(q, values + _GAMMA * ahead[states])
+        error = _squared(q, values + _GAMMA * ahead[states])
         # Who is shown something else stays where he is.
-        return error + functional.mse_loss(q_drawn, _GAMMA * best[:, None].expand_as(q_drawn)), q
+        return error + _squared(q_drawn, _GAMMA * best[:, None].expand_as(q_drawn)), q
+
+
+def _squared(found: Tensor, wanted: Tensor) -> Tensor:
+    return parallel.share_of_mean(functional.mse_loss(found, wanted, reduction="none"))
 
 
 def _next_states(task: Task) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.models.base import Embedded
 from recoach.models.softmax import Block
 from recoach.policy.objective import clipped_surrogate, group_advantages
@@ -78,6 +79,7 @@ class SampledEstimator:
         old, drawn, rewards, advantages = groups_of(rollout)
         statistics = Statistics()
         penalty = Penalty(self.args, self.policy, task, reference, statistics)
+        count = parallel.total(len(task.queries))
 
         def block_loss(block: Block) -> Tensor:
             log_p = block.log_p_of(drawn[block.which])
@@ -85,7 +87,7 @@ class SampledEstimator:
             surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
             statistics.add("log_ratio/abs_mean", log_ratio.detach().abs())
             log_block(statistics, surrogate, block)
-            gain = surrogate.value.mean(dim=1).sum() / len(task.queries)
+            gain = surrogate.value.mean(dim=1).sum() / count
             return penalty.of(block, drawn[block.which], log_p) - gain
 
         log_rewards(statistics, rewards)
@@ -104,9 +106,9 @@ def compared(args: GRPOConfig, rewarder: Rewarder, parts: list[Tensor]) -> Tenso
     scale = "none" if args.loss_type == "dr_grpo" else args.scale_rewards
     if rewarder.normalised:
         found = rewarder.total([group_advantages(part, scale) for part in parts])
-        found = group_advantages(found, "batch")  # GDPO: the sum keeps to one size
+        found = group_advantages(found, "batch", pooled=parallel.mean)  # GDPO: one size
     else:
-        found = group_advantages(rewarder.total(parts), scale)
+        found = group_advantages(rewarder.total(parts), scale, pooled=parallel.mean)
     limit = args.advantage_clip
     return found if limit is None else found.clamp(-limit, limit)
 

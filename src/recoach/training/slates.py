@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recoach import parallel
 from recoach.models.base import Embedded
 from recoach.models.softmax import Block
 from recoach.policy.objective import clipped_surrogate
@@ -88,13 +89,14 @@ class SlateEstimator:
         old, lists, rewards, advantages = groups_of(rollout)
         statistics = Statistics()
         penalty = Penalty(self.args, self.policy, task, reference, statistics)
+        count = parallel.total(len(task.queries))
 
         def block_loss(block: Block) -> Tensor:
             log_ratio = plackett_luce(block, lists[block.which]) - old[block.which]
             surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
             statistics.add("log_ratio/abs_mean", log_ratio.detach().abs())
             log_block(statistics, surrogate, block)
-            return penalty.of(block) - surrogate.value.mean(dim=(1, 2)).sum() / len(task.queries)
+            return penalty.of(block) - surrogate.value.mean(dim=(1, 2)).sum() / count
 
         log_rewards(statistics, rewards.view(len(lists), -1, rewards.shape[1])[:, 0])
         return self.policy.loss(new, block_loss, task.queries.seen, task.bias), statistics

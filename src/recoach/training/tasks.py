@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from recoach import parallel
 from recoach.data.batch import Batch, Seen, States, seen_before
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
@@ -82,7 +83,8 @@ class Tasks:
         if self._proposal is None:
             return task
         count = self.args.num_negatives
-        candidates = self._proposal.candidates(task.rewards.items, count, generator)
+        rewarded = parallel.gathered(task.rewards.items)
+        candidates = self._proposal.candidates(rewarded, count, generator)
         queries, rewards = narrowed(task.queries, task.rewards, candidates)
         return task._replace(queries=queries, rewards=rewards, candidates=candidates)
 

@@ -1,0 +1,156 @@
+"""The catalogue's softmax where no process holds all items: each has a range of rows.
+
+As in Megatron's vocabulary-parallel cross-entropy (Shoeybi et al. 2019): the processes hold the
+same states, each computes the logits of its own items, and what is needed of the others' are the
+normaliser (a maximum and a sum), the logits of single pairs and the gradient of the states (sums).
+Nothing of the size of the catalogue travels.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recoach import parallel
+from recoach.data.batch import Seen
+from recoach.models.softmax import Block, Catalogue, softmax_loss
+
+
+def own_rows(n_items: int) -> slice:
+    """Return the range of items that this process holds; the ranges differ by one at the most."""
+    rank, size = parallel.rank(), parallel.size()
+    return slice(n_items * rank // size, n_items * (rank + 1) // size)
+
+
+def sharded_softmax_loss(
+    users: Tensor, items: Tensor, loss: Callable[[Block], Tensor], catalogue: "Shard"
+) -> Tensor:
+    """Sum a loss of log-probabilities over all states, each process holding some of the items.
+
+    Args:
+        users: float[B, D], the same in all processes.
+        items: float[rows, D], the own ones.
+        loss: loss of a block, summed over its states; items are numbered as in the whole catalogue.
+        catalogue: of these items for these states.
+
+    Returns:
+        float[] the sum, the same in all processes. Each finds the whole gradient of `users` and
+        that of its own `items`.
+    """
+    everywhere: Tensor = _Everywhere.apply(users)  # type: ignore[no-untyped-call]
+    return softmax_loss(everywhere, items, loss, catalogue)
+
+
+class Shard(Catalogue):
+    """The own rows of a catalogue.
+
+    Args:
+        items: float[rows, D].
+        n_states: number of states that will be asked for.
+        start: the first own item's number.
+        seen: masked (state, item) pairs, sorted by state; of any items.
+        temperature: divides the scores.
+        exact_products: see `Catalogue`.
+    """
+
+    def __init__(
+        self,
+        items: Tensor,
+        n_states: int,
+        *,
+        start: int,
+        seen: Seen | None = None,
+        temperature: float = 1.0,
+        exact_products: bool = False,
+    ) -> None:
+        self.start, self.stop = start, start + len(items)
+        if seen is not None:
+            here = self.holds(seen.items)
+            seen = Seen(seen.states[here], seen.items[here] - start)
+        super().__init__(
+            items, n_states, temperature=temperature, seen=seen, exact_products=exact_products
+        )
+        # Blocks are gone through in step: the largest shard, which fits the fewest states, decides.
+        self.block_size = -int(parallel.highest(torch.tensor(-self.block_size)))
+
+    def holds(self, items: Tensor) -> Tensor:
+        """Return bool[n], whether items are among the own ones."""
+        return (items >= self.start) & (items < self.stop)
+
+    def block(self, users: Tensor, which: slice) -> Block:
+        """Return the policy of the states `which`, see `Catalogue`."""
+        seen = self.seen and self.seen.between(which.start, which.stop)
+        return _ShardBlock(self, users.detach(), which, seen)
+
+
+class _ShardBlock(Block):
+    """A block's own columns; whatever sums over the catalogue is summed over the processes."""
+
+    def __init__(self, shard: Shard, users: Tensor, which: slice, seen: Seen | None) -> None:
+        self._shard = shard
+        super().__init__(shard, users, which, seen)
+
+    def log_p(self, states: Tensor, items: Tensor) -> Tensor:
+        """Return float[n], the log-probabilities of pairs of any items."""
+        here = self._shard.holds(items)
+        known = states[here]
+        found = self._log_z.new_zeros(len(states))
+        own = self._logits[known, items[here] - self._shard.start] - self._log_z[known]
+        found[here] = own.to(found.dtype)
+        found = parallel.added(found).clamp(max=0).requires_grad_()
+        self._pairs.append((states, items, found))
+        return found
+
+    def expectation(self, values: Tensor) -> Tensor:
+        """Return float[b], the mean of a number that items have, see `Block`.
+
+        Args:
+            values: float[I], of all items.
+        """
+        return super().expectation(values[self._shard.start : self._shard.stop])
+
+    def log_p_of(self, drawn: Tensor) -> Tensor:
+        """Raise: what is drawn may be anybody's."""
+        raise NotImplementedError("draws need the whole catalogue; enumerate it (`log_p`)")
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Raise: a process knows the probabilities of its own items alone."""
+        raise NotImplementedError("draws need the whole catalogue; enumerate it (`log_p`)")
+
+    draw_distinct = draw
+
+    def _add_picked(
+        self, pairs: tuple[Tensor, Tensor, Tensor], d_users: Tensor, d_items: Tensor
+    ) -> None:
+        states, wanted, slope = pairs
+        here = self._shard.holds(wanted)
+        own = (states[here], wanted[here] - self._shard.start, slope[here])
+        super()._add_picked(own, d_users, d_items)
+
+    def _over_all(self, sums: Tensor) -> Tensor:
+        return parallel.added(sums)
+
+    def _log_normaliser(self) -> Tensor:
+        """Return log Z over all processes' items, and make p a part of that."""
+        log_z = super()._log_normaliser()
+        hidden = self.p.sum(dim=1) == 0  # none of the own items may be shown
+        log_z = log_z.masked_fill(hidden, -torch.inf)
+        most = parallel.highest(log_z)
+        whole = parallel.added((log_z - most).exp()).log() + most
+        whole = whole.nan_to_num(nan=0.0)  # nothing may be shown at all: p is 0
+        self.p *= (log_z - whole).exp()[:, None]
+        return whole
+
+
+class _Everywhere(torch.autograd.Function):
+    """States that all processes use: what each finds of their gradient is added up."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, users: Tensor) -> Tensor:
+        del ctx
+        return users.view_as(users)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> Tensor:
+        del ctx
+        return parallel.added(upstream)

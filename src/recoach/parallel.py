@@ -1,0 +1,202 @@
+"""Several processes that train one model, as torchrun starts them: what they tell each other.
+
+Each takes its share of every batch and computes its share of every sum: a loss is divided by what
+all have together, so that losses and gradients of the processes add up to those of one. Where
+there is only one process, everything comes back as it was given.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recoach.errors import RunError
+
+Rows = TypeVar("Rows", np.ndarray, Tensor)
+
+
+def size() -> int:
+    """Return how many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return which of them this is, from 0."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def first() -> bool:
+    """Return whether this is the process that writes and shows."""
+    return rank() == 0
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that torchrun has started, if it has started this one.
+
+    Raises:
+        RunError: they do not come together.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    _together(dist.init_process_group)  # gloo for what is on a CPU, NCCL for what is on a GPU
+    yield
+    dist.destroy_process_group()  # not after an error: the others may wait for ever
+
+
+def share(rows: Rows) -> Rows:
+    """Return this process's rows of a batch that all of them hold.
+
+    Fewer rows than processes are taken whole by every one of them: means stay what they are.
+    """
+    alone = size() == 1 or len(rows) < size()
+    return rows if alone else rows[rank() :: size()]
+
+
+def own(generator: torch.Generator) -> torch.Generator:
+    """Return a generator for what is drawn for the own share.
+
+    Args:
+        generator: in the same state in all processes, on the CPU; it stays so.
+    """
+    if size() == 1:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator().manual_seed(seed + rank())
+
+
+def total(number: float) -> float:
+    """Return the sum of a number over all processes."""
+    if size() == 1:
+        return number
+    return float(added(torch.tensor([number], dtype=torch.float64)))
+
+
+def added(numbers: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, without a gradient."""
+    if size() == 1:
+        return numbers
+    result = numbers.detach().clone().contiguous()
+    _together(lambda: dist.all_reduce(result))
+    return result
+
+
+def highest(numbers: Tensor) -> Tensor:
+    """Return the maximum of a tensor over all processes, number by number, without a gradient."""
+    if size() == 1:
+        return numbers
+    result = numbers.detach().clone().contiguous()
+    _together(lambda: dist.all_reduce(result, dist.ReduceOp.MAX))
+    return result
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, the first one's first, without a gradient."""
+    return rows if size() == 1 else torch.cat(_parts(rows))
+
+
+def whole(vectors: Tensor) -> Tensor:
+    """Return the rows of all processes, of which only the own ones have a gradient.
+
+    A loss of them is the same in every process (see `once`), and each finds its own rows' part of
+    the gradient.
+    """
+    if size() == 1:
+        return vectors
+    parts = _parts(vectors)
+    parts[rank()] = vectors
+    return torch.cat(parts)
+
+
+def once(loss: Tensor) -> Tensor:
+    """Return a loss that every process has computed whole, so that all add up to one of it.
+
+    Only the value is divided: the gradients are of different rows already.
+    """
+    return loss if size() == 1 else loss - loss.detach() * (1 - 1 / size())
+
+
+def mean(values: Tensor) -> Tensor:
+    """Return the mean over all processes' values, without a gradient; 0 where there are none."""
+    if size() == 1:
+        return values.mean() if values.numel() else values.sum()
+    values = values.detach()
+    return values.new_tensor(total(float(values.sum())) / max(1.0, total(values.numel())))
+
+
+def share_of_mean(values: Tensor) -> Tensor:
+    """Return the own share of the mean over all processes' values: the shares add up to it."""
+    return values.mean() if size() == 1 else values.sum() / total(values.numel())
+
+
+def add_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace gradients by their sums over all processes.
+
+    Args:
+        parameters: the same in all processes; one without a gradient anywhere is left without.
+    """
+    if size() == 1:
+        return
+    moved = list(parameters)
+    there = torch.tensor([p.grad is not None for p in moved]).to(moved[0])
+    zero_or_grad = [torch.zeros_like(p) if p.grad is None else p.grad for p in moved]
+    flat = torch.cat([there, *(gradient.flatten() for gradient in zero_or_grad)])
+    _together(lambda: dist.all_reduce(flat))
+    known, *parts = torch.split(flat, [len(moved), *(p.numel() for p in moved)])
+    for parameter, part, anywhere in zip(moved, parts, (known > 0).tolist(), strict=True):
+        if anywhere:
+            parameter.grad = part.view_as(parameter)
+
+
+def check_alike(model: torch.nn.Module) -> None:
+    """Make sure that all processes begin with the same weights.
+
+    Raises:
+        RunError: they do not.
+    """
+    if size() == 1:
+        return
+    weights = model.state_dict().values()
+    sums = torch.stack([tensor.detach().double().sum().cpu() for tensor in weights])
+    if not torch.equal(highest(sums), -highest(-sums)):
+        raise RunError(
+            "the processes hold different weights: build the model with the same seed in each, "
+            "and let all of them see the same run folder."
+        )
+
+
+def wait() -> None:
+    """Wait until all processes have come here."""
+    total(0.0)
+
+
+def _parts(rows: Tensor) -> list[Tensor]:
+    """Return the rows of each process, which may be different in number."""
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size())]
+    own_length = torch.tensor([len(rows)])
+    _together(lambda: dist.all_gather(lengths, own_length))
+    most = max(int(length) for length in lengths)
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in lengths]
+    _together(lambda: dist.all_gather(parts, padded))
+    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+
+
+def _together(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except RuntimeError as error:
+        raise RunError(
+            f"process {os.environ.get('RANK', '?')} has lost the others "
+            f"({str(error).splitlines()[0][:120]}). What was trained up to the last checkpoint is "
+            "saved; the same command with --resume goes on."
+        ) from error

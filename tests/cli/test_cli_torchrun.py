@@ -1,0 +1,89 @@
+"""The command line under torchrun: one run of two processes, a lost process, a wrong verb."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recoach.experiments.folder import RunFolder
+from recoach.models.checkpoint import load_tensors
+
+SETTINGS = ["seed=5", "model.dim=16", "model.inner_dim=32", "pretrain.eval_steps=10"]
+SETTINGS += ["pretrain.epochs=1", "grpo.epochs=1", "grpo.eval_steps=10", "evaluation.control=false"]
+
+
+def start(*words):
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "recoach"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder, *more):
+    experiment = folder.parent / "shop.toml"
+    experiment.write_text("")
+    return start("run", str(experiment), "--output", str(folder), *more, "--set", *SETTINGS)
+
+
+def worker(launcher, rank):
+    """Return the process id of one of torchrun's processes, None where it is not there."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher.pid and f"RANK={rank}\0" in (path / "environ").read_text():
+                return int(path.name)
+        except OSError:  # it has just ended
+            continue
+    return None
+
+
+def weights(folder, stage):
+    return load_tensors(RunFolder(folder).checkpoints(stage) / "last.safetensors").tensors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, tmp_path):
+    whole = run(tmp_path / "whole")
+    told = whole.communicate(timeout=300)[0]
+    assert whole.returncode == 0, told
+    assert told.count("Training the base") == 1  # one process shows what happens
+
+    lost = run(tmp_path / "lost")
+    while not any(row["stage"] == "base" for row in RunFolder(tmp_path / "lost").metrics()):
+        assert lost.poll() is None, lost.communicate()[0]
+        time.sleep(0.02)
+    other = worker(lost, 1 - rank)
+    os.kill(worker(lost, rank), signal.SIGKILL)
+    told = lost.communicate(timeout=120)[0]
+    assert lost.returncode != 0
+    assert not Path(f"/proc/{other}").exists()
+    assert "goes on" in told or "Interrupted" in told or "Signal 9" in told
+    assert "Base + GRPO" not in told
+    assert not RunFolder(tmp_path / "lost").complete("base")
+
+    again = run(tmp_path / "lost", "--resume")
+    told = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, told
+    for stage in ("base", "tuned"):
+        ours, theirs = weights(tmp_path / "lost", stage), weights(tmp_path / "whole", stage)
+        assert ours.keys() == theirs.keys()
+        assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert not list((tmp_path / "lost").rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_verb_for_one_process_says_so(tmp_path):
+    process = start("search", "--output", str(tmp_path / "search"))
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "recoach search works in one process" in told
+    assert not (tmp_path / "search").exists()

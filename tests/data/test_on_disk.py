@@ -1,0 +1,183 @@
+"""DuckDB on disk gives what the filters in memory give, to the last row."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("duckdb", reason="DuckDB is not installed (extra duckdb)")
+
+import recoach
+from recoach.data.prepared import PrepareConfig, load_dataset, prepare
+from recoach.errors import ConfigError, DataError
+
+WAYS = {
+    "seconds": lambda t: (t + 1.6e9).astype(str),
+    "milliseconds": lambda t: np.char.add((t.astype(int) + 1_600_000_000).astype(str), "500"),
+    "dates": lambda t: (np.datetime64("2020-01-01") + t.astype(int)).astype(str),
+    "none": None,
+}
+
+
+def log(path, seed=0, *, rows=600, users=40, items=30, time="seconds", rated=True):
+    """Write a log with repeated pairs and many ties in time."""
+    random = np.random.default_rng(seed)
+    columns = {
+        "user": np.char.add("u\u00e9", random.zipf(1.3, rows).clip(max=users).astype(str)),
+        "item": random.integers(0, items, rows) ** 2,
+    }
+    if rated:
+        columns["rating"] = random.integers(1, 11, rows) / 2
+    if WAYS[time] is not None:
+        columns["ts"] = WAYS[time](random.integers(0, 25, rows).astype(float))
+    frame = pl.DataFrame(columns)
+    frame.write_parquet(path) if path.suffix == ".parquet" else frame.write_csv(path)
+    return path
+
+
+def both(source, tmp_path, **settings):
+    """Return the folders that memory and disk make of a log."""
+    config = PrepareConfig(**settings)
+    prepare(source, tmp_path / "memory", config)
+    prepare(source, tmp_path / "disk", config, memory="200MB")
+    return tmp_path / "memory", tmp_path / "disk"
+
+
+def check_same(folders):
+    manifests = [json.loads((folder / "dataset.json").read_text()) for folder in folders]
+    assert manifests[0] == manifests[1]
+    for name in ("users", "items", "train", "valid", "test"):
+        ours, theirs = (pl.read_parquet(folder / f"{name}.parquet") for folder in folders)
+        assert ours.equals(theirs)
+        assert ours.schema == theirs.schema
+    ours, theirs = (load_dataset(folder) for folder in folders)
+    assert ours.fingerprint == theirs.fingerprint
+    assert not list(folders[0].parent.glob(".*"))  # no scratch is left
+
+
+OPTIONS = [
+    (None, "none", 3, 1),
+    (None, "first", 0, 4),
+    (2.5, "last", 0, 1),
+    (2.5, "none", 3, 4),
+    (None, "last", 3, 4),
+    (2.5, "first", 3, 1),
+]
+"""Every two choices meet in one of them."""
+
+
+@pytest.mark.parametrize(("min_rating", "dedup", "k_core", "test_items"), OPTIONS)
+def test_all_filters_and_splits(min_rating, dedup, k_core, test_items, tmp_path):
+    settings = {"min_rating": min_rating, "dedup": dedup, "k_core": k_core}
+    source = log(tmp_path / "log.csv", k_core)
+    check_same(both(source, tmp_path, **settings, test_items=test_items))
+
+
+@pytest.mark.parametrize("time", WAYS)
+def test_all_kinds_of_time(time, tmp_path):
+    source = log(tmp_path / "log.csv", time=time, rated=time != "none")
+    check_same(both(source, tmp_path, dedup="last", k_core=2))
+
+
+def test_dates_and_numbers_of_a_parquet_file(tmp_path):
+    source = log(tmp_path / "log.parquet", time="dates")
+    frame = pl.read_parquet(source).with_columns(pl.col("ts").str.to_datetime())
+    frame.write_parquet(source)
+    check_same(both(source, tmp_path, dedup="first", k_core=2))
+
+
+def test_half_milliseconds_are_rounded_alike(tmp_path):
+    times = [1.6e12 + after for after in (3, 2.5, 4, 4.5)]
+    frame = pl.DataFrame({"user": ["a"] * 4, "item": range(4), "ts": times})
+    frame.write_parquet(tmp_path / "log.parquet")
+    check_same(both(tmp_path / "log.parquet", tmp_path, k_core=0))
+
+
+@pytest.mark.parametrize("middle", [(9e10, 1.5e11), (9e10, 1.0e11), (1.2e11, 1.5e11), (1e10,)])
+def test_the_unit_of_times_is_judged_by_the_same_median(middle, tmp_path):
+    times = [1.0, *middle, 1.6e11]
+    frame = pl.DataFrame({"user": ["a"] * len(times), "item": range(len(times)), "ts": times})
+    frame.write_parquet(tmp_path / "log.parquet")
+    check_same(both(tmp_path / "log.parquet", tmp_path, k_core=0))
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl", "tsv", "inter"])
+def test_all_formats(ending, tmp_path):
+    path = tmp_path / f"log.{ending}"
+    random = np.random.default_rng(1)
+    frame = pl.DataFrame(
+        {"user_id": random.integers(0, 9, 200), "item_id": random.integers(0, 9, 200)}
+    )
+    if ending == "txt":
+        rows = frame.group_by("user_id", maintain_order=True).all().iter_rows()
+        path.write_text("".join(f"{user} {' '.join(map(str, items))}\n" for user, items in rows))
+    elif ending == "jsonl":
+        frame.write_ndjson(path)
+    elif ending == "tsv":
+        path.write_text(
+            "\n".join(["user_id\titem_id", *(f"{u}\t{i}" for u, i in frame.rows())]) + "\n\n"
+        )
+    else:
+        rows = (f"{u}\t{i}" for u, i in frame.rows())
+        path.write_text("\n".join(["user_id:token\titem_id:token", *rows]))
+    check_same(both(path, tmp_path, k_core=3, dedup="last"))
+
+
+def test_a_simulated_shop(tmp_path):
+    recoach.shop(n_users=300, n_items=200, seed=4).interactions.frame().write_csv(
+        tmp_path / "shop.csv"
+    )
+    check_same(both(tmp_path / "shop.csv", tmp_path, k_core=5))
+
+
+BAD = {
+    "no id": "user,item\na,1\n,2\n",
+    "empty id": 'user,item\na,1\n"",2\n',
+    "no rating": "user,item,rating\na,1,4\nb,2,good\n",
+    "endless time": "user,item,ts\na,1,1\nb,2,inf\n",
+    "header only": "user,item\n",
+    "too short": "user,item\na,1\na,2\nb,2\n",
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_bad_logs_are_told_in_the_same_words(text, tmp_path):
+    (tmp_path / "log.csv").write_text(text)
+    words = []
+    for memory in (None, "100MB"):
+        with pytest.raises(DataError) as told:
+            prepare(tmp_path / "log.csv", tmp_path / "set", PrepareConfig(k_core=0), memory=memory)
+        words.append(str(told.value))
+    assert words[0] == words[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("settings", [{"k_core": 60}, {"min_rating": 6}])
+def test_filters_that_leave_nothing_are_told_in_the_same_words(settings, tmp_path):
+    words = []
+    for memory in (None, "100MB"):
+        source = log(tmp_path / "log.csv", rows=300)
+        with pytest.raises(DataError) as told:
+            prepare(source, tmp_path / "set", PrepareConfig(**settings), memory=memory)
+        words.append(str(told.value))
+    assert words[0] == words[1]
+
+
+def test_a_rating_threshold_without_ratings(tmp_path):
+    source = log(tmp_path / "log.csv", rated=False)
+    with pytest.raises(DataError, match="needs a rating column"):
+        prepare(source, tmp_path / "set", PrepareConfig(min_rating=2), memory="100MB")
+
+
+@pytest.mark.parametrize("memory", ["4", "4 PB", "much", "-1GB", ""])
+def test_a_limit_is_a_size(memory, tmp_path):
+    with pytest.raises(ConfigError, match="memory is a size like 4GB"):
+        prepare(log(tmp_path / "log.csv"), tmp_path / "set", memory=memory)
+
+
+def test_too_little_memory_is_told(tmp_path):
+    source = log(tmp_path / "log.csv", rows=40_000, users=9000, items=9000)
+    with pytest.raises(DataError, match="give more memory than 1MB"):
+        prepare(source, tmp_path / "set", PrepareConfig(k_core=0), memory="1MB")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
