@@ -121,7 +121,7 @@ def test_a_failed_exchange_brings_the_old_set_back(source, tmp_path, monkeypatch
     old = prepare(source, tmp_path / "set", LOOSE).fingerprint
     rename = Path.rename
     monkeypatch.setattr(
-        Path, "rename", lambda a, b: fail_to_write() if a.name == "new" else rename(a, b)
+        Path, "rename", lambda a, b: fail_to_write() if a.name == ".set.part" else rename(a, b)
     )
     with pytest.raises(DataError, match="cannot be written"):
         prepare(source, tmp_path / "set", PrepareConfig(k_core=2))

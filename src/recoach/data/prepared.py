@@ -9,7 +9,9 @@ dataset.json                            version, name, fingerprint, source, conf
 import dataclasses
 import hashlib
 import json
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recoach.data.filters import deduplicate, k_core, rating_at_least
 from recoach.data.ingest import read_interactions
 from recoach.data.interactions import FloatArray, Interactions
+from recoach.data.lock import alone
 from recoach.data.split import Dataset, Ragged, fingerprint, leave_last_out
 from recoach.data.statistics import Statistics, describe
 from recoach.errors import DataError
@@ -70,6 +73,12 @@ def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> 
         DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
     """
     source, directory = Path(source), Path(directory)
+    _identity(source)  # a log that is not there makes no folder
+    with _working(directory):
+        return _prepare(source, directory, config)
+
+
+def _prepare(source: Path, directory: Path, config: PrepareConfig) -> Dataset:
     origin = {"source": _identity(source), "config": config.model_dump()}
     reused = _reuse(directory, origin)
     if reused is not None:
@@ -77,7 +86,7 @@ def prepare(source: Path, directory: Path, config: PrepareConfig = _DEFAULT) -> 
     log = filtered(read_interactions(source, columns=config.columns, format=config.format), config)
     name = source.name.split(".")[0]
     dataset = leave_last_out(log, name, test_items=config.test_items)
-    save_dataset(dataset, directory, describe(log), origin)
+    _save(dataset, directory, describe(log), origin)
     return dataset
 
 
@@ -101,7 +110,41 @@ def save_dataset(
     Everything is written to a temporary sibling first; whatever goes wrong, nothing half-written
     stays. DataError where the disk refuses or the folder holds something else.
     """
-    directory = Path(directory)
+    with _working(Path(directory)):
+        _save(dataset, Path(directory), statistics, origin)
+
+
+def recover(directory: Path) -> None:
+    """Put back the set that a process was killed while exchanging, if there is one."""
+    old = _old(directory)
+    if old.is_dir() and not directory.exists():
+        old.rename(directory)
+
+
+@contextmanager
+def _working(directory: Path) -> Iterator[None]:
+    """Be the only one who works on a set, and take away what a killed process left of one."""
+    with alone(directory, directory.with_name(f".{directory.name}.lock")):
+        recover(directory)
+        for left in (_old(directory), _part(directory)):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _old(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.old")
+
+
+def _part(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.part")
+
+
+def _save(
+    dataset: Dataset,
+    directory: Path,
+    statistics: Statistics | None,
+    origin: dict[str, Any] | None,
+) -> None:
     if directory.exists() and not _is_ours(directory):
         raise DataError(
             f"{directory} exists and is not a prepared set; name another folder or empty it"
@@ -115,16 +158,17 @@ def save_dataset(
         **(origin or {}),
     }
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as own:
-            _write(dataset, manifest, Path(own) / "new")
-            _swap(Path(own) / "new", directory, Path(own) / "old")
+        _write(dataset, manifest, _part(directory))
+        _swap(_part(directory), directory, _old(directory))
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
             f"{directory}: the prepared set cannot be written ({reason}); make room or name a "
             "folder you may write to"
         ) from None
+    finally:
+        for left in (_part(directory), _old(directory)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_dataset(directory: Path) -> Dataset:
