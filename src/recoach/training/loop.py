@@ -186,10 +186,12 @@ class Loop(Generic[Batch]):
             last = bool(schedule.max_steps) and progress.step >= schedule.max_steps
             if last or (schedule.eval_steps and progress.step % schedule.eval_steps == 0):
                 self._evaluate(last=last)
-            elif time.monotonic() - self._saved_at > _SAVE_SECONDS:
+            elif time.monotonic() - self._saved_at > _SAVE_SECONDS or self.observer.stops():
                 self._save()
             if progress.finished:
                 return
+            if self.observer.stops():
+                raise KeyboardInterrupt
         progress.epoch, progress.batch = progress.epoch + 1, 0
         last = progress.epoch >= schedule.epochs
         if last or not schedule.eval_steps:
@@ -255,9 +257,10 @@ class Loop(Generic[Batch]):
         row |= {name: total / self._count for name, total in self._sums.items()}
         row |= {f"valid/{name}": number for name, number in measured.items()}
         row |= self.trainer.diagnostics()
+        # Told before it is saved: a process killed in between measures again and tells it anew.
+        self.observer.on_row(row)
         self._sums, self._count = {}, 0
         self._save(best=progress.best_step == progress.step)
-        self.observer.on_row(row)
 
     def _interpolate(self) -> None:
         """Take the best weights between the start and the best (Wortsman et al. 2022)."""
@@ -300,20 +303,38 @@ class Loop(Generic[Batch]):
         save_tensors(self.folder / "last.safetensors", tensors, state)
 
     def _restore(self, folder: Path) -> None:
-        tensors, state = load_tensors(folder / "last.safetensors")
-        self._sums, self._count = state.pop("sums"), state.pop("count")
-        self.progress = _Progress(**state)
-        self.trainer.model.load_state_dict(own_weights(tensors))
-        for name, model in self._companions().items():
-            before = f"{COMPANION}{name}."
-            model.load_state_dict(
-                {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
-            )
-        _fill_optimiser(self.trainer.optimiser, tensors)
+        path = folder / "last.safetensors"
+        tensors, state = load_tensors(path)
+        try:
+            self._sums, self._count = dict(state.pop("sums")), int(state.pop("count"))
+            self.progress = _Progress(**state)
+            self.trainer.model.load_state_dict(own_weights(tensors))
+            for name, model in self._companions().items():
+                before = f"{COMPANION}{name}."
+                model.load_state_dict(
+                    {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
+                )
+            _fill_optimiser(self.trainer.optimiser, tensors)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{path} does not belong to this training ({str(error).splitlines()[0]}); restore "
+                f"it, or remove {folder} to train anew."
+            ) from error
         if (folder / "best.safetensors").exists():
-            self._best, state = load_tensors(folder / "best.safetensors")
-            # It is written first: it may lie between start and best already.
-            self.progress.share, self.progress.best_value = state.get("share"), state["best_value"]
+            self._take_best(folder / "best.safetensors")
+
+    def _take_best(self, path: Path) -> None:
+        """Take the best weights, which are written before the last: what they are ahead of.
+
+        A best of a later step is met again on the way. Weights drawn back towards the start are
+        not: they are the end of the training.
+        """
+        self._best, state = load_tensors(path)
+        progress = self.progress
+        if progress.finished and progress.share is None and state.get("share") is not None:
+            progress.share, progress.best_value = state["share"], state["best_value"]
+            self._began = time.monotonic() - progress.seconds
+            self._save()
 
 
 def save_trained(folder: Path, model: Recommender, value: float) -> None:
@@ -347,4 +368,9 @@ def _fill_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     groups = optimiser.state_dict()["param_groups"]
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for number, entries in state.items():
+        for name, value in entries.items():
+            if value.dim() and value.shape != parameters[number].shape:
+                raise ValueError(f"{OPTIMISER}{number}.{name} has the shape {tuple(value.shape)}")
     optimiser.load_state_dict({"state": state, "param_groups": groups})
