@@ -1,12 +1,11 @@
 """The command line: `recoach VERB`."""
 
 import os
-import signal
 import sys
-from types import FrameType
 
 from cyclopts import App, CycloptsError
 
+from recoach.cli import interrupts
 from recoach.cli.console import errors
 from recoach.errors import RecoachError
 
@@ -42,30 +41,30 @@ for name, (target, purpose) in {
 
 def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        app(sys.argv[1:], exit_on_error=False, print_error=True)
-    except CycloptsError:
-        sys.exit(2)
-    except RecoachError as error:
-        errors.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print(
-            "Interrupted. What was trained up to the last checkpoint is saved; the same command "
-            "goes on, a single run with --resume.",
-            soft_wrap=True,
-        )
-        sys.exit(130)
+    with interrupts.watched():
+        try:
+            app(sys.argv[1:], exit_on_error=False, print_error=True)
+        except CycloptsError:
+            sys.exit(2)
+        except RecoachError as error:
+            if not interrupts.asked():
+                _say(f"[bold red]Error:[/] {_plain(str(error))}")
+                sys.exit(2)
+        except KeyboardInterrupt:
+            interrupts.note()
+        finally:
+            # Whatever a signal has become on its way through foreign code, it is no error.
+            if interrupts.asked():
+                _say(_plain(interrupts.farewell(sys.argv[1:])))
+                sys.exit(interrupts.exit_code())
+
+
+def _say(text: str) -> None:
+    errors.print(text, highlight=False, soft_wrap=True)
 
 
 def _plain(message: str) -> str:
     return " ".join(message.split()).replace("[", r"\[")
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
