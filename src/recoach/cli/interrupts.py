@@ -15,6 +15,10 @@ _REPEATED = ("data", "evaluate", "reproduce", "search", *_RESUMED)
 """Verbs that go on, or lose nothing, when given again."""
 
 
+class _StopError(KeyboardInterrupt):
+    """As KeyboardInterrupt; Python ends by SIGINT if one of those has come through C code."""
+
+
 class _State:
     number: int = 0
     """The signal that has come, 0 for none."""
@@ -45,6 +49,11 @@ def asked() -> bool:
 def note() -> None:
     """Take a KeyboardInterrupt that came without a signal for one by Ctrl-C."""
     _state.number = _state.number or signal.SIGINT
+
+
+def forget() -> None:
+    """Take a signal for dealt with."""
+    _state.number = 0
 
 
 @contextmanager
@@ -87,6 +96,6 @@ def _come(number: int, frame: FrameType | None) -> None:
     waits = _state.training and not _state.number
     _state.number = _state.number or number
     if not waits:
-        raise KeyboardInterrupt
+        raise _StopError
     errors.print("Stopping after this step; once more to stop at once.", soft_wrap=True)
     sys.stderr.flush()
