@@ -264,7 +264,7 @@ class Loop(Generic[Batch]):
 
     def _interpolate(self) -> None:
         """Take the best weights between the start and the best (Wortsman et al. 2022)."""
-        progress, best = self.progress, self._best
+        progress, best, ended = self.progress, self._best, self._copy()
         progress.share = 1.0
         for share in _SHARES if progress.best_step else ():
             between = {
@@ -275,6 +275,7 @@ class Loop(Generic[Batch]):
             value = self.evaluate(self._judged)[self.schedule.metric]
             if value > progress.best_value:
                 progress.best_value, progress.share, self._best = value, share, between
+        self._judged.load_state_dict(ended)
         self._save(best=True)
 
     def _total_steps(self) -> int:
