@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from recoach.data.bombs import check_rows, check_unpacked_size
 from recoach.errors import DataError
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence")
@@ -73,6 +74,8 @@ def open_table(path: Path, kind: str, is_header: Callable[[list[str]], bool]) ->
     kind = _checked_kind(path, kind)
     if kind == "parquet":
         return _parquet(path)
+    with reading(path.name):
+        check_unpacked_size(path)
     first = _first_line(path)
     if kind == "txt":
         kind = "csv" if is_header(_header(first, _separator(first))) else "sequence"
@@ -154,7 +157,10 @@ def _separator(line: str) -> str:
 
 
 def _header(line: str, separator: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator))]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator))]
+    except csv.Error as error:
+        raise DataError(f"line 1 is no header ({error}); write the names of the columns") from None
 
 
 def _delimited(path: Path, first: str, separator: str | None, typed: bool) -> Table:
@@ -223,6 +229,7 @@ def _jsonl(path: Path, first: str) -> Table:
 def _parquet(path: Path) -> Table:
     with reading(path.name):
         frame = pl.scan_parquet(path, glob=False)
+        check_rows(path, frame)
         names = tuple(frame.collect_schema().names())
     return Table(path.name, frame, names, lambda row: f"row {row + 1}")
 
@@ -272,7 +279,7 @@ def _record_line(path: Path, row: int) -> int:
 def _json_object(label: str, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise DataError(

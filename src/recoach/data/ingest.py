@@ -16,7 +16,7 @@ import polars as pl
 from recoach.data.formats import Table, open_table, reading
 from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
-from recoach.data.times import moments, to_milliseconds
+from recoach.data.times import beyond, moments, scale_of, to_milliseconds
 from recoach.errors import DataError
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -233,10 +233,25 @@ def _check_values(
         if read[ours].null_count() or not read[ours].is_finite().all():
             value = wanted[ours](pl.col(ours))
             _complain(table, found, ours, value.is_null() | ~value.is_finite())
+    if "timestamp" in wanted:
+        scale = scale_of(read["timestamp"])
+        if read.select(beyond(pl.col("timestamp"), scale).any()).item():
+            value = wanted["timestamp"](pl.col("timestamp"))
+            _complain(table, found, "timestamp", beyond(value, scale), "is in another unit")
 
 
-def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -> None:
-    """Raise the DataError of the first row of which `bad` is true, if there is one."""
+def _complain(
+    table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr, besides: str = ""
+) -> None:
+    """Raise the DataError of the first row of which `bad` is true, if there is one.
+
+    Args:
+        table: the log.
+        found: our names -> its names.
+        ours: the column that is wrong.
+        bad: where.
+        besides: what is wrong, where the value alone does not tell.
+    """
     columns = {name: pl.col(theirs) for name, theirs in found.items()}
     rows = table.frame.select(**columns).with_row_index()
     if table.skip_blank:
@@ -247,6 +262,7 @@ def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -
     row, value = first.row(0)
     column = found[ours] if ours == found[ours] else f"{found[ours]} ({ours})"
     what = "is empty" if value in (None, "") else f"is {value!r}"
+    what += f" and {besides} than most" if besides else ""
     remedy = {
         "timestamp": "write seconds, milliseconds or an ISO date",
         "rating": "write a finite number",
@@ -267,7 +283,7 @@ def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Int
     if "rating" in found:
         ratings = read["rating"].to_numpy()
     if "timestamp" in found:
-        times = to_milliseconds(read["timestamp"])
+        times = to_milliseconds(read["timestamp"], scale_of(read["timestamp"]))
     return Interactions(users, items, user_ids, item_ids, times, ratings)
 
 

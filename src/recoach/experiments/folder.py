@@ -186,7 +186,7 @@ class RunFolder:
             )
         try:
             raw = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}.") from error
         return resolve(raw, str(path))
 
@@ -194,11 +194,11 @@ class RunFolder:
         """Return the content of a JSON file of the run; RunError where it is missing or broken."""
         path = self.path / name
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} is missing or damaged; this is no complete run folder."
-            ) from error
+            content = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise RunError(f"{path} is missing or damaged; this is no complete run folder.")
         return content
 
     def write_json(self, name: str, content: object) -> None:
@@ -238,11 +238,13 @@ class RunFolder:
         if not path.exists():
             return []
         rows = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and {"stage", "step"} <= row.keys():
+                rows.append(row)
         return rows
 
     def append_metrics(self, stage: str, row: Mapping[str, float]) -> None:

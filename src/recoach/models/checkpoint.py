@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -136,7 +135,7 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
         entry = model_entry(description["model"])
         config = entry.config(**description["config"])
         sizes = (description["n_users"], description["n_items"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} does not describe a model: {error}.") from error
     if sizes != (dataset.n_users, dataset.n_items):
         raise ModelError(
