@@ -4,6 +4,7 @@ Nothing is converted here; `ingest` decides what the columns mean. A `Table` can
 stands in its file, so that every complaint names the line.
 """
 
+import contextlib
 import csv
 import json
 import re
@@ -99,12 +100,18 @@ def reading(label: str, explain: Callable[[], None] = lambda: None) -> Iterator[
         ) from None
     except pl.exceptions.PolarsError as error:
         try:
-            explain()
+            with contextlib.suppress(pl.exceptions.PolarsError):  # it fails on the same bytes
+                explain()
         except DataError as found:
             raise found from None
         raise DataError(
             f"{label} cannot be read ({_sentence(error)}); is it what its name says?"
         ) from None
+
+
+def clipped(text: str, length: int = 200) -> str:
+    """Return a text for a message, cut where it is long."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def line_frame(path: Path, encoding: Any = "utf8") -> pl.LazyFrame:  # noqa: ANN401 - a polars literal
@@ -170,13 +177,14 @@ def _delimited(path: Path, first: str, separator: str | None, typed: bool) -> Ta
         names = [name.split(":")[0] for name in names]
     if len(names) == 1:
         raise DataError(
-            f"{path.name}: only one column found ({names[0]!r}) when splitting line 1 at "
+            f"{path.name}: only one column found ({clipped(repr(names[0]))}) when splitting line 1 at "
             f"{SEPARATORS[separator]}; separate the columns by a comma, tab or semicolon"
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
-            f"{path.name}: line 1 names column {twice[0]!r} twice; rename or remove one"
+            f"{path.name}: line 1 names column {clipped(repr(twice[0]))} twice; rename or remove "
+            "one"
         )
     frame = pl.scan_csv(
         path,
@@ -240,8 +248,9 @@ def _line_of(path: Path, row: int, separator: str, *, quoted: bool) -> int:
         return row + 2
     lines = line_frame(path, "utf8-lossy").collect()["line"]
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
-    for _ in range(row + 2):
-        next(reader, None)
+    with contextlib.suppress(csv.Error):  # the line it cannot read is the one, or before it
+        for _ in range(row + 2):
+            next(reader, None)
     return reader.line_num
 
 
@@ -262,12 +271,18 @@ def _explain_delimited(path: Path, separator: str, width: int) -> None:
     _explain_encoding(path)
     lines = line_frame(path, "utf8-lossy").collect()["line"]
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
-    for fields in reader:
-        if len(fields) > width:
-            raise DataError(
-                f"{path.name}: line {reader.line_num} has {len(fields)} fields where the header "
-                f"has {width}; quote the values that hold {SEPARATORS[separator]}"
-            )
+    try:
+        wide = next((fields for fields in reader if len(fields) > width), None)
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name}: line {reader.line_num} cannot be read ({_sentence(error)}); quote the "
+            "values that hold quotes or line breaks"
+        ) from None
+    if wide is not None:
+        raise DataError(
+            f"{path.name}: line {reader.line_num} has {len(wide)} fields where the header "
+            f"has {width}; quote the values that hold {SEPARATORS[separator]}"
+        )
 
 
 def _record_line(path: Path, row: int) -> int:
@@ -305,8 +320,8 @@ def _check_json_types(path: Path, name: str, first: object) -> None:
         value = _json_object(path.name, index + 1, line).get(name)
         if value is not None and isinstance(value, str) != isinstance(first, str):
             raise DataError(
-                f"{path.name}: line {index + 1} has {name} = {value!r} where line 1 has "
-                f"{first!r}; write numbers or text throughout, not both"
+                f"{path.name}: line {index + 1} has {name} = {clipped(repr(value))} where line 1 "
+                f"has {clipped(repr(first))}; write numbers or text throughout, not both"
             )
 
 

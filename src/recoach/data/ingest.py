@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.formats import Table, open_table, reading
+from recoach.data.formats import Table, clipped, open_table, reading
 from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
 from recoach.data.times import beyond, moments, scale_of, to_milliseconds
@@ -134,7 +134,7 @@ def _has_ids(names: Sequence[str], mapping: Mapping[str, str]) -> bool:
 
 
 def _find_columns(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
-    listed = ", ".join(table.names)
+    listed = clipped(", ".join(table.names))
     for ours, theirs in mapping.items():
         if theirs not in table.names:
             raise DataError(
@@ -183,10 +183,10 @@ def _interactions(table: Table, found: Mapping[str, str]) -> Interactions:
         if table.skip_blank and read["user_id"].null_count():
             written = raw.filter(~pl.all_horizontal(pl.all().is_null()))
             read = written.select(**converted).collect(engine="streaming")
-    if not len(read):
-        raise DataError(f"{table.label} has a header but no interactions; add at least one row")
-    _check_values(table, found, raw, read, wanted)
-    return _numbered(table, found, read)
+        if not len(read):
+            raise DataError(f"{table.label} has a header but no interactions; add at least one row")
+        _check_values(table, found, raw, read, wanted)
+        return _numbered(table, found, read)
 
 
 def _id(table: Table, name: str, dtype: pl.DataType) -> Any:  # noqa: ANN401 - Expr -> Expr
@@ -261,7 +261,7 @@ def _complain(
         return
     row, value = first.row(0)
     column = found[ours] if ours == found[ours] else f"{found[ours]} ({ours})"
-    what = "is empty" if value in (None, "") else f"is {value!r}"
+    what = "is empty" if value in (None, "") else f"is {clipped(repr(value))}"
     what += f" and {besides} than most" if besides else ""
     remedy = {
         "timestamp": "write seconds, milliseconds or an ISO date",

@@ -20,6 +20,7 @@ from recoach.errors import ConfigError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
 from recoach.models.checkpoint import load_tensors, write_atomically
 from recoach.models.registry import model_entry
+from recoach.models.softmax import product_dtype
 
 FORMAT = 1
 _BEFORE = {"dataset", "env.json", "metrics.jsonl", "titles.parquet", "config.toml"}
@@ -285,8 +286,23 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "not_deterministic": not_deterministic(),
         "versions": {name: metadata.version(name) for name in names},
     }
+
+
+def not_deterministic() -> list[str]:
+    """Return why the same run may give other last digits elsewhere, or here."""
+    found = [
+        "another number of threads, another processor or another version of torch adds up in "
+        "another order"
+    ]
+    if torch.cuda.is_available():
+        found.append("on this GPU sums by index are added up in any order (atomics)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if product_dtype(torch.empty(1 << 20, 0, device=device)) is torch.bfloat16:
+        found.append("scores of large catalogues are multiplied in bfloat16 on this hardware")
+    return found
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

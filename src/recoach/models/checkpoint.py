@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recoach.data.split import Dataset
-from recoach.errors import ModelError, RunError
+from recoach.errors import ConfigError, ModelError, RunError
 from recoach.models.base import Recommender
 from recoach.models.registry import build_from_config, model_entry, model_name
 
@@ -135,7 +135,7 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
         entry = model_entry(description["model"])
         config = entry.config(**description["config"])
         sizes = (description["n_users"], description["n_items"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} does not describe a model: {error}.") from error
     if sizes != (dataset.n_users, dataset.n_items):
         raise ModelError(

@@ -27,6 +27,7 @@ from recoach.models.checkpoint import (
     save_description,
     save_tensors,
 )
+from recoach.training.guards import divergence, last_good, spoilt
 from recoach.training.observers import Observer, Outcome
 
 _SAVE_SECONDS = 120.0
@@ -47,6 +48,9 @@ class Trainer(Protocol[Batch]):
 
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """Learn from one batch and return what to log, `loss` among it."""
+
+    def users(self, batch: Batch) -> list[str]:
+        """Return the first users of a batch, for messages."""
 
     def refresh(self, step: int) -> None:
         """Prepare for the step after `step` steps."""
@@ -205,10 +209,8 @@ class Loop(Generic[Batch]):
         self._average()
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if not math.isfinite(logs["loss"]):
-            raise ModelError(
-                f"The loss is {logs['loss']} at step {progress.step}: train into another "
-                "folder with a lower learning rate."
-            )
+            users, model = self.trainer.users(batch), self.trainer.model
+            raise ModelError(divergence(logs["loss"], progress.step, model, users, self.folder))
         self._count += 1
         for name, value in logs.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -237,7 +239,14 @@ class Loop(Generic[Batch]):
             progress.finished = progress.finished or last
             self._save()
             return
-        measured = self.evaluate(self._judged)
+        try:
+            measured = self.evaluate(self._judged)
+        except ModelError as error:
+            tables = ", ".join(spoilt(self.trainer.model)) or "none"
+            raise ModelError(
+                f"Step {progress.step}: {error} {last_good(self.folder)}Tables with numbers that "
+                f"are not finite: {tables}."
+            ) from error
         value = measured[schedule.metric]
         if progress.step == 0:
             progress.start_value = value
