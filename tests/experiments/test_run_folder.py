@@ -8,7 +8,7 @@ import pytest
 
 from recoach.data.split import leave_last_out
 from recoach.data.synthetic import cycle
-from recoach.errors import ConfigError, RunError
+from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.experiments.data import run_dataset
@@ -204,3 +204,52 @@ def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypa
         wanted = {"ema_decay": 0.75, "learning_rate": 0.02, "batch_size": 7, "max_steps": 40}
         wanted |= {"eval_steps": 8, "patience": 0, "start_is_candidate": True}
         assert {name: asked[name] for name in wanted} == wanted
+
+
+def test_data_deleted_from_a_run_is_made_again_and_refused_where_the_log_has_changed(tmp_path):
+    log, path = tmp_path / "log.csv", tmp_path / "run"
+    rows = [f"u{user},i{(user + item) % 9}" for user in range(9) for item in range(6)]
+    log.write_text("user,item\n" + "\n".join(rows) + "\n")
+    config = read_config(None, [f'data.path="{log}"'])
+
+    def opened():
+        return stages.open_run(config, path, resume=True, watch=lambda stage: Observer())
+
+    first = opened().dataset.fingerprint
+    assert RunFolder(path).read_json("env.json")["dataset"] == first
+    shutil.rmtree(path / "dataset")
+    assert opened().dataset.fingerprint == first
+    shutil.rmtree(path / "dataset")
+    log.write_text("user,item\n" + "\n".join(reversed(rows)) + "\n")
+    with pytest.raises(RunError, match=f"began with data of fingerprint {first}"):
+        opened()
+    shutil.rmtree(path / "dataset")
+    log.unlink()
+    with pytest.raises(DataError, match=r"no file .*log\.csv"):
+        opened()
+
+
+def test_what_a_killed_process_left_is_swept_away_and_nothing_else(folder, tmp_path):
+    folder.begin(read_config(None), DATA)
+    (folder.path / "checkpoints" / "base").mkdir(parents=True)
+    (folder.path / "checkpoints" / ".base.part").mkdir()
+    for name in (".config.toml.part", "checkpoints/base/.last.safetensors.part", "mine.part"):
+        (folder.path / name).touch()
+    with folder.alone():
+        pass
+    assert not list(folder.path.rglob(".*"))
+    assert (folder.path / "mine.part").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".theirs.part").touch()
+    with RunFolder(tmp_path / "other").alone():
+        pass
+    assert (tmp_path / "other" / ".theirs.part").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, "3", "null"])
+def test_records_of_another_shape_are_damaged(folder, content):
+    folder.write_text("results.json", content)
+    with pytest.raises(RunError, match="missing or damaged"):
+        folder.read_json("results.json")
+    folder.write_text("metrics.jsonl", content + "\n")
+    assert folder.metrics() == []

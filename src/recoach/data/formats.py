@@ -177,8 +177,8 @@ def _delimited(path: Path, first: str, separator: str | None, typed: bool) -> Ta
         names = [name.split(":")[0] for name in names]
     if len(names) == 1:
         raise DataError(
-            f"{path.name}: only one column found ({clipped(repr(names[0]))}) when splitting line 1 at "
-            f"{SEPARATORS[separator]}; separate the columns by a comma, tab or semicolon"
+            f"{path.name}: only one column found ({clipped(repr(names[0]))}) when splitting line 1 "
+            f"at {SEPARATORS[separator]}; separate the columns by a comma, tab or semicolon"
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -63,7 +63,7 @@ class GRPOTrainer:
     ) -> None:
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, session = train_dataset, session or Session()
-        watching = [Concerned(train_dataset.n_items, self.args.beta), session.observer, *callbacks]
+        watching = [Concerned(train_dataset.n_items), session.observer, *callbacks]
         self.session = replace(session, observer=Observers(watching))
         if self.args.sft_coef and not model.needs:
             raise ConfigError(

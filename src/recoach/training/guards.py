@@ -54,16 +54,13 @@ def last_good(folder: Path | None) -> str:
     return f"The last good checkpoint is {path}. " if path and path.exists() else ""
 
 
-def concerns(
-    row: Mapping[str, float], first: Mapping[str, float], n_items: int, beta: float
-) -> list[str]:
-    """Return what is worrying in a row of GRPO's log, each a sentence; mostly nothing.
+def alarms(row: Mapping[str, float], first: Mapping[str, float], n_items: int) -> list[str]:
+    """Return what is wrong in a row of GRPO's log, each a sentence; mostly nothing.
 
     Args:
         row: averages since the last evaluation.
         first: the first such row.
         n_items: size of the catalogue.
-        beta: weight of the KL.
     """
     found = []
     entropy, kl = row.get("entropy"), row.get("kl")
@@ -77,11 +74,6 @@ def concerns(
             f"{entropy:.3g} nats. Set grpo.entropy_coef, raise grpo.beta, or lower "
             "grpo.learning_rate."
         )
-    if beta and kl is not None and 0 <= kl < USELESS_KL:
-        found.append(
-            f"The KL is {kl:.1g} nats: grpo.beta = {beta:g} holds back nothing. Raise "
-            "grpo.learning_rate, or leave grpo.beta at 0."
-        )
     if kl is not None and kl > FAR_KL:
         found.append(
             f"The KL is {kl:.3g} nats: little of the base is left. Raise grpo.beta, or lower "
@@ -90,11 +82,27 @@ def concerns(
     return found
 
 
+def concerns(
+    row: Mapping[str, float], first: Mapping[str, float], n_items: int, beta: float
+) -> list[str]:
+    """Return the alarms of the last row, and whether a KL of weight `beta` has done nothing."""
+    kl = row.get("kl")
+    useless = beta and kl is not None and 0 <= kl < USELESS_KL
+    return alarms(row, first, n_items) + (
+        [
+            f"The KL is {kl:.1g} nats: grpo.beta = {beta:g} holds back nothing. Raise "
+            "grpo.learning_rate, or leave grpo.beta at 0."
+        ]
+        if useless
+        else []
+    )
+
+
 class Concerned(Observer):
     """Warns of what is worrying, once of each kind."""
 
-    def __init__(self, n_items: int, beta: float) -> None:
-        self._n_items, self._beta = n_items, beta
+    def __init__(self, n_items: int) -> None:
+        self._n_items = n_items
         self._first: Mapping[str, float] = {}
         self._said: set[str] = set()
 
@@ -103,7 +111,7 @@ class Concerned(Observer):
         if "entropy" not in row:
             return  # before the first step
         self._first = self._first or row
-        for words in concerns(row, self._first, self._n_items, self._beta):
+        for words in alarms(row, self._first, self._n_items):
             if words[:10] not in self._said:
                 self._said.add(words[:10])
                 warnings.warn(f"Step {row['step']:.0f}: {words}", stacklevel=2)
