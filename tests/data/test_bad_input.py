@@ -168,3 +168,14 @@ def test_two_benchmarks_in_a_folder(tmp_path):
         (tmp_path / f"{name}.train.inter").write_text("user_id:token\titem_id:token\n1\t2\n")
     with pytest.raises(DataError, match=r"a\.train\.inter and b\.train\.inter"):
         read_benchmark(tmp_path)
+
+
+def test_a_panic_of_the_reader_is_a_sentence_too(tmp_path, monkeypatch):
+    def panics(*_, **__):
+        raise pl.exceptions.PanicException("called `Result::unwrap()` on an `Err` value")
+
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user": [1], "item": [2]}).write_parquet(path)
+    monkeypatch.setattr(pl.LazyFrame, "collect", panics)
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read .*is it what its name says"):
+        read_interactions(path)

@@ -21,6 +21,8 @@ from recoach.errors import DataError
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence")
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises of damaged files; some of its decoders panic."""
 _COMPRESSED = (".gz", ".zst")
 _NOT_IN_TEXT = "\x01"  # a separator that never occurs makes polars read whole lines
 _BY_SUFFIX = {
@@ -98,9 +100,9 @@ def reading(label: str, explain: Callable[[], None] = lambda: None) -> Iterator[
         raise DataError(
             f"{label} cannot be read ({_sentence(error)}); is it complete and yours to read?"
         ) from None
-    except pl.exceptions.PolarsError as error:
+    except UNREADABLE as error:
         try:
-            with contextlib.suppress(pl.exceptions.PolarsError):  # it fails on the same bytes
+            with contextlib.suppress(*UNREADABLE):  # it fails on the same bytes
                 explain()
         except DataError as found:
             raise found from None
@@ -259,7 +261,7 @@ def _explain_encoding(path: Path) -> None:
     lines = line_frame(path, "utf8-lossy").with_row_index()
     try:
         bad = lines.filter(pl.col("line").str.contains("\ufffd", literal=True)).head(1).collect()
-    except (pl.exceptions.PolarsError, OSError):
+    except (OSError, *UNREADABLE):
         return
     if len(bad):
         raise DataError(

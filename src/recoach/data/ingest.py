@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.formats import Table, clipped, open_table, reading
+from recoach.data.formats import UNREADABLE, Table, clipped, open_table, reading
 from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
 from recoach.data.times import beyond, moments, scale_of, to_milliseconds
@@ -156,7 +156,7 @@ def _frame_table(source: Any) -> Table:  # noqa: ANN401 - any frame narwhals kno
         frame = nw.from_native(source)
         eager = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
         table = eager.to_polars()
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+    except (TypeError, ValueError, *UNREADABLE) as error:
         raise DataError(
             f"{type(source).__module__}.{type(source).__name__} cannot be used as a log "
             f"({str(error).splitlines()[0][:120]}); pass a path or a pandas, polars or arrow "

@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from recoach.data.filters import deduplicate, k_core, rating_at_least
+from recoach.data.formats import UNREADABLE
 from recoach.data.ingest import read_interactions
 from recoach.data.interactions import FloatArray, Interactions
 from recoach.data.lock import alone
@@ -160,7 +161,7 @@ def _save(
     try:
         _write(dataset, manifest, _part(directory))
         _swap(_part(directory), directory, _old(directory))
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *UNREADABLE) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
             f"{directory}: the prepared set cannot be written ({reason}); make room or name a "
@@ -189,7 +190,7 @@ def load_dataset(directory: Path) -> Dataset:
         rows = [_read_part(directory / f"{part}.parquet", len(ids[0])) for part in _PARTS]
         found = fingerprint(ids, rows)
         ratings = _read_ratings(directory / "train.parquet")
-    except (OSError, ValueError, pl.exceptions.PolarsError):
+    except (OSError, ValueError, *UNREADABLE):
         found = "unreadable"
     if found != manifest.get("fingerprint"):
         raise DataError(

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from recoach.data.formats import UNREADABLE
 from recoach.data.lock import LOCK, alone
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError, RunError
@@ -229,7 +230,7 @@ class RunFolder:
             return item_ids
         try:
             titles = pl.read_parquet(path)["title"]
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise RunError(f"{path} cannot be read; remove it to show ids.") from error
         return titles if len(titles) == len(item_ids) else item_ids
 
