@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check docs results bench clean
+.PHONY: demo test check docs results bench soak clean
 
 ## make demo     set up .venv and run the main job on the embedded shop
 demo: .venv/installed
@@ -29,6 +29,10 @@ results: .venv/installed
 ## make bench    measure speed against the peers, each in its own environment (hours)
 bench: .venv/installed
 	.venv/bin/python benchmarks/run.py
+
+## make soak     kill commands at hundreds of moments, go on, compare (under 30 minutes)
+soak: .venv/tested
+	.venv/bin/python benchmarks/soak.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

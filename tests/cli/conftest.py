@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -51,12 +50,10 @@ def recoach():
 
     def call(*arguments):
         out, err = io.StringIO(), io.StringIO()
-        handler = signal.getsignal(signal.SIGTERM)
         with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
             patch.setattr(sys, "argv", ["recoach", *map(str, arguments)])
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
-            stack.callback(signal.signal, signal.SIGTERM, handler)
             code = 0
             try:
                 main()

@@ -166,11 +166,25 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def press_twice():
+    press()
+    press()
+
+
 STOPS = {
-    "before anything is saved": ("base", 3, interrupt, "Training the base step"),
-    "in the base": ("base", 20, interrupt, "Training the base (from step 15)"),
-    "in the tuning": ("tuned", 6, interrupt, "Fine-tuning with GRPO (from step 4)"),
-    "in the control, by SIGTERM": ("control", 6, terminate, "without GRPO (from step 4)"),
+    "before anything is saved": ("base", 3, interrupt, 130, "Training the base step"),
+    "in the base, in the middle of a step": ("base", 20, interrupt, 130, "base (from step 15)"),
+    "in the base": ("base", 20, press, 130, "Training the base (from step 20)"),
+    "in the base, at the end of an epoch": ("base", 30, press, 130, "base (from step 30)"),
+    "twice": ("base", 20, press_twice, 130, "Training the base (from step 15)"),
+    "in the tuning": ("tuned", 6, press, 130, "Fine-tuning with GRPO (from step 6)"),
+    "in the tuning, at an evaluation": ("tuned", 4, press, 130, "with GRPO (from step 4)"),
+    "at the last step of a stage": ("tuned", 8, press, 130, "with GRPO (from step 8)"),
+    "in the control, by SIGTERM": ("control", 6, terminate, 143, "without GRPO (from step 6)"),
 }
 
 
@@ -182,10 +196,10 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
     with monkeypatch.context() as patch:
         stop_at(patch, *STOPS[case][:3])
         said = recoach("run", toml, "--output", path)
-    assert said.code == 130
+    assert said.code == STOPS[case][3]
     assert "Traceback" not in said.err
-    assert said.err.startswith("Interrupted.")
-    assert "--resume" in said.err
+    command = f"Go on with: recoach run {toml} --output {path} --resume\n"
+    assert said.err.endswith(f"Interrupted. What was finished is saved. {command}")
     assert not (path / "results.json").exists()
 
     said = recoach("run", toml, "--output", path)
@@ -194,7 +208,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
 
     said = recoach("run", toml, "--output", path, "--resume")
     assert said.code == 0
-    assert STOPS[case][3] in said.out
+    assert STOPS[case][4] in said.out
     assert look.weights(path) == look.weights(finished)
     assert look.numbers(path) == look.numbers(finished)
     assert look.metrics(path) == look.metrics(finished)

@@ -123,7 +123,7 @@ def test_a_finished_search_is_only_shown_and_more_trials_are_added(search, searc
 
 
 def test_an_interrupted_search_goes_on_and_ends_where_the_whole_one_does(
-    search, searched, tmp_path, monkeypatch
+    search, searched, toml, tmp_path, monkeypatch
 ):
     step, path = GRPOTrainer.step, tmp_path / "search"
     for stop in (1, 60, 3):
@@ -139,7 +139,7 @@ def test_an_interrupted_search_goes_on_and_ends_where_the_whole_one_does(
             patch.setattr(GRPOTrainer, "step", interrupted)
             said = search(path)
         assert said.code == 130
-        assert "the same command goes on" in said.err
+        assert f"Go on with: recoach search {toml} --output {path}" in said.err
         assert not (path / "trials.json").exists()
     assert search(path).code == 0
     assert record(path) == record(searched[0])

@@ -32,6 +32,14 @@ TEXTS = {
     "header twice": ("a.csv", "user_id,item_id,user_id\n1,2,3\n", ["line 1", "'user_id' twice"]),
     "time": ("a.csv", HEAD + GOOD + "u,i,5,soon\n", ["a.csv: line 3", "timestamp", "'soon'"]),
     "no time": ("a.csv", HEAD + GOOD + "u,i,5,\n", ["a.csv: line 3", "timestamp is empty"]),
+    "mixed units": (
+        "a.csv",
+        HEAD + GOOD * 3 + "u,i,5,1400000000000\n",
+        ["a.csv: line 5", "timestamp is '1400000000000' and is in another unit than most"],
+    ),
+    "no year": ("a.csv", HEAD + GOOD * 3 + "u,i,5,-1e300\n", ["line 5", "another unit"]),
+    "header of a megabyte": ("a.csv", "x" * 2**20 + "," + HEAD, ["line 1 is no header"]),
+    "nested json": ("a.jsonl", '{"user":' + "[" * 10**5 + "\n", ["line 1 is not a JSON object"]),
     "nan time": ("a.csv", HEAD + GOOD + "u,i,5,nan\n", ["line 3", "timestamp", "'nan'"]),
     "iso time": ("a.csv", "user,item,date\na,b,2020-01-01\na,c,2020-13-01\n", ["line 3", "-13-01"]),
     "rating": ("a.csv", HEAD + "u,i,good,1\n", ["line 2", "rating", "'good'", "finite number"]),
@@ -167,3 +175,14 @@ def test_two_benchmarks_in_a_folder(tmp_path):
         (tmp_path / f"{name}.train.inter").write_text("user_id:token\titem_id:token\n1\t2\n")
     with pytest.raises(DataError, match=r"a\.train\.inter and b\.train\.inter"):
         read_benchmark(tmp_path)
+
+
+def test_a_panic_of_the_reader_is_a_sentence_too(tmp_path, monkeypatch):
+    def panics(*_, **__):
+        raise pl.exceptions.PanicException("called `Result::unwrap()` on an `Err` value")
+
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user": [1], "item": [2]}).write_parquet(path)
+    monkeypatch.setattr(pl.LazyFrame, "collect", panics)
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read .*is it what its name says"):
+        read_interactions(path)

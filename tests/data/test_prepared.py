@@ -121,7 +121,7 @@ def test_a_failed_exchange_brings_the_old_set_back(source, tmp_path, monkeypatch
     old = prepare(source, tmp_path / "set", LOOSE).fingerprint
     rename = Path.rename
     monkeypatch.setattr(
-        Path, "rename", lambda a, b: fail_to_write() if a.name == "new" else rename(a, b)
+        Path, "rename", lambda a, b: fail_to_write() if a.name == ".set.part" else rename(a, b)
     )
     with pytest.raises(DataError, match="cannot be written"):
         prepare(source, tmp_path / "set", PrepareConfig(k_core=2))
@@ -153,3 +153,11 @@ def test_the_config_is_strict():
         PrepareConfig(kcore=5)
     with pytest.raises(ValidationError):
         PrepareConfig(k_core=-1)
+
+
+def test_a_set_whose_exchange_was_killed_is_put_back_and_its_parts_are_taken_away(source, tmp_path):
+    made = prepare(source, tmp_path / "set", LOOSE)
+    (tmp_path / "set").rename(tmp_path / ".set.old")
+    (tmp_path / ".set.part").mkdir()
+    assert prepare(source, tmp_path / "set", LOOSE).fingerprint == made.fingerprint
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "toys.csv"}

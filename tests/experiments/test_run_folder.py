@@ -6,7 +6,9 @@ import shutil
 import polars as pl
 import pytest
 
-from recoach.errors import ConfigError, RunError
+from recoach.data.split import leave_last_out
+from recoach.data.synthetic import cycle
+from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.experiments.data import run_dataset
@@ -15,6 +17,7 @@ from recoach.experiments.stages import Run, wanted
 from recoach.models.registry import build_model
 from recoach.training.observers import Observer, Outcome
 
+DATA = leave_last_out(cycle(16, 12, length=7))
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "rank": [1, 2], "score": [0.5, None]})
 
 
@@ -49,7 +52,7 @@ def test_a_new_folder_is_free_and_one_of_the_same_run_goes_on(folder):
     config = read_config(None)
     assert not folder.check(config, resume=False)
     assert not folder.path.exists()
-    folder.begin(config)
+    folder.begin(config, DATA)
     assert folder.config() == config
     assert folder.check(config, resume=True)
     with pytest.raises(RunError, match="unfinished run; add --resume"):
@@ -58,7 +61,7 @@ def test_a_new_folder_is_free_and_one_of_the_same_run_goes_on(folder):
 
 def test_a_finished_run_needs_no_resume(folder):
     config = read_config(None)
-    folder.begin(config)
+    folder.begin(config, DATA)
     folder.write_json("results.json", {"config": config.tables()})
     assert folder.finished(config)
     assert folder.check(config, resume=False)
@@ -67,7 +70,7 @@ def test_a_finished_run_needs_no_resume(folder):
 
 def test_a_run_is_finished_though_a_setting_came_later(folder):
     config = read_config(None)
-    folder.begin(config)
+    folder.begin(config, DATA)
     tables = config.tables()
     del tables["grpo"]["ema_decay"]
     folder.write_json("results.json", {"config": tables})
@@ -87,13 +90,13 @@ def test_a_run_is_finished_though_a_setting_came_later(folder):
     ],
 )
 def test_the_first_different_setting_is_named(folder, change, words):
-    folder.begin(read_config(None))
+    folder.begin(read_config(None), DATA)
     with pytest.raises(RunError, match=words):
         folder.check(read_config(None, [change]), resume=True)
 
 
 def test_the_environment_names_what_numbers_depend_on(folder):
-    folder.begin(read_config(None))
+    folder.begin(read_config(None), DATA)
     environment = json.loads((folder.path / "env.json").read_text())
     assert environment["run_format"] == 1
     assert set(environment["versions"]) >= {"recoach", "torch", "numpy", "polars"}
@@ -101,14 +104,14 @@ def test_the_environment_names_what_numbers_depend_on(folder):
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_format": 99}'])
 def test_a_folder_of_another_version_is_no_run(folder, content):
-    folder.begin(read_config(None))
+    folder.begin(read_config(None), DATA)
     (folder.path / "env.json").write_text(content)
     with pytest.raises(RunError, match=r"env.json is missing or damaged|run format 99"):
         folder.config()
 
 
 def test_settings_damaged_by_hand_are_named(folder):
-    folder.begin(read_config(None))
+    folder.begin(read_config(None), DATA)
     (folder.path / "config.toml").write_text("[grpo\n")
     with pytest.raises(RunError, match=r"config.toml cannot be read"):
         folder.config()
@@ -201,3 +204,52 @@ def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypa
         wanted = {"ema_decay": 0.75, "learning_rate": 0.02, "batch_size": 7, "max_steps": 40}
         wanted |= {"eval_steps": 8, "patience": 0, "start_is_candidate": True}
         assert {name: asked[name] for name in wanted} == wanted
+
+
+def test_data_deleted_from_a_run_is_made_again_and_refused_where_the_log_has_changed(tmp_path):
+    log, path = tmp_path / "log.csv", tmp_path / "run"
+    rows = [f"u{user},i{(user + item) % 9}" for user in range(9) for item in range(6)]
+    log.write_text("user,item\n" + "\n".join(rows) + "\n")
+    config = read_config(None, [f'data.path="{log}"'])
+
+    def opened():
+        return stages.open_run(config, path, resume=True, watch=lambda stage: Observer())
+
+    first = opened().dataset.fingerprint
+    assert RunFolder(path).read_json("env.json")["dataset"] == first
+    shutil.rmtree(path / "dataset")
+    assert opened().dataset.fingerprint == first
+    shutil.rmtree(path / "dataset")
+    log.write_text("user,item\n" + "\n".join(reversed(rows)) + "\n")
+    with pytest.raises(RunError, match=f"began with data of fingerprint {first}"):
+        opened()
+    shutil.rmtree(path / "dataset")
+    log.unlink()
+    with pytest.raises(DataError, match=r"no file .*log\.csv"):
+        opened()
+
+
+def test_what_a_killed_process_left_is_swept_away_and_nothing_else(folder, tmp_path):
+    folder.begin(read_config(None), DATA)
+    (folder.path / "checkpoints" / "base").mkdir(parents=True)
+    (folder.path / "checkpoints" / ".base.part").mkdir()
+    for name in (".config.toml.part", "checkpoints/base/.last.safetensors.part", "mine.part"):
+        (folder.path / name).touch()
+    with folder.alone():
+        pass
+    assert not list(folder.path.rglob(".*"))
+    assert (folder.path / "mine.part").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".theirs.part").touch()
+    with RunFolder(tmp_path / "other").alone():
+        pass
+    assert (tmp_path / "other" / ".theirs.part").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, "3", "null"])
+def test_records_of_another_shape_are_damaged(folder, content):
+    folder.write_text("results.json", content)
+    with pytest.raises(RunError, match="missing or damaged"):
+        folder.read_json("results.json")
+    folder.write_text("metrics.jsonl", content + "\n")
+    assert folder.metrics() == []

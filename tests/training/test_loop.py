@@ -201,3 +201,110 @@ def test_an_unknown_metric_is_refused_before_training(metric):
 def test_a_metric_at_any_cut_may_select():
     _, recorder, outcome = run("lightgcn", metric="recall@3", max_steps=4)
     assert outcome.best_value == max(row["valid/recall@3"] for row in recorder.rows)
+
+
+def test_a_divergence_names_tables_users_and_the_last_good_checkpoint(tmp_path, monkeypatch):
+    plain, taken = SupervisedTrainer.step, []
+
+    def diverging(self, batch, generator):
+        taken.append(batch)
+        found = plain(self, batch, generator)
+        if len(taken) < 4:
+            return found
+        with torch.no_grad():
+            self.model.tables()["item"][0][0] = math.nan
+        return {"loss": math.nan}
+
+    monkeypatch.setattr(SupervisedTrainer, "step", diverging)
+    with pytest.raises(ModelError) as caught:
+        run("sasrec", tmp_path)
+    said = str(caught.value)
+    first = DATASET.user_ids[int(taken[3].states.queries.state_users[0])]
+    assert "nan at step 4, and so are numbers of the table item" in said
+    assert f"(in the batch of users {first}, " in said
+    assert f"The last good checkpoint is {tmp_path / 'last.safetensors'}." in said
+
+
+def test_vectors_that_are_no_numbers_name_the_step_and_the_checkpoint(tmp_path, monkeypatch):
+    plain = SupervisedTrainer.step
+
+    def spoiling(self, batch, generator):
+        found = plain(self, batch, generator)
+        spoiling.count += 1
+        if spoiling.count == 4:
+            with torch.no_grad():
+                self.model.tables()["item"][0][0] = math.inf
+        return found
+
+    spoiling.count = 0
+    monkeypatch.setattr(SupervisedTrainer, "step", spoiling)
+    words = r"Step 4: .*non-finite vectors.*last good checkpoint is .*last\.safetensors.* item"
+    with pytest.raises(ModelError, match=words):
+        run("sasrec", tmp_path)
+
+
+def test_a_best_that_is_ahead_of_the_last_is_met_again(tmp_path, monkeypatch):
+    model, _, outcome = run("sasrec", tmp_path / "whole", patience=2)
+    plain, written = loop.save_tensors, []
+
+    def killed(path, tensors, state):
+        written.append(path.name)
+        if written.count("last.safetensors") == 2:
+            raise KeyboardInterrupt
+        plain(path, tensors, state)
+
+    monkeypatch.setattr(loop, "save_tensors", killed)
+    run("sasrec", tmp_path / "part", patience=2)
+    assert written[-2:] == ["best.safetensors", "last.safetensors"]  # the case this is about
+    monkeypatch.undo()
+    again, _, resumed = run("sasrec", tmp_path / "part", patience=2, resume=True)
+    assert equal(again.state_dict(), model.state_dict())
+    assert (resumed[0], resumed[2:]) == (outcome[0], outcome[2:])
+
+
+def test_a_row_is_told_before_its_checkpoint_makes_it_past(tmp_path, monkeypatch):
+    events, plain = [], loop.save_tensors
+    monkeypatch.setattr(
+        loop, "save_tensors", lambda *a: events.append(("saved", a[2]["evaluated"])) or plain(*a)
+    )
+
+    class Telling(Recorder):
+        def on_row(self, row):
+            events.append(("told", row["step"]))
+
+    model = build_model("sasrec", DATASET, **SETTINGS["sasrec"], seed=1)
+    config = PretrainConfig(**ROUGH, epochs=2, patience=0, eval_steps=2)
+    pretrain(model, DATASET, config, Session(seed=3, folder=tmp_path, observer=Telling()))
+    for step in {step for what, step in events if what == "told"}:
+        assert events.index(("told", step)) < events.index(("saved", step))
+
+
+@pytest.mark.parametrize("name", ["companion.average.x", "optimiser.0.exp_avg", "items.weight"])
+def test_a_checkpoint_of_another_training_is_refused_in_words(tmp_path, name):
+    run("sasrec", tmp_path, max_steps=2)
+    path = tmp_path / "last.safetensors"
+    tensors, state = load_tensors(path)
+    if name in tensors:
+        tensors[name] = torch.zeros(3, 3)
+        loop.save_tensors(path, tensors, state)
+        with pytest.raises(ModelError, match=r"last\.safetensors does not belong"):
+            run("sasrec", tmp_path, resume=True)
+    loop.save_tensors(path, load_tensors(path).tensors, {"step": 1})
+    with pytest.raises(ModelError, match=r"last\.safetensors does not belong"):
+        run("sasrec", tmp_path, resume=True)
+
+
+def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
+    import time
+
+    model, _, outcome = run("sasrec", tmp_path / "whole")
+    now = [4e9]
+
+    def backwards():
+        now[0] -= 86_400
+        return now[0]
+
+    monkeypatch.setattr(time, "time", backwards)
+    again, _, other = run("sasrec", tmp_path / "part")
+    assert equal(again.state_dict(), model.state_dict())
+    assert (other[0], other[2:]) == (outcome[0], outcome[2:])

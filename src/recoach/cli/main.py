@@ -1,14 +1,13 @@
 """The command line: `recoach VERB`."""
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from cyclopts import App, CycloptsError
 
+from recoach.cli import interrupts
 from recoach.cli.console import console, errors, shown
 from recoach.errors import ConfigError, RecoachError
 
@@ -102,20 +101,25 @@ _TOGETHER = ("demo", "evaluate", "finetune", "pretrain", "run")
 
 def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        with _together(sys.argv[1:]):
-            app(sys.argv[1:], exit_on_error=False, print_error=False)
-    except (CycloptsError, RecoachError) as error:
-        errors.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print(
-            "Interrupted. What was trained up to the last checkpoint is saved; the same command "
-            "goes on, a single run with --resume.",
-            soft_wrap=True,
-        )
-        sys.exit(130)
+    with interrupts.watched():
+        try:
+            with _together(sys.argv[1:]):
+                app(sys.argv[1:], exit_on_error=False, print_error=False)
+        except (CycloptsError, RecoachError) as error:
+            if not interrupts.asked():
+                _say(f"[bold red]Error:[/] {_plain(str(error))}")
+                sys.exit(2)
+        except KeyboardInterrupt:
+            interrupts.note()
+        finally:
+            # Whatever a signal has become on its way through foreign code, it is no error.
+            if interrupts.asked():
+                _say(_plain(interrupts.farewell(sys.argv[1:])))
+                sys.exit(interrupts.exit_code())
+
+
+def _say(text: str) -> None:
+    errors.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -141,11 +145,6 @@ def _together(words: list[str]) -> Iterator[None]:
 
 def _plain(message: str) -> str:
     return " ".join(message.split()).replace("[", r"\[")
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

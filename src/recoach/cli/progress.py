@@ -9,6 +9,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from recoach.cli import interrupts
 from recoach.cli.console import console
 from recoach.training.observers import Observer, Outcome
 
@@ -37,6 +38,7 @@ class Shown(Observer):
 
     def on_begin(self, total_steps: int, step: int) -> None:
         """Say what begins, or that it goes on."""
+        interrupts.begin_training()
         console.print(f"[bold]{self._title}[/]" + (f" (from step {step})" if step else ""))
         if console.is_terminal:
             self._progress.start()
@@ -60,3 +62,8 @@ class Shown(Observer):
         if outcome.share is not None and outcome.share < 1:
             last += f", {100 * outcome.share:.0f} % of the way to it"
         console.print(last if outcome.steps else "  nothing to do", highlight=False)
+        interrupts.end_training()
+
+    def stops(self) -> bool:
+        """Return whether Ctrl-C or SIGTERM has come."""
+        return interrupts.asked()

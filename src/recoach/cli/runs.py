@@ -127,8 +127,11 @@ def finetune(
         Settings of GRPO to change, like grpo.beta=0.02; may be repeated.
     """
     folder = RunFolder(path)
-    config = folder.retuned(changes or [], resume=resume)
-    execute_and_show(config, path, resume=True, report_to=report_to or [])
+    folder.config()
+    check_trackers(report_to or [])
+    with folder.alone():
+        config = folder.retuned(changes or [], resume=resume)
+        _execute_and_show(config, path, resume=True, report_to=report_to or [])
 
 
 def evaluate(path: Path) -> None:
@@ -141,9 +144,10 @@ def evaluate(path: Path) -> None:
     """
     folder = RunFolder(path)
     config = folder.config()
-    if not all(folder.complete(stage) for stage in wanted(config)):
-        raise RunError(f"{path} holds an unfinished run; finish it first.")
-    _show(path, execute(open_run(config, path, resume=True, watch=Shown)))
+    with folder.alone():
+        if not all(folder.complete(stage) for stage in wanted(config)):
+            raise RunError(f"{path} holds an unfinished run; finish it first.")
+        _show(path, execute(open_run(config, path, resume=True, watch=Shown)))
 
 
 def report(path: Path) -> None:
@@ -166,7 +170,17 @@ def execute_and_show(
 ) -> None:
     """Go through a run, write its page and print the comparison."""
     check_trackers(report_to)
+    with RunFolder(path).alone():
+        _execute_and_show(config, path, resume=resume, report_to=report_to)
 
+
+def _execute_and_show(
+    config: ExperimentConfig,
+    path: Path,
+    *,
+    resume: bool,
+    report_to: Sequence[TrackerName],
+) -> None:
     def watch(stage: Stage) -> Observer:
         if not parallel.first():
             return Observer()

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from recoach.cli import interrupts
 from recoach.cli.console import console
 from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.errors import ConfigError, RunError
@@ -90,6 +91,7 @@ def serve(
         )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises again the signal that ended it
         uvicorn.Server(config).run(sockets=[listening])
+    interrupts.forget()  # it was asked to end and has ended well
     console.print("Stopped.")
 
 

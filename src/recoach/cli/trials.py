@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from recoach.cli import interrupts
 from recoach.cli.console import console
 from recoach.cli.progress import Shown
 from recoach.experiments.config import ExperimentConfig
@@ -14,6 +15,7 @@ from recoach.experiments.search import search as run_search
 from recoach.experiments.space import read_space
 from recoach.report.search import change, drawn, search_table, search_verdict, write_search
 from recoach.report.tables import number
+from recoach.training.observers import Outcome
 
 
 class _Trials(SearchObserver):
@@ -32,12 +34,19 @@ class _Trials(SearchObserver):
         console.print(f"[bold]Search[/]: the base has {number(base)}{earlier}", highlight=False)
 
     def on_begin(self, total_steps: int, step: int) -> None:
+        interrupts.begin_training()
         if console.is_terminal:
             self._progress.start()
             self._progress.reset(self._task, total=total_steps, completed=step)
 
     def on_step(self, step: int, logs: dict[str, float]) -> None:
         self._progress.update(self._task, completed=step)
+
+    def on_end(self, outcome: Outcome) -> None:
+        interrupts.end_training()
+
+    def stops(self) -> bool:
+        return interrupts.asked()
 
     def on_trial(self, trial: dict[str, Any], base: float) -> None:
         came = f"pruned: {trial['pruned']}"

@@ -4,6 +4,7 @@ Nothing is converted here; `ingest` decides what the columns mean. A `Table` can
 stands in its file, so that every complaint names the line.
 """
 
+import contextlib
 import csv
 import json
 import re
@@ -15,10 +16,13 @@ from typing import Any
 
 import polars as pl
 
+from recoach.data.bombs import check_rows, check_unpacked_size
 from recoach.errors import DataError
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence")
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises of damaged files; some of its decoders panic."""
 _COMPRESSED = (".gz", ".zst")
 _NOT_IN_TEXT = "\x01"  # a separator that never occurs makes polars read whole lines
 _BY_SUFFIX = {
@@ -73,6 +77,8 @@ def open_table(path: Path, kind: str, is_header: Callable[[list[str]], bool]) ->
     kind = _checked_kind(path, kind)
     if kind == "parquet":
         return _parquet(path)
+    with reading(path.name):
+        check_unpacked_size(path)
     first = _first_line(path)
     if kind == "txt":
         kind = "csv" if is_header(_header(first, _separator(first))) else "sequence"
@@ -94,14 +100,20 @@ def reading(label: str, explain: Callable[[], None] = lambda: None) -> Iterator[
         raise DataError(
             f"{label} cannot be read ({_sentence(error)}); is it complete and yours to read?"
         ) from None
-    except pl.exceptions.PolarsError as error:
+    except UNREADABLE as error:
         try:
-            explain()
+            with contextlib.suppress(*UNREADABLE):  # it fails on the same bytes
+                explain()
         except DataError as found:
             raise found from None
         raise DataError(
             f"{label} cannot be read ({_sentence(error)}); is it what its name says?"
         ) from None
+
+
+def clipped(text: str, length: int = 200) -> str:
+    """Return a text for a message, cut where it is long."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def line_frame(path: Path, encoding: Any = "utf8") -> pl.LazyFrame:  # noqa: ANN401 - a polars literal
@@ -154,7 +166,10 @@ def _separator(line: str) -> str:
 
 
 def _header(line: str, separator: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator))]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator))]
+    except csv.Error as error:
+        raise DataError(f"line 1 is no header ({error}); write the names of the columns") from None
 
 
 def _delimited(path: Path, first: str, separator: str | None, typed: bool) -> Table:
@@ -164,13 +179,14 @@ def _delimited(path: Path, first: str, separator: str | None, typed: bool) -> Ta
         names = [name.split(":")[0] for name in names]
     if len(names) == 1:
         raise DataError(
-            f"{path.name}: only one column found ({names[0]!r}) when splitting line 1 at "
-            f"{SEPARATORS[separator]}; separate the columns by a comma, tab or semicolon"
+            f"{path.name}: only one column found ({clipped(repr(names[0]))}) when splitting line 1 "
+            f"at {SEPARATORS[separator]}; separate the columns by a comma, tab or semicolon"
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
-            f"{path.name}: line 1 names column {twice[0]!r} twice; rename or remove one"
+            f"{path.name}: line 1 names column {clipped(repr(twice[0]))} twice; rename or remove "
+            "one"
         )
     frame = pl.scan_csv(
         path,
@@ -223,6 +239,7 @@ def _jsonl(path: Path, first: str) -> Table:
 def _parquet(path: Path) -> Table:
     with reading(path.name):
         frame = pl.scan_parquet(path, glob=False)
+        check_rows(path, frame)
         names = tuple(frame.collect_schema().names())
     return Table(path.name, frame, names, lambda row: f"row {row + 1}")
 
@@ -233,8 +250,9 @@ def _line_of(path: Path, row: int, separator: str, *, quoted: bool) -> int:
         return row + 2
     lines = line_frame(path, "utf8-lossy").collect()["line"]
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
-    for _ in range(row + 2):
-        next(reader, None)
+    with contextlib.suppress(csv.Error):  # the line it cannot read is the one, or before it
+        for _ in range(row + 2):
+            next(reader, None)
     return reader.line_num
 
 
@@ -243,7 +261,7 @@ def _explain_encoding(path: Path) -> None:
     lines = line_frame(path, "utf8-lossy").with_row_index()
     try:
         bad = lines.filter(pl.col("line").str.contains("\ufffd", literal=True)).head(1).collect()
-    except (pl.exceptions.PolarsError, OSError):
+    except (OSError, *UNREADABLE):
         return
     if len(bad):
         raise DataError(
@@ -255,12 +273,18 @@ def _explain_delimited(path: Path, separator: str, width: int) -> None:
     _explain_encoding(path)
     lines = line_frame(path, "utf8-lossy").collect()["line"]
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
-    for fields in reader:
-        if len(fields) > width:
-            raise DataError(
-                f"{path.name}: line {reader.line_num} has {len(fields)} fields where the header "
-                f"has {width}; quote the values that hold {SEPARATORS[separator]}"
-            )
+    try:
+        wide = next((fields for fields in reader if len(fields) > width), None)
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name}: line {reader.line_num} cannot be read ({_sentence(error)}); quote the "
+            "values that hold quotes or line breaks"
+        ) from None
+    if wide is not None:
+        raise DataError(
+            f"{path.name}: line {reader.line_num} has {len(wide)} fields where the header "
+            f"has {width}; quote the values that hold {SEPARATORS[separator]}"
+        )
 
 
 def _record_line(path: Path, row: int) -> int:
@@ -272,7 +296,7 @@ def _record_line(path: Path, row: int) -> int:
 def _json_object(label: str, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise DataError(
@@ -298,8 +322,8 @@ def _check_json_types(path: Path, name: str, first: object) -> None:
         value = _json_object(path.name, index + 1, line).get(name)
         if value is not None and isinstance(value, str) != isinstance(first, str):
             raise DataError(
-                f"{path.name}: line {index + 1} has {name} = {value!r} where line 1 has "
-                f"{first!r}; write numbers or text throughout, not both"
+                f"{path.name}: line {index + 1} has {name} = {clipped(repr(value))} where line 1 "
+                f"has {clipped(repr(first))}; write numbers or text throughout, not both"
             )
 
 

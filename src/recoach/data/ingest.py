@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.formats import Table, open_table, reading
+from recoach.data.formats import UNREADABLE, Table, clipped, open_table, reading
 from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
-from recoach.data.times import moments, to_milliseconds
+from recoach.data.times import beyond, moments, scale_of, to_milliseconds
 from recoach.errors import DataError, suggestion
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -185,7 +185,7 @@ def _frame_table(source: Any) -> Table:  # noqa: ANN401 - any frame narwhals kno
         frame = nw.from_native(source)
         eager = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
         table = eager.to_polars()
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+    except (TypeError, ValueError, *UNREADABLE) as error:
         raise DataError(
             f"{type(source).__module__}.{type(source).__name__} cannot be used as a log "
             f"({str(error).splitlines()[0][:120]}); pass a path or a pandas, polars or arrow "
@@ -225,7 +225,9 @@ def _read(
             written = raw.filter(~pl.all_horizontal(pl.all().is_null()))
             read = collect(written.select(**converted))
             flaws = _flaws(read, table.label)
-    _check_values(table, found, flaws, wanted)
+        _check_values(table, found, flaws, wanted)
+        if "timestamp" in wanted:
+            _check_times(table, found, read, wanted["timestamp"](pl.col("timestamp")))
     return table, found, read
 
 
@@ -289,8 +291,34 @@ def _check_values(
             _complain(table, found, ours, value.is_null() | ~value.is_finite())
 
 
-def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -> None:
-    """Raise the DataError of the first row of which `bad` is true, if there is one."""
+def _check_times(table: Table, found: Mapping[str, str], read: Frame, value: pl.Expr) -> None:
+    scale = _scale(read)
+    outside = read.lazy().select(beyond(pl.col("timestamp"), scale).any())
+    if outside.collect(engine="streaming").item():
+        _complain(table, found, "timestamp", beyond(value, scale), "is in another unit")
+
+
+def _scale(read: Frame) -> float:
+    """Return what makes milliseconds of the times; of floats the unit is judged by the median."""
+    times = read.lazy().select("timestamp")
+    if not times.collect_schema()["timestamp"].is_float():
+        return 1.0
+    size = times.select(pl.col("timestamp").abs().median()).collect(engine="streaming").item()
+    return scale_of(float(size))
+
+
+def _complain(
+    table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr, besides: str = ""
+) -> None:
+    """Raise the DataError of the first row of which `bad` is true, if there is one.
+
+    Args:
+        table: the log.
+        found: our names -> its names.
+        ours: the column that is wrong.
+        bad: where.
+        besides: what is wrong, where the value alone does not tell.
+    """
     columns = {name: pl.col(theirs) for name, theirs in found.items()}
     rows = table.frame.select(**columns).with_row_index()
     if table.skip_blank:
@@ -300,7 +328,8 @@ def _complain(table: Table, found: Mapping[str, str], ours: str, bad: pl.Expr) -
         return
     row, value = first.row(0)
     column = found[ours] if ours == found[ours] else f"{found[ours]} ({ours})"
-    what = "is empty" if value in (None, "") else f"is {value!r}"
+    what = "is empty" if value in (None, "") else f"is {clipped(repr(value))}"
+    what += f" and {besides} than most" if besides else ""
     remedy = {
         "timestamp": "write seconds, milliseconds or an ISO date",
         "rating": "write a finite number",
@@ -319,7 +348,7 @@ def _numbered(table: Table, found: Mapping[str, str], read: pl.DataFrame) -> Int
     if "rating" in found:
         ratings = read["rating"].to_numpy()
     if "timestamp" in found:
-        times = to_milliseconds(read["timestamp"])
+        times = to_milliseconds(read["timestamp"], _scale(read))
     return Interactions(users, items, user_ids, item_ids, times, ratings)
 
 

@@ -9,7 +9,9 @@ dataset.json                            version, name, fingerprint, source, conf
 import dataclasses
 import hashlib
 import json
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recoach import parallel
 from recoach.data.filters import deduplicate, k_core, rating_at_least
+from recoach.data.formats import UNREADABLE
 from recoach.data.ingest import read_interactions
 from recoach.data.interactions import FloatArray, Interactions
+from recoach.data.lock import alone
 from recoach.data.split import Dataset, Ragged, fingerprint, leave_last_out
 from recoach.data.statistics import Statistics, describe
 from recoach.errors import DataError
@@ -80,6 +84,12 @@ def prepare(
         DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
     """
     source, directory = Path(source), Path(directory)
+    _identity(source)  # a log that is not there makes no folder
+    with _working(directory):
+        return _prepare(source, directory, config, memory)
+
+
+def _prepare(source: Path, directory: Path, config: PrepareConfig, memory: str | None) -> Dataset:
     origin = {"source": _identity(source), "config": config.model_dump()}
     reused = _reuse(directory, origin)
     if reused is not None:
@@ -95,7 +105,7 @@ def prepare(
         log = filtered(read, config)
         dataset = leave_last_out(log, name, test_items=config.test_items)
         statistics = describe(log)
-    save_dataset(dataset, directory, statistics, origin)
+    _save(dataset, directory, statistics, origin)
     return dataset
 
 
@@ -122,7 +132,41 @@ def save_dataset(
     """
     if not parallel.first():
         return
-    directory = Path(directory)
+    with _working(Path(directory)):
+        _save(dataset, Path(directory), statistics, origin)
+
+
+def recover(directory: Path) -> None:
+    """Put back the set that a process was killed while exchanging, if there is one."""
+    old = _old(directory)
+    if old.is_dir() and not directory.exists():
+        old.rename(directory)
+
+
+@contextmanager
+def _working(directory: Path) -> Iterator[None]:
+    """Be the only one who works on a set, and take away what a killed process left of one."""
+    with alone(directory, directory.with_name(f".{directory.name}.lock")):
+        recover(directory)
+        for left in (_old(directory), _part(directory)):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _old(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.old")
+
+
+def _part(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.part")
+
+
+def _save(
+    dataset: Dataset,
+    directory: Path,
+    statistics: Statistics | None,
+    origin: dict[str, Any] | None,
+) -> None:
     if directory.exists() and not _is_ours(directory):
         raise DataError(
             f"{directory} exists and is not a prepared set; name another folder or empty it"
@@ -136,16 +180,17 @@ def save_dataset(
         **(origin or {}),
     }
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as own:
-            _write(dataset, manifest, Path(own) / "new")
-            _swap(Path(own) / "new", directory, Path(own) / "old")
-    except (OSError, pl.exceptions.PolarsError) as error:
+        _write(dataset, manifest, _part(directory))
+        _swap(_part(directory), directory, _old(directory))
+    except (OSError, *UNREADABLE) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
             f"{directory}: the prepared set cannot be written ({reason}); make room or name a "
             "folder you may write to"
         ) from None
+    finally:
+        for left in (_part(directory), _old(directory)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_dataset(directory: Path) -> Dataset:
@@ -166,7 +211,7 @@ def load_dataset(directory: Path) -> Dataset:
         rows = [_read_part(directory / f"{part}.parquet", len(ids[0])) for part in _PARTS]
         found = fingerprint(ids, rows)
         ratings = _read_ratings(directory / "train.parquet")
-    except (OSError, ValueError, pl.exceptions.PolarsError):
+    except (OSError, ValueError, *UNREADABLE):
         found = "unreadable"
     if found != manifest.get("fingerprint"):
         raise DataError(

@@ -10,6 +10,8 @@ from recoach.errors import DataError
 
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
 _ZONED = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
+YEARS = (-62_135_596_800_000, 253_402_300_799_999)
+"""Milliseconds of the years 1 to 9999."""
 _UNITS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3))
 """Below this size a number is seconds (1e11 s: the year 5138), ms, us; above it is ns."""
 
@@ -17,7 +19,7 @@ _UNITS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3))
 def moments(sample: pl.Series, where: str) -> Callable[[pl.Expr], pl.Expr]:
     """Return how to read a column, judging by its type and its first value.
 
-    Dates become int64 milliseconds, numbers float64 of any unit (see `to_milliseconds`); what
+    Dates become int64 milliseconds, numbers float64 of any unit (see `scale_of`); what
     cannot be read becomes null. DataError for a type that is no time.
 
     Args:
@@ -36,12 +38,17 @@ def moments(sample: pl.Series, where: str) -> Callable[[pl.Expr], pl.Expr]:
     return _iso
 
 
-def to_milliseconds(times: pl.Series) -> LongArray:
-    """Return int64[N] milliseconds; of floats the unit (s, ms, us, ns) is judged by the median."""
+def beyond(times: pl.Expr, scale: float) -> pl.Expr:
+    """Return where times are in no year from 1 to 9999, as when units are mixed."""
+    moments = times.cast(pl.Float64) * scale
+    return (moments < YEARS[0]) | (moments > YEARS[1])
+
+
+def to_milliseconds(times: pl.Series, scale: float) -> LongArray:
+    """Return int64[N] milliseconds of a column whose scale is known."""
     values = times.to_numpy()
     if not times.dtype.is_float():
         return values.astype(np.int64)
-    scale = scale_of(float(np.median(np.abs(values))))
     return np.round(values * scale).astype(np.int64)
 
 

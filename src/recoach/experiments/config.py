@@ -98,7 +98,7 @@ def read_config(path: Path | None, changes: Sequence[str] = ()) -> ExperimentCon
             raw = tomllib.loads(Path(path).read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"Cannot read {path}: {error}.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"{path} is not TOML: {error}.") from error
     for change in changes:
         raw, where = _changed(raw, change), f"{where} with --set {change}"
@@ -159,7 +159,7 @@ def toml_value(text: str) -> object:
     """Return what a text is as a value of TOML; a bare word is a string."""
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return value
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import polars as pl
 
 from recoach.data.ingest import read_benchmark
-from recoach.data.prepared import MANIFEST, PrepareConfig, load_dataset, prepare, save_dataset
+from recoach.data.prepared import (
+    MANIFEST,
+    PrepareConfig,
+    load_dataset,
+    prepare,
+    recover,
+    save_dataset,
+)
 from recoach.data.split import Dataset, leave_last_out
 from recoach.data.statistics import describe
 from recoach.data.synthetic import Shop, shop
@@ -27,12 +34,13 @@ def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> 
     Raises:
         DataError: the log cannot be used.
     """
-    if config.path is None:
-        return _named(_simulated(directory), config.name)
-    source = Path(config.path)
-    prepared = (source / MANIFEST).exists()
+    source = None if config.path is None else Path(config.path)
+    prepared = source is not None and (source / MANIFEST).exists()
+    recover(directory)
     if begun and directory.exists() and not prepared:
         return _named(load_dataset(directory), config.name)
+    if source is None:
+        return _named(_simulated(directory), config.name)
     if prepared:
         return _named(_copied(source, directory), config.name)
     if source.is_dir():

@@ -3,8 +3,10 @@
 import io
 import json
 import platform
+import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,22 @@ from typing import Any
 import polars as pl
 import torch
 
+from recoach.data.formats import UNREADABLE
+from recoach.data.lock import LOCK, alone
+from recoach.data.split import Dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
 from recoach.models.checkpoint import load_tensors, write_atomically
 from recoach.models.registry import model_entry
+from recoach.models.softmax import product_dtype
 
 FORMAT = 1
-_BEFORE = {"dataset", "env.json", "metrics.jsonl", "titles.parquet"}
+_BEFORE = {"dataset", "env.json", "metrics.jsonl", "titles.parquet", "config.toml"}
+_BEFORE |= {f".{name}{end}" for name in _BEFORE for end in (".part", ".old", ".lock")} | {LOCK}
+_BEFORE -= {"config.toml"}
 """What may lie in a folder where a run was about to begin."""
+_HALF = ("*.part", "checkpoints/*.part", "checkpoints/*/*.part")
+"""What a killed process may leave in a run: files and copies that were never finished."""
 
 
 class RunFolder:
@@ -44,6 +54,30 @@ class RunFolder:
     def checkpoints(self, stage: str) -> Path:
         """Return the folder of a stage's weights."""
         return self.path / "checkpoints" / stage
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work in this folder while no other process does; what a killed one left is swept away.
+
+        Raises:
+            RunError: another process works there, or it cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
+        with alone(self.path):
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        names = self._names()
+        if "config.toml" not in names and not names <= _BEFORE:
+            return  # it is not a run
+        for left in (path for pattern in _HALF for path in self.path.glob(pattern)):
+            if left.name.startswith("."):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def _names(self) -> set[str]:
+        return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
 
     def has(self, stage: str) -> bool:
         """Return whether a stage has saved anything yet."""
@@ -103,14 +137,25 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
-        if not self.path.exists() or {entry.name for entry in self.path.iterdir()} <= _BEFORE:
+        if self._names() <= _BEFORE:
             return False
         self._check(config, resume=resume)
         return True
 
-    def begin(self, config: ExperimentConfig) -> None:
-        """Write down what is run and where; config.toml, the last, is what makes it a run."""
-        self.write_json("env.json", environment())
+    def begin(self, config: ExperimentConfig, dataset: Dataset) -> None:
+        """Write down what is run, on what and where; config.toml, the last, makes it a run.
+
+        Raises:
+            RunError: the run began with other data.
+        """
+        path = self.path / "env.json"
+        began = self.read_json("env.json").get("dataset") if path.exists() else None
+        if (self.path / "config.toml").exists() and began not in (None, dataset.fingerprint):
+            raise RunError(
+                f"{self.path} began with data of fingerprint {began}; its copy is gone and the "
+                f"log now gives {dataset.fingerprint}. Restore the log, or choose another --output."
+            )
+        self.write_json("env.json", environment() | {"dataset": dataset.fingerprint})
         if not (self.path / "metrics.jsonl").exists():
             self.write_text("metrics.jsonl", "")
         self.write_text("config.toml", config.toml())
@@ -146,7 +191,7 @@ class RunFolder:
             )
         try:
             raw = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}.") from error
         return resolve(raw, str(path))
 
@@ -154,11 +199,11 @@ class RunFolder:
         """Return the content of a JSON file of the run; RunError where it is missing or broken."""
         path = self.path / name
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} is missing or damaged; this is no complete run folder."
-            ) from error
+            content = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise RunError(f"{path} is missing or damaged; this is no complete run folder.")
         return content
 
     def write_json(self, name: str, content: object) -> None:
@@ -188,7 +233,7 @@ class RunFolder:
             return item_ids
         try:
             titles = pl.read_parquet(path)["title"]
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise RunError(f"{path} cannot be read; remove it to show ids.") from error
         return titles if len(titles) == len(item_ids) else item_ids
 
@@ -198,11 +243,13 @@ class RunFolder:
         if not path.exists():
             return []
         rows = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and {"stage", "step"} <= row.keys():
+                rows.append(row)
         return rows
 
     def append_metrics(self, stage: str, row: Mapping[str, float]) -> None:
@@ -243,8 +290,23 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "not_deterministic": not_deterministic(),
         "versions": {name: metadata.version(name) for name in names},
     }
+
+
+def not_deterministic() -> list[str]:
+    """Return why the same run may give other last digits elsewhere, or here."""
+    found = [
+        "another number of threads, another processor or another version of torch adds up in "
+        "another order"
+    ]
+    if torch.cuda.is_available():
+        found.append("on this GPU sums by index are added up in any order (atomics)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if product_dtype(torch.empty(1 << 20, 0, device=device)) is torch.bfloat16:
+        found.append("scores of large catalogues are multiplied in bfloat16 on this hardware")
+    return found
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

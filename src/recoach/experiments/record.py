@@ -15,6 +15,7 @@ from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.folder import RunFolder, environment
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
+from recoach.training.guards import concerns
 from recoach.training.observers import Outcome
 
 FORMAT = 1
@@ -77,7 +78,7 @@ def write_results(
             for name in models
         },
         "comparisons": _comparisons(tests),
-        "diagnostics": _diagnostics(folder.metrics()),
+        "diagnostics": _diagnostics(folder.metrics(), dataset.n_items, config.grpo.beta),
         "config": config.tables(),
         "environment": environment(),
     }
@@ -230,8 +231,8 @@ def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
     return int(evaluation.ranks[before])
 
 
-def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what GRPO logged in its first and last stretch, and the curve on validation."""
+def _diagnostics(rows: Sequence[Mapping[str, Any]], n_items: int, beta: float) -> dict[str, Any]:
+    """Return what GRPO logged in its first and last stretch, what worries, and the curve."""
     tuned = [row for row in rows if row["stage"] == "tuned"]
     if not tuned:
         return {}
@@ -246,4 +247,5 @@ def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     metric = "valid/ndcg@10"
     curve = [[int(row["step"]), round(float(row[metric]), 6)] for row in tuned if metric in row]
-    return found | {"curve": curve}
+    worries = concerns(ends["last"], ends["first"], n_items, beta)
+    return found | {"curve": curve} | ({"concerns": worries} if worries else {})

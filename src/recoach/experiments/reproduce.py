@@ -75,10 +75,11 @@ def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
 def _run(config: ExperimentConfig, folder: RunFolder, watch: Watch) -> None:
     if folder.finished(config):
         return
-    run = open_run(config, folder.path, resume=True, watch=watch)
-    if not folder.has("base"):
-        _adopt_base(run)
-    execute(run)
+    with folder.alone():
+        run = open_run(config, folder.path, resume=True, watch=watch)
+        if not folder.has("base"):
+            _adopt_base(run)
+        execute(run)
 
 
 def _adopt_base(run: Run) -> None:
@@ -89,16 +90,17 @@ def _adopt_base(run: Run) -> None:
         if path == run.folder.path or not (path / "config.toml").exists():
             continue
         if _base_of(other.config()) == wanted and other.complete("base"):
-            target = run.folder.checkpoints("base")
-            part = target.with_name(".base.part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(other.checkpoints("base"), part)
-            part.rename(target)
-            for row in other.metrics():
+            for row in other.metrics():  # first: rows without weights are written again
                 if row["stage"] == "base":
                     run.folder.append_metrics(
                         "base", {k: v for k, v in row.items() if k != "stage"}
                     )
+            target = run.folder.checkpoints("base")
+            part = target.with_name(".base.part")
+            for unfinished in (part, target):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(other.checkpoints("base"), part)
+            part.rename(target)
             return
 
 

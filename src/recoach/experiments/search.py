@@ -15,6 +15,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from recoach.data.lock import LOCK
 from recoach.errors import ConfigError, ModelError, RunError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
@@ -87,7 +88,17 @@ def search(plan: Plan, watch: Watch, observer: SearchObserver) -> dict[str, Any]
     if not model_entry(config.model_name).model.needs:
         raise ConfigError(f"{config.model_name} has no weights that could be fine-tuned.")
     _check_folder(plan.output)
-    run = open_run(replace(config, finetune=False), plan.output / "base", resume=True, watch=watch)
+    folder, base = RunFolder(plan.output), RunFolder(plan.output / "base")
+    with folder.alone(), base.alone():
+        return _search(
+            plan,
+            open_run(replace(config, finetune=False), base.path, resume=True, watch=watch),
+            observer,
+        )
+
+
+def _search(plan: Plan, run: Run, observer: SearchObserver) -> dict[str, Any]:
+    config, folder = plan.config, RunFolder(plan.output)
     with _opened(plan) as study:
         run.base()
         base = _judge(run)(run.copy_of_base())
@@ -96,7 +107,6 @@ def search(plan: Plan, watch: Watch, observer: SearchObserver) -> dict[str, Any]
             _try(plan, run, _drawn(plan, study), observer)
             observer.on_trial(_entries(study)[-1], base)
         record = _record(plan, study, base)
-    folder = RunFolder(plan.output)
     if record["best"] is not None:
         best = record["trials"][record["best"] - 1]["settings"]
         folder.write_text("best.toml", _changed(config, best).toml())
@@ -108,7 +118,7 @@ def _check_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose another --output for the search's folder.")
     entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    if _STUDY not in entries and entries - {"base"}:
+    if _STUDY not in entries and entries - {"base", LOCK}:
         raise RunError(f"{path} holds something else than a search; choose another --output.")
 
 
@@ -163,7 +173,8 @@ def _drawn(plan: Plan, study: optuna.Study) -> Trial:
     ended = len(_ended(study))
     study.sampler = optuna.samplers.TPESampler(seed=derive(plan.config.seed, f"trial {ended}"))
     present = as_drawn(plan.config.grpo, plan.space)
-    if not ended and present is not None:
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))  # a killed one's
+    if not ended and present is not None and not waiting:
         study.enqueue_trial(present)
     return study.ask(plan.space)
 

@@ -77,7 +77,8 @@ def simulate(plan: Simulation, watch: Watch, announce: Announce) -> dict[str, An
         folder = RunFolder(plan.output / f"seed-{seed}")
         if not (folder.path / "results.json").exists():
             announce(f"simulated shop, seed {seed}")
-            folder.write_json("results.json", _world(plan, seed, folder, watch))
+            with folder.alone():
+                folder.write_json("results.json", _world(plan, seed, folder, watch))
         world = folder.read_json("results.json")
         if _settings(world) != plan.settings():
             raise ConfigError(

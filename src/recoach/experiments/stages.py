@@ -136,7 +136,7 @@ def _opened(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch)
     dataset = run_dataset(config.data, folder.dataset, begun=begun)
     if not begun and (titles := run_titles(config.data, dataset)) is not None:
         folder.write_titles(titles)
-    folder.begin(config)  # only now: a log that cannot be used leaves nothing behind
+    folder.begin(config, dataset)  # only now: a log that cannot be used leaves nothing behind
     return Run(config, folder, dataset, watch)
 
 

@@ -2,10 +2,11 @@
 
 A model's folder holds `model.json` (what to build) and any number of `NAME.safetensors`. State
 that belongs to the weights (step, best value) travels in the header of the same file, so that
-one rename replaces both.
+one rename replaces both; a checksum beside it tells damage. Files of others have none.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -14,19 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from recoach import parallel
 from recoach.data.split import Dataset
-from recoach.errors import ModelError, RunError
+from recoach.errors import ConfigError, ModelError, RunError
 from recoach.models.base import Recommender
 from recoach.models.registry import build_from_config, model_entry, model_name
 
 FORMAT = 1
-_HEADER_KEY = "recoach"
+_HEADER_KEY, _DIGEST_KEY = "recoach", "sha256"
 OPTIMISER, COMPANION = "optimiser.", "companion."
 """What stands before the names of tensors that are not the model's own."""
 
@@ -57,18 +57,21 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
-            part.unlink()
         reason = error.strerror or error
         raise RunError(
             f"Cannot write {path}: {reason}. Free some space or choose another folder."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone, or the folder itself is what is wrong
+            part.unlink()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and their JSON state as one safetensors file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata={_HEADER_KEY: json.dumps(state)}))
+    text = json.dumps(state)
+    metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(plain, text)}
+    write_atomically(path, save(plain, metadata=metadata))
 
 
 def load_tensors(path: Path) -> Saved:
@@ -79,11 +82,28 @@ def load_tensors(path: Path) -> Saved:
             # Copied, so that the file may be replaced while its numbers are in use.
             names = list(file.keys())
             tensors = {name: file.get_tensor(name).clone() for name in names}
-        return Saved(tensors, json.loads(metadata.get(_HEADER_KEY, "{}")))
-    except (OSError, SafetensorError, struct.error, ValueError) as error:
+        text = metadata.get(_HEADER_KEY, "{}")
+        whole = metadata.get(_DIGEST_KEY) in (None, _digest(tensors, text))
+        state = json.loads(text)
+    except (OSError, SafetensorError, struct.error, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be read as weights ({error}); restore it or train again."
         ) from error
+    if not whole or not isinstance(state, dict):
+        raise ModelError(
+            f"{path} is damaged: its content is not what was written; restore it or train again."
+        )
+    return Saved(tensors, state)
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    """Return the SHA-256 of names, types, shapes, numbers and state of a file."""
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_description(directory: Path, model: Recommender) -> None:
@@ -120,7 +140,7 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
         entry = model_entry(description["model"])
         config = entry.config(**description["config"])
         sizes = (description["n_users"], description["n_items"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} does not describe a model: {error}.") from error
     if sizes != (dataset.n_users, dataset.n_items):
         raise ModelError(

@@ -5,8 +5,6 @@ data (ids, titles, names) is escaped.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from recoach.errors import RunError
+from recoach.experiments.folder import RunFolder
 from recoach.report.figures import (
     Panel,
     audience_panels,
@@ -79,22 +78,8 @@ def write_report(run_directory: Path) -> Path:
         RunError: a record is missing, is no valid JSON or has not the shape of a run's record.
     """
     page = _render(Path(run_directory))
-    target = Path(run_directory) / "report.html"
-    try:
-        handle, name = tempfile.mkstemp(dir=run_directory, prefix=".report-", suffix=".html")
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written ({error.strerror}).") from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(page)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written ({error.strerror}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    RunFolder(Path(run_directory)).write_text("report.html", page)
+    return Path(run_directory) / "report.html"
 
 
 def _render(run: Path) -> str:

@@ -61,7 +61,7 @@ def comparison_table(results: Results) -> Table:
 
 
 def verdict(results: Results) -> str:
-    """Return one or two sentences: GRPO against the base, then against the control.
+    """Return a few sentences: GRPO against the base, then against the control, then what worries.
 
     A difference counts only where its record says better or worse. A run without GRPO is
     described by its base alone.
@@ -72,8 +72,8 @@ def verdict(results: Results) -> str:
     first = f"GRPO {clauses[0]} and {clauses[1]}."
     if results["models"]["tuned"].get("best_step") == 0:
         first = "GRPO made no difference: no step beat the base on validation, the base was kept."
-    control = _control(results)
-    return f"{first} {control}" if control else first
+    worries = results.get("diagnostics", {}).get("concerns", ())
+    return " ".join(filter(None, [first, _control(results), *worries]))
 
 
 def columns(results: Results) -> list[str]:

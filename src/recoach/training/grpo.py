@@ -29,9 +29,10 @@ from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.algorithms import estimator_for
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Task
+from recoach.training.guards import Concerned
 from recoach.training.loop import Loop, Session
 from recoach.training.observers import Observer, Observers, Outcome
-from recoach.training.pretrain import own_batches, validation
+from recoach.training.pretrain import first_ids, own_batches, validation
 from recoach.training.tasks import Tasks
 
 
@@ -63,7 +64,8 @@ class GRPOTrainer:
     ) -> None:
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, session = train_dataset, session or Session()
-        self.session = replace(session, observer=Observers([session.observer, *callbacks]))
+        watching = [Concerned(train_dataset.n_items), session.observer, *callbacks]
+        self.session = replace(session, observer=Observers(watching))
         if self.args.sft_coef and not model.needs:
             raise ConfigError(
                 f"sft_coef = {self.args.sft_coef:g} adds the model's own loss, but "
@@ -136,6 +138,10 @@ class GRPOTrainer:
         if self.args.ref_model_sync_steps:
             changing["reference"] = self.reference
         return {name: model for name, model in changing.items() if model is not None}
+
+    def users(self, batch: Task) -> list[str]:
+        """Return the first users of a batch, for messages."""
+        return first_ids(batch.queries, self.dataset.user_ids)
 
     def refresh(self, step: int) -> None:
         """Bring the old policy and the reference up to the policy where it is their turn."""

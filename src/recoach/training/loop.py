@@ -28,6 +28,7 @@ from recoach.models.checkpoint import (
     save_description,
     save_tensors,
 )
+from recoach.training.guards import divergence, last_good, spoilt
 from recoach.training.observers import Observer, Outcome
 
 _SAVE_SECONDS = 120.0
@@ -48,6 +49,9 @@ class Trainer(Protocol[Batch]):
 
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """Learn from one batch and return what to log, `loss` among it."""
+
+    def users(self, batch: Batch) -> list[str]:
+        """Return the first users of a batch, for messages."""
 
     def refresh(self, step: int) -> None:
         """Prepare for the step after `step` steps."""
@@ -189,10 +193,12 @@ class Loop(Generic[Batch]):
             last = bool(schedule.max_steps) and progress.step >= schedule.max_steps
             if last or (schedule.eval_steps and progress.step % schedule.eval_steps == 0):
                 self._evaluate(last=last)
-            elif time.monotonic() - self._saved_at > _SAVE_SECONDS:
+            elif time.monotonic() - self._saved_at > _SAVE_SECONDS or self.observer.stops():
                 self._save()
             if progress.finished:
                 return
+            if self.observer.stops():
+                raise KeyboardInterrupt
         progress.epoch, progress.batch = progress.epoch + 1, 0
         last = progress.epoch >= schedule.epochs
         if last or not schedule.eval_steps:
@@ -207,10 +213,8 @@ class Loop(Generic[Batch]):
         self._average()
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if not math.isfinite(logs["loss"]):
-            raise ModelError(
-                f"The loss is {logs['loss']} at step {progress.step}: train into another "
-                "folder with a lower learning rate."
-            )
+            users, model = self.trainer.users(batch), self.trainer.model
+            raise ModelError(divergence(logs["loss"], progress.step, model, users, self.folder))
         self._count += 1
         for name, value in logs.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -239,7 +243,14 @@ class Loop(Generic[Batch]):
             progress.finished = progress.finished or last
             self._save()
             return
-        measured = self.evaluate(self._judged)
+        try:
+            measured = self.evaluate(self._judged)
+        except ModelError as error:
+            tables = ", ".join(spoilt(self.trainer.model)) or "none"
+            raise ModelError(
+                f"Step {progress.step}: {error} {last_good(self.folder)}Tables with numbers that "
+                f"are not finite: {tables}."
+            ) from error
         value = measured[schedule.metric]
         if progress.step == 0:
             progress.start_value = value
@@ -259,13 +270,14 @@ class Loop(Generic[Batch]):
         row |= {name: total / self._count for name, total in self._sums.items()}
         row |= {f"valid/{name}": number for name, number in measured.items()}
         row |= self.trainer.diagnostics()
+        # Told before it is saved: a process killed in between measures again and tells it anew.
+        self.observer.on_row(row)
         self._sums, self._count = {}, 0
         self._save(best=progress.best_step == progress.step)
-        self.observer.on_row(row)
 
     def _interpolate(self) -> None:
         """Take the best weights between the start and the best (Wortsman et al. 2022)."""
-        progress, best = self.progress, self._best
+        progress, best, ended = self.progress, self._best, self._copy()
         progress.share = 1.0
         for share in _SHARES if progress.best_step else ():
             between = {
@@ -276,6 +288,7 @@ class Loop(Generic[Batch]):
             value = self.evaluate(self._judged)[self.schedule.metric]
             if value > progress.best_value:
                 progress.best_value, progress.share, self._best = value, share, between
+        self._judged.load_state_dict(ended)
         self._save(best=True)
 
     def _total_steps(self) -> int:
@@ -304,20 +317,38 @@ class Loop(Generic[Batch]):
         save_tensors(self.folder / "last.safetensors", tensors, state)
 
     def _restore(self, folder: Path) -> None:
-        tensors, state = load_tensors(folder / "last.safetensors")
-        self._sums, self._count = state.pop("sums"), state.pop("count")
-        self.progress = _Progress(**state)
-        self.trainer.model.load_state_dict(own_weights(tensors))
-        for name, model in self._companions().items():
-            before = f"{COMPANION}{name}."
-            model.load_state_dict(
-                {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
-            )
-        _fill_optimiser(self.trainer.optimiser, tensors)
+        path = folder / "last.safetensors"
+        tensors, state = load_tensors(path)
+        try:
+            self._sums, self._count = dict(state.pop("sums")), int(state.pop("count"))
+            self.progress = _Progress(**state)
+            self.trainer.model.load_state_dict(own_weights(tensors))
+            for name, model in self._companions().items():
+                before = f"{COMPANION}{name}."
+                model.load_state_dict(
+                    {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
+                )
+            _fill_optimiser(self.trainer.optimiser, tensors)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{path} does not belong to this training ({str(error).splitlines()[0]}); restore "
+                f"it, or remove {folder} to train anew."
+            ) from error
         if (folder / "best.safetensors").exists():
-            self._best, state = load_tensors(folder / "best.safetensors")
-            # It is written first: it may lie between start and best already.
-            self.progress.share, self.progress.best_value = state.get("share"), state["best_value"]
+            self._take_best(folder / "best.safetensors")
+
+    def _take_best(self, path: Path) -> None:
+        """Take the best weights, which are written before the last: what they are ahead of.
+
+        A best of a later step is met again on the way. Weights drawn back towards the start are
+        not: they are the end of the training.
+        """
+        self._best, state = load_tensors(path)
+        progress = self.progress
+        if progress.finished and progress.share is None and state.get("share") is not None:
+            progress.share, progress.best_value = state["share"], state["best_value"]
+            self._began = time.monotonic() - progress.seconds
+            self._save()
 
 
 def save_trained(folder: Path, model: Recommender, value: float) -> None:
@@ -351,4 +382,9 @@ def _fill_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     groups = optimiser.state_dict()["param_groups"]
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for number, entries in state.items():
+        for name, value in entries.items():
+            if value.dim() and value.shape != parameters[number].shape:
+                raise ValueError(f"{OPTIMISER}{number}.{name} has the shape {tuple(value.shape)}")
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -35,6 +35,10 @@ class Observer:
     def on_end(self, outcome: Outcome) -> None:
         """Training has ended and the selected weights are in the model."""
 
+    def stops(self) -> bool:
+        """Return whether the training should save after this step and raise KeyboardInterrupt."""
+        return False
+
 
 class Observers(Observer):
     """Several as one, told in their order."""
@@ -61,3 +65,7 @@ class Observers(Observer):
         """Tell all."""
         for one in self._all:
             one.on_end(outcome)
+
+    def stops(self) -> bool:
+        """Return whether one wants to stop."""
+        return any(one.stops() for one in self._all)

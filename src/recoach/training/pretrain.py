@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from recoach import parallel
-from recoach.data.batch import Batch, EdgeBatches, Rows, StateBatches
+from recoach.data.batch import Batch, EdgeBatches, Queries, Rows, StateBatches
 from recoach.data.split import Dataset, Ragged, without_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.evaluation.metrics import METRIC_NAME
@@ -61,7 +62,7 @@ class SupervisedTrainer:
     """Moves all weights of a model down its own loss."""
 
     def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
-        self.model = model
+        self.model, self._user_ids = model, dataset.user_ids
         train = without_last(dataset.train, config.hold_out)
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
             kind: _loader(kind, model, config, train) for kind in model.needs
@@ -93,6 +94,11 @@ class SupervisedTrainer:
         parallel.add_gradients(self.model.parameters())
         self.optimiser.step()
         return {"loss": parallel.total(float(loss.detach()))}
+
+    def users(self, batch: TrainingBatch) -> list[str]:
+        """Return the first users of a batch, for messages."""
+        part = next(part for part in batch if part is not None)
+        return first_ids(part.queries, self._user_ids)
 
     def refresh(self, step: int) -> None:
         """Do nothing: there is no policy to follow."""
@@ -150,6 +156,12 @@ def validation(
     """
     ks = sorted({10, int(metric.partition("@")[2])})
     return lambda model: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
+
+
+def first_ids(queries: Queries, user_ids: pl.Series) -> list[str]:
+    """Return the ids of the first three users who are asked about."""
+    users = list(dict.fromkeys(queries.state_users.tolist()))[:3]
+    return [str(user_ids[user]) for user in users if user >= 0]
 
 
 def own_batches(

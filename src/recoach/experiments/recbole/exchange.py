@@ -74,12 +74,13 @@ def import_run(
     if mask_seen is not None:
         config = _masked(config, mask_seen, model)
     folder = RunFolder(output)
-    save_dataset(dataset, folder.dataset)
-    save_trained(folder.checkpoints("base"), model, verified.measured)
-    folder.write_json(
-        ORIGIN, {"model": _name(source), "sha256": _sha256(checkpoint), **verified._asdict()}
-    )
-    folder.begin(config)
+    with folder.alone():
+        save_dataset(dataset, folder.dataset)
+        save_trained(folder.checkpoints("base"), model, verified.measured)
+        folder.write_json(
+            ORIGIN, {"model": _name(source), "sha256": _sha256(checkpoint), **verified._asdict()}
+        )
+        folder.begin(config, dataset)
     return config, verified
 
 

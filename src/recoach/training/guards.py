@@ -1,0 +1,117 @@
+"""Numbers that have gone wrong, in words: which step, which tables, whose batch, what is saved."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from recoach.models.base import Recommender
+from recoach.training.observers import Observer
+
+ENTROPY_SHARE = 0.02
+"""Of a uniform policy's entropy; below it nearly all probability lies on a handful of items."""
+USELESS_KL = 1e-6
+"""Nats; a penalty times this changes nothing."""
+FAR_KL = 10.0
+"""Nats; this far from the reference little of it is left."""
+
+
+def divergence(
+    value: float, step: int, model: Recommender, users: Sequence[str], folder: Path | None
+) -> str:
+    """Return what to say where the loss of a step is not finite.
+
+    Args:
+        value: the loss.
+        step: after how many steps.
+        model: its tables are looked through.
+        users: the first ones of the batch.
+        folder: of the checkpoints, where there are any.
+    """
+    names = spoilt(model)
+    what = f", and so are numbers of the table {', '.join(names)}" if names else ""
+    whose = f" (in the batch of users {', '.join(users)}, ...)" if users else ""
+    return (
+        f"The loss is {value} at step {step}{what}{whose}. {last_good(folder)}Train into another "
+        "folder with a lower learning rate."
+    )
+
+
+def spoilt(model: Recommender) -> list[str]:
+    """Return the tables that hold numbers which are not finite."""
+    return [
+        name
+        for name, tensors in model.tables().items()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    ]
+
+
+def last_good(folder: Path | None) -> str:
+    """Return where the last good checkpoint lies, as a sentence and a blank; "" without one."""
+    path = folder and folder / "last.safetensors"
+    return f"The last good checkpoint is {path}. " if path and path.exists() else ""
+
+
+def alarms(row: Mapping[str, float], first: Mapping[str, float], n_items: int) -> list[str]:
+    """Return what is wrong in a row of GRPO's log, each a sentence; mostly nothing.
+
+    Args:
+        row: averages since the last evaluation.
+        first: the first such row.
+        n_items: size of the catalogue.
+    """
+    found = []
+    entropy, kl = row.get("entropy"), row.get("kl")
+    if (
+        entropy is not None
+        and entropy < ENTROPY_SHARE * math.log(max(n_items, 2))
+        and entropy < first.get("entropy", 0.0) / 2
+    ):
+        found.append(
+            f"The policy has collapsed: its entropy fell from {first['entropy']:.3g} to "
+            f"{entropy:.3g} nats. Set grpo.entropy_coef, raise grpo.beta, or lower "
+            "grpo.learning_rate."
+        )
+    if kl is not None and kl > FAR_KL:
+        found.append(
+            f"The KL is {kl:.3g} nats: little of the base is left. Raise grpo.beta, or lower "
+            "grpo.learning_rate."
+        )
+    return found
+
+
+def concerns(
+    row: Mapping[str, float], first: Mapping[str, float], n_items: int, beta: float
+) -> list[str]:
+    """Return the alarms of the last row, and whether a KL of weight `beta` has done nothing."""
+    kl = row.get("kl")
+    useless = beta and kl is not None and 0 <= kl < USELESS_KL
+    return alarms(row, first, n_items) + (
+        [
+            f"The KL is {kl:.1g} nats: grpo.beta = {beta:g} holds back nothing. Raise "
+            "grpo.learning_rate, or leave grpo.beta at 0."
+        ]
+        if useless
+        else []
+    )
+
+
+class Concerned(Observer):
+    """Warns of what is worrying, once of each kind."""
+
+    def __init__(self, n_items: int) -> None:
+        self._n_items = n_items
+        self._first: Mapping[str, float] = {}
+        self._said: set[str] = set()
+
+    def on_row(self, row: dict[str, float]) -> None:
+        """Look at the averages since the last evaluation."""
+        if "entropy" not in row:
+            return  # before the first step
+        self._first = self._first or row
+        for words in alarms(row, self._first, self._n_items):
+            if words[:10] not in self._said:
+                self._said.add(words[:10])
+                warnings.warn(f"Step {row['step']:.0f}: {words}", stacklevel=2)

@@ -1,0 +1,134 @@
+"""Whatever the bytes of a log are: Interactions or one DataError, never anything else."""
+
+import gzip
+import io
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recoach.data.ingest import read_interactions
+from recoach.data.statistics import describe
+from recoach.errors import DataError
+
+FRAME = pl.DataFrame(
+    {
+        "user_id": ["ann", "bob", "ann", "ça va"],
+        "item_id": [1, 2, 3, 2],
+        "rating": [5.0, 1.5, 3.0, 4.0],
+        "timestamp": [1_500_000_000, 1_500_000_100, 1_500_000_200, 1_500_000_300],
+    }
+)
+
+
+def _parquet():
+    buffer = io.BytesIO()
+    FRAME.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _inter():
+    rows = ["user_id:token\titem_id:token\ttimestamp:float", "a\t1\t1.5", "b\t2\t2.5", "a\t2\t3"]
+    return "\n".join(rows).encode()
+
+
+def _zstd():
+    pa = pytest.importorskip("pyarrow")
+    return pa.Codec("zstd").compress(FRAME.write_csv().encode(), asbytes=True)
+
+
+def _iso():
+    rows = ["user,item,date", "a,1,2020-01-01", "b,1,2020-02-30 10:11:12", "a,2,2021-03-04"]
+    return "\n".join(rows).encode()
+
+
+FILES = {
+    "a.csv": FRAME.write_csv().encode(),
+    "b.csv": _iso(),
+    "a.tsv": FRAME.write_csv(separator="\t").encode(),
+    "a.jsonl": FRAME.write_ndjson().encode(),
+    "a.inter": _inter(),
+    "a.txt": b"ann 1 2 3\nbob 2 4\ncleo 1\n",
+    "a.csv.gz": gzip.compress(FRAME.write_csv().encode()),
+    "a.csv.zst": _zstd(),
+    "a.parquet": _parquet(),
+}
+BITS = [b"", b"\x00", b"\xff\xfe", b'"', b",", b"\t", b"\n", b"\r", b"nan", b"-1e308", b"[" * 9999]
+BITS += [b"9" * 30, b"1500000000000", b"{}", b"null", b"\xed\xa0\x80", b"user_id", b"'", b"\\"]
+BITS += [b"true", b"0x1", b" ", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x" * 200_000]
+
+changes = st.lists(
+    st.tuples(
+        st.floats(0, 1),
+        st.integers(0, 12),
+        st.one_of(st.sampled_from(BITS), st.binary(max_size=8)),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mutated(content, edits):
+    """Put bytes in the place of others."""
+    for place, length, new in edits:
+        at = int(place * len(content))
+        content = content[:at] + new + content[at + length :]
+    return content
+
+
+def assert_read_or_refused(path, content):
+    path.write_bytes(content)
+    try:
+        log = read_interactions(path)
+    except DataError as error:
+        said = str(error)
+    else:
+        said = ""
+        describe(log)
+        log.frame()
+        assert log.users.max() < log.n_users
+        assert log.items.max() < log.n_items
+    assert "\n" not in said
+    assert len(said) < 1000
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mutated_log_is_read_or_refused(name, tmp_path):
+    @settings(
+        max_examples=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        database=None,
+    )
+    @given(changes)
+    def tried(edits):
+        assert_read_or_refused(tmp_path / name, mutated(FILES[name], edits))
+
+    tried()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_very_many_mutated_logs_are_read_or_refused(name, tmp_path):
+    draw = random.Random(name)
+    for _ in range(11_200):  # 100,800 of nine formats
+        edits = [
+            (
+                draw.random(),
+                draw.randrange(13),
+                draw.choice(BITS) if draw.random() < 0.5 else draw.randbytes(draw.randrange(9)),
+            )
+            for _ in range(draw.randint(1, 6))
+        ]
+        assert_read_or_refused(tmp_path / name, mutated(FILES[name], edits))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_log_cut_off_anywhere_is_read_or_refused(name, tmp_path):
+    content = FILES[name]
+    for end in np.linspace(0, len(content) - 1, 12, dtype=int):
+        assert_read_or_refused(tmp_path / name, content[:end])
