@@ -141,6 +141,8 @@ def join_suites() -> None:
     for family in FAMILIES.values():
         for suite, sources in family.suites.items():
             record = join(suite, "quick", family.runs, sources)
+            names = {source.name for source in sources}  # others share the recipe's cell alone
+            record["data"] = {k: found for k, found in record["data"].items() if k in names}
             if record["data"]:
                 write_suite(record, suite, family.runs)
         if "table3" in family.suites:
