@@ -285,3 +285,16 @@ def test_without_optuna_it_says_what_to_install(tmp_path, verb, code, word):
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_killed_before_its_first_trial_tries_the_present_settings_once(
+    search, searched, tmp_path, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", killed)
+        assert search(tmp_path / "search", 2).code == 130
+    assert search(tmp_path / "search", 2).code == 0
+    assert record(tmp_path / "search")["trials"] == record(searched[0])["trials"][:2]

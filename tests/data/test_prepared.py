@@ -159,5 +159,7 @@ def test_a_set_whose_exchange_was_killed_is_put_back_and_its_parts_are_taken_awa
     made = prepare(source, tmp_path / "set", LOOSE)
     (tmp_path / "set").rename(tmp_path / ".set.old")
     (tmp_path / ".set.part").mkdir()
+    old = (tmp_path / ".set.old").stat().st_ino
     assert prepare(source, tmp_path / "set", LOOSE).fingerprint == made.fingerprint
+    assert (tmp_path / "set").stat().st_ino == old
     assert {path.name for path in tmp_path.iterdir()} == {"set", "toys.csv"}

@@ -244,7 +244,7 @@ def test_vectors_that_are_no_numbers_name_the_step_and_the_checkpoint(tmp_path, 
 
 
 def test_a_best_that_is_ahead_of_the_last_is_met_again(tmp_path, monkeypatch):
-    model, _, outcome = run("sasrec", tmp_path / "whole", patience=2)
+    model, _, outcome = run("sasrec", tmp_path / "whole", max_steps=4)
     plain, written = loop.save_tensors, []
 
     def killed(path, tensors, state):
@@ -254,10 +254,10 @@ def test_a_best_that_is_ahead_of_the_last_is_met_again(tmp_path, monkeypatch):
         plain(path, tensors, state)
 
     monkeypatch.setattr(loop, "save_tensors", killed)
-    run("sasrec", tmp_path / "part", patience=2)
+    run("sasrec", tmp_path / "part", max_steps=4)
     assert written[-2:] == ["best.safetensors", "last.safetensors"]  # the case this is about
     monkeypatch.undo()
-    again, _, resumed = run("sasrec", tmp_path / "part", patience=2, resume=True)
+    again, _, resumed = run("sasrec", tmp_path / "part", max_steps=4, resume=True)
     assert equal(again.state_dict(), model.state_dict())
     assert (resumed[0], resumed[2:]) == (outcome[0], outcome[2:])
 
@@ -308,3 +308,27 @@ def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
     again, _, other = run("sasrec", tmp_path / "part")
     assert equal(again.state_dict(), model.state_dict())
     assert (other[0], other[2:]) == (outcome[0], outcome[2:])
+
+
+def test_a_kill_between_the_best_and_the_last_of_the_way_back_changes_nothing(
+    tmp_path, monkeypatch
+):
+    settings = {"interpolate": True, "ema_decay": 0.9, "max_steps": 6}
+    run("grpo", tmp_path / "whole", **settings)
+    plain = loop.save_tensors
+
+    def killed(path, tensors, state):
+        if path.name == "last.safetensors" and state["share"] is not None:
+            raise KeyboardInterrupt
+        plain(path, tensors, state)
+
+    monkeypatch.setattr(loop, "save_tensors", killed)
+    assert run("grpo", tmp_path / "part", **settings)[2] is None
+    monkeypatch.undo()
+    run("grpo", tmp_path / "part", resume=True, **settings)
+    for name in ("best", "last"):
+        ours, theirs = (
+            load_tensors(tmp_path / run / f"{name}.safetensors") for run in ("part", "whole")
+        )
+        assert equal(ours.tensors, theirs.tensors)
+        assert ours.state | {"seconds": 0} == theirs.state | {"seconds": 0}
