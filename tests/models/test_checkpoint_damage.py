@@ -94,11 +94,21 @@ def test_nested_state_does_not_bring_the_reader_down(file):
         load_tensors(file)
 
 
-def test_files_of_others_have_no_checksum_and_are_read(file):
+def test_no_swap_hides_the_checksum(file):
+    header = file.read_bytes()
+    for hidden in (b'"sha256"', b'"recoach"'):
+        assert header.count(hidden) == 1
+        assert_refused_or_whole(file, header.replace(hidden, b'"b' + hidden[2:]))
+    spoilt = header.replace(b"sha256", b"bha256").replace(b"best_value", b"sest_value")
+    assert_refused_or_whole(file, spoilt)
+
+
+def test_files_without_a_checksum_are_refused(file):
     from safetensors.torch import save_file
 
     save_file(TENSORS, file)
-    assert torch.equal(load_tensors(file).tensors["a"], TENSORS["a"])
+    with pytest.raises(ModelError, match="checksum is missing"):
+        load_tensors(file)
 
 
 def test_a_damaged_description_is_named(tmp_path):

@@ -2,7 +2,8 @@
 
 A model's folder holds `model.json` (what to build) and any number of `NAME.safetensors`. State
 that belongs to the weights (step, best value) travels in the header of the same file, so that
-one rename replaces both; a checksum beside it tells damage. Files of others have none.
+one rename replaces both; a checksum beside it tells damage. Without one a file is not read: a
+single byte could have hidden it.
 """
 
 import contextlib
@@ -83,7 +84,7 @@ def load_tensors(path: Path) -> Saved:
             names = list(file.keys())
             tensors = {name: file.get_tensor(name).clone() for name in names}
         text = metadata.get(_HEADER_KEY, "{}")
-        whole = metadata.get(_DIGEST_KEY) in (None, _digest(tensors, text))
+        whole = metadata.get(_DIGEST_KEY) == _digest(tensors, text)
         state = json.loads(text)
     except (OSError, SafetensorError, struct.error, ValueError, RecursionError) as error:
         raise ModelError(
@@ -91,7 +92,8 @@ def load_tensors(path: Path) -> Saved:
         ) from error
     if not whole or not isinstance(state, dict):
         raise ModelError(
-            f"{path} is damaged: its content is not what was written; restore it or train again."
+            f"{path} is damaged or not Recoach's: its checksum is missing or that of other content; "
+            f"restore it or train again."
         )
     return Saved(tensors, state)
 
