@@ -36,6 +36,7 @@ from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
 
 SEED = 2020
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
@@ -47,6 +48,9 @@ def answer(out: Path, result: dict[str, object]) -> None:
     versions = {name: version(name) for name in ("recoach", "torch")}
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     versions["python"] = platform.python_version()
+    if DEVICE.type == "cuda":
+        versions["gpu"] = torch.cuda.get_device_name()
+        result = result | {"peak_gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20)}
     out.write_text(json.dumps(result | {"peak_mib": peak, "versions": versions}))
 
 
@@ -54,10 +58,18 @@ def median_seconds(step: Callable[[], object], steps: int, warm_up: int = 3) -> 
     """Return the median seconds of a step after some that are not counted."""
     taken = []
     for _ in range(warm_up + steps):
+        finish()
         start = time.perf_counter()
         step()
+        finish()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[warm_up:])
+
+
+def finish() -> None:
+    """Wait for what a GPU still has to do."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def steps_of(trainer: SupervisedTrainer | GRPOTrainer) -> Callable[[], object]:
@@ -80,12 +92,12 @@ def sasrec_curve(folder: Path, out: Path, batch: int = 512, patience: int = 10) 
     out.write_text("")
     config = PretrainConfig(batch_size=batch, patience=patience)
     session = Session(seed=SEED, mask_seen="none", observer=Lines())
-    pretrain(build_model("sasrec", data, seed=SEED), data, config, session)
+    pretrain(build_model("sasrec", data, seed=SEED).to(DEVICE), data, config, session)
 
 
 def sasrec_epoch(folder: Path, out: Path, steps: int = 100, batch: int = 512) -> None:
     data = log_of(folder)
-    model = build_model("sasrec", data, seed=SEED)
+    model = build_model("sasrec", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=batch), data)
     seconds = median_seconds(steps_of(trainer), steps) * len(trainer)
     positions = int((data.train.lengths - 1).clip(min=0).sum())
@@ -95,7 +107,7 @@ def sasrec_epoch(folder: Path, out: Path, steps: int = 100, batch: int = 512) ->
 def plain_epoch(folder: Path, out: Path, steps: int = 20, batch: int = 128) -> None:
     """The same architecture and loss in the loop that tutorials show: padded, float32."""
     data = log_of(folder)
-    model = PlainSASRec(data.n_items)
+    model = PlainSASRec(data.n_items).to(DEVICE)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     rows = int((data.train.lengths > 1).sum())
     batches = padded_batches(data, batch)
@@ -112,7 +124,7 @@ def plain_epoch(folder: Path, out: Path, steps: int = 20, batch: int = 128) -> N
 
 def lightgcn_epoch(folder: Path, out: Path, steps: int = 120) -> None:
     data = log_of(folder)
-    model = build_model("lightgcn", data, seed=SEED)
+    model = build_model("lightgcn", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=2048), data)
     seconds = median_seconds(steps_of(trainer), steps) * len(trainer)
     answer(out, {"seconds_per_epoch": seconds})
@@ -120,7 +132,7 @@ def lightgcn_epoch(folder: Path, out: Path, steps: int = 120) -> None:
 
 def rank(folder: Path, out: Path) -> None:
     data = log_of(folder)
-    model = build_model("lightgcn", data, seed=SEED)
+    model = build_model("lightgcn", data, seed=SEED).to(DEVICE)
     run = lambda: evaluate(model, data, "test", ks=(10, 50), mask_seen="all")  # noqa: E731
     answer(out, {"seconds": median_seconds(run, 5, warm_up=1)})
 
@@ -128,7 +140,7 @@ def rank(folder: Path, out: Path) -> None:
 def grpo_step(folder: Path, out: Path, steps: int = 40, group: int = 4096) -> None:
     """One step of cross-entropy, of exact and of sampled GRPO, and of the plain sampled one."""
     data, found = log_of(folder), {}
-    model = build_model("sasrec", data, seed=SEED)
+    model = build_model("sasrec", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512), data)
     sampled = {"estimator": "sampled", "loss_type": "grpo", "num_generations": group}
     exact = {"loss_type": "grpo"}
@@ -165,9 +177,9 @@ def softmax_peak(folder: Path, out: Path) -> None:
 
 
 def _peak(states: int, n_items: int) -> dict[str, float]:
-    users = torch.randn(states, 64).mul_(0.5).requires_grad_()
-    items = torch.randn(n_items, 64).mul_(0.5).requires_grad_()
-    targets = torch.randint(n_items, (states,))
+    users = torch.randn(states, 64, device=DEVICE).mul_(0.5).requires_grad_()
+    items = torch.randn(n_items, 64, device=DEVICE).mul_(0.5).requires_grad_()
+    targets = torch.randint(n_items, (states,), device=DEVICE)
     catalogue = Catalogue(items, states)
     block = users.detach()[: catalogue.block_size].to(catalogue.product)
     scores, p = (room[: len(block)] for room in catalogue.rooms)

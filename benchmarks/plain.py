@@ -26,10 +26,12 @@ class PlainSASRec(nn.Module):
         layer = nn.TransformerEncoderLayer(dim, 2, 256, 0.5, "gelu", batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2)
         self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(0.5)
-        self.mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+        mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+        self.register_buffer("mask", mask)
 
     def loss(self, history: Tensor, targets: Tensor) -> Tensor:
         """Return cross-entropy over all items at all positions; targets of -100 are padding."""
+        history, targets = (part.to(self.mask.device) for part in (history, targets))
         vectors = self.items(history) + self.positions.weight
         states = self.encoder(self.dropout(self.norm(vectors)), mask=self.mask, is_causal=True)
         logits = states @ self.items.weight[:-1].T
@@ -76,7 +78,7 @@ def plain_grpo_step(model: Recommender, data: Dataset, group: int) -> Callable[[
             p = scores(queries).softmax(dim=1)
             drawn = torch.multinomial(p, group, replacement=True)
             old = p.gather(1, drawn).log()
-            wanted = torch.full((len(queries),), -1)
+            wanted = torch.full((len(queries),), -1, device=p.device)
             wanted[rewards.states] = rewards.items
             reward = (drawn == wanted[:, None]).float()
             deviation = reward.std(dim=1, keepdim=True) + 1e-6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from ours import SEED, answer, log_of, median_seconds, steps_of
+from ours import DEVICE, SEED, answer, finish, log_of, median_seconds, steps_of
 
 from recoach.data.ingest import read_interactions
 from recoach.data.split import Dataset, leave_last_out
@@ -44,7 +44,7 @@ def point(folder: Path, out: Path, users: int, items: int, length: int, dim: int
     """One point of the growth plot: seconds of an epoch of SASRec and of ranking all users."""
     data = random_log(users, items, length)
     settings = {"dim": dim, "inner_dim": 4 * dim, "max_length": max(50, length)}
-    model = build_model("sasrec", data, seed=SEED, **settings)
+    model = build_model("sasrec", data, seed=SEED, **settings).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512), data)
     step = median_seconds(steps_of(trainer), 20)
     rank = median_seconds(lambda: evaluate(model, data, "test"), 2, warm_up=1)
@@ -54,7 +54,7 @@ def point(folder: Path, out: Path, users: int, items: int, length: int, dim: int
 def large(folder: Path, out: Path, items: int = 1_000_000, users: int = 200_000) -> None:
     """SASRec with a million items: a step of each kind, and ranking, on one machine."""
     data = random_log(users, items, 10)
-    model = build_model("sasrec", data, seed=SEED)
+    model = build_model("sasrec", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512), data)
     found = {"cross_entropy_step_s": median_seconds(steps_of(trainer), 3, warm_up=1)}
     del trainer
@@ -66,6 +66,7 @@ def large(folder: Path, out: Path, items: int = 1_000_000, users: int = 200_000)
         del tuner
     start = time.perf_counter()
     evaluate(model, data, "test", users=np.arange(4096))
+    finish()
     found["rank_4096_users_s"] = time.perf_counter() - start
     answer(out, found)
 
@@ -81,7 +82,7 @@ def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) 
             self.values.append(round(row["valid/ndcg@10"], 5))
 
     data = log_of(folder)
-    base = build_model("sasrec", data, seed=SEED)
+    base = build_model("sasrec", data, seed=SEED).to(DEVICE)
     pretrain(base, data, PretrainConfig(epochs=base_epochs), Session(seed=SEED))
     found: dict[str, object] = {"items": data.n_items}
     choices = [("exact", 1), *(("stratified", count) for count in (8192, 2048, 512))]
@@ -109,6 +110,7 @@ def paper(folder: Path, out: Path) -> None:
             config = resolve(cell.tables, cell.name)
             entry = model_entry(config.model_name)
             model = build_from_config(entry, config.model, data.train, data.n_items, seed=SEED)
+            model.to(DEVICE)
             trainer = SupervisedTrainer(model, config.pretrain, data)
             tuner = GRPOTrainer(model, args=config.grpo, train_dataset=data)
             seconds = median_seconds(steps_of(tuner), 3, warm_up=1)

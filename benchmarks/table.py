@@ -7,6 +7,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
+GPU = HERE / "gpu.json"
 BEGIN, END = "<!-- rows: written by `make bench` -->\n", "<!-- end of rows -->"
 PEERS = {
     "recbole": "RecBole",
@@ -99,7 +100,7 @@ def large_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def paper_table(results: dict) -> str:
+def paper_table(results: dict, digits: int = 2) -> str:
     """Return what the paper's budget would cost here: 200 epochs, then 1,000 of GRPO."""
     lines = [
         "| | base: steps, seconds each | GRPO: steps, seconds each | hours |",
@@ -108,9 +109,57 @@ def paper_table(results: dict) -> str:
     for name, cell in results.get("paper", {}).get("cells", {}).items():
         parts = [(cell[f"{stage}_steps"], cell[f"{stage}_step_s"]) for stage in ("base", "grpo")]
         hours = sum(steps * seconds for steps, seconds in parts) / 3600
-        shown = " | ".join(f"{steps:,} × {seconds:.2f}" for steps, seconds in parts)
-        lines.append(f"| {name.replace('/', ', ').replace('_', ' ')} | {shown} | {hours:,.0f} |")
+        shown = " | ".join(f"{steps:,} × {seconds:.{digits}f}" for steps, seconds in parts)
+        title = name.replace("/", ", ").replace("_", " ")
+        lines.append(f"| {title} | {shown} | {hours:,.{max(0, digits - 3)}f} |")
     return "\n".join(lines) + "\n"
+
+
+def gpu_table(found: dict) -> str:
+    """Return our own figures on a GPU, absolute."""
+    if not found:
+        return ""
+    versions = found["sasrec_epoch"]["versions"]
+    epoch, plain = (
+        found[f"{name}_epoch"]["positions_per_epoch"] / found[f"{name}_epoch"]["seconds_per_epoch"]
+        for name in ("sasrec", "plain")
+    )
+    steps = {name: 1e3 * value for name, value in found["grpo_step"].items() if "_mib" not in name}
+    lines = [
+        f"One {versions['gpu']}, torch {versions['torch']}; Toys.",
+        "",
+        "| work | |",
+        "|---|---:|",
+        f"| SASRec, positions trained (the plain loop) | {epoch:,.0f} /s ({plain:,.0f} /s) |",
+        f"| LightGCN, epoch | {found['lightgcn_epoch']['seconds_per_epoch']:.2f} s |",
+        f"| rank all users | {1e3 * found['rank']['seconds']:.0f} ms |",
+    ]
+    names = {
+        "cross_entropy": "cross-entropy step, 512 states",
+        "exact": "GRPO step, exact",
+        "exact_kl": "GRPO step, exact, with the KL to the reference",
+        "sampled": "GRPO step, sampled, G=4096",
+        "plain": "plain sampled step",
+    }
+    lines += [f"| {title} | {steps[name]:.1f} ms |" for name, title in names.items()]
+    for shape, peak in found["softmax_peak"].items():
+        if "x" in shape:
+            states, items = shape.split("x")
+            lines.append(
+                f"| catalogue softmax, {states} states × {items} items | {peak['ms']:.2f} ms, "
+                f"{100 * peak['share']:.0f} % of its products' own speed |"
+            )
+    large = found["large"]
+    for key, title in {
+        "cross_entropy_step_s": "1,000,000 items: cross-entropy step, 512 states",
+        "stratified_step_s": "1,000,000 items: GRPO step, stratified, 8,192 draws",
+        "exact_step_s": "1,000,000 items: GRPO step, exact",
+        "rank_4096_users_s": "1,000,000 items: full ranking of 4,096 users",
+    }.items():
+        lines.append(f"| {title} | {1e3 * large[key]:.0f} ms |")
+    lines += [f"| 1,000,000 items: peak memory of the card | {large['peak_gpu_mib']:,} MiB |", ""]
+    lines += ["The paper's budget there, and a whole column of its Table 3:", ""]
+    return "\n".join(lines) + "\n" + paper_table(found, digits=4)
 
 
 def write(results: dict) -> None:
@@ -128,6 +177,8 @@ def write(results: dict) -> None:
             large_table(results),
             "### The paper's budget\n",
             paper_table(results),
+            "### On a GPU\n",
+            gpu_table(json.loads(GPU.read_text()) if GPU.exists() else {}),
         )
     )
     path.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
