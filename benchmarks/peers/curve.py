@@ -13,8 +13,9 @@ PATIENCE, MOST_EPOCHS = 10, 200
 
 def ndcg_at_10(states: torch.Tensor, items: torch.Tensor, target: torch.Tensor) -> float:
     """Return NDCG@10 of one target a row among all items; a target of -1 counts as a miss."""
-    gains = torch.zeros(len(states))
-    for rows in torch.arange(len(states)).split(512):
+    target = target.to(states.device)
+    gains = torch.zeros(len(states), device=states.device)
+    for rows in torch.arange(len(states), device=states.device).split(512):
         scores = states[rows] @ items.T
         own = scores.gather(1, target[rows].clamp(min=0)[:, None])
         rank = (scores >= own).sum(1)
@@ -66,10 +67,11 @@ class Followed(Curve):
 
     def on_train_epoch_start(self, trainer, module) -> None:
         if self.resume:
-            saved = torch.load(self.kept)
+            saved = torch.load(self.kept, map_location="cpu")
             module.load_state_dict(saved["module"])
             trainer.optimizers[0].load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["rng"])
+            torch.cuda.set_rng_state_all(saved.get("cuda_rng", []))
             self.resume = False
         self.watch = Stopwatch()
 
@@ -83,7 +85,8 @@ class Followed(Curve):
         module.train()
         clock |= watch.read("valid") | {"loss": float(loss)}
         parts = {"module": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
-        torch.save(parts | {"rng": torch.get_rng_state()}, self.kept)
+        rngs = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+        torch.save(parts | rngs, self.kept)
         self.add(clock, value)
         trainer.should_stop = self.ended
 

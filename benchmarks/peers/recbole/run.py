@@ -32,7 +32,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed
 torch.set_num_threads(THREADS)
 
 COMMON = {
-    "use_gpu": False,
+    "use_gpu": torch.cuda.is_available(),
     "data_path": ".",
     "state": "ERROR",
     "show_progress": False,

@@ -58,7 +58,8 @@ def sasrec(callback: Callback, epochs: int, batch: int = BATCH) -> SASRecModel:
     def trainer() -> Trainer:
         return Trainer(
             max_epochs=epochs,
-            accelerator="cpu",
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=1,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -96,7 +97,7 @@ def sasrec_curve(folder: Path, out: Path) -> None:
         items = network.item_model.get_all_embeddings()
         extra = preparator.n_item_extra_tokens
         states = [
-            network.encode_sessions(batch, items)[:, -1]
+            network.encode_sessions({"x": batch["x"].to(items.device)}, items)[:, -1]
             for batch in preparator.get_dataloader_recommend(rows, 512)
         ]
         codes = pd.Series(preparator.item_id_map.internal_ids, preparator.item_id_map.external_ids)

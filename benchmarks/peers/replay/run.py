@@ -72,7 +72,8 @@ def fit(data: ParquetModule, items: int, callback: Callback, epochs: int) -> Non
     Trainer(
         max_epochs=epochs,
         limit_val_batches=0,
-        accelerator="cpu",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -100,7 +101,8 @@ def sasrec_curve(folder: Path, out: Path) -> None:
     def ndcg(module: LightningModule) -> float:
         network = module.model
         states = [
-            network.body({"item_id": rows}, rows != items)[:, -1] for rows in history.split(512)
+            network.body({"item_id": rows}, rows != items)[:, -1]
+            for rows in history.to(module.device).split(512)
         ]
         return ndcg_at_10(torch.cat(states), network.body.embedder.get_item_weights(None), target)
 
