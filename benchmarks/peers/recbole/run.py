@@ -82,7 +82,7 @@ class Prepared(NamedTuple):
         """Return RecBole's trainer of an untrained model."""
         config = self.config
         init_seed(config["seed"], config["reproducibility"])
-        network = get_model(config["model"])(config, self.train._dataset)
+        network = get_model(config["model"])(config, self.train._dataset).to(config["device"])
         return get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
 
 
