@@ -68,7 +68,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and their JSON state as one safetensors file."""
+    """Write tensors and their JSON state as one safetensors file, in the first process."""
+    if not parallel.first():
+        return
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
     metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(plain, text)}
