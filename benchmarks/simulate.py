@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+PART = 10_000_000  # rows turned into text at once
+
 
 def simulate(rows: int, target: Path, seed: int = 0) -> None:
     """Write a RecBole atomic file."""
@@ -19,22 +21,20 @@ def simulate(rows: int, target: Path, seed: int = 0) -> None:
     for (name, count), (shift, power) in zip(counts.items(), ((50, 0.6), (20, 0.8)), strict=True):
         weight = 1 / (np.arange(count) + shift) ** power
         drawn[name] = random.choice(count, rows, p=weight / weight.sum())
-    frame = pl.DataFrame(
-        {
-            "user_id:token": drawn["user"],
-            "item_id:token": drawn["item"],
-            "timestamp:float": random.integers(1_500_000_000, 1_690_000_000, rows),
-        }
+    drawn["time"] = random.integers(1_500_000_000, 1_690_000_000, rows)
+    with target.open("wb") as file:
+        for start in range(0, rows, PART):
+            part = {name: values[start : start + PART] for name, values in drawn.items()}
+            _atomic(part).write_csv(file, separator="\t", include_header=start == 0)
+
+
+def _atomic(part: dict[str, np.ndarray]) -> pl.DataFrame:
+    user, item = pl.col("user").cast(pl.String), pl.col("item").cast(pl.String)
+    return pl.DataFrame(part).select(
+        pl.format("A{}", user.str.zfill(27)).alias("user_id:token"),
+        pl.format("B{}", item.str.zfill(9)).alias("item_id:token"),
+        pl.col("time").alias("timestamp:float"),
     )
-    frame = frame.with_columns(
-        pl.format("A{}", pl.col("user_id:token").cast(pl.String).str.zfill(27)).alias(
-            "user_id:token"
-        ),
-        pl.format("B{}", pl.col("item_id:token").cast(pl.String).str.zfill(9)).alias(
-            "item_id:token"
-        ),
-    )
-    frame.write_csv(target, separator="\t")
 
 
 if __name__ == "__main__":

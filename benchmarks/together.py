@@ -1,9 +1,12 @@
-"""How several processes share a step: `torchrun --nproc-per-node N together.py [ITEMS]`.
+"""How several processes share a step: `torchrun --nproc-per-node N together.py [ITEMS [parts]]`.
 
 Prints, for this number of processes, median seconds of a supervised step, of a GRPO step, of
-summing the gradients alone and of ranking, and how many bytes the gradients have.
+summing the gradients alone and of ranking, and how many bytes the gradients have. With `parts` each
+process holds a part of the item table; printed are the steps and the first process's peak memory
+before them and after the supervised ones.
 """
 
+import resource
 import sys
 import time
 
@@ -13,6 +16,7 @@ from scale import random_log
 
 from recoach import parallel
 from recoach.evaluation.evaluator import evaluate
+from recoach.models.divided import unite
 from recoach.models.registry import build_model
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
@@ -39,8 +43,31 @@ def measure(items: int) -> dict[str, float]:
     return found
 
 
+def measure_parts(items: int) -> dict[str, float]:
+    """Return the figures of this number of processes that divide the catalogue."""
+    data = random_log(max(20_000, items // 12), items, 12)
+    found = {"processes": float(parallel.processes()), "items": float(data.n_items)}
+    found["before_mb"] = _peak_mb()
+    model = build_model("sasrec", data, seed=SEED, dropout=0.0)
+    with parallel.same_rows():
+        trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512, shard_items=True), data)
+        found["supervised_step_s"] = median_seconds(steps_of(trainer), 5)
+        found["peak_mb"] = _peak_mb()
+        del trainer
+        unite(model)
+        args = GRPOConfig(temperature=1.0, shard_items=True)
+        tuner = GRPOTrainer(model, args=args, train_dataset=data)
+        found["grpo_step_s"] = median_seconds(steps_of(tuner), 5)
+    return found
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 if __name__ == "__main__":
     with parallel.joined():
-        figures = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
+        chosen = measure_parts if "parts" in sys.argv else measure
+        figures = chosen(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
         if parallel.first():
             print({name: round(value, 4) for name, value in figures.items()})

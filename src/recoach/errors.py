@@ -4,11 +4,13 @@ RecoachError
 ├── DataError     a log or a prepared set that cannot be used
 ├── ConfigError   a setting that is unknown, of the wrong type or out of range
 ├── ModelError    a checkpoint that does not fit, or a model that has diverged
-└── RunError      a run folder that is busy, foreign or cannot be written
+└── RunError      a run folder that is foreign or cannot be written
+    └── BusyError one that another process works in
 """
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RecoachError(Exception):
@@ -29,6 +31,16 @@ class ModelError(RecoachError):
 
 class RunError(RecoachError):
     """A run folder is foreign, of another version, incomplete or not writable."""
+
+
+class BusyError(RunError):
+    """Another process works in a folder; `who` says which."""
+
+    def __init__(self, folder: Path, who: str) -> None:
+        super().__init__(
+            f"{folder} is busy: {who}. Wait for it, stop it, or choose another folder."
+        )
+        self.who = who
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -2,12 +2,14 @@
 
 Each takes its share of every batch and computes its share of every sum: a loss is divided by what
 all have together, so that losses and gradients of the processes add up to those of one. Where
-there is only one process, everything comes back as it was given.
+there is only one process, everything comes back as it was given; as it does where all go through
+the same rows, because it is the catalogue that they divide (`same_rows`).
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import numpy as np
@@ -20,19 +22,42 @@ from recoach.errors import RunError
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 
 
-def size() -> int:
-    """Return how many processes there are."""
+_SAME_ROWS = ContextVar("same rows", default=False)
+
+
+def processes() -> int:
+    """Return how many processes there are, whatever they divide."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank() -> int:
+def number() -> int:
     """Return which of them this is, from 0."""
-    return dist.get_rank() if size() > 1 else 0
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def size() -> int:
+    """Return among how many processes the rows of a batch are divided."""
+    return 1 if _SAME_ROWS.get() else processes()
+
+
+def rank() -> int:
+    """Return which of those this is, from 0."""
+    return number() if size() > 1 else 0
 
 
 def first() -> bool:
     """Return whether this is the process that writes and shows."""
-    return rank() == 0
+    return number() == 0
+
+
+@contextmanager
+def same_rows(*, same: bool = True) -> Iterator[None]:
+    """Let all processes go through the same rows for a while, or (`same=False`) through shares."""
+    token = _SAME_ROWS.set(same)
+    try:
+        yield
+    finally:
+        _SAME_ROWS.reset(token)
 
 
 @contextmanager
@@ -74,7 +99,7 @@ def own(generator: torch.Generator) -> torch.Generator:
 
 
 def total(number: float) -> float:
-    """Return the sum of a number over all processes."""
+    """Return the sum of a number over all shares of the rows."""
     if size() == 1:
         return number
     return float(added(torch.tensor([number], dtype=torch.float64)))
@@ -82,7 +107,7 @@ def total(number: float) -> float:
 
 def added(numbers: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes, without a gradient."""
-    if size() == 1:
+    if processes() == 1:
         return numbers
     result = numbers.detach().clone().contiguous()
     _together(lambda: dist.all_reduce(result))
@@ -91,16 +116,21 @@ def added(numbers: Tensor) -> Tensor:
 
 def highest(numbers: Tensor) -> Tensor:
     """Return the maximum of a tensor over all processes, number by number, without a gradient."""
-    if size() == 1:
+    if processes() == 1:
         return numbers
     result = numbers.detach().clone().contiguous()
     _together(lambda: dist.all_reduce(result, dist.ReduceOp.MAX))
     return result
 
 
+def as_first(answer: bool) -> bool:
+    """Return what the first process answers to yes or no."""
+    return bool(highest(torch.tensor(float(answer and first()))))
+
+
 def gathered(rows: Tensor) -> Tensor:
     """Return the rows of all processes, the first one's first, without a gradient."""
-    return rows if size() == 1 else torch.cat(_parts(rows))
+    return rows if processes() == 1 else torch.cat(_parts(rows))
 
 
 def whole(vectors: Tensor) -> Tensor:
@@ -175,12 +205,12 @@ def check_alike(model: torch.nn.Module) -> None:
 
 def wait() -> None:
     """Wait until all processes have come here."""
-    total(0.0)
+    added(torch.zeros(1))
 
 
 def _parts(rows: Tensor) -> list[Tensor]:
     """Return the rows of each process, which may be different in number."""
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size())]
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(processes())]
     own_length = torch.tensor([len(rows)])
     _together(lambda: dist.all_gather(lengths, own_length))
     most = max(int(length) for length in lengths)

@@ -4,6 +4,10 @@ import gzip
 import itertools
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import polars as pl
 import pytest
@@ -14,6 +18,10 @@ from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
 from recoach.experiments.sources import find_sources, missing_categories
 from recoach.report.tables import number
 from recoach.training.grpo import GRPOTrainer
+
+PRETRAIN = {"max_steps": 3, "batch_size": 128}
+BUDGET = {"max_steps": 2, "eval_steps": 1, "num_generations": 16, "batch_size": 64}
+"""Small: the budget is not what is tested."""
 
 
 def write_log(path):
@@ -30,15 +38,11 @@ def write_log(path):
 
 @pytest.fixture(scope="module")
 def small_budget():
-    """Shrink the cells: the budget is not what is tested."""
+    """Shrink the cells."""
     patch = pytest.MonkeyPatch()
     for model in suites.BACKBONES:
-        patch.setitem(suites._PRETRAIN["quick"], model, {"max_steps": 3, "batch_size": 128})
-    patch.setitem(
-        suites._BUDGET,
-        "quick",
-        {"max_steps": 2, "eval_steps": 1, "num_generations": 16, "batch_size": 64},
-    )
+        patch.setitem(suites._PRETRAIN["quick"], model, PRETRAIN)
+    patch.setitem(suites._BUDGET, "quick", BUDGET)
     yield
     patch.undo()
 
@@ -183,6 +187,49 @@ def test_an_interrupted_suite_goes_on_and_ends_where_the_whole_one_does(
         whole = folder / "quick" / "Video_small" / cell
         assert look.numbers(runs / cell) == look.numbers(whole)
         assert look.weights(runs / cell) == look.weights(whole)
+
+
+def start(*arguments):
+    """Start a process of its own with the small budget."""
+    code = f"""
+from recoach.cli.main import main
+from recoach.experiments import suites
+suites._PRETRAIN["quick"] = dict.fromkeys(suites.BACKBONES, {PRETRAIN})
+suites._BUDGET["quick"] = {BUDGET}
+main()
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes)
+
+
+def test_two_processes_share_a_suite(folder, tmp_path, look):
+    log = f"--dataset=Video_small={folder / 'log.csv'}"
+    asked = ("reproduce", "table3", log, f"--output={tmp_path}")
+    runs = tmp_path / "quick" / "Video_small"
+    slow = start(*asked)
+    while not (runs / "sasrec-2020" / ".lock").exists():
+        assert slow.poll() is None, slow.communicate()
+        time.sleep(0.01)
+    slow.send_signal(signal.SIGSTOP)  # it holds its first cell until the other is through
+    try:
+        alone = start(*asked, "--only=sasrec").communicate(timeout=120)
+        assert "completes the tables" in alone[1]  # there is nothing to write, and no traceback
+        assert not (tmp_path / "quick" / "table3.md").exists()
+        quick = start(*asked)
+        out, err = quick.communicate(timeout=120)
+    finally:
+        slow.send_signal(signal.SIGCONT)
+    assert quick.returncode == 0, err
+    out, err = (" ".join(text.split()) for text in (out, err))
+    assert f"Video_small: sasrec, seed 2020: skipped, process {slow.pid} has worked" in out
+    assert err.startswith("Missing, as other processes work on it: Video_small: sasrec, seed 2020.")
+    assert sorted(json.loads((tmp_path / "quick" / "table3.json").read_text())["seeds"]) == [2020]
+    assert "SASRec" not in (tmp_path / "quick" / "table3.md").read_text()
+    out, err = slow.communicate(timeout=120)
+    assert (slow.returncode, err) == (0, "")
+    assert "SASRec" in (tmp_path / "quick" / "table3.md").read_text()
+    for cell in ("sasrec-2020", "lightgcn-2020", "gsau-2020"):
+        assert look.weights(runs / cell) == look.weights(folder / "quick" / "Video_small" / cell)
 
 
 def test_only_the_named_cells_are_run(folder, tmp_path, recoach, small_budget):

@@ -14,6 +14,7 @@ from recoach.models.checkpoint import load_tensors
 
 SETTINGS = ["seed=5", "model.dim=16", "model.inner_dim=32", "pretrain.eval_steps=10"]
 SETTINGS += ["pretrain.epochs=1", "grpo.epochs=1", "grpo.eval_steps=10", "evaluation.control=false"]
+IN_PARTS = ["pretrain.shard_items=true", "grpo.shard_items=true"]
 
 
 def start(*words):
@@ -26,10 +27,12 @@ def start(*words):
     )
 
 
-def run(folder, *more):
+def run(folder, *settings, resume=False):
     experiment = folder.parent / "shop.toml"
     experiment.write_text("")
-    return start("run", str(experiment), "--output", str(folder), *more, "--set", *SETTINGS)
+    more = ["--resume"] if resume else []
+    words = ["run", str(experiment), "--output", str(folder), *more, "--set", *SETTINGS]
+    return start(*words, *settings)
 
 
 def worker(launcher, rank):
@@ -50,14 +53,14 @@ def weights(folder, stage):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, tmp_path):
-    whole = run(tmp_path / "whole")
+@pytest.mark.parametrize(("rank", "more"), [(0, []), (1, []), (0, IN_PARTS), (1, IN_PARTS)])
+def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, more, tmp_path):
+    whole = run(tmp_path / "whole", *more)
     told = whole.communicate(timeout=300)[0]
     assert whole.returncode == 0, told
     assert told.count("Training the base") == 1  # one process shows what happens
 
-    lost = run(tmp_path / "lost")
+    lost = run(tmp_path / "lost", *more)
     while not any(row["stage"] == "base" for row in RunFolder(tmp_path / "lost").metrics()):
         assert lost.poll() is None, lost.communicate()[0]
         time.sleep(0.02)
@@ -70,7 +73,7 @@ def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, tmp_p
     assert "Base + GRPO" not in told
     assert not RunFolder(tmp_path / "lost").complete("base")
 
-    again = run(tmp_path / "lost", "--resume")
+    again = run(tmp_path / "lost", *more, resume=True)
     told = again.communicate(timeout=300)[0]
     assert again.returncode == 0, told
     for stage in ("base", "tuned"):

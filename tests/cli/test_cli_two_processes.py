@@ -65,25 +65,18 @@ def test_nobody_else_writes_into_a_run_that_is_running(recoach, working, long, t
     assert working.poll() is None
 
 
-def test_one_search_and_one_suite_at_a_time(recoach, toml, log, tmp_path):
+def test_one_search_at_a_time(recoach, toml, tmp_path):
     from recoach.data.lock import alone
 
-    cell = tmp_path / "r/gains/shop/sasrec-2020"
     other = "import sys,time; from pathlib import Path; from recoach.data.lock import alone\n"
     other += "with alone(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
-    reproduce = ["reproduce", "gains", "--dataset", f"shop={log}", "--output", tmp_path / "r"]
-    reproduce += ["--only", "sasrec"]
     search = ["search", toml, "--output", tmp_path / "s", "--trials", 1]
-    for folder, verb in (
-        (cell, reproduce),
-        (tmp_path / "s", search),
-        (tmp_path / "s/base", search),
-    ):
+    for folder in (tmp_path / "s", tmp_path / "s/base"):
         command = [sys.executable, "-c", other, str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline()
         try:
-            said = recoach(*verb)
+            said = recoach(*search)
             assert said.code == 2, said
             assert f"{folder} is busy: process {process.pid}" in said.err
         finally:

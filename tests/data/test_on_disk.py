@@ -1,12 +1,13 @@
-"""DuckDB on disk gives what the filters in memory give, to the last row."""
+"""DuckDB on disk and Spark give what the filters in memory give, to the last row."""
 
+import importlib.util
 import json
+import re
+import subprocess
 
 import numpy as np
 import polars as pl
 import pytest
-
-pytest.importorskip("duckdb", reason="DuckDB is not installed (extra duckdb)")
 
 import recoach
 from recoach.data.prepared import PrepareConfig, load_dataset, prepare
@@ -36,11 +37,34 @@ def log(path, seed=0, *, rows=600, users=40, items=30, time="seconds", rated=Tru
     return path
 
 
-def both(source, tmp_path, **settings):
-    """Return the folders that memory and disk make of a log."""
+def no_spark():
+    """Return why there is no Spark, "" where there is."""
+    if importlib.util.find_spec("pyspark") is None:
+        return "pyspark is not installed (extra spark)"
+    try:
+        java = ["java", "-version"]
+        told = subprocess.run(java, check=False, capture_output=True, text=True).stderr
+    except FileNotFoundError:
+        return "there is no Java"
+    version = re.search(r'version "(\d+)', told)
+    return "" if version and int(version[1]) >= 17 else "Spark needs Java 17"
+
+
+NO_SPARK = no_spark()
+needs_duckdb = pytest.mark.skipif(
+    importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed (extra duckdb)"
+)
+IN_DUCKDB = pytest.param({"memory": "200MB"}, id="duckdb", marks=needs_duckdb)
+needs_spark = pytest.mark.skipif(bool(NO_SPARK), reason=NO_SPARK)
+IN_SPARK = pytest.param({"spark": "local[2]"}, id="spark", marks=[needs_spark, pytest.mark.slow])
+each_engine = pytest.mark.parametrize("engine", [IN_DUCKDB, IN_SPARK])
+
+
+def both(source, tmp_path, engine, **settings):
+    """Return the folders that memory and an engine make of a log."""
     config = PrepareConfig(**settings)
     prepare(source, tmp_path / "memory", config)
-    prepare(source, tmp_path / "disk", config, memory="200MB")
+    prepare(source, tmp_path / "disk", config, **engine)
     return tmp_path / "memory", tmp_path / "disk"
 
 
@@ -67,43 +91,49 @@ OPTIONS = [
 """Every two choices meet in one of them."""
 
 
-@pytest.mark.parametrize(("min_rating", "dedup", "k_core", "test_items"), OPTIONS)
-def test_all_filters_and_splits(min_rating, dedup, k_core, test_items, tmp_path):
-    settings = {"min_rating": min_rating, "dedup": dedup, "k_core": k_core}
-    source = log(tmp_path / "log.csv", k_core)
-    check_same(both(source, tmp_path, **settings, test_items=test_items))
+@each_engine
+@pytest.mark.parametrize("options", OPTIONS)
+def test_all_filters_and_splits(options, tmp_path, engine):
+    settings = dict(zip(("min_rating", "dedup", "k_core", "test_items"), options, strict=True))
+    source = log(tmp_path / "log.csv", settings["k_core"])
+    check_same(both(source, tmp_path, engine, **settings))
 
 
+@each_engine
 @pytest.mark.parametrize("time", WAYS)
-def test_all_kinds_of_time(time, tmp_path):
+def test_all_kinds_of_time(time, tmp_path, engine):
     source = log(tmp_path / "log.csv", time=time, rated=time != "none")
-    check_same(both(source, tmp_path, dedup="last", k_core=2))
+    check_same(both(source, tmp_path, engine, dedup="last", k_core=2))
 
 
-def test_dates_and_numbers_of_a_parquet_file(tmp_path):
+@each_engine
+def test_dates_and_numbers_of_a_parquet_file(tmp_path, engine):
     source = log(tmp_path / "log.parquet", time="dates")
     frame = pl.read_parquet(source).with_columns(pl.col("ts").str.to_datetime())
     frame.write_parquet(source)
-    check_same(both(source, tmp_path, dedup="first", k_core=2))
+    check_same(both(source, tmp_path, engine, dedup="first", k_core=2))
 
 
-def test_half_milliseconds_are_rounded_alike(tmp_path):
+@each_engine
+def test_half_milliseconds_are_rounded_alike(tmp_path, engine):
     times = [1.6e12 + after for after in (3, 2.5, 4, 4.5)]
     frame = pl.DataFrame({"user": ["a"] * 4, "item": range(4), "ts": times})
     frame.write_parquet(tmp_path / "log.parquet")
-    check_same(both(tmp_path / "log.parquet", tmp_path, k_core=0))
+    check_same(both(tmp_path / "log.parquet", tmp_path, engine, k_core=0))
 
 
+@each_engine
 @pytest.mark.parametrize("middle", [(9e10, 1.5e11), (9e10, 1.0e11), (1.2e11, 1.5e11), (1e10,)])
-def test_the_unit_of_times_is_judged_by_the_same_median(middle, tmp_path):
+def test_the_unit_of_times_is_judged_by_the_same_median(middle, tmp_path, engine):
     times = [1.0, *middle, 1.6e11]
     frame = pl.DataFrame({"user": ["a"] * len(times), "item": range(len(times)), "ts": times})
     frame.write_parquet(tmp_path / "log.parquet")
-    check_same(both(tmp_path / "log.parquet", tmp_path, k_core=0))
+    check_same(both(tmp_path / "log.parquet", tmp_path, engine, k_core=0))
 
 
+@pytest.mark.parametrize("engine", [IN_DUCKDB])
 @pytest.mark.parametrize("ending", ["txt", "jsonl", "tsv", "inter"])
-def test_all_formats(ending, tmp_path):
+def test_all_formats(ending, tmp_path, engine):
     path = tmp_path / f"log.{ending}"
     random = np.random.default_rng(1)
     frame = pl.DataFrame(
@@ -121,14 +151,15 @@ def test_all_formats(ending, tmp_path):
     else:
         rows = (f"{u}\t{i}" for u, i in frame.rows())
         path.write_text("\n".join(["user_id:token\titem_id:token", *rows]))
-    check_same(both(path, tmp_path, k_core=3, dedup="last"))
+    check_same(both(path, tmp_path, engine, k_core=3, dedup="last"))
 
 
-def test_a_simulated_shop(tmp_path):
+@pytest.mark.parametrize("engine", [IN_DUCKDB])
+def test_a_simulated_shop(tmp_path, engine):
     recoach.shop(n_users=300, n_items=200, seed=4).interactions.frame().write_csv(
         tmp_path / "shop.csv"
     )
-    check_same(both(tmp_path / "shop.csv", tmp_path, k_core=5))
+    check_same(both(tmp_path / "shop.csv", tmp_path, engine, k_core=5))
 
 
 BAD = {
@@ -141,41 +172,59 @@ BAD = {
 }
 
 
+@each_engine
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_bad_logs_are_told_in_the_same_words(text, tmp_path):
+def test_bad_logs_are_told_in_the_same_words(text, tmp_path, engine):
     (tmp_path / "log.csv").write_text(text)
     words = []
-    for memory in (None, "100MB"):
+    for way in ({}, engine):
         with pytest.raises(DataError) as told:
-            prepare(tmp_path / "log.csv", tmp_path / "set", PrepareConfig(k_core=0), memory=memory)
+            prepare(tmp_path / "log.csv", tmp_path / "set", PrepareConfig(k_core=0), **way)
         words.append(str(told.value))
     assert words[0] == words[1]
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
+@each_engine
 @pytest.mark.parametrize("settings", [{"k_core": 60}, {"min_rating": 6}])
-def test_filters_that_leave_nothing_are_told_in_the_same_words(settings, tmp_path):
+def test_filters_that_leave_nothing_are_told_in_the_same_words(settings, tmp_path, engine):
     words = []
-    for memory in (None, "100MB"):
+    for way in ({}, engine):
         source = log(tmp_path / "log.csv", rows=300)
         with pytest.raises(DataError) as told:
-            prepare(source, tmp_path / "set", PrepareConfig(**settings), memory=memory)
+            prepare(source, tmp_path / "set", PrepareConfig(**settings), **way)
         words.append(str(told.value))
     assert words[0] == words[1]
 
 
-def test_a_rating_threshold_without_ratings(tmp_path):
+@each_engine
+def test_a_rating_threshold_without_ratings(tmp_path, engine):
     source = log(tmp_path / "log.csv", rated=False)
     with pytest.raises(DataError, match="needs a rating column"):
-        prepare(source, tmp_path / "set", PrepareConfig(min_rating=2), memory="100MB")
+        prepare(source, tmp_path / "set", PrepareConfig(min_rating=2), **engine)
 
 
+@needs_duckdb
 @pytest.mark.parametrize("memory", ["4", "4 PB", "much", "-1GB", ""])
 def test_a_limit_is_a_size(memory, tmp_path):
     with pytest.raises(ConfigError, match="memory is a size like 4GB"):
         prepare(log(tmp_path / "log.csv"), tmp_path / "set", memory=memory)
 
 
+def test_duckdb_and_spark_are_not_asked_at_once(tmp_path):
+    with pytest.raises(ConfigError, match="give one of both"):
+        prepare(log(tmp_path / "log.csv"), tmp_path / "set", memory="4GB", spark="local[2]")
+
+
+@needs_spark
+@pytest.mark.slow
+def test_a_spark_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"Spark does not start on nowhere"):
+        prepare(log(tmp_path / "log.csv"), tmp_path / "set", spark="nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@needs_duckdb
 def test_too_little_memory_is_told(tmp_path):
     source = log(tmp_path / "log.csv", rows=40_000, users=9000, items=9000)
     with pytest.raises(DataError, match="give more memory than 1MB"):

@@ -14,6 +14,11 @@ import together
 import torch
 
 from recoach import parallel
+from recoach.errors import ConfigError
+from recoach.models.checkpoint import load_tensors
+from recoach.models.registry import build_model
+from recoach.training.config import GRPOConfig
+from recoach.training.pretrain import PretrainConfig, pretrain
 
 NEAR = {"rtol": 1e-7, "atol": 1e-7}
 DRAWS = ("drawn lightgcn", "drawn bprmf", "whole", "interrupted")
@@ -60,9 +65,11 @@ def both(request, tmp_path_factory):
 
 SAME = ["judged", "losses"]
 SAME += [f"base {kind}" for kind in together.BASES] + [f"tuned {kind}" for kind in together.TUNED]
+DIVIDED = ["divided sasrec", "divided gru4rec", "divided whole"]
+DIVIDED += [f"divided {kind}" for kind in together.DIVIDED_TUNED]
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("name", SAME + DIVIDED)
 def test_several_processes_come_to_what_one_comes_to(both, name):
     alone, several, _ = both
     assert alone[name].keys() == several[0][name].keys()
@@ -78,7 +85,7 @@ def test_ranks_and_lists_are_the_same_to_the_last_bit(both):
         assert all(torch.equal(found["judged"][key], own) for key, own in alone["judged"].items())
 
 
-@pytest.mark.parametrize("name", [*SAME[2:], *DRAWS])
+@pytest.mark.parametrize("name", [*SAME[2:], *DRAWS, *DIVIDED])
 def test_all_processes_hold_the_same_weights_to_the_last_bit(both, name):
     _, (first, *others), _ = both
     weights = {key: own for key, own in first[name].items() if key.startswith("weights/")}
@@ -88,9 +95,10 @@ def test_all_processes_hold_the_same_weights_to_the_last_bit(both, name):
         assert all(torch.equal(other[name][key], own) for key, own in weights.items())
 
 
-def test_an_interrupted_training_goes_on_to_the_last_bit(both):
+@pytest.mark.parametrize("kind", ["", "divided "])
+def test_an_interrupted_training_goes_on_to_the_last_bit(both, kind):
     _, (first, *_), _ = both
-    whole, again = first["whole"], first["interrupted"]
+    whole, again = first[f"{kind}whole"], first[f"{kind}interrupted"]
     assert len(again["losses"]) < len(whole["losses"])
     assert torch.equal(whole["losses"][-len(again["losses"]) :], again["losses"])
     assert all(torch.equal(again[key], own) for key, own in whole.items() if "weights" in key)
@@ -118,6 +126,41 @@ def test_a_batch_of_fewer_rows_than_processes_is_taken_whole_by_all(both):
     assert shares[:, 1].tolist() == [1] * len(several)
 
 
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_the_files_of_a_divided_training_are_those_of_a_whole_one(both, name):
+    _, _, out = both
+    path = f"divided/whole/{name}.safetensors"
+    found, alone = (load_tensors(out / place / path).tensors for place in ("runs", "alone"))
+    assert found.keys() == alone.keys()
+    for key, expected in alone.items():
+        assert found[key].shape == expected.shape
+        assert torch.allclose(found[key], expected, **NEAR), key
+    if name == "last":
+        moments = [key for key in found if key.endswith("exp_avg") and len(found[key]) == 31]
+        averages = [key for key in found if key.endswith("average.items.weight")]
+        assert len(moments) == len(averages) == 1
+
+
+def test_one_process_goes_on_with_what_several_have_left_of_a_divided_training(both):
+    alone, _, out = both
+    args = together.DIVIDED | together.ADDED
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = together.tuned("exact", args, out / "runs/divided/left")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert 0 < len(found["losses"]) < len(alone["divided whole"]["losses"])
+    for key, expected in alone["divided whole"].items():
+        if key.startswith("weights/"):
+            assert torch.allclose(found[key], expected, **NEAR), key
+
+
+def test_each_process_holds_its_rows_and_their_moments(both):
+    _, several, _ = both
+    rows = torch.stack([found["rows"]["held"] for found in several])
+    assert rows.sum(dim=0).tolist() == [together.DATASET.n_items] * 3
+
+
 def test_what_is_drawn_for_the_own_share_leaves_the_common_draws_alike(both):
     _, (first, *others), _ = both
     for other in others:
@@ -141,6 +184,18 @@ def test_a_softmax_over_items_of_several_processes_is_that_of_one(both):
 
 
 # --- alone ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "settings"), [("lightgcn", {}), ("sasrec", {"loss": "bce"})])
+def test_a_model_that_needs_all_items_at_once_is_not_divided(name, settings):
+    model = build_model(name, together.DATASET, **settings)
+    with pytest.raises(ConfigError, match="shard_items is for SASRec and GRU4Rec with loss = 'ce'"):
+        pretrain(model, together.DATASET, PretrainConfig(shard_items=True))
+
+
+def test_what_draws_needs_the_whole_catalogue():
+    with pytest.raises(ValueError, match="shard_items needs algorithm 'grpo' and estimator 'exact"):
+        GRPOConfig(shard_items=True, estimator="stratified")
 
 
 def test_alone_everything_comes_back_as_it_was_given():

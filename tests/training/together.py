@@ -3,6 +3,7 @@
 `python together.py OUT` joins the others as under torchrun; the first one writes what came out.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models import losses
 from recoach.models.registry import build_model
-from recoach.models.shards import Shard, own_rows, sharded_softmax_loss
-from recoach.models.softmax import Block
+from recoach.models.shards import Shard, own_rows
+from recoach.models.softmax import Block, softmax_loss
 from recoach.policy.objective import Clip, exact_surrogate, log_weight
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
@@ -52,6 +53,13 @@ TUNED = {
     "lightgcn": {},
     "gsau": {},
 }
+DIVIDED = {"shard_items": True, "max_steps": 10}
+ADDED = {"beta": 0.1, "entropy_coef": 0.1, "num_iterations": 2, "sft_coef": 0.5}
+DIVIDED_TUNED = {
+    "exact": {},
+    "exact with all that is added": ADDED | BOTH | {"ref_model_sync_steps": 4},
+    "cosines": {"logits": "cosine", "optim": "sgd", "ema_decay": 0.0, "trainable": ("item",)},
+}
 
 
 class Curve(Observer):
@@ -74,19 +82,19 @@ def outcome(model, curve):
     return found | {f"weights/{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def trained(kind, folder=None, **changes):
+def trained(kind, folder=None, config=None, **changes):
     name, settings = BASES.get(kind, (kind, {"dim": 8}))
     model, curve = build_model(name, DATASET, **settings | changes, seed=1), Curve()
     session = Session(seed=3, observer=curve, folder=folder, resume=True)
-    pretrain(model, DATASET, PretrainConfig(**ROUGH), session)
+    pretrain(model, DATASET, PretrainConfig(**ROUGH | (config or {})), session)
     return outcome(model, curve)
 
 
-def tuned(kind, args):
+def tuned(kind, args, folder=None):
     name = kind if kind in ("lightgcn", "gsau") else "sasrec"
     settings = BASES[name][1] if name in BASES else {"dim": 8}
     model, curve = build_model(name, DATASET, **settings, seed=1), Curve()
-    session = Session(seed=3, observer=curve)
+    session = Session(seed=3, observer=curve, folder=folder, resume=True)
     GRPOTrainer(
         model, args=GRPOConfig(**ROUGH | args), train_dataset=DATASET, session=session
     ).train()
@@ -160,7 +168,7 @@ def sharded():
                 picked = block.log_p(states, targets[block.which])
                 return asked(picked, block, base.block(users[block.which], block.which), values)
 
-            total = sharded_softmax_loss(users, rows, loss, Shard(rows, 11, **settings))
+            total = softmax_loss(users, rows, loss, Shard(rows, 11, **settings))
         else:
             plain, base = (Plain(users @ i.T / temperature, mask and seen) for i in (rows, there))
             picked = plain.log[torch.arange(11), targets]
@@ -219,9 +227,12 @@ class Stopped(BaseException):
     pass
 
 
-def interrupted(folder):
-    """Return what comes of a training that all processes leave in its fifth step and resume."""
-    plain, seeds = SupervisedTrainer.step, []
+def interrupted(trainer, folder, run):
+    """Return what comes of a training that all processes leave in its fifth step and resume.
+
+    What they left is copied beside it.
+    """
+    plain, seeds = trainer.step, []
 
     def stopping(self, batch, generator):
         seeds.append(torch.initial_seed())
@@ -229,14 +240,37 @@ def interrupted(folder):
             raise Stopped
         return plain(self, batch, generator)
 
-    SupervisedTrainer.step = stopping
+    trainer.step = stopping
     try:
-        trained("sasrec", folder, dropout=0.4, loss="bce")
+        run()
     except Stopped:
-        again = trained("sasrec", folder, dropout=0.4, loss="bce")
-        return again | {"seeds": torch.tensor(seeds)}
+        if parallel.first():
+            shutil.copytree(folder, folder.with_name("left"))
+        return run() | {"seeds": torch.tensor(seeds)}
     finally:
-        SupervisedTrainer.step = plain
+        trainer.step = plain
+
+
+def divided(folder):
+    """Return what comes of models whose item table lies with several processes."""
+    found = {kind: trained(kind, None, DIVIDED, dropout=0.3) for kind in ("sasrec", "gru4rec")}
+    found |= {kind: tuned("exact", DIVIDED | args) for kind, args in DIVIDED_TUNED.items()}
+    args = DIVIDED | ADDED
+    found["whole"] = tuned("exact", args, folder / "whole")
+    part = folder / "part"
+    found["interrupted"] = interrupted(GRPOTrainer, part, lambda: tuned("exact", args, part))
+    return {f"divided {name}": results for name, results in found.items()}
+
+
+def held():
+    """Return how many rows of the item table, its gradient and its moments are here."""
+    model = build_model("sasrec", DATASET, **ENCODER, seed=1)
+    trainer = SupervisedTrainer(model, PretrainConfig(**ROUGH, shard_items=True), DATASET)
+    with parallel.same_rows():
+        trainer.step(next(trainer.epoch(torch.Generator())), torch.Generator())
+    table = model.items.weight
+    parts = (table, table.grad, trainer.optimiser.state[table]["exp_avg"])
+    return {"held": torch.tensor([len(part) for part in parts])}
 
 
 def few_rows():
@@ -260,13 +294,18 @@ def everything(folder):
         groups * length, dim=1
     ).indices.view(len(self), groups, length)
     found = {"judged": judged(), "losses": supervised_losses(), "few rows": few_rows()}
+    found["rows"] = held()
     found |= {"numbers": numbers(), "shards": sharded()}
     found |= {f"base {kind}": trained(kind) for kind in BASES}
     found |= {f"tuned {kind}": tuned(kind, args) for kind, args in TUNED.items()}
     found |= {f"drawn {kind}": trained(kind) for kind in ("lightgcn", "bprmf")}
-    found["whole"] = trained("sasrec", folder / "whole", dropout=0.4, loss="bce")
-    found["interrupted"] = interrupted(folder / "part")
-    return found
+    rough = {"dropout": 0.4, "loss": "bce"}
+    found["whole"] = trained("sasrec", folder / "whole", **rough)
+    part = folder / "part"
+    found["interrupted"] = interrupted(
+        SupervisedTrainer, part, lambda: trained("sasrec", part, **rough)
+    )
+    return found | divided(folder / "divided")
 
 
 PROCESSES = 2

@@ -90,6 +90,7 @@ def prepare(
     k_core: int = 5,
     test_items: int = 1,
     memory: str | None = None,
+    spark: str | None = None,
     filters: Filters = _ALL_ROWS,
 ) -> None:
     """Filter a log, split it (last item test, the one before valid) and write a prepared folder.
@@ -107,12 +108,15 @@ def prepare(
     memory
         For a log that does not fit into memory: a limit, like 4GB, within which DuckDB does the
         same on disk, in a scratch folder beside the output.
+    spark
+        For a log that does not fit one machine's disk: Spark's master, like local[4] or
+        spark://HOST:7077, does the same in a scratch folder beside the output.
     """
     started = time.perf_counter()
     if test_items < 1:
         raise ConfigError(f"--test-items must be at least 1, not {test_items}.")
     config = filters.config(k_core).model_copy(update={"test_items": test_items})
-    dataset = prepared.prepare(file, output, config, memory=memory)
+    dataset = prepared.prepare(file, output, config, memory=memory, spark=spark)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
         f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",

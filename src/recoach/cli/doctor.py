@@ -21,6 +21,7 @@ _ADDS: Final = {
     "recbole": "RecBole's YAML (recoach convert-config)",
     "serve": "recoach serve",
     "sim": "simulated customers (recoach reproduce simulator)",
+    "spark": "logs beyond one machine (recoach data prepare --spark)",
     "trackers": "TensorBoard, MLflow, Weights & Biases (--report-to)",
     "tune": "recoach search",
 }

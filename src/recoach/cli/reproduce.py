@@ -40,7 +40,8 @@ def reproduce(
 ) -> None:
     """Repeat a table or the figure of Jeon et al. 2025, or measure what GRPO gains.
 
-    Interrupted, the same command goes on where it was.
+    Interrupted, the same command goes on where it was. Several processes may share a suite: each
+    skips the cells that others work on.
 
     Parameters
     ----------
@@ -89,8 +90,10 @@ def reproduce(
             only=tuple(only or []),
         )
         record = run_suite(plan, Shown, _announce)
-        paths = write_suite(record, what, plan.shelf)
-    _show(paths)
+        paths = write_suite(record, what, plan.shelf) if record["data"] else []
+        _say_missing(plan.missing())
+    if paths:
+        _show(paths)
 
 
 def _simulate(seeds: tuple[int, ...], output: Path) -> None:
@@ -98,6 +101,15 @@ def _simulate(seeds: tuple[int, ...], output: Path) -> None:
 
     record = simulate(Simulation(seeds, output), Shown, _announce)
     _show(write_suite(record, "simulator", output))
+
+
+def _say_missing(cells: list[str]) -> None:
+    if cells:
+        errors.print(
+            f"Missing, as other processes work on it: {'; '.join(cells)}. The same command, later, "
+            "completes the tables.",
+            highlight=False,
+        )
 
 
 def _announce(text: str) -> None:

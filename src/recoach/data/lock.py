@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recoach import parallel
-from recoach.errors import RunError
+from recoach.errors import BusyError, RunError
 
 LOCK = ".lock"
 """The file in a folder that is being worked in."""
@@ -50,8 +50,8 @@ def alone(folder: Path, lock: Path | None = None) -> Iterator[None]:
             there, and taken away if it is empty at the end.
 
     Raises:
-        RunError: another process works there, named with its command and since when; or the
-            folder cannot be written.
+        BusyError: another process works there, named with its command and since when.
+        RunError: the folder cannot be written.
     """
     if not parallel.first():  # of processes that work together the first holds it
         yield
@@ -97,7 +97,7 @@ def _locked(path: Path, folder: Path) -> int:
         except OSError as error:
             if error.errno in _BUSY:
                 os.close(descriptor)
-                raise RunError(_busy(path, folder)) from None
+                raise BusyError(folder, _owner(path)) from None
             warnings.warn(
                 f"{folder}: this file system knows no locks ({error.strerror}); let no other "
                 "process work there.",
@@ -129,13 +129,14 @@ def _sign(descriptor: int) -> None:
         os.write(descriptor, json.dumps(owner).encode())
 
 
-def _busy(path: Path, folder: Path) -> str:
+def _owner(path: Path) -> str:
     try:
         owner: dict[str, Any] = json.loads(path.read_text())
-        who = f"process {owner['pid']} has worked there since {owner['since']} ({owner['command']})"
+        return (
+            f"process {owner['pid']} has worked there since {owner['since']} ({owner['command']})"
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        who = "another process works there"
-    return f"{folder} is busy: {who}. Wait for it, stop it, or choose another folder."
+        return "another process works there"
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:

@@ -1,14 +1,16 @@
-"""The same filters and split for a log that does not fit into memory: DuckDB, on disk.
+"""The same filters and split for a log that does not fit into memory: SQL, by an engine on disk.
 
 Polars streams the file into Parquet, so that every format and every complaint is the same; what
-needs all rows at once (numbers by first appearance, pairs, k-core, order) DuckDB does within a
-limit, in a folder that is removed. The result equals that of `filters` and `split` row by row.
+needs all rows at once (numbers by first appearance, pairs, k-core, order) DuckDB (`in_duckdb`) or
+Spark (`in_spark`) does, in a folder that is removed. The result equals that of `filters` and
+`split` row by row.
 """
 
-import re
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -18,70 +20,74 @@ from recoach.data.ingest import stream_interactions
 from recoach.data.split import Dataset, Ordered, last_out
 from recoach.data.statistics import Statistics, from_counts
 from recoach.data.times import scale_of
-from recoach.errors import ConfigError, DataError
-
-try:
-    import duckdb
-except ModuleNotFoundError as error:
-    raise ConfigError("a memory limit needs DuckDB: pip install 'recoach[duckdb]'.") from error
+from recoach.errors import DataError
 
 if TYPE_CHECKING:
     from recoach.data.prepared import PrepareConfig
 
 _SIDES = ("user", "item")
-_SIZE = re.compile(r"\d+(\.\d+)?\s*(MB|GB|TB|MiB|GiB|TiB)")
+_OURS = {"timestamp": "time", "rating": "rating"}
+"""Measures, and what they are called in the table `log`."""
 
 
-def split_on_disk(
-    source: Path, config: "PrepareConfig", memory: str, directory: Path
+class Engine(Protocol):
+    """What runs the SQL; it knows `rint`, halves to the even number."""
+
+    def view(self, name: str, path: Path) -> None:
+        """Call a Parquet file by a name."""
+
+    def make(self, table: str, query: str) -> None:
+        """Make or replace a table; the query may read what it replaces."""
+
+    def delete(self, table: str, condition: str) -> None:
+        """Remove rows."""
+
+    def drop(self, table: str) -> None:
+        """Remove a table or a view."""
+
+    def row(self, query: str) -> Any:  # noqa: ANN401 - whatever is asked for
+        """Return the first row of an answer."""
+
+    def frame(self, query: str) -> pl.DataFrame:
+        """Return an answer in its order."""
+
+
+def split_by(
+    engine: Callable[[Path], AbstractContextManager[Engine]],
+    source: Path,
+    config: "PrepareConfig",
+    directory: Path,
 ) -> tuple[Dataset, Statistics]:
-    """Read, filter and split a log within a memory limit.
+    """Read, filter and split a log.
 
     Args:
+        engine: opens an engine that works in a folder.
         source: a file.
         config: filters, split, columns and format.
-        memory: DuckDB's limit, like "4GB"; the finished dataset and polars' reading are beside it.
         directory: the scratch folder is made beside it; three times the log may be needed.
 
     Raises:
-        ConfigError: `memory` is no size.
-        DataError: as `prepare`; and what DuckDB says of memory or disk.
+        DataError: as `prepare`.
+        OSError: no room.
     """
-    if not _SIZE.fullmatch(memory):
-        raise ConfigError(f"memory is a size like 4GB, not {memory!r}.")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as own:
-            return _split(source, config, memory, Path(own))
-    except (OSError, duckdb.Error) as error:
-        raise DataError(
-            f"{source.name}: DuckDB cannot go on ({str(error).splitlines()[0][:160]}); give more "
-            f"memory than {memory}, or make room in {directory.parent}"
-        ) from None
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as own:
+        rows = Path(own) / "rows.parquet"
+        columns = stream_interactions(source, rows, config.columns, config.format)
+        with engine(Path(own)) as opened:
+            return _split(_Log(opened, columns), rows, config)
 
 
-def _split(
-    source: Path, config: "PrepareConfig", memory: str, scratch: Path
-) -> tuple[Dataset, Statistics]:
-    rows = scratch / "rows.parquet"
-    columns = stream_interactions(source, rows, config.columns, config.format)
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory,
-        "temp_directory": str(scratch / "spill"),
-        "preserve_insertion_order": False,  # rows carry their numbers; results are ordered by them
-    }
-    with duckdb.connect(str(scratch / "log.duckdb"), config=settings) as database:
-        log = _Log(database, columns, scratch)
-        log.load(rows)
-        if config.min_rating is not None:
-            log.rated(config.min_rating)
-        if config.dedup != "none":
-            log.without_repeats(config.dedup)
-        if config.k_core:
-            log.core(config.k_core)
-        log.number()
-        dataset = last_out(log.ordered(), test_items=config.test_items)
-        return dataset, log.statistics()
+def _split(log: "_Log", rows: Path, config: "PrepareConfig") -> tuple[Dataset, Statistics]:
+    log.load(rows)
+    if config.min_rating is not None:
+        log.rated(config.min_rating)
+    if config.dedup != "none":
+        log.without_repeats(config.dedup)
+    if config.k_core:
+        log.core(config.k_core)
+    log.number()
+    return last_out(log.ordered(), test_items=config.test_items), log.statistics()
 
 
 class _Log:
@@ -91,33 +97,31 @@ class _Log:
     with gaps.
     """
 
-    def __init__(
-        self, database: "duckdb.DuckDBPyConnection", columns: tuple[str, ...], scratch: Path
-    ) -> None:
-        self._database, self._scratch = database, scratch
+    def __init__(self, engine: Engine, columns: tuple[str, ...]) -> None:
+        self._engine, self._make = engine, engine.make
         self._measures = [name for name in ("timestamp", "rating") if name in columns]
 
     def load(self, rows: Path) -> None:
         """Take in the rows, and remove their file."""
-        self._do(f"CREATE VIEW rows AS SELECT * FROM read_parquet({_text(rows)})")
+        self._engine.view("rows", rows)
         for table, column in (("users", "user_id"), ("items", "item_id")):
-            self._do(
-                f"CREATE TABLE {table} AS SELECT min(row) AS code, {column} AS id FROM rows "
-                f"GROUP BY {column}"
+            self._make(
+                table, f"SELECT min(row) AS code, {column} AS id FROM rows GROUP BY {column}"
             )
         measures = "".join(f", {self._measured(name)}" for name in self._measures)
-        self._do(
-            f"CREATE TABLE log AS SELECT row, users.code AS user, items.code AS item{measures} "
-            "FROM rows JOIN users ON users.id = user_id JOIN items ON items.id = item_id"
+        self._make(
+            "log",
+            f"SELECT row, users.code AS user, items.code AS item{measures} "
+            "FROM rows JOIN users ON users.id = user_id JOIN items ON items.id = item_id",
         )
-        self._do("DROP VIEW rows")
+        self._engine.drop("rows")
         rows.unlink()
 
     def _measured(self, name: str) -> str:
         if name == "rating":
             return "rating"
         kind = self._one("SELECT typeof(timestamp) FROM rows LIMIT 1")
-        if kind != "DOUBLE":
+        if kind.upper() != "DOUBLE":
             return "CAST(timestamp AS BIGINT) AS time"
         # Of an even number the mean of the two in the middle, found by sorting, which can spill.
         count = self._one("SELECT count(*) FROM rows")
@@ -125,7 +129,8 @@ class _Log:
             "SELECT avg(size) FROM (SELECT abs(timestamp) AS size FROM rows ORDER BY size "
             f"LIMIT {2 - count % 2} OFFSET {(count - 1) // 2})"
         )
-        return f"CAST(round_even(timestamp * {scale_of(size)!r}::DOUBLE, 0) AS BIGINT) AS time"
+        scale = f"CAST({scale_of(size)!r} AS DOUBLE)"
+        return f"CAST(rint(timestamp * {scale}) AS BIGINT) AS time"
 
     def rated(self, threshold: float) -> None:
         """Keep the rows rated `threshold` or better."""
@@ -140,7 +145,12 @@ class _Log:
         """Keep one row of each pair, the earliest or the latest; ties go by file order."""
         way = "ASC" if keep == "first" else "DESC"
         order = ", ".join(f"{name} {way}" for name in self._order())
-        self._keep(f"QUALIFY row_number() OVER (PARTITION BY user, item ORDER BY {order}) = 1")
+        columns = ["row", *_SIDES, *(_OURS[name] for name in self._measures)]
+        self._make(
+            "log",
+            f"SELECT {', '.join(columns)} FROM (SELECT *, row_number() OVER (PARTITION BY user, "
+            f"item ORDER BY {order}) AS place FROM log) AS ranked WHERE place = 1",
+        )
 
     def core(self, k: int) -> None:
         """Keep the k-core."""
@@ -148,31 +158,34 @@ class _Log:
             raise DataError(self._empty_core(k))
         self._keep(" ".join(f"SEMI JOIN of_{s} ON of_{s}.code = log.{s}" for s in _SIDES))
         for table in ("core", "going", "of_user", "of_item"):
-            self._do(f"DROP TABLE {table}")
+            self._engine.drop(table)
 
     def _core(self, k: int) -> int:
         """Make `core` the pairs of the k-core of `log` and return how many there are.
 
         Counts lose what goes, as in memory: a round costs what it removes, and a look at the rest.
         """
-        self._do("CREATE OR REPLACE TABLE core AS SELECT user, item FROM log")
+        self._make("core", "SELECT user, item FROM log")
         for side in _SIDES:
-            self._do(
-                f"CREATE OR REPLACE TABLE of_{side} AS SELECT {side} AS code, count(*) AS count "
-                f"FROM core GROUP BY {side}"
+            self._make(
+                f"of_{side}", f"SELECT {side} AS code, count(*) AS count FROM core GROUP BY {side}"
             )
-        few = (f"{side} IN (SELECT code FROM of_{side} WHERE count < {k})" for side in _SIDES)
-        goes = " OR ".join(few)
+        goes = " OR ".join(
+            f"EXISTS (SELECT 1 FROM of_{side} WHERE of_{side}.code = core.{side} AND "
+            f"of_{side}.count < {k})"
+            for side in _SIDES
+        )
         while True:
-            self._do(f"CREATE OR REPLACE TABLE going AS SELECT * FROM core WHERE {goes}")
+            self._make("going", f"SELECT * FROM core WHERE {goes}")
             if not self._one("SELECT count(*) FROM going"):
                 return int(self._one("SELECT count(*) FROM core"))
-            self._do(f"DELETE FROM core WHERE {goes}")
+            self._engine.delete("core", goes)
             for side in _SIDES:
-                self._do(
-                    f"CREATE OR REPLACE TABLE of_{side} AS SELECT code, count - coalesce(n, 0) AS "
-                    f"count FROM of_{side} LEFT JOIN (SELECT {side} AS gone, count(*) AS n FROM "
-                    f"going GROUP BY {side}) ON code = gone WHERE count >= {k}"
+                self._make(
+                    f"of_{side}",
+                    f"SELECT code, count - coalesce(n, 0) AS count FROM of_{side} LEFT JOIN "
+                    f"(SELECT {side} AS gone, count(*) AS n FROM going GROUP BY {side}) AS less "
+                    f"ON code = gone WHERE count >= {k}",
                 )
 
     def _empty_core(self, k: int) -> str:
@@ -186,23 +199,24 @@ class _Log:
     def number(self) -> None:
         """Number users and items by first appearance."""
         for table, code in (("users", "user"), ("items", "item")):
-            self._do(
-                f"CREATE TABLE {table}_left AS SELECT {code} AS code, count(*) AS count, "
-                f"row_number() OVER (ORDER BY min(row)) - 1 AS number FROM log GROUP BY {code}"
+            self._make(
+                f"{table}_left",
+                f"SELECT {code} AS code, count(*) AS count, "
+                f"row_number() OVER (ORDER BY min(row)) - 1 AS number FROM log GROUP BY {code}",
             )
 
     def ordered(self) -> Ordered:
         """Return the log by user and time."""
-        users = self._frame(
-            "SELECT CAST(id AS VARCHAR) AS id, count FROM users_left JOIN users USING (code) "
+        users = self._engine.frame(
+            "SELECT CAST(id AS STRING) AS id, count FROM users_left JOIN users USING (code) "
             "ORDER BY number"
         )
-        items = self._frame(
-            "SELECT CAST(id AS VARCHAR) AS id FROM items_left JOIN items USING (code) "
+        items = self._engine.frame(
+            "SELECT CAST(id AS STRING) AS id FROM items_left JOIN items USING (code) "
             "ORDER BY number"
         )
         rating = ", rating" if "rating" in self._measures else ""
-        rows = self._frame(
+        rows = self._engine.frame(
             f"SELECT CAST(i.number AS INTEGER) AS item{rating} FROM log "
             "JOIN users_left AS u ON u.code = log.user JOIN items_left AS i ON i.code = log.item "
             f"ORDER BY u.number, {', '.join(self._order())}"
@@ -220,38 +234,20 @@ class _Log:
         pairs = self._one("SELECT count(*) FROM (SELECT DISTINCT user, item FROM log)")
         span = None
         if "timestamp" in self._measures:
-            span = self._row("SELECT min(time), max(time) FROM log")
+            span = self._engine.row("SELECT min(time), max(time) FROM log")
         return from_counts(self._counts(), span, pairs)
 
     def _order(self) -> list[str]:
         return ["time", "row"] if "timestamp" in self._measures else ["row"]
 
     def _counts(self, table: str = "log") -> tuple[int, int, int]:
-        counts: tuple[int, int, int] = self._row(
+        counts: tuple[int, int, int] = self._engine.row(
             f"SELECT count(DISTINCT user), count(DISTINCT item), count(*) FROM {table}"
         )
         return counts
 
     def _keep(self, condition: str) -> None:
-        self._do(f"CREATE TABLE kept AS SELECT log.* FROM log {condition}")
-        self._do("DROP TABLE log")
-        self._do("ALTER TABLE kept RENAME TO log")
-
-    def _frame(self, query: str) -> pl.DataFrame:
-        path = self._scratch / "result.parquet"
-        self._do(f"COPY ({query}) TO {_text(path)} (FORMAT parquet)")
-        return pl.read_parquet(path)
+        self._make("log", f"SELECT log.* FROM log {condition}")
 
     def _one(self, query: str) -> Any:  # noqa: ANN401 - whatever is asked for
-        return self._row(query)[0]
-
-    def _row(self, query: str) -> Any:  # noqa: ANN401 - whatever is asked for
-        return self._database.execute(query).fetchone()
-
-    def _do(self, statement: str) -> None:
-        self._database.execute(statement)
-
-
-def _text(path: Path) -> str:
-    """Return a path as a literal of SQL."""
-    return "'" + str(path).replace("'", "''") + "'"
+        return self._engine.row(query)[0]

@@ -27,7 +27,7 @@ from recoach.data.interactions import FloatArray, Interactions
 from recoach.data.lock import alone
 from recoach.data.split import Dataset, Ragged, fingerprint, leave_last_out
 from recoach.data.statistics import Statistics, describe
-from recoach.errors import DataError
+from recoach.errors import ConfigError, DataError
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
@@ -66,7 +66,12 @@ _DEFAULT = PrepareConfig()
 
 
 def prepare(
-    source: Path, directory: Path, config: PrepareConfig = _DEFAULT, *, memory: str | None = None
+    source: Path,
+    directory: Path,
+    config: PrepareConfig = _DEFAULT,
+    *,
+    memory: str | None = None,
+    spark: str | None = None,
 ) -> Dataset:
     """Read, filter and split a log into `directory`, or load it where nothing has changed.
 
@@ -78,33 +83,42 @@ def prepare(
         directory: the folder to write.
         config: filters and split.
         memory: "4GB" lets DuckDB do the same on disk, beside the folder, within so much memory.
+        spark: "local[4]" or another master lets Spark do it, in a folder beside that workers see.
 
     Raises:
-        ConfigError: `memory` is no size, or DuckDB is not installed.
+        ConfigError: `memory` is no size, or DuckDB or Spark is not installed; or both are asked.
         DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
     """
     source, directory = Path(source), Path(directory)
+    if memory is not None and spark is not None:
+        raise ConfigError("memory is DuckDB's limit, Spark has its own settings; give one of both.")
     _identity(source)  # a log that is not there makes no folder
     with _working(directory):
-        return _prepare(source, directory, config, memory)
+        return _prepare(source, directory, config, memory, spark)
 
 
-def _prepare(source: Path, directory: Path, config: PrepareConfig, memory: str | None) -> Dataset:
+def _prepare(
+    source: Path, directory: Path, config: PrepareConfig, memory: str | None, spark: str | None
+) -> Dataset:
     origin = {"source": _identity(source), "config": config.model_dump()}
     reused = _reuse(directory, origin)
     if reused is not None:
         return reused
     name = source.name.split(".")[0]
     if memory is not None:
-        from recoach.data.on_disk import split_on_disk  # noqa: PLC0415 (an extra)
+        from recoach.data.in_duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
 
-        dataset, statistics = split_on_disk(source, config, memory, directory)
-        dataset = dataclasses.replace(dataset, name=name)
+        dataset, statistics = split_in_duckdb(source, config, memory, directory)
+    elif spark is not None:
+        from recoach.data.in_spark import split_in_spark  # noqa: PLC0415 (an extra)
+
+        dataset, statistics = split_in_spark(source, config, spark, directory)
     else:
         read = read_interactions(source, columns=config.columns, format=config.format)
         log = filtered(read, config)
         dataset = leave_last_out(log, name, test_items=config.test_items)
         statistics = describe(log)
+    dataset = dataclasses.replace(dataset, name=name)
     _save(dataset, directory, statistics, origin)
     return dataset
 

@@ -2,16 +2,16 @@
 
 A cell is a run folder like any other: interrupted suites go on where they were, and every cell
 can be looked at, reported and repeated from its own config.toml. Cells whose bases are the same
-train it once.
+train it once. Several processes may share a suite: each skips the cells that others work on.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recoach.errors import ConfigError
+from recoach.errors import BusyError, ConfigError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.gains import GAINS
@@ -20,7 +20,7 @@ from recoach.experiments.stages import Run, Watch, execute, open_run
 from recoach.experiments.suites import SUITES, Cell, Profile, Source
 
 Announce = Callable[[str], None]
-"""Told the name of every cell before it is run."""
+"""Told the name of every cell before it is run, and why one is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,19 @@ class Plan:
         """Return where a cell runs."""
         return RunFolder(self.shelf / source.name / f"{cell.name}-{seed}")
 
+    def jobs(self) -> Iterator[tuple[str, ExperimentConfig, RunFolder]]:
+        """Yield the name, the settings and the folder of every wanted cell."""
+        for source in self.sources:
+            for seed in self.seeds:
+                for cell in self.cells(source, seed):
+                    config = resolve(cell.tables, f"cell {cell.name}")
+                    name = f"{source.name}: {cell.name}, seed {seed}"
+                    yield name, config, self.folder(source, cell, seed)
+
+    def missing(self) -> list[str]:
+        """Return the names of the wanted cells that are not finished."""
+        return [name for name, config, folder in self.jobs() if not folder.finished(config)]
+
     @property
     def shelf(self) -> Path:
         """Where the suite's tables lie: beside those it shares runs with."""
@@ -56,19 +69,20 @@ class Plan:
 def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
     """Run every cell that is not finished and return the joined record of the suite.
 
-    The record holds all that is finished on the shelf, of other logs and seeds as well.
+    A cell that another process works on is skipped (`Plan.missing` names it as long as it is not
+    finished). The record holds all that is finished on the shelf, of other logs and seeds as well.
 
     Raises:
         ConfigError: nothing is left to run, or a cell's settings are wrong.
     """
     if not any(plan.cells(source, seed) for source in plan.sources for seed in plan.seeds):
         raise ConfigError(f"--only {' '.join(plan.only)} leaves no cell of {plan.suite} to run.")
-    for source in plan.sources:
-        for seed in plan.seeds:
-            for cell in plan.cells(source, seed):
-                folder = plan.folder(source, cell, seed)
-                announce(f"{source.name}: {cell.name}, seed {seed}")
-                _run(resolve(cell.tables, f"cell {cell.name}"), folder, watch)
+    for name, config, folder in plan.jobs():
+        announce(name)
+        try:
+            _run(config, folder, watch)
+        except BusyError as busy:
+            announce(f"{name}: skipped, {busy.who}")
     return join(plan.suite, plan.profile, plan.shelf, plan.sources)
 
 

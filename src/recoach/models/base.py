@@ -53,6 +53,11 @@ class Recommender(nn.Module, ABC):
         self.n_users, self.n_items = len(train), n_items
 
     @property
+    def divisible(self) -> bool:
+        """Whether `items` is an embedding that is read and scored and no more (see `divided`)."""
+        return False
+
+    @property
     def history_length(self) -> int:
         """Number of last items the model reads; 0 where it reads none."""
         return 0

@@ -68,7 +68,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and their JSON state as one safetensors file."""
+    """Write tensors and their JSON state as one safetensors file, in the first process."""
+    if not parallel.first():
+        return
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
     metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(plain, text)}
@@ -92,8 +94,8 @@ def load_tensors(path: Path) -> Saved:
         ) from error
     if not whole or not isinstance(state, dict):
         raise ModelError(
-            f"{path} is damaged or not Recoach's: its checksum is missing or that of other content; "
-            f"restore it or train again."
+            f"{path} is damaged or not Recoach's: its checksum is missing or that of other "
+            "content; restore it or train again."
         )
     return Saved(tensors, state)
 

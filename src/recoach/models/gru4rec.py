@@ -20,6 +20,7 @@ from recoach.models.base import (
     draw_negatives,
     known_keys,
 )
+from recoach.models.divided import first_item
 from recoach.models.losses import bpr, cross_entropy
 from recoach.models.sasrec import read_states
 
@@ -60,6 +61,11 @@ class GRU4Rec(Recommender):
             self.items.weight[n_items] = 0
 
     @property
+    def divisible(self) -> bool:
+        """Whether the item table may lie with several processes: the softmax needs no more."""
+        return self.config.loss == "ce"
+
+    @property
     def history_length(self) -> int:
         """Number of last items the model reads."""
         return self.config.max_length
@@ -76,7 +82,7 @@ class GRU4Rec(Recommender):
         queries, targets = batch.states.queries, batch.states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
-            return cross_entropy(users, items, targets)
+            return cross_entropy(users, items, targets, first_item(self))
         who, known = queries.state_users, self.get_buffer("known")
         other = draw_negatives(known, who, self.n_items, 1, generator)[:, 0]
         return bpr((users * items[targets]).sum(dim=1), (users * items[other]).sum(dim=1))

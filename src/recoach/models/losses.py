@@ -5,23 +5,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from recoach import parallel
+from recoach.models.shards import Shard
 from recoach.models.softmax import Block, product_dtype, softmax_loss
 
 
-def cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(
+    users: Tensor, items: Tensor, targets: Tensor, first_item: int | None = None
+) -> Tensor:
     """Return the mean cross-entropy of the targets under a softmax over the whole catalogue.
 
     Args:
         users: float[B, D].
-        items: float[I, D].
+        items: float[I, D], or some rows of it.
         targets: int64[B].
+        first_item: the first row's number where others have the rest; None for all of them.
     """
 
     def loss(block: Block) -> Tensor:
         states = torch.arange(len(block), device=users.device)
         return -block.log_p(states, targets[block.which]).sum()
 
-    return softmax_loss(users, items, loss) / parallel.total(len(users))
+    catalogue = None if first_item is None else Shard(items, len(users), start=first_item)
+    return softmax_loss(users, items, loss, catalogue) / parallel.total(len(users))
 
 
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:

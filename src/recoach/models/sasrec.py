@@ -21,6 +21,7 @@ from recoach.models.base import (
     draw_negatives,
     known_keys,
 )
+from recoach.models.divided import first_item
 from recoach.models.losses import binary_cross_entropy, cross_entropy, sampled_cross_entropy
 from recoach.models.transformer import EncoderConfig, SequenceEncoder
 
@@ -56,6 +57,11 @@ class SASRec(Recommender):
             self.items.weight[n_items] = 0
 
     @property
+    def divisible(self) -> bool:
+        """Whether the item table may lie with several processes: the softmax needs no more."""
+        return self.config.loss == "ce"
+
+    @property
     def history_length(self) -> int:
         """Number of last items the model reads."""
         return self.config.max_length
@@ -72,7 +78,7 @@ class SASRec(Recommender):
         queries, targets = batch.states.queries, batch.states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
-            return cross_entropy(users, items, targets)
+            return cross_entropy(users, items, targets, first_item(self))
         drawn = draw_negatives(
             self.get_buffer("known"),
             queries.state_users,

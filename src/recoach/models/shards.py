@@ -6,43 +6,25 @@ normaliser (a maximum and a sum), the logits of single pairs and the gradient of
 Nothing of the size of the catalogue travels.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from recoach import parallel
 from recoach.data.batch import Seen
-from recoach.models.softmax import Block, Catalogue, softmax_loss
+from recoach.models.softmax import Block, Catalogue
 
 
 def own_rows(n_items: int) -> slice:
     """Return the range of items that this process holds; the ranges differ by one at the most."""
-    rank, size = parallel.rank(), parallel.size()
-    return slice(n_items * rank // size, n_items * (rank + 1) // size)
-
-
-def sharded_softmax_loss(
-    users: Tensor, items: Tensor, loss: Callable[[Block], Tensor], catalogue: "Shard"
-) -> Tensor:
-    """Sum a loss of log-probabilities over all states, each process holding some of the items.
-
-    Args:
-        users: float[B, D], the same in all processes.
-        items: float[rows, D], the own ones.
-        loss: loss of a block, summed over its states; items are numbered as in the whole catalogue.
-        catalogue: of these items for these states.
-
-    Returns:
-        float[] the sum, the same in all processes. Each finds the whole gradient of `users` and
-        that of its own `items`.
-    """
-    everywhere: Tensor = _Everywhere.apply(users)  # type: ignore[no-untyped-call]
-    return softmax_loss(everywhere, items, loss, catalogue)
+    number, count = parallel.number(), parallel.processes()
+    return slice(n_items * number // count, n_items * (number + 1) // count)
 
 
 class Shard(Catalogue):
-    """The own rows of a catalogue.
+    """The own rows of a catalogue, for states that are the same in all processes.
+
+    A loss of it is the same in all processes; each finds the whole gradient of the states and that
+    of its own items.
 
     Args:
         items: float[rows, D].
@@ -76,6 +58,11 @@ class Shard(Catalogue):
     def holds(self, items: Tensor) -> Tensor:
         """Return bool[n], whether items are among the own ones."""
         return (items >= self.start) & (items < self.stop)
+
+    def states(self, users: Tensor) -> Tensor:
+        """Return the states, whose gradient all processes add to."""
+        everywhere: Tensor = _Everywhere.apply(users)  # type: ignore[no-untyped-call]
+        return everywhere
 
     def block(self, users: Tensor, which: slice) -> Block:
         """Return the policy of the states `which`, see `Catalogue`."""

@@ -296,6 +296,10 @@ class Catalogue:
         """Leave the rooms to the next catalogue of the same size."""
         _ROOMS.extend(getattr(self, "_kept", ())[: max(0, _MOST_ROOMS - len(_ROOMS))])
 
+    def states(self, users: Tensor) -> Tensor:
+        """Return the states as a loss of this catalogue takes them."""
+        return users
+
     def block(self, users: Tensor, which: slice) -> Block:
         """Return the policy of the states `which`; it is valid until the next one is asked for.
 
@@ -346,7 +350,8 @@ def softmax_loss(
         float[] the sum, differentiable with respect to `users` and `items`.
     """
     catalogue = catalogue or Catalogue(items, len(users))
-    total: Tensor = _SoftmaxLoss.apply(users, items, catalogue, loss)  # type: ignore[no-untyped-call]
+    states = catalogue.states(users)
+    total: Tensor = _SoftmaxLoss.apply(states, items, catalogue, loss)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from recoach.data.batch import Queries, Seen, histories, user_queries
 from recoach.data.split import Dataset
 from recoach.models.base import Embedded, Recommender, judging
+from recoach.models.shards import Shard
 from recoach.models.softmax import Block, Catalogue, softmax_loss
 
 Logits = Literal["raw", "norm_query", "cosine"]
@@ -31,6 +32,8 @@ class Policy:
     """Products of the vectors as they are, with states of unit length, or of both (cosines)."""
     exact_products: bool = False
     """Whether products stay in the vectors' own precision, as differences of policies need."""
+    first_item: int | None = None
+    """The number of the model's first item where others hold the rest; None for all of them."""
 
     def embed(self, model: Recommender, queries: Queries) -> Embedded:
         """Return the vectors whose products over the temperature are the logits."""
@@ -51,6 +54,15 @@ class Policy:
             seen: masked pairs of these states.
             bias: float[I] where the items are a sample, see `Catalogue`.
         """
+        if self.first_item is not None:
+            return Shard(
+                vectors.items,
+                len(vectors.users),
+                start=self.first_item,
+                temperature=self.temperature,
+                seen=seen,
+                exact_products=self.exact_products,
+            )
         return Catalogue(
             vectors.items,
             len(vectors.users),

@@ -133,6 +133,9 @@ class GRPOConfig(BaseModel):
     """What is judged and returned is a moving average of the weights; 0 takes them as they are."""
     interpolate: bool = True
     """Return the point between base and best that validation likes most (WiSE-FT); for `best`."""
+    shard_items: bool = False
+    """Under torchrun, give each process a part of the item table in place of a part of the batch
+    (SASRec and GRU4Rec with loss `ce`, estimator `exact`)."""
 
     @classmethod
     def paper(cls, **changes: object) -> Self:
@@ -182,6 +185,8 @@ class GRPOConfig(BaseModel):
             raise ValueError("temperature must be positive or 'auto'")
         if self.estimator != "sampled" and not (self.replacement and self.dead_groups == "zero"):
             raise ValueError("replacement and dead_groups belong to estimator 'sampled'")
+        if self.shard_items and (self.algorithm != "grpo" or self.estimator != "exact"):
+            raise ValueError("shard_items needs algorithm 'grpo' and estimator 'exact'")
         if not self.trainable:
             raise ValueError("trainable names no table; nothing would move")
         return self

@@ -13,6 +13,7 @@ What it is not, against the paper (Jeon et al. 2025):
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from recoach.data.batch import StateBatches
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 from recoach.models.base import Embedded, Recommender, frozen_copy
+from recoach.models.divided import divide, first_item, own_table, whole_square
 from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.algorithms import estimator_for
@@ -73,8 +75,12 @@ class GRPOTrainer:
             )
         if self.args.level == "final":
             model.settle()
-        exact = self.args.compares_policies
-        self.policy = Policy(self._temperature(), self.args.logits, exact_products=exact)
+        temperature, exact = self._temperature(), self.args.compares_policies
+        if self.args.shard_items:
+            divide(model)
+        self.policy = Policy(
+            temperature, self.args.logits, exact_products=exact, first_item=first_item(model)
+        )
         self._tasks = Tasks(self.args, train_dataset, _several(reward_funcs, self.args))
         self._estimator = estimator_for(self.args, self.policy, self._tasks.rewarder, model)
         anchored = self.args.beta > 0 or self._estimator.needs_reference
@@ -174,7 +180,7 @@ class GRPOTrainer:
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             parallel.add_gradients(_moved(self.optimiser))
-            norm = _gradient_norm(self.optimiser)
+            norm = self._gradient_norm()
             self.optimiser.step()
         logged = {"loss": parallel.total(float(loss.detach())), "grad_norm": norm}
         return logged | statistics.means()
@@ -185,13 +191,21 @@ class GRPOTrainer:
         by_identity = {id(p): name for name, p in self.model.named_parameters()}
         for table, parameters in self.model.tables().items():
             starts = [self._start[by_identity[id(p)]] for p in parameters]
-            moved = sum(
-                float((p.detach() - s).square().sum())
-                for p, s in zip(parameters, starts, strict=True)
-            )
-            size = sum(float(s.square().sum()) for s in starts)
+            pairs = list(zip(parameters, starts, strict=True))
+            moved = sum(self._square(p, p.detach() - s) for p, s in pairs)
+            size = sum(self._square(p, s) for p, s in pairs)
             drift[f"drift/{table}"] = (moved / size) ** 0.5 if size else 0.0
         return drift | {"temperature": self.policy.temperature}
+
+    def _square(self, parameter: torch.Tensor, values: torch.Tensor) -> float:
+        """Return the sum of squares of values that a parameter's rows have."""
+        return float(whole_square(self.model, parameter, values.square().sum()))
+
+    def _gradient_norm(self) -> float:
+        moved = [(p, p.grad) for p in _moved(self.optimiser) if p.grad is not None]
+        if own_table(self.model):
+            return math.sqrt(sum(self._square(p, gradient) for p, gradient in moved))
+        return float(torch.nn.utils.get_total_norm([gradient for _, gradient in moved]))
 
     def _embedded(self, batch: Task, model: Recommender, mask: int | None) -> Embedded:
         """Return a policy's vectors; every policy of a step has the same mask, if there is one."""
@@ -257,8 +271,3 @@ def _several(
 
 def _moved(optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [p for group in optimiser.param_groups for p in group["params"]]
-
-
-def _gradient_norm(optimiser: torch.optim.Optimizer) -> float:
-    gradients = [p.grad for p in _moved(optimiser)]
-    return float(torch.nn.utils.get_total_norm([g for g in gradients if g is not None]))

@@ -22,14 +22,15 @@ from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, frozen_copy
 from recoach.models.checkpoint import (
     COMPANION,
-    OPTIMISER,
     load_tensors,
     own_weights,
     save_description,
     save_tensors,
 )
+from recoach.models.divided import cut, for_file, own_table, unite, united
 from recoach.training.guards import divergence, last_good, spoilt
 from recoach.training.observers import Observer, Outcome
+from recoach.training.saved import fill_optimiser, optimiser_tensors
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
@@ -143,6 +144,7 @@ class Loop(Generic[Batch]):
         self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
         self.session, self.folder, self.seed = session, session.folder, session.seed
         self.observer = session.observer if parallel.first() else Observer()
+        self._divided = own_table(trainer.model) is not None
         self.progress = _Progress()
         self._judged = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
         self._start = self._best = self._copy()
@@ -151,11 +153,19 @@ class Loop(Generic[Batch]):
         self._saved_at = self._began = time.monotonic()
 
     def run(self) -> Outcome:
-        """Train to the end and leave the selected weights in the model.
+        """Train to the end and leave the selected weights in the model, whole.
 
         Raises:
             ModelError: the loss is not finite, or a checkpoint is damaged.
         """
+        with parallel.same_rows(same=self._divided):
+            outcome = self._run()
+        unite(self.trainer.model)
+        self.observer.on_end(outcome)
+        parallel.wait()  # what comes next reads what the first has written
+        return outcome
+
+    def _run(self) -> Outcome:
         if self.folder is not None:
             save_description(self.folder, self.trainer.model)
             if self.session.resume and (self.folder / "last.safetensors").exists():
@@ -173,7 +183,7 @@ class Loop(Generic[Batch]):
                 self._interpolate()
         chosen = self._best if self.schedule.select == "best" else self._copy()
         self.trainer.model.load_state_dict(chosen)
-        outcome = Outcome(
+        return Outcome(
             progress.step,
             progress.seconds,
             progress.best_step if self.schedule.select == "best" else progress.step,
@@ -181,9 +191,6 @@ class Loop(Generic[Batch]):
             progress.start_value,
             progress.share,
         )
-        self.observer.on_end(outcome)
-        parallel.wait()  # what comes next reads what the first has written
-        return outcome
 
     def _epoch(self) -> None:
         progress, schedule = self.progress, self.schedule
@@ -193,7 +200,7 @@ class Loop(Generic[Batch]):
             last = bool(schedule.max_steps) and progress.step >= schedule.max_steps
             if last or (schedule.eval_steps and progress.step % schedule.eval_steps == 0):
                 self._evaluate(last=last)
-            elif time.monotonic() - self._saved_at > _SAVE_SECONDS or self.observer.stops():
+            elif self._due():
                 self._save()
             if progress.finished:
                 return
@@ -204,10 +211,15 @@ class Loop(Generic[Batch]):
         if last or not schedule.eval_steps:
             self._evaluate(last=last)
 
+    def _due(self) -> bool:
+        """Return whether to save between evaluations; the first decides where all must help."""
+        due = time.monotonic() - self._saved_at > _SAVE_SECONDS or self.observer.stops()
+        return parallel.as_first(due) if self._divided else due
+
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         self.trainer.refresh(progress.step)
-        name = "dropout" if parallel.first() else f"dropout {parallel.rank()}"
+        name = f"dropout {parallel.rank()}" if parallel.rank() else "dropout"
         torch.manual_seed(derive(self.seed, name, progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
         self._average()
@@ -244,7 +256,7 @@ class Loop(Generic[Batch]):
             self._save()
             return
         try:
-            measured = self.evaluate(self._judged)
+            measured = self._measured()
         except ModelError as error:
             tables = ", ".join(spoilt(self.trainer.model)) or "none"
             raise ModelError(
@@ -275,6 +287,10 @@ class Loop(Generic[Batch]):
         self._sums, self._count = {}, 0
         self._save(best=progress.best_step == progress.step)
 
+    def _measured(self) -> dict[str, float]:
+        with united(self._judged):
+            return self.evaluate(self._judged)
+
     def _interpolate(self) -> None:
         """Take the best weights between the start and the best (Wortsman et al. 2022)."""
         progress, best, ended = self.progress, self._best, self._copy()
@@ -285,7 +301,7 @@ class Loop(Generic[Batch]):
                 for name, end in best.items()
             }
             self._judged.load_state_dict(between)
-            value = self.evaluate(self._judged)[self.schedule.metric]
+            value = self._measured()[self.schedule.metric]
             if value > progress.best_value:
                 progress.best_value, progress.share, self._best = value, share, between
         self._judged.load_state_dict(ended)
@@ -303,15 +319,16 @@ class Loop(Generic[Batch]):
         self._saved_at = time.monotonic()
         if self.progress.finished and self.schedule.select == "last":
             self._best, best = self._copy(), True  # the folder keeps what the training returns
-        if self.folder is None or not parallel.first():
+        if self.folder is None or not (parallel.first() or self._divided):
             return
         self.progress.seconds = self._saved_at - self._began
-        state = asdict(self.progress)
+        state, model = asdict(self.progress), self.trainer.model
         if best:
-            save_tensors(self.folder / "best.safetensors", self._best, state)
-        tensors = self.trainer.model.state_dict() | _optimiser_tensors(self.trainer.optimiser)
-        for name, model in self._companions().items():
-            own = model.state_dict()
+            save_tensors(self.folder / "best.safetensors", for_file(model, self._best), state)
+        tensors = for_file(model, model.state_dict())
+        tensors |= optimiser_tensors(self.trainer.optimiser, model)
+        for name, other in self._companions().items():
+            own = for_file(other, other.state_dict())
             tensors |= {f"{COMPANION}{name}.{key}": value for key, value in own.items()}
         state["sums"], state["count"] = self._sums, self._count
         save_tensors(self.folder / "last.safetensors", tensors, state)
@@ -322,13 +339,15 @@ class Loop(Generic[Batch]):
         try:
             self._sums, self._count = dict(state.pop("sums")), int(state.pop("count"))
             self.progress = _Progress(**state)
-            self.trainer.model.load_state_dict(own_weights(tensors))
-            for name, model in self._companions().items():
+            model = self.trainer.model
+            model.load_state_dict(cut(model, own_weights(tensors)))
+            for name, other in self._companions().items():
                 before = f"{COMPANION}{name}."
-                model.load_state_dict(
-                    {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
-                )
-            _fill_optimiser(self.trainer.optimiser, tensors)
+                own = {
+                    n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)
+                }
+                other.load_state_dict(cut(other, own))
+            fill_optimiser(self.trainer.optimiser, model, tensors)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{path} does not belong to this training ({str(error).splitlines()[0]}); restore "
@@ -343,7 +362,8 @@ class Loop(Generic[Batch]):
         A best of a later step is met again on the way. Weights drawn back towards the start are
         not: they are the end of the training.
         """
-        self._best, state = load_tensors(path)
+        best, state = load_tensors(path)
+        self._best = cut(self.trainer.model, best)
         progress = self.progress
         if progress.finished and progress.share is None and state.get("share") is not None:
             progress.share, progress.best_value = state["share"], state["best_value"]
@@ -364,27 +384,3 @@ def save_trained(folder: Path, model: Recommender, value: float) -> None:
     save_tensors(folder / "best.safetensors", model.state_dict(), state)
     state |= {"sums": {}, "count": 0}
     save_tensors(folder / "last.safetensors", model.state_dict(), state)
-
-
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{OPTIMISER}{index}.{name}": value
-        for index, entries in optimiser.state_dict()["state"].items()
-        for name, value in entries.items()
-        if value is not None  # SGD without momentum
-    }
-
-
-def _fill_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(OPTIMISER):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    groups = optimiser.state_dict()["param_groups"]
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for number, entries in state.items():
-        for name, value in entries.items():
-            if value.dim() and value.shape != parameters[number].shape:
-                raise ValueError(f"{OPTIMISER}{number}.{name} has the shape {tuple(value.shape)}")
-    optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -15,6 +15,7 @@ from recoach.data.split import Dataset, Ragged, without_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import Recommender, TrainingBatch
+from recoach.models.divided import divide
 from recoach.training.loop import Loop, Schedule, Session
 from recoach.training.observers import Outcome
 
@@ -50,6 +51,9 @@ class PretrainConfig(BaseModel):
     """Return the best point on validation between start and best."""
     hold_out: int = Field(0, ge=0)
     """Last training items of every user that are kept back, so that GRPO's reward is news."""
+    shard_items: bool = False
+    """Under torchrun, give each process a part of the item table in place of a part of the batch
+    (SASRec and GRU4Rec with loss `ce`)."""
 
     def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
         """Return the part the loop needs."""
@@ -63,6 +67,8 @@ class SupervisedTrainer:
 
     def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
         self.model, self._user_ids = model, dataset.user_ids
+        if config.shard_items:
+            divide(model)
         train = without_last(dataset.train, config.hold_out)
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
             kind: _loader(kind, model, config, train) for kind in model.needs
