@@ -1,6 +1,7 @@
 """What the default recipe adds: states as served, hidden edges, the average, the way back."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -110,8 +111,8 @@ def test_without_a_memory_the_model_itself_is_returned():
 class Distance:
     """Measures how far a model has gone, or how near it is to a distance that is best."""
 
-    def __init__(self, model, peak=None):
-        self.peak = peak
+    def __init__(self, model, peak=None, *, start_counts=False):
+        self.peak, self.start_counts = peak, start_counts
         self.start = [p.detach().clone() for p in model.parameters()]
 
     def gone(self, model):
@@ -120,7 +121,8 @@ class Distance:
 
     def __call__(self, model):
         gone = self.gone(model)
-        return {"ndcg@10": gone if self.peak is None else gone and 10 - abs(gone - self.peak)}
+        counts = gone or self.start_counts
+        return {"ndcg@10": gone if self.peak is None else counts and 10 - abs(gone - self.peak)}
 
 
 @pytest.mark.parametrize("place", [0.25, 0.5, 0.75, 1.0])
@@ -132,10 +134,19 @@ def test_the_best_point_between_the_start_and_the_best_is_returned(place, monkey
     assert gone == pytest.approx(place * end, rel=1e-4)
 
 
-def _after_a_step(peak, monkeypatch):
+def test_where_every_step_goes_too_far_the_way_to_the_last_is_looked_at(monkeypatch):
+    end, _ = _after_a_step(None, monkeypatch)
+    gone, outcome = _after_a_step(0.25 * end, monkeypatch, start_counts=True)
+    assert outcome.start_value == pytest.approx(10 - 0.25 * end)  # better than the end's 10 - .75
+    assert outcome.share == 0.25
+    assert outcome.best_step == 1
+    assert gone == pytest.approx(0.25 * end, rel=1e-4)
+
+
+def _after_a_step(peak, monkeypatch, **settings):
     """Train for a step under a metric that peaks at a distance; return the distance gone."""
     model = build("lightgcn")
-    distance = Distance(model, peak)
+    distance = Distance(model, peak, **settings)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1, ema_decay=0.0)
     tuner = GRPOTrainer(model, args=args, train_dataset=DATASET)
     monkeypatch.setattr("recoach.training.grpo.validation", lambda *_: distance)
@@ -150,13 +161,16 @@ def test_a_base_that_stays_the_best_is_returned_whole():
     args = GRPOConfig(batch_size=16, max_steps=3, learning_rate=3.0)
     outcome = GRPOTrainer(model, args=args, train_dataset=DATASET).train()
     assert outcome.best_step == 0
-    assert outcome.share == 1.0
+    assert outcome.share == 1.0  # the way to the last was looked at as well
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("stop_after", ["best", "last"])
-def test_interrupted_on_the_way_back_it_ends_the_same(tmp_path, monkeypatch, stop_after):
-    whole, outcome = _drawn_back(tmp_path / "whole")
+@pytest.mark.parametrize("too_far", [False, True])
+def test_interrupted_on_the_way_back_it_ends_the_same(tmp_path, monkeypatch, stop_after, too_far):
+    go = partial(_drawn_back, peak=0.5 if too_far else 1.0, start_counts=too_far)
+    whole, outcome = go(tmp_path / "whole")
+    assert outcome.best_value > outcome.start_value + 0.1
     assert outcome.share not in (None, 1.0)
     save = loop.save_tensors
 
@@ -168,18 +182,18 @@ def test_interrupted_on_the_way_back_it_ends_the_same(tmp_path, monkeypatch, sto
     with monkeypatch.context() as patched:
         patched.setattr(loop, "save_tensors", stops)
         with pytest.raises(KeyboardInterrupt):
-            _drawn_back(tmp_path / "part")
+            go(tmp_path / "part")
     for folder in ("part", "whole"):
-        again, resumed = _drawn_back(tmp_path / folder, resume=True)
+        again, resumed = go(tmp_path / folder, resume=True)
         assert resumed[2:] == outcome[2:]
         for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
             assert torch.equal(ours, theirs)
 
 
-def _drawn_back(folder, resume=False):
+def _drawn_back(folder, resume=False, **settings):
     """Train under a metric that peaks short of where a step ends."""
     model = build("lightgcn")
-    distance = Distance(model, peak=1.0)
+    distance = Distance(model, **settings)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1)
     session = Session(folder=folder, resume=resume)
     tuner = GRPOTrainer(model, args=args, train_dataset=DATASET, session=session)

@@ -132,7 +132,8 @@ class GRPOConfig(BaseModel):
     ema_decay: float = Field(0.99, ge=0, lt=1)
     """What is judged and returned is a moving average of the weights; 0 takes them as they are."""
     interpolate: bool = True
-    """Return the point between base and best that validation likes most (WiSE-FT); for `best`."""
+    """Return the point between base and best that validation likes most (WiSE-FT); between base and
+    last where no step was better than the base. For `select = "best"`."""
     shard_items: bool = False
     """Under torchrun, give each process a part of the item table in place of a part of the batch
     (SASRec and GRU4Rec with loss `ce`, estimator `exact`)."""

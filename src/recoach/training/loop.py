@@ -292,18 +292,23 @@ class Loop(Generic[Batch]):
             return self.evaluate(self._judged)
 
     def _interpolate(self) -> None:
-        """Take the best weights between the start and the best (Wortsman et al. 2022)."""
-        progress, best, ended = self.progress, self._best, self._copy()
+        """Take the best weights between the start and the best (Wortsman et al. 2022).
+
+        Where no weights were better than the start, those between it and the last may be.
+        """
+        progress, ended = self.progress, self._copy()
+        far = self._best if progress.best_step else ended
         progress.share = 1.0
-        for share in _SHARES if progress.best_step else ():
+        for share in _SHARES if progress.step else ():
             between = {
                 name: torch.lerp(self._start[name], end, share) if end.is_floating_point() else end
-                for name, end in best.items()
+                for name, end in far.items()
             }
             self._judged.load_state_dict(between)
             value = self._measured()[self.schedule.metric]
             if value > progress.best_value:
                 progress.best_value, progress.share, self._best = value, share, between
+                progress.best_step = progress.best_step or progress.step
         self._judged.load_state_dict(ended)
         self._save(best=True)
 
@@ -366,7 +371,8 @@ class Loop(Generic[Batch]):
         self._best = cut(self.trainer.model, best)
         progress = self.progress
         if progress.finished and progress.share is None and state.get("share") is not None:
-            progress.share, progress.best_value = state["share"], state["best_value"]
+            for name in ("share", "best_value", "best_step"):
+                setattr(progress, name, state[name])
             self._began = time.monotonic() - progress.seconds
             self._save()
 
