@@ -36,7 +36,8 @@ def read_titles(source: Path, item_ids: pl.Series) -> pl.Series:
     if titles.null_count() == len(titles):
         raise DataError(
             f"{table.label}: none of its items is in the log (its first is "
-            f"{_first(given)}, the log's first is {clipped(repr(item_ids[0]))}); the ids must be the log's"
+            f"{_first(given)}, the log's first is {clipped(repr(item_ids[0]))}); "
+            "the ids must be the log's"
         )
     return titles.fill_null(item_ids)
 

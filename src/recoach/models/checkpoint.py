@@ -92,8 +92,8 @@ def load_tensors(path: Path) -> Saved:
         ) from error
     if not whole or not isinstance(state, dict):
         raise ModelError(
-            f"{path} is damaged or not Recoach's: its checksum is missing or that of other content; "
-            f"restore it or train again."
+            f"{path} is damaged or not Recoach's: its checksum is missing or that of other "
+            f"content; restore it or train again."
         )
     return Saved(tensors, state)
 
