@@ -43,10 +43,21 @@ class BusyError(RunError):
         self.who = who
 
 
+def clipped(text: str, length: int = 200) -> str:
+    """Return a text for a message, cut where it is long."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return how to go on after an unknown word: the nearest known one, or else all of them."""
     names = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), names, n=1)
     if near:
-        return f"did you mean {names[near[0]]!r}?"
-    return f"there are {', '.join(sorted(names.values()))}."
+        return f"did you mean {clipped(repr(names[near[0]]))}?"
+    return f"there are {listed(sorted(names.values()))}."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message on one line, cut where they are long or very many."""
+    shown = (name if name.isprintable() else repr(name) for name in names)
+    return clipped(", ".join(clipped(name, 80) for name in shown), 600)

@@ -6,6 +6,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from recoach.data.formats import reading
 from recoach.data.ingest import read_benchmark, read_interactions
 from recoach.errors import DataError
 
@@ -54,6 +55,11 @@ TEXTS = {
     ),
     "short line": ("a.csv", HEAD + GOOD + "u\n", ["a.csv: line 3", "empty"]),
     "long line": ("a.csv", HEAD + GOOD + "u,i,5,1,9\n", ["a.csv: line 3 has 5 fields"]),
+    "long and odd names": (
+        "a.jsonl",
+        '{"user":1,"a\\nb":2,"' + "x" * 9999 + '":3}\n',
+        ["a.jsonl: no item_id column", "'a\\nb'"],
+    ),
     "not json": ("a.jsonl", '{"user":1,"item":2}\n\n{"user":\n', ["a.jsonl: line 3", "JSON"]),
     "json list": ("a.jsonl", "[1, 2]\n", ["a.jsonl: line 1 is not a JSON object"]),
     "mixed ids": (
@@ -186,3 +192,12 @@ def test_a_panic_of_the_reader_is_a_sentence_too(tmp_path, monkeypatch):
     monkeypatch.setattr(pl.LazyFrame, "collect", panics)
     with pytest.raises(DataError, match=r"a\.parquet cannot be read .*is it what its name says"):
         read_interactions(path)
+
+
+def test_an_explanation_that_cannot_read_the_file_either_is_left_out():
+    def explain():
+        raise OSError("corrupt deflate stream")
+
+    refused = pytest.raises(DataError, match=r"a\.csv\.gz cannot be read \(invalid utf-8\)")
+    with refused, reading("a.csv.gz", explain):
+        raise pl.exceptions.ComputeError("invalid utf-8")

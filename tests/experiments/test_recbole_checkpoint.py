@@ -1,7 +1,6 @@
 """Checkpoints read without running them: what is in them, and what is refused."""
 
 import builtins
-import contextlib
 import functools
 import os
 import pickle
@@ -235,7 +234,7 @@ def test_files_of_another_kind_are_told(content, words, tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_an_entry_that_is_a_link_leads_nowhere(file, tmp_path):
+def test_an_entry_that_is_a_link_is_refused(file, tmp_path):
     (tmp_path / "secret").write_text("mine")
     path = tmp_path / "link.pth"
     with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
@@ -245,8 +244,5 @@ def test_an_entry_that_is_a_link_leads_nowhere(file, tmp_path):
                 new.writestr(info, str(tmp_path / "secret"))
             else:
                 new.writestr(info, old.read(info))
-    before = sorted(entry.name for entry in tmp_path.iterdir())
-    with contextlib.suppress(ModelError):
+    with pytest.raises(ModelError, match="version' that is a link"):
         read_checkpoint(path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == before
-    assert (tmp_path / "secret").read_text() == "mine"

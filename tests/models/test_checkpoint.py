@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 
@@ -15,7 +16,7 @@ from recoach.models.checkpoint import (
     save_tensors,
     write_atomically,
 )
-from recoach.models.registry import build_model, model_entry, model_name
+from recoach.models.registry import MODELS, build_model, model_entry, model_name
 
 DATASET = leave_last_out(cycle(16, 12, length=7))
 SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -81,6 +82,31 @@ def test_weights_of_another_model_do_not_fit(folder):
     other = build_model("lightgcn", DATASET, dim=8)
     save_tensors(folder / "best.safetensors", other.state_dict(), {})
     with pytest.raises(ModelError, match="another model"):
+        load_model(folder, DATASET)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tables_that_no_memory_holds_are_refused_before_they_are_made(tmp_path, model):
+    small = build_model(model, DATASET)
+    save_description(tmp_path, small)
+    save_tensors(tmp_path / "best.safetensors", small.state_dict(), {})
+    assert load_model(tmp_path, DATASET).n_items == DATASET.n_items
+    sizes = {"dim", "hidden_dim", "inner_dim", "max_length", "layers"}
+    sizes &= set(type(small.config).model_fields)
+    if model == "gru4rec":
+        sizes.remove("max_length")  # no table of it
+    assert sizes or model == "popularity"
+    for name, size in itertools.product(sorted(sizes), (10**9, 10**12, 10**30)):
+        change(tmp_path, config=small.config.model_dump(mode="json") | {name: size})
+        with pytest.raises(ModelError, match=r"another model|does not describe"):
+            load_model(tmp_path, DATASET)
+
+
+def test_a_table_that_is_missing_is_not_made_either(folder):
+    tensors = load_tensors(folder / "best.safetensors").tensors
+    del tensors["items.weight"]
+    save_tensors(folder / "best.safetensors", tensors, {})
+    with pytest.raises(ModelError, match=r"items\.weight is missing, not \(13, 8\)"):
         load_model(folder, DATASET)
 
 

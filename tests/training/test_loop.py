@@ -308,6 +308,7 @@ def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
     again, _, other = run("sasrec", tmp_path / "part")
     assert equal(again.state_dict(), model.state_dict())
     assert (other[0], other[2:]) == (outcome[0], outcome[2:])
+    assert 0 <= other.seconds < 3600
 
 
 def test_a_kill_between_the_best_and_the_last_of_the_way_back_changes_nothing(

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from recoach.data.bombs import check_rows, check_unpacked_size
-from recoach.errors import DataError
+from recoach.errors import DataError, clipped
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence")
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
@@ -102,18 +102,13 @@ def reading(label: str, explain: Callable[[], None] = lambda: None) -> Iterator[
         ) from None
     except UNREADABLE as error:
         try:
-            with contextlib.suppress(*UNREADABLE):  # it fails on the same bytes
+            with contextlib.suppress(OSError, *UNREADABLE):  # it fails on the same bytes
                 explain()
         except DataError as found:
             raise found from None
         raise DataError(
             f"{label} cannot be read ({_sentence(error)}); is it what its name says?"
         ) from None
-
-
-def clipped(text: str, length: int = 200) -> str:
-    """Return a text for a message, cut where it is long."""
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def line_frame(path: Path, encoding: Any = "utf8") -> pl.LazyFrame:  # noqa: ANN401 - a polars literal

@@ -7,7 +7,7 @@ import polars as pl
 
 from recoach.data.formats import Table, open_table, reading
 from recoach.data.ingest import USUAL_NAMES
-from recoach.errors import DataError
+from recoach.errors import DataError, clipped, listed
 
 _TITLE = ("title", "name", "item_name", "product_title", "movie_title", "label")
 
@@ -36,7 +36,8 @@ def read_titles(source: Path, item_ids: pl.Series) -> pl.Series:
     if titles.null_count() == len(titles):
         raise DataError(
             f"{table.label}: none of its items is in the log (its first is "
-            f"{_first(given)}, the log's first is {item_ids[0]!r}); the ids must be the log's"
+            f"{_first(given)}, the log's first is {clipped(repr(item_ids[0]))}); "
+            "the ids must be the log's"
         )
     return titles.fill_null(item_ids)
 
@@ -50,11 +51,11 @@ def _needed(table: Table, what: str, usual: Sequence[str]) -> str:
     name = _find(table.names, usual)
     if name is None:
         raise DataError(
-            f"{table.label}: no {what} column among {', '.join(table.names)}; "
+            f"{table.label}: no {what} column among {listed(table.names)}; "
             f"rename it to one of {', '.join(usual[:4])}"
         )
     return name
 
 
 def _first(given: pl.DataFrame) -> str:
-    return repr(given["item_id"][0]) if len(given) else "missing"
+    return clipped(repr(given["item_id"][0])) if len(given) else "missing"

@@ -109,18 +109,20 @@ def top_lists(
     users: np.ndarray,
     k: int,
     *,
+    split: Split = "test",
     mask_seen: MaskSeen = "all",
 ) -> np.ndarray:
-    """Return int64[B, k], what users would have been shown before the test, best first.
+    """Return int64[B, k], what users would have been shown before a split, best first.
 
     Args:
         model: any recommender; put into evaluation mode and back.
         dataset: the split log.
         users: int64[B].
         k: list length; -1 fills a list that ends early.
+        split: before which part they would have been shown.
         mask_seen: which seen items are out of the lists.
     """
-    past, mask = histories(dataset, "test"), masks_seen(mask_seen, model)
+    past, mask = histories(dataset, split), masks_seen(mask_seen, model)
     rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # whose list it is, and the list
     rows[:, 0] = np.arange(len(users))
     own = np.zeros(len(users), dtype=np.bool_)

@@ -247,5 +247,5 @@ def _diagnostics(rows: Sequence[Mapping[str, Any]], n_items: int, beta: float) -
     }
     metric = "valid/ndcg@10"
     curve = [[int(row["step"]), round(float(row[metric]), 6)] for row in tuned if metric in row]
-    worries = concerns(ends["last"], ends["first"], n_items, beta)
+    worries = concerns(ends["last"], {**ends["first"], **tuned[0]}, n_items, beta)
     return found | {"curve": curve} | ({"concerns": worries} if worries else {})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -156,9 +157,8 @@ def draw_negatives(
 
 def known_keys(train: Ragged, n_items: int) -> Tensor:
     """Return the sorted distinct keys `user * n_items + item` of the training interactions."""
-    users = torch.repeat_interleave(torch.arange(len(train)), torch.from_numpy(train.lengths))
-    keys: Tensor = torch.unique(users * n_items + torch.from_numpy(train.values).long())
-    return keys
+    users = np.repeat(np.arange(len(train), dtype=np.int64), train.lengths)
+    return torch.from_numpy(np.unique(users * n_items + train.values))
 
 
 def _contains(known: Tensor, keys: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recoach import parallel
 from recoach.data.split import Dataset
-from recoach.errors import ConfigError, ModelError, RunError
+from recoach.errors import ConfigError, ModelError, RunError, clipped
 from recoach.models.base import Recommender
 from recoach.models.registry import build_from_config, model_entry, model_name
 
@@ -151,8 +151,13 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
             f"{directory} was trained on {sizes[0]} users and {sizes[1]} items, the dataset has "
             f"{dataset.n_users} and {dataset.n_items}; use the data of that run."
         )
+    file = directory / f"{weights}.safetensors"
+    tensors = own_weights(load_tensors(file).tensors)
+    _check_sizes(lambda: entry.model(config, dataset.train, dataset.n_items), tensors, path, file)
     model = build_from_config(entry, config, dataset.train, dataset.n_items, seed=0)
-    load_weights(model, directory / f"{weights}.safetensors")
+    model.load_state_dict(tensors)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ModelError(f"{file} holds non-finite weights; train again from an earlier one.")
     return model.eval()
 
 
@@ -161,14 +166,27 @@ def own_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: t for n, t in tensors.items() if not n.startswith((OPTIMISER, COMPANION))}
 
 
-def load_weights(model: Recommender, path: Path) -> dict[str, Any]:
-    """Fill a model's weights from a file and return the state stored with them."""
-    saved = load_tensors(path)
-    weights = own_weights(saved.tensors)
+def _check_sizes(
+    build: Callable[[], Recommender], tensors: Mapping[str, Tensor], path: Path, file: Path
+) -> None:
+    """Refuse a description of other tables than the file holds, before they take memory.
+
+    Args:
+        build: makes the model; here on a device where a tensor is a shape and nothing else.
+        tensors: the weights.
+        path: of the description.
+        file: of the weights.
+    """
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(f"{path} holds the weights of another model: {error}") from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise ModelError(f"{path} holds non-finite weights; train again from an earlier one.")
-    return saved.state
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            asked = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = clipped(str(error).splitlines()[0])
+        raise ModelError(f"{path} does not describe a model: {reason}.") from error
+    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(asked.keys() | held.keys()):
+        if asked.get(name) != held.get(name):
+            raise ModelError(
+                f"{file} holds the weights of another model than {path.name} describes: {name} is "
+                f"{held.get(name, 'missing')}, not {asked.get(name, 'there')}."
+            )

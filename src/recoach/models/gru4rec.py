@@ -34,7 +34,7 @@ class GRU4RecConfig(BaseModel):
     """Length of the vectors."""
     hidden_dim: int = Field(128, gt=0)
     """Width of the GRU."""
-    layers: int = Field(1, gt=0)
+    layers: int = Field(1, gt=0, le=100)
     """Number of GRU layers."""
     dropout: float = Field(0.3, ge=0, lt=1)
     """Dropout of the items read."""

@@ -28,7 +28,7 @@ class LightGCNConfig(BaseModel):
 
     dim: int = Field(64, gt=0)
     """Length of the vectors."""
-    layers: int = Field(2, ge=0)
+    layers: int = Field(2, ge=0, le=100)
     """Propagation steps (the authors use 3)."""
     regularisation: float = Field(1e-5, ge=0)
     """Weight of the penalty on the tables' rows in the batch."""

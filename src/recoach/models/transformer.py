@@ -20,7 +20,7 @@ class EncoderConfig(BaseModel):
 
     dim: int = Field(64, gt=0)
     """Length of the vectors."""
-    layers: int = Field(2, ge=0)
+    layers: int = Field(2, ge=0, le=100)
     """Number of transformer blocks."""
     heads: int = Field(2, gt=0)
     """Attention heads; must divide `dim`."""

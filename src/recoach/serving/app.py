@@ -28,6 +28,7 @@ _PAGE_POLICY = (
 
 Text = Annotated[str, Query(max_length=200)]
 _PROBLEMS = {
+    400: "the body is not UTF-8",
     401: "no valid API key",
     404: "no such user or model",
     408: "the body came too slowly",

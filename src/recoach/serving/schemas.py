@@ -3,16 +3,28 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 MAX_K, MAX_ITEMS, MAX_BATCH = 1000, 10_000, 256
 
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 
 
+def _only(given: str, absent: str) -> JsonDict:
+    return {
+        "required": [given],
+        "properties": {given: {"not": {"type": "null"}}, absent: {"type": "null"}},
+    }
+
+
 class RecommendRequest(BaseModel):
     """A list for one user: known by id, or new with a history."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"oneOf": [_only("user", "history"), _only("history", "user")]},
+    )
 
     user: Id | None = Field(None, description="Id of a user in the log.")
     history: list[Id] | None = Field(

@@ -31,7 +31,7 @@ from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.algorithms import estimator_for
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Task
-from recoach.training.guards import Concerned
+from recoach.training.guards import Concerned, coverage
 from recoach.training.loop import Loop, Session
 from recoach.training.observers import Observer, Observers, Outcome
 from recoach.training.pretrain import first_ids, own_batches, validation
@@ -105,7 +105,12 @@ class GRPOTrainer:
 
     def train(self) -> Outcome:
         """Fine-tune and leave the selected weights, the base's own among the candidates."""
-        evaluate = validation(self.dataset, self.args.metric, self.session.mask_seen)
+        protocol = self.session.mask_seen
+        rank = validation(self.dataset, self.args.metric, protocol)
+
+        def evaluate(model: Recommender) -> dict[str, float]:
+            return rank(model) | {"coverage@10": coverage(model, self.dataset, protocol)}
+
         try:
             return Loop(self, self.args.schedule(), evaluate, self.session).run()
         finally:

@@ -5,8 +5,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from recoach.data.split import Dataset
+from recoach.evaluation.evaluator import MaskSeen, top_lists
 from recoach.models.base import Recommender
 from recoach.training.observers import Observer
 
@@ -14,6 +17,10 @@ ENTROPY_SHARE = 0.02
 """Of a uniform policy's entropy; below it nearly all probability lies on a handful of items."""
 USELESS_KL = 1e-6
 """Nats; a penalty times this changes nothing."""
+COVERAGE_SHARE = 0.2
+"""Of the items that the base's lists held; below it all users are shown much the same few."""
+COVERAGE = "valid/coverage@10"
+_USERS = 512
 FAR_KL = 10.0
 """Nats; this far from the reference little of it is left."""
 
@@ -54,12 +61,26 @@ def last_good(folder: Path | None) -> str:
     return f"The last good checkpoint is {path}. " if path and path.exists() else ""
 
 
+def coverage(model: Recommender, dataset: Dataset, mask_seen: MaskSeen) -> float:
+    """Return the share of the catalogue in the validation lists of some hundred users.
+
+    Args:
+        model: any recommender.
+        dataset: the split log; users evenly from all of it are asked, so that it costs little.
+        mask_seen: protocol of the validation.
+    """
+    users = np.flatnonzero(dataset.valid.lengths)
+    users = users[:: -(-len(users) // _USERS)]
+    lists = top_lists(model, dataset, users, 10, split="valid", mask_seen=mask_seen)
+    return len(np.unique(lists[lists >= 0])) / dataset.n_items
+
+
 def alarms(row: Mapping[str, float], first: Mapping[str, float], n_items: int) -> list[str]:
     """Return what is wrong in a row of GRPO's log, each a sentence; mostly nothing.
 
     Args:
         row: averages since the last evaluation.
-        first: the first such row.
+        first: what each name in it was at first.
         n_items: size of the catalogue.
     """
     found = []
@@ -73,6 +94,13 @@ def alarms(row: Mapping[str, float], first: Mapping[str, float], n_items: int) -
             f"The policy has collapsed: its entropy fell from {first['entropy']:.3g} to "
             f"{entropy:.3g} nats. Set grpo.entropy_coef, raise grpo.beta, or lower "
             "grpo.learning_rate."
+        )
+    shown = row.get(COVERAGE)
+    if shown is not None and shown < COVERAGE_SHARE * first.get(COVERAGE, 0.0):
+        found.append(
+            f"The lists have collapsed: the share of the catalogue in them fell from "
+            f"{first[COVERAGE]:.3g} to {shown:.3g}. Set grpo.entropy_coef, raise grpo.beta, or "
+            "lower grpo.learning_rate."
         )
     if kl is not None and kl > FAR_KL:
         found.append(
@@ -108,9 +136,7 @@ class Concerned(Observer):
 
     def on_row(self, row: dict[str, float]) -> None:
         """Look at the averages since the last evaluation."""
-        if "entropy" not in row:
-            return  # before the first step
-        self._first = self._first or row
+        self._first = {**row, **self._first}
         for words in alarms(row, self._first, self._n_items):
             if words[:10] not in self._said:
                 self._said.add(words[:10])

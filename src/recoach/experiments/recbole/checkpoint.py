@@ -9,6 +9,7 @@ import math
 import pickle
 import pickletools
 import re
+import stat
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -269,9 +270,10 @@ def _opened(path: Path) -> zipfile.ZipFile:
 def _problem(archive: zipfile.ZipFile, room: int) -> str:
     infos = archive.infolist()
     names = [info.filename for info in infos]
-    odd = next((name for name in names if not _ENTRY.fullmatch(name)), None)
+    links = [info.filename for info in infos if stat.S_ISLNK(info.external_attr >> 16)]
+    odd = next((name for name in names if name in links or not _ENTRY.fullmatch(name)), None)
     if odd is not None:
-        return f"it has an entry {odd!r}"
+        return f"it has an entry {odd!r}{' that is a link' if odd in links else ''}"
     if len(set(names)) < len(names) or len(names) > _MOST_ENTRIES:
         return "its entries are too many or not distinct"
     if len({name.partition("/")[0] for name in names}) != 1:
