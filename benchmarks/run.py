@@ -42,8 +42,8 @@ class Row:
     """Ratio that was to be reached, where there was one."""
     note: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    settled: bool = True
-    """Whether the peer has come to its best; a curve that was cut while it rose has not."""
+    verdict: str = ""
+    """What stands in its way: a peer's curve that was cut, a best that ours does not reach."""
     better: str = "less"
     """Whether less or more of the unit is better."""
 
@@ -179,23 +179,40 @@ def quality(bench: Bench) -> list[Row]:
         peers = [peer for peer in PEERS_OF_SASREC if (CURVES / f"{peer}-{log}.json").exists()]
         ours = _our_curve(bench, log) if peers else []
         for peer in peers:
-            curve = json.loads((CURVES / f"{peer}-{log}.json").read_text())
-            values = [point["ndcg@10"] for point in curve["epochs"]]
-            epochs = values.index(max(values)) + 1
-            reached = next(row for row in ours if row["valid/ndcg@10"] >= max(values))
-            bar, steps = PEERS_OF_SASREC[peer]
-            answer = bench.run(peer, "sasrec_epoch", log, steps=steps)
-            theirs = epochs * answer["seconds_per_epoch"]
-            cut = "" if curve["stopped_by_itself"] else f", cut at {len(values)} while rising"
-            note = (
-                f"NDCG@10 {max(values):.4f} at their epoch {epochs}{cut}, at ours "
-                f"{reached['epoch']}; our best {max(row['valid/ndcg@10'] for row in ours):.4f}"
-            )
-            work = f"SASRec to the peer's best, {log.title()}"
-            row = Row(work, peer, reached["seconds"], theirs, "s", bar, note)
-            settled = curve["stopped_by_itself"]
-            rows.append(replace(row, versions=curve["versions"], settled=settled))
+            answer = bench.run(peer, "sasrec_epoch", log, steps=PEERS_OF_SASREC[peer][1])
+            rows.append(to_best(peer, log, ours, answer["seconds_per_epoch"]))
     return rows
+
+
+def to_best(peer: str, log: str, ours: list[dict], seconds_per_epoch: float) -> Row:
+    """Return a peer's row; where ours does not get to the peer's best, both go to ours.
+
+    Args:
+        peer: whose committed curve it is.
+        log: a key of `LOGS`.
+        ours: our own curve, with the seconds of this run.
+        seconds_per_epoch: the peer's, of this run.
+    """
+    curve = json.loads((CURVES / f"{peer}-{log}.json").read_text())
+    values = [point["ndcg@10"] for point in curve["epochs"]]
+    own = [row["valid/ndcg@10"] for row in ours]
+    aim = min(max(values), max(own))
+    epochs, reached = (
+        next(place for place, value in enumerate(side) if value >= aim) for side in (values, own)
+    )
+    cut = "" if curve["stopped_by_itself"] else f", cut at {len(values)} while rising"
+    note = (
+        f"NDCG@10 {aim:.4f} at their epoch {epochs + 1}{cut}, at ours {reached + 1}; "
+        f"best {max(values):.4f} and {max(own):.4f}"
+    )
+    missed = max(own) < max(values)
+    whose = "our" if missed else "the peer's"
+    work = f"SASRec to {whose} best, {log.title()}"
+    theirs = (epochs + 1) * seconds_per_epoch
+    row = Row(work, peer, ours[reached]["seconds"], theirs, "s", PEERS_OF_SASREC[peer][0], note)
+    verdict = "the peer's best is not reached" if missed else ""
+    verdict = verdict if curve["stopped_by_itself"] else "not settled"
+    return replace(row, versions=curve["versions"], verdict=verdict)
 
 
 def lightgcn(bench: Bench) -> list[Row]:

@@ -35,8 +35,8 @@ def _verdict(row: dict) -> str:
     if row["bar"] is None:
         return "–"
     bar = f"{row['bar']:.2g}"
-    if not row.get("settled", True):
-        return f"≥ {bar}, not settled"
+    if row.get("verdict"):
+        return f"≥ {bar}, {row['verdict']}"
     return f"≥ {bar}" if row["ratio"] >= row["bar"] else f"≥ {bar}, **missed**"
 
 
@@ -124,7 +124,7 @@ def gpu_table(found: dict) -> str:
         found[f"{name}_epoch"]["positions_per_epoch"] / found[f"{name}_epoch"]["seconds_per_epoch"]
         for name in ("sasrec", "plain")
     )
-    steps = {name: 1e3 * value for name, value in found["grpo_step"].items() if "_mib" not in name}
+    steps = found["grpo_step"]
     lines = [
         f"One {versions['gpu']}, torch {versions['torch']}; Toys.",
         "",
@@ -141,7 +141,7 @@ def gpu_table(found: dict) -> str:
         "sampled": "GRPO step, sampled, G=4096",
         "plain": "plain sampled step",
     }
-    lines += [f"| {title} | {steps[name]:.1f} ms |" for name, title in names.items()]
+    lines += [f"| {title} | {1e3 * steps[name]:.1f} ms |" for name, title in names.items()]
     for shape, peak in found["softmax_peak"].items():
         if "x" in shape:
             states, items = shape.split("x")
