@@ -138,6 +138,16 @@ FRAMES = {
     "half ids": (pl.DataFrame({"user": [1.5], "item": [1]}), ["row 1", "user", "1.5"]),
     "nan ids": (pl.DataFrame({"user": [1.0, float("nan")], "item": [1, 2]}), ["row 2", "user"]),
     "boolean times": (pl.DataFrame({"user": [1], "item": [1], "ts": [True]}), ["'ts'", "time"]),
+    "a year that Python does not know": (
+        pl.DataFrame(
+            {
+                "user": ["a"] * 3,
+                "item": ["x", "y", "z"],
+                "ts": pl.Series([0, 1, 2_816_000_000_000_000]).cast(pl.Datetime("ms")),
+            }
+        ),
+        ["row 3", "ts (timestamp) is 2816000000000000 and is in another unit than most"],
+    ),
     "no frame": ([1, 2], ["builtins.list", "pass a path"]),
     "none": (None, ["NoneType", "pass a path"]),
 }

@@ -326,7 +326,9 @@ def _complain(
     first = rows.filter(bad).select("index", ours).head(1).collect()
     if not len(first):
         return
-    row, value = first.row(0)
+    row, values = first["index"][0], first[ours]
+    # Python knows no date beyond the year 9999: such a time is shown as its number.
+    value = (values.to_physical() if values.dtype.is_temporal() else values)[0]
     column = found[ours] if ours == found[ours] else f"{found[ours]} ({ours})"
     what = "is empty" if value in (None, "") else f"is {clipped(repr(value))}"
     what += f" and {besides} than most" if besides else ""
