@@ -134,7 +134,7 @@ ESTIMATORS = {
     "sampled apart": {
         "estimator": "sampled",
         "loss_type": "grpo",
-        "num_generations": 8,
+        "num_generations": 30,
         "replacement": False,
     },
     "stratified": {"estimator": "stratified", "num_negatives": 16},
