@@ -3,7 +3,9 @@
 import gzip
 import itertools
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,7 +201,8 @@ suites._BUDGET["quick"] = {BUDGET}
 main()
 """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes)
+    alike = os.environ | {"OMP_NUM_THREADS": "1"}  # as many threads as the tests have
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=alike, **pipes)
 
 
 def test_two_processes_share_a_suite(folder, tmp_path, look):
@@ -313,3 +316,13 @@ def test_what_cannot_be_reproduced_says_why(given, words, tmp_path, monkeypatch,
     assert said.code == 2
     assert all(word in said.err for word in words), said.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_one_killed_at_its_very_end_left_is_taken_away(folder, tmp_path):
+    shutil.copytree(folder / "quick", tmp_path / "quick")
+    lock = tmp_path / "quick" / "Video_small" / "sasrec-2020" / ".lock"
+    lock.write_text("{}")
+    log = f"--dataset=Video_small={folder / 'log.csv'}"
+    process = start("reproduce", "table3", log, f"--output={tmp_path}")
+    assert process.communicate(timeout=120)[1] == ""
+    assert not lock.exists()

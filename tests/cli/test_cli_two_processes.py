@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from recoach.cli import interrupts
+
 
 def slow(value):
     return pytest.param(value, marks=pytest.mark.slow)
@@ -134,3 +136,25 @@ def test_a_file_that_does_not_fit_is_one_sentence_and_costs_nothing(
     assert look.weights(path) == look.weights(finished)
     assert look.numbers(path) == look.numbers(finished)
     assert look.metrics(path) == look.metrics(finished)
+
+
+def test_a_signal_where_python_cannot_raise_is_remembered_and_quiet(capsys):
+    class Ends:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    class Fails:
+        def __del__(self):
+            raise ValueError("another's")
+
+    with interrupts.watched():
+        ends, told = Ends(), []
+        del ends
+        assert interrupts.asked()
+    assert capsys.readouterr().err == ""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "unraisablehook", told.append)
+        with interrupts.watched():
+            fails = Fails()
+            del fails
+    assert len(told) == 1

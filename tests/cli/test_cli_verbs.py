@@ -272,7 +272,7 @@ def test_the_doctor_names_what_is_here_and_what_is_missing(recoach, monkeypatch)
 
 
 def test_the_doctor_knows_every_extra_a_user_can_choose():
-    known = set(doctor.extras()) - {"docs", "test", "lint"}
+    known = set(doctor.extras()) - {"docs", "test", "lint", "fuzz"}
     assert known == set(doctor._ADDS)
 
 

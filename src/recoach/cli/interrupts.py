@@ -3,11 +3,15 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from recoach.cli.console import errors
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _RESUMED = ("demo", "finetune", "pretrain", "run")
 """Verbs that go on where they are told --resume."""
@@ -65,9 +69,11 @@ def watched() -> Iterator[None]:
     _state.number, _state.training = 0, False
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [(number, signal.signal(number, _come)) for number in numbers]
+    told, sys.unraisablehook = sys.unraisablehook, _quiet(sys.unraisablehook)
     try:
         yield
     finally:
+        sys.unraisablehook = told
         for number, handler in before:
             signal.signal(number, handler)
 
@@ -89,6 +95,21 @@ def farewell(words: list[str]) -> str:
     again = verb in _RESUMED and "--resume" not in words
     command = shlex.join(["recoach", *words, *(["--resume"] if again else [])])
     return f"Interrupted. What was finished is saved. Go on with: {command}"
+
+
+def _quiet(
+    told: Callable[["UnraisableHookArgs"], object],
+) -> Callable[["UnraisableHookArgs"], None]:
+    """Return a hook that is silent on a stop that came where Python cannot raise it.
+
+    In a finaliser or a callback of the import system the exception is dropped; `asked` keeps it.
+    """
+
+    def hook(unraisable: "UnraisableHookArgs") -> None:
+        if not isinstance(unraisable.exc_value, _StopError):
+            told(unraisable)
+
+    return hook
 
 
 def _come(number: int, frame: FrameType | None) -> None:

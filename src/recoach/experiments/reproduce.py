@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recoach.data.lock import LOCK
 from recoach.errors import BusyError, ConfigError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
@@ -87,9 +88,11 @@ def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
 
 
 def _run(config: ExperimentConfig, folder: RunFolder, watch: Watch) -> None:
-    if folder.finished(config):
+    if folder.finished(config) and not (folder.path / LOCK).exists():
         return
-    with folder.alone():
+    with folder.alone():  # takes away the lock file of one that was killed at its very end
+        if folder.finished(config):
+            return
         run = open_run(config, folder.path, resume=True, watch=watch)
         if not folder.has("base"):
             _adopt_base(run)
