@@ -4,7 +4,17 @@ from typing import get_args
 import pytest
 
 from recoach.experiments.config import resolve
-from recoach.experiments.gains import ABLATION, RIVALS, ablation, gains, rivals, tail
+from recoach.experiments.gains import (
+    ABLATION,
+    ADDED,
+    FUTURE_ALONE,
+    RIVALS,
+    ablation,
+    future,
+    gains,
+    rivals,
+    tail,
+)
 from recoach.experiments.reproduce import Plan
 from recoach.experiments.suites import BACKBONES, Source
 from recoach.report.cells import verdict
@@ -28,6 +38,14 @@ def test_every_backbone_is_tuned_by_the_defaults_beside_its_control():
     assert [cell.name for cell in gains(UNORDERED, "quick", 0)] == ["lightgcn"]
 
 
+def test_the_recipe_before_rewards_the_coming_items_alone():
+    for default, cell in zip(gains(LOG, "quick", 7), future(LOG, "quick", 7), strict=True):
+        assert cell.name == f"{default.name}-future-alone"
+        ours, theirs = (resolve(each.tables, each.name).tables() for each in (default, cell))
+        assert theirs.pop("grpo") == ours.pop("grpo") | FUTURE_ALONE
+        assert theirs == ours
+
+
 def test_the_profile_changes_nothing():
     assert gains(LOG, "paper", 0) == gains(LOG, "quick", 0)
     assert ablation(LOG, "paper", 0) == ablation(LOG, "quick", 0)
@@ -37,18 +55,21 @@ def test_an_ablation_changes_one_thing_and_shares_its_base():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in ablation(LOG, "quick", 0)}
     for name, config in cells.items():
         model, _, change = name.partition("-")
-        recipe = cells[model]
+        added = change in {key.replace(" ", "-") for key in ADDED}
+        recipe = cells[model if added or not change else f"{model}-future-alone"]
         different = {
             key
             for key, value in config.grpo.model_dump().items()
             if value != recipe.grpo.model_dump()[key]
         }
-        if not change:
+        if change in ("", "future-alone"):
             assert config.evaluation.control
+            assert config.pretrain == cells[model].pretrain
         elif change == "from-scratch":
             assert config.pretrain.max_steps == 1
         else:
-            wanted = {key.replace(" ", "-"): value for key, value in ABLATION.items()}[change]
+            both = ABLATION | ADDED
+            wanted = {key.replace(" ", "-"): value for key, value in both.items()}[change]
             assert different
             assert different <= set(wanted)
             assert config.pretrain == recipe.pretrain
@@ -57,11 +78,13 @@ def test_an_ablation_changes_one_thing_and_shares_its_base():
 
 def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in rivals(LOG, "quick", 0)}
-    assert len(cells) == len(BACKBONES) * (1 + len(RIVALS))
+    assert len(cells) == len(BACKBONES) * (2 + len(RIVALS))
     given = ("state", "reward_funcs", "horizon", "discount", "mask_seen", "temperature")
-    given += ("learning_rate", "batch_size", "ema_decay", "interpolate", "patience", "select")
+    given += ("reward_smoothing", "sft_coef", "learning_rate", "batch_size", "ema_decay", "interpolate", "patience", "select")
     for name, config in cells.items():
-        recipe = cells[name.partition("-")[0]]
+        if name in BACKBONES:
+            continue
+        recipe = cells[f"{name.partition('-')[0]}-future-alone"]
         assert all(getattr(config.grpo, key) == getattr(recipe.grpo, key) for key in given)
         assert config.pretrain == recipe.pretrain
     assert {config.grpo.algorithm for config in cells.values()} == set(get_args(Algorithm))
@@ -70,11 +93,11 @@ def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
 def test_the_tail_holds_out_more_and_changes_nothing_else():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in tail(LOG, "quick", 3)}
     assert list(cells) == [f"{name}-next-{n}" for name in BACKBONES for n in (5, 10)]
-    recipe = {cell.name: resolve(cell.tables, cell.name) for cell in gains(LOG, "quick", 3)}
+    recipe = {cell.name: resolve(cell.tables, cell.name) for cell in future(LOG, "quick", 3)}
     for name, config in cells.items():
         model, _, length = name.partition("-next-")
         assert config.data.test_items == int(length)
-        same = recipe[model]
+        same = recipe[f"{model}-future-alone"]
         assert (config.grpo, config.pretrain, config.model) == (
             same.grpo,
             same.pretrain,

@@ -224,7 +224,9 @@ def test_the_stratified_estimator_sees_its_candidates_alone():
 @pytest.mark.parametrize("reward", ["next", "future", "train_set"])
 def test_rewards_never_hold_what_is_held_out(reward):
     dataset = leave_last_out(block_graph(20, 24, n_blocks=2, length=8))
-    args = GRPOConfig(reward_funcs=(reward,), mask_seen=reward != "train_set", horizon=50)
+    args = GRPOConfig(
+        reward_funcs=(reward,), mask_seen=reward != "train_set", horizon=50, reward_smoothing=0
+    )
     model = build_model("sasrec", dataset, **ENCODER)
     rewarded = set()
     for work in GRPOTrainer(model, args=args, train_dataset=dataset).epoch(torch.Generator()):
@@ -234,6 +236,20 @@ def test_rewards_never_hold_what_is_held_out(reward):
     assert rewarded <= trained
     first = {(u, int(dataset.train.row(u)[0])) for u in range(20)}
     assert rewarded == (trained if reward == "train_set" else trained - first)
+
+
+def test_what_is_held_out_changes_no_smoothed_reward():
+    dataset = leave_last_out(block_graph(20, 24, n_blocks=2, length=8))
+    other = replace(dataset, valid=dataset.test, test=dataset.valid)
+    model = build_model("sasrec", dataset, **ENCODER)
+
+    def rewards(data):
+        args = GRPOConfig(temperature=1.0)
+        (work,) = GRPOTrainer(model, args=args, train_dataset=data).epoch(torch.Generator())
+        return work.rewards
+
+    pairs = zip(rewards(dataset), rewards(other), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 @pytest.mark.parametrize("mask_seen", [True, False])

@@ -18,6 +18,17 @@ _PRETRAIN: Final[dict[str, Tables]] = {
     "gsau": {"batch_size": 2048, "learning_rate": 6e-3, "patience": 20},
 }
 
+FUTURE_ALONE: Final[dict[str, Any]] = {"reward_smoothing": 0.0, "sft_coef": 0.0}
+"""The recipe of decision 0007: what the user takes next is all that pays, whatever the model."""
+
+ADDED: Final[dict[str, dict[str, Any]]] = {
+    "no smoothing": {"reward_smoothing": 0.0},
+    "smoothing 0.3": {"reward_smoothing": 0.3},
+    "own loss": {"sft_coef": 1.0},
+    "no own loss": {"sft_coef": 0.0},
+}
+"""The default recipe without what it adds to `FUTURE_ALONE`, or with more or less of it."""
+
 ABLATION: Final[dict[str, dict[str, Any]]] = {
     "next item only": {"horizon": 1},
     "horizon 5": {"horizon": 5, "discount": 0.7},
@@ -36,7 +47,7 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
     "dr_grpo": {"loss_type": "dr_grpo"},
     "pass_at_k": {"loss_type": "pass_at_k"},
 }
-"""The default recipe with one ingredient taken out or exchanged."""
+"""`FUTURE_ALONE` with one ingredient taken out or exchanged."""
 
 _DRAWN: Final = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 256}
 
@@ -51,17 +62,20 @@ RIVALS: Final[dict[str, dict[str, Any]]] = {
     "softmax-dpo": {"algorithm": "s_dpo", "beta": 1.0},
     "actor under a critic": {"algorithm": "sac"},
 }
-"""Another algorithm on the same states, rewards, masks, temperature and selection."""
+"""Another algorithm on the states, rewards, masks, temperature and selection of `FUTURE_ALONE`."""
 
 TAILS: Final = (5, 10)
 """Interactions of every user that are held out, to judge more than the next one."""
 
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
-    "sasrec": frozenset({"edges shown", "every prefix"}),
-    "gsau": frozenset({"edges shown", "every prefix"}),
-    "lightgcn": frozenset({"next item only", "horizon 5", "last prefix", "dropout off"}),
+    "sasrec": frozenset({"edges shown", "every prefix", "no smoothing", "no own loss"}),
+    "gsau": frozenset({"edges shown", "every prefix", "own loss"}),
+    "lightgcn": frozenset(
+        {"next item only", "horizon 5", "last prefix", "dropout off"}
+        | {"no smoothing", "no own loss"}
+    ),
 }
-"""What changes nothing: it is the default, or the model has no such thing."""
+"""What changes nothing: it is in the recipe already, or the model has no such thing."""
 
 _SCRATCH: Final[dict[str, Tables]] = {
     # The reward alone trains the model: its base has taken one step.
@@ -76,45 +90,68 @@ def gains(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return [Cell(model, _tables(source, model, seed)) for model in fitting(source)]
 
 
+def future(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return the same with the recipe before it, whose reward is the coming items alone."""
+    return [
+        Cell(f"{name}-future-alone", tables | {"grpo": FUTURE_ALONE})
+        for name, tables in gains(source, profile, seed)
+    ]
+
+
 def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the default recipe and what becomes of it, and a model trained on its reward alone."""
+    """Return the recipes and what becomes of them, and a model trained on its reward alone."""
     cells = []
-    for cell in gains(source, profile, seed):
-        cells.append(cell)
-        for name, change in ABLATION.items():
-            if name not in _NOT_FOR[cell.name]:
-                tables = _tables(source, cell.name, seed)
-                altered = tables | {"grpo": change, "evaluation": {"control": False}}
-                cells.append(Cell(f"{cell.name}-{name.replace(' ', '-')}", altered))
-        scratch = _tables(source, cell.name, seed) | {"evaluation": {"control": False}}
-        scratch["pretrain"] = scratch["pretrain"] | _SCRATCH["pretrain"]
-        cells.append(Cell(f"{cell.name}-from-scratch", scratch | {"grpo": _SCRATCH["grpo"]}))
+    recipes = zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
+    for both in recipes:
+        cells += both
+        model = both[0].name
+        earlier = {name: FUTURE_ALONE | change for name, change in ABLATION.items()}
+        for name, change in (ADDED | earlier).items():
+            if name not in _NOT_FOR[model]:
+                cells.append(_changed(source, model, seed, name, change))
+        scratch = _changed(source, model, seed, "from scratch", FUTURE_ALONE | _SCRATCH["grpo"])
+        pretrain = scratch.tables["pretrain"] | _SCRATCH["pretrain"]
+        cells.append(Cell(scratch.name, scratch.tables | {"pretrain": pretrain}))
     return cells
 
 
 def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the default recipe and other algorithms in its place."""
+    """Return the recipes and other algorithms in their place."""
     cells = []
-    for cell in gains(source, profile, seed):
-        cells.append(cell)
+    recipes = zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
+    for both in recipes:
+        cells += both
+        model = both[0].name
         for name, change in RIVALS.items():
-            altered = cell.tables | {"grpo": change, "evaluation": {"control": False}}
-            word = name.replace(",", "").replace(" ", "-")
-            cells.append(Cell(f"{cell.name}-{word}", altered))
+            word = name.replace(",", "")
+            cells.append(_changed(source, model, seed, word, FUTURE_ALONE | change))
     return cells
 
 
 def tail(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the default recipe judged on the next five and the next ten interactions."""
+    """Return `future`'s cells judged on the next five and the next ten interactions."""
     cells = []
-    for cell in gains(source, profile, seed):
+    for cell in future(source, profile, seed):
         for length in TAILS:
             data = cell.tables["data"] | {"test_items": length}
-            cells.append(Cell(f"{cell.name}-next-{length}", cell.tables | {"data": data}))
+            name = cell.name.replace("future-alone", f"next-{length}")
+            cells.append(Cell(name, cell.tables | {"data": data}))
     return cells
 
 
-GAINS: Final = {"gains": gains, "ablation": ablation, "rivals": rivals, "tail": tail}
+GAINS: Final = {
+    "gains": gains,
+    "future": future,
+    "ablation": ablation,
+    "rivals": rivals,
+    "tail": tail,
+}
+
+
+def _changed(source: Source, model: str, seed: int, name: str, change: Tables) -> Cell:
+    """Return a cell without a control: its figures stand beside the recipe's."""
+    tables = _tables(source, model, seed) | {"grpo": change, "evaluation": {"control": False}}
+    return Cell(f"{model}-{name.replace(' ', '-')}", tables)
 
 
 def _tables(source: Source, model: str, seed: int) -> Tables:

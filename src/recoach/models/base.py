@@ -47,6 +47,8 @@ class Recommender(nn.Module, ABC):
 
     needs: ClassVar[tuple[Literal["states", "edges"], ...]] = ()
     """Kinds of training batches; empty for a model that has nothing to learn by steps."""
+    regularises: ClassVar[bool] = False
+    """Whether `loss` shapes the vectors beyond raising what was taken: GRPO then carries it on."""
 
     def __init__(self, config: BaseModel, train: Ragged, n_items: int) -> None:
         super().__init__()

@@ -45,6 +45,7 @@ class GSAU(Recommender):
     """A graph encoder and a sequence encoder that share their tables."""
 
     needs = ("states", "edges")
+    regularises = True  # alignment and uniformity of both views
     config: GSAUConfig
 
     def __init__(self, config: GSAUConfig, train: Ragged, n_items: int) -> None:

@@ -23,15 +23,20 @@ _COLUMNS: Final = (
 )
 
 
-def gains(record: Record) -> list[Grid]:
+def gains(record: Record, recipe: str = "") -> list[Grid]:
     """Return a table for each data set, after one that counts what was won."""
-    grids = [_counts(record)]
+    grids = [_counts(record, f"Data sets won{recipe}")]
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
-        for model, cell in found["cells"].items():
-            rows += [(NAMES[model], *row) for row in _figures(cell)]
-        grids.append(Grid(name, _COLUMNS, rows, _note(found)))
+        for cell_name, cell in found["cells"].items():
+            rows += [(label(cell_name), *row) for row in _figures(cell)]
+        grids.append(Grid(f"{name}{recipe}", _COLUMNS, rows, _note(found)))
     return grids
+
+
+def future(record: Record) -> list[Grid]:
+    """Return the same of the recipe that rewards the coming items alone."""
+    return gains(record, ", the coming items alone")
 
 
 def tail(record: Record) -> list[Grid]:
@@ -40,21 +45,26 @@ def tail(record: Record) -> list[Grid]:
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for cell_name, cell in found["cells"].items():
-            model, _, length = cell_name.partition("-")
-            label = f"{NAMES[model]}, {length.replace('-', ' ')}"
-            rows += [(label, *row) for row in _figures(cell)]
+            rows += [(label(cell_name), *row) for row in _figures(cell)]
         grids.append(Grid(f"The longer run: {name}", _COLUMNS, rows, _note(found)))
     return grids
 
 
-def overview(record: Record) -> Grid:
-    """Return one table of all data sets, in NDCG@10."""
+def overview(record: Record, earlier: Record) -> Grid:
+    """Return one table of all data sets, in NDCG@10.
+
+    Args:
+        record: what the default recipe gains.
+        earlier: what `future` gains, for the logs that the default recipe has not been run on.
+    """
     rows: list[tuple[str, ...]] = []
-    for name, found in record["data"].items():
-        for model, cell in found["cells"].items():
+    for name, found in earlier["data"].items():
+        cells = record["data"].get(name, {"cells": {}})["cells"]
+        missing = {n: c for n, c in found["cells"].items() if n.split("-")[0] not in cells}
+        for cell_name, cell in (cells | missing).items():
             figures = [measured(cell, stage, "ndcg@10") for stage in ("base", "control", "tuned")]
             told = [verdict(cell, "tuned", other) for other in ("base", "control")]
-            rows.append((name, NAMES[model], *figures, *told))
+            rows.append((name, label(cell_name), *figures, *told))
     return Grid("NDCG@10 on the test items", ("Log", "Model", *_COLUMNS[2:]), rows)
 
 
@@ -76,9 +86,9 @@ def _changes(record: Record, heading: str) -> list[Grid]:
             model, _, change = cell_name.partition("-")
             started = change != "from-scratch"  # else there is no base worth the name
             figures = [measured(cell, "tuned", metric, change=started) for metric in METRICS]
-            label = f"{NAMES[model]}: {change.replace('-', ' ') or 'the recipe'}"
+            told = f"{NAMES[model]}: {change.replace('-', ' ') or 'the recipe'}"
             base = verdict(cell, "tuned", "base") if started else MISSING
-            rows.append((label, *figures, base))
+            rows.append((told, *figures, base))
         head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
         grids.append(Grid(f"{heading}: {name}", head, rows, _note(found)))
     return grids
@@ -94,26 +104,32 @@ def _figures(cell: Record) -> list[tuple[str, ...]]:
     return rows
 
 
-def _counts(record: Record) -> Grid:
+def label(cell_name: str) -> str:
+    """Return what a table calls a cell: its backbone, and what is particular about it."""
+    model, _, particular = cell_name.partition("-")
+    return f"{NAMES[model]}, {particular.replace('-', ' ')}" if particular else NAMES[model]
+
+
+def _counts(record: Record, heading: str) -> Grid:
     """Count on how many data sets each model is better, no different and worse at 95 %."""
-    models = {model for found in record["data"].values() for model in found["cells"]}
+    known = {name for found in record["data"].values() for name in found["cells"]}
     rows = []
-    for model in [name for name in NAMES if name in models]:
-        cells = [f["cells"][model] for f in record["data"].values() if model in f["cells"]]
+    for cell_name in sorted(known, key=lambda name: list(NAMES).index(name.split("-")[0])):
+        cells = [f["cells"][cell_name] for f in record["data"].values() if cell_name in f["cells"]]
         for metric in METRICS:
             told = []
             for other in ("base", "control"):
                 found = [comparison(cell, "tuned", other, metric) for cell in cells]
                 words = [one["verdict"] for one in found if one is not None]
                 told += [str(words.count(word)) for word in ("better", "no difference", "worse")]
-            rows.append((NAMES[model], title(metric), *told))
+            rows.append((label(cell_name), title(metric), *told))
     ends = ("better", "no different", "worse")
     head = (
         "Model",
         "Metric",
         *(f"{end} than {who}" for who in ("base", "control") for end in ends),
     )
-    return Grid("Data sets won", head, rows, "At 95 %, paired bootstrap over users.")
+    return Grid(heading, head, rows, "At 95 %, paired bootstrap over users.")
 
 
 def _note(found: Record) -> str:

@@ -10,7 +10,7 @@ from recoach.experiments.sources import Sizes, category_of
 from recoach.report.beyond import STAGES, beyond, cutoffs
 from recoach.report.cells import intervals, measured, verdict
 from recoach.report.drawings import NAMES, draw_factors, draw_figure1
-from recoach.report.gains import ablation, gains, rivals, tail
+from recoach.report.gains import ablation, future, gains, rivals, tail
 from recoach.report.grids import Grid, latex, markdown, page
 from recoach.report.simulation import draw_front, simulated
 from recoach.report.tables import MISSING, number, percent, title
@@ -55,6 +55,7 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
         "factors": _factors,
         "figure1": _figure1,
         "gains": gains,
+        "future": future,
         "ablation": ablation,
         "rivals": rivals,
         "tail": tail,

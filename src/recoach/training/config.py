@@ -1,6 +1,6 @@
 """Settings of GRPO, in TRL's words where TRL has the word."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -70,8 +70,9 @@ class GRPOConfig(BaseModel):
     """Weight of the policy's entropy, a bonus."""
     entropy_floor: float | None = Field(None, gt=0)
     """Entropy (nats) from which on the bonus pays nothing more; None always pays."""
-    sft_coef: float = Field(0.0, ge=0)
-    """Weight of the model's own supervised loss, carried on beside GRPO's."""
+    sft_coef: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Weight of the model's own supervised loss, carried on beside GRPO's; `auto` is 1 for a model
+    whose loss regularises its vectors (GSAU) and 0 for others."""
     reward_funcs: tuple[RewardName, ...] = Field(("future",), min_length=1)
     """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every
     training item of the user; `rated`: `future`, graded by the user's rating; `novelty`: what few
@@ -84,6 +85,11 @@ class GRPOConfig(BaseModel):
     """Coming interactions that earn a reward."""
     discount: float = Field(0.8, gt=0, le=1)
     """Reward of an item taken k interactions later: discount^(k-1)."""
+    reward_smoothing: float = Field(0.5, ge=0, lt=1)
+    """Part of what the log pays for an item that goes to its neighbours, the items that the same
+    users take (`recoach.policy.smoothing`)."""
+    smoothing_neighbours: int = Field(50, ge=1)
+    """Neighbours of an item among which that part is shared."""
     state: States | Literal["auto"] = "auto"
     """Every prefix of a history, the last one, or the user with all of the history; `auto` is
     `prefix` for a model that reads a history, `last_prefix` for one whose user is one vector."""
@@ -153,6 +159,8 @@ class GRPOConfig(BaseModel):
             "beta": 0.01,
             "kl_estimator": "literal",
             "reward_funcs": ("next",),
+            "reward_smoothing": 0.0,
+            "sft_coef": 0.0,
             "state": "last_prefix",
             "hide_rewarded": False,
             "temperature": 1.0,

@@ -7,9 +7,11 @@ What it is not, against the paper (Jeon et al. 2025):
 3. The policy shows what serving shows: seen items are masked, the temperature is calibrated.
 4. The base is a candidate; the best weights on validation are returned.
 5. A model that propagates over the log does so without the edges that a batch rewards.
-6. What is judged and returned is a moving average of the weights, drawn back towards the base as
+6. A part of what the log pays goes to the items that the same users take, and a model whose own
+   loss regularises its vectors has it carried on.
+7. What is judged and returned is a moving average of the weights, drawn back towards the base as
    far as validation likes (WiSE-FT, Wortsman et al. 2022).
-`GRPOConfig.paper()` switches 1 to 6 back.
+`GRPOConfig.paper()` switches 1 to 7 back.
 """
 
 import itertools
@@ -68,9 +70,11 @@ class GRPOTrainer:
         self.dataset, session = train_dataset, session or Session()
         watching = [Concerned(train_dataset.n_items), session.observer, *callbacks]
         self.session = replace(session, observer=Observers(watching))
-        if self.args.sft_coef and not model.needs:
+        carried = self.args.sft_coef
+        self._sft_coef = float(model.regularises) if carried == "auto" else carried
+        if self._sft_coef and not model.needs:
             raise ConfigError(
-                f"sft_coef = {self.args.sft_coef:g} adds the model's own loss, but "
+                f"sft_coef = {self._sft_coef:g} adds the model's own loss, but "
                 f"{type(model).__name__} has none; set sft_coef = 0."
             )
         if self.args.level == "final":
@@ -141,7 +145,7 @@ class GRPOTrainer:
         own = own_batches(self.model, self.dataset.train, self.args.batch_size, generator)
         for batch in batches:
             task = self._tasks.task(batch, self.model.device)
-            yield task._replace(own=next(own)) if self.args.sft_coef else task
+            yield task._replace(own=next(own)) if self._sft_coef else task
 
     def companions(self) -> dict[str, nn.Module]:
         """Return what changes in training beside the model: frozen policies, a rival's head."""
@@ -181,7 +185,7 @@ class GRPOTrainer:
             new = self._embedded(batch, self.model, mask)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
             if batch.own is not None:
-                loss = loss + self.args.sft_coef * self.model.loss(batch.own, generator)
+                loss = loss + self._sft_coef * self.model.loss(batch.own, generator)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             parallel.add_gradients(_moved(self.optimiser))

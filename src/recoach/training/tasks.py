@@ -13,6 +13,7 @@ from recoach.models.base import Recommender
 from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.reward_funcs import RewardFunc, by_name, name_of, scope_of, train_set
 from recoach.policy.rewards import Rewarder, coming, taken, without_seen
+from recoach.policy.smoothing import Smoothing
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Task
 
@@ -48,6 +49,10 @@ class Tasks:
         )
         stratified = args.estimator == "stratified"
         self._proposal = Proposal(dataset.train, dataset.n_items) if stratified else None
+        self._smoothed = None
+        if args.reward_smoothing:
+            share, count = args.reward_smoothing, args.smoothing_neighbours
+            self._smoothed = Smoothing(dataset.train, dataset.n_items, share, count)
 
     def states(self, model: Recommender) -> States:
         """Return which places in histories are states."""
@@ -70,11 +75,13 @@ class Tasks:
                 "shift it, or use estimator 'sampled'."
             )
         seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
-        if args.mask_seen:
-            rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
         if args.hide_rewarded and not self._of_past:
             new = without_seen(rewards, seen)  # a repeated pair is one edge, and known
             queries = replace(queries, hidden=Seen(new.states, new.items))
+        if self._smoothed is not None:
+            rewards = self._smoothed(rewards, len(users))
+        if args.mask_seen:
+            rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
         asked = logged if self.rewarder.on_draws else None
         return Task(queries.to(device), rewards.to(device), logged=asked)
 
