@@ -80,7 +80,16 @@ def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in rivals(LOG, "quick", 0)}
     assert len(cells) == len(BACKBONES) * (2 + len(RIVALS))
     given = ("state", "reward_funcs", "horizon", "discount", "mask_seen", "temperature")
-    given += ("reward_smoothing", "sft_coef", "learning_rate", "batch_size", "ema_decay", "interpolate", "patience", "select")
+    given += (
+        "reward_smoothing",
+        "sft_coef",
+        "learning_rate",
+        "batch_size",
+        "ema_decay",
+        "interpolate",
+        "patience",
+        "select",
+    )
     for name, config in cells.items():
         if name in BACKBONES:
             continue

@@ -82,9 +82,7 @@ def test_a_share_of_each_reward_goes_to_the_neighbours(rows, share, items):
 def test_what_each_function_pays_is_spread_with_the_sum():
     train = ragged([[0, 1], [0, 1, 2]])
     parts = torch.tensor([[1.0, 0.0], [0.0, -3.0]])
-    rewards = Rewards(
-        torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([1.0, -3.0]), parts
-    )
+    rewards = Rewards(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([1.0, -3.0]), parts)
     smoothed = Smoothing(train, ITEMS, 0.5, 1)(rewards, 1)
     assert smoothed.items.tolist() == [0, 1, 2]
     assert smoothed.parts.tolist() == [[0.5, 0.5, 0], [-1.5, 0, -1.5]]  # 2 is nearest to 0

@@ -23,7 +23,7 @@ FUTURE_ALONE: Final[dict[str, Any]] = {"reward_smoothing": 0.0, "sft_coef": 0.0}
 
 ADDED: Final[dict[str, dict[str, Any]]] = {
     "no smoothing": {"reward_smoothing": 0.0},
-    "smoothing 0.3": {"reward_smoothing": 0.3},
+    "smoothing 0.5": {"reward_smoothing": 0.5},
     "own loss": {"sft_coef": 1.0},
     "no own loss": {"sft_coef": 0.0},
 }
@@ -100,7 +100,7 @@ def future(source: Source, profile: Profile, seed: int) -> list[Cell]:
 
 def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return the recipes and what becomes of them, and a model trained on its reward alone."""
-    cells = []
+    cells: list[Cell] = []
     recipes = zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
     for both in recipes:
         cells += both
@@ -117,7 +117,7 @@ def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
 
 def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return the recipes and other algorithms in their place."""
-    cells = []
+    cells: list[Cell] = []
     recipes = zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
     for both in recipes:
         cells += both

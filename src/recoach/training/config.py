@@ -85,7 +85,7 @@ class GRPOConfig(BaseModel):
     """Coming interactions that earn a reward."""
     discount: float = Field(0.8, gt=0, le=1)
     """Reward of an item taken k interactions later: discount^(k-1)."""
-    reward_smoothing: float = Field(0.5, ge=0, lt=1)
+    reward_smoothing: float = Field(0.3, ge=0, lt=1)
     """Part of what the log pays for an item that goes to its neighbours, the items that the same
     users take (`recoach.policy.smoothing`)."""
     smoothing_neighbours: int = Field(50, ge=1)
