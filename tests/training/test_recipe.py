@@ -202,6 +202,22 @@ def _drawn_back(folder, resume=False, **settings):
         return model, tuner.train()
 
 
+@pytest.mark.parametrize(("name", "carried"), [("sasrec", 0), ("lightgcn", 0), ("gsau", 1)])
+def test_the_own_loss_goes_along_where_it_regularises(name, carried):
+    assert build(name).regularises is bool(carried)
+    for settings, expected in (({}, carried), ({"sft_coef": 0.0}, 0), ({"sft_coef": 0.5}, 1)):
+        tasks = list(trainer(name, **settings).epoch(torch.Generator()))
+        assert {task.own is not None for task in tasks} == {bool(expected)}
+
+
+def test_by_default_the_log_pays_for_what_the_same_users_take():
+    (task,) = trainer("sasrec", batch_size=500).epoch(torch.Generator())
+    (plain,) = trainer("sasrec", batch_size=500, reward_smoothing=0).epoch(torch.Generator())
+    assert len(task.rewards.items) > len(plain.rewards.items)
+    quirks = GRPOConfig.paper()
+    assert (quirks.reward_smoothing, quirks.sft_coef) == (0, 0)
+
+
 def test_only_a_schedule_that_keeps_the_best_looks_between():
     assert GRPOConfig().schedule().interpolate
     assert not GRPOConfig(select="last").schedule().interpolate
