@@ -51,9 +51,9 @@ def reproduce(
         table4 (which tables GRPO moves), figure1 (the bases), factors (paper mode with one
         change at a time); gains (the default recipe on bases trained to their end), future (the
         recipe before it, which rewards the coming items alone), ablation (the recipes with one
-        change at a time), rivals (other algorithms in place of future) or tail (future judged on
-        the next five and ten interactions), for which there is one profile; simulator (customers of
-        a simulated shop, who tire, leave and come back).
+        change at a time), rivals (other algorithms in place of future) or tail (both recipes judged
+        on the next five and ten interactions), for which there is one profile; simulator (customers
+        of a simulated shop, who tire, leave and come back).
     data
         A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
         Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.

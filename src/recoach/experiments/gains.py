@@ -129,12 +129,13 @@ def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
 
 
 def tail(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return `future`'s cells judged on the next five and the next ten interactions."""
+    """Return both recipes judged on the next five and the next ten interactions."""
     cells = []
-    for cell in future(source, profile, seed):
+    for cell in [*gains(source, profile, seed), *future(source, profile, seed)]:
+        model, _, recipe = cell.name.partition("-")
         for length in TAILS:
             data = cell.tables["data"] | {"test_items": length}
-            name = cell.name.replace("future-alone", f"next-{length}")
+            name = f"{model}-next-{length}" + (f"-{recipe}" if recipe else "")
             cells.append(Cell(name, cell.tables | {"data": data}))
     return cells
 
