@@ -148,7 +148,9 @@ def grpo_step(folder: Path, out: Path, steps: int = 40, group: int = 4096) -> No
     rounds: dict[str, list[float]] = {}
     workers = {"cross_entropy": steps_of(trainer), "plain": plain_grpo_step(model, data, group)}
     for name, settings in choices.items():
-        args = GRPOConfig(temperature=1.0, batch_size=512, **settings)
+        args = GRPOConfig(
+            **{"temperature": 1.0, "batch_size": 512, "reward_smoothing": 0} | settings
+        )
         workers[name] = steps_of(GRPOTrainer(model, args=args, train_dataset=data))
         model.requires_grad_(True)
     for _ in range(4):  # in turns: a noisy minute meets all of them

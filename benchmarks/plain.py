@@ -56,7 +56,9 @@ def plain_grpo_step(model: Recommender, data: Dataset, group: int) -> Callable[[
     """Return one step after another of the paper's Algorithm 1, written straight down."""
     source = GRPOTrainer(
         model,
-        args=GRPOConfig(batch_size=512, temperature=1.0, reward_funcs=("next",)),
+        args=GRPOConfig(
+            batch_size=512, temperature=1.0, reward_funcs=("next",), reward_smoothing=0
+        ),
         train_dataset=data,
     )
     model.requires_grad_(True)

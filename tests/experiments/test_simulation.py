@@ -69,7 +69,7 @@ def test_a_setting_that_came_later_changes_nothing(played):
     folder, record, _ = played
     path = folder / "seed-1" / "results.json"
     world = json.loads(path.read_text())
-    del world["settings"]["grpo"]["sft_coef"]
+    del world["settings"]["grpo"]["entropy_coef"]
     path.write_text(json.dumps(world))
     assert again(folder)[0] == record
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from recoach.data.batch import StateBatches
 from recoach.data.split import Ragged, leave_last_out
@@ -33,6 +34,13 @@ def dense(rewards, n_states):
     return found
 
 
+def matrices(train):
+    users = np.repeat(np.arange(len(train)), train.lengths)
+    shape = len(train), int(train.values.max()) + 1
+    taken = sparse.csr_array((np.ones(len(users)), (users, train.values)), shape=shape)
+    return taken.T.tocsr(), taken
+
+
 def expected_weights(rows, count):
     """The definition, pair by pair."""
     takers = [{n for n, row in enumerate(rows) if item in row} for item in range(ITEMS)]
@@ -59,7 +67,8 @@ def test_neighbours_are_the_items_with_the_most_users_in_common(rows, count):
 def test_items_are_compared_in_parts_as_at_once(monkeypatch):
     train = leave_last_out(cycle(24, 12, length=7)).train
     whole = neighbours(train, 12, 3)
-    monkeypatch.setattr(smoothing, "_ROWS", 5)
+    monkeypatch.setattr(smoothing, "_PAIRS", 20)
+    assert len(smoothing._cuts(*matrices(train))) > 3
     assert (neighbours(train, 12, 3) != whole).nnz == 0
 
 
@@ -103,7 +112,7 @@ def tasks_of(model, dataset, **changes):
     return made.task(batch, torch.device("cpu"))
 
 
-def test_a_task_pays_no_seen_neighbour_and_hides_only_edges_of_the_log():
+def test_a_task_pays_no_seen_neighbour_and_hides_all_it_pays_for():
     dataset = leave_last_out(cycle(24, 12, length=7))
     model = build_model("lightgcn", dataset, dim=8)
     plain = tasks_of(model, dataset, reward_smoothing=0)
@@ -113,7 +122,20 @@ def test_a_task_pays_no_seen_neighbour_and_hides_only_edges_of_the_log():
     masked = set(zip(seen.states.tolist(), seen.items.tolist(), strict=True))
     paid = zip(smoothed.rewards.states.tolist(), smoothed.rewards.items.tolist(), strict=True)
     assert not masked & set(paid)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(smoothed.queries.hidden, plain.queries.hidden, strict=True)
-    )
+    for task in (plain, smoothed):
+        assert torch.equal(task.queries.hidden.items, task.rewards.items)
+        assert torch.equal(task.queries.hidden.states, task.rewards.states)
+
+
+def test_only_what_the_log_pays_is_smoothed():
+    dataset = leave_last_out(cycle(24, 12, length=7))
+    assert Tasks(GRPOConfig(), dataset, ["future"])._smoothed is not None
+    assert Tasks(GRPOConfig(), dataset, ["novelty"])._smoothed is None
+
+
+def test_rewards_that_cancel_leave_a_pair_of_zero():
+    train = ragged([[0, 1], [1, 2]])
+    rewards = Rewards(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([1.0, -1.0]))
+    smoothed = Smoothing(train, ITEMS, 0.5, 1)(rewards, 1)
+    assert smoothed.items.tolist() == [0, 1, 2]
+    assert smoothed.values.tolist() == [0.5, 0.0, -0.5]

@@ -38,7 +38,8 @@ def test_a_state_is_a_place_where_the_model_stands_as_in_service(name, per_user)
 def test_rewarded_edges_are_hidden_unless_they_were_there_before():
     dataset = leave_last_out(cycle(12, 20, length=7))
     for hide in (True, False):
-        for task in trainer("lightgcn", dataset, hide_rewarded=hide).epoch(torch.Generator()):
+        told = {"hide_rewarded": hide, "reward_smoothing": 0}
+        for task in trainer("lightgcn", dataset, **told).epoch(torch.Generator()):
             assert (task.queries.hidden is not None) is hide
             if hide:
                 users, items = task.queries.hidden_edges
@@ -53,7 +54,8 @@ def test_a_pair_taken_before_is_one_edge_and_not_hidden():
     last = plain.train.offsets[1:] - 1
     values[last[:6]] = values[plain.train.offsets[:6]]  # six users end on what they began with
     dataset = replace(plain, train=Ragged(plain.train.offsets, values))
-    tasks = trainer("lightgcn", dataset, mask_seen=False).epoch(torch.Generator())
+    told = {"mask_seen": False, "reward_smoothing": 0}
+    tasks = trainer("lightgcn", dataset, **told).epoch(torch.Generator())
     users = torch.cat([task.queries.hidden_edges[0] for task in tasks])
     assert sorted(users.tolist()) == list(range(6, 12))
 
@@ -208,6 +210,7 @@ def test_the_own_loss_goes_along_where_it_regularises(name, carried):
     for settings, expected in (({}, carried), ({"sft_coef": 0.0}, 0), ({"sft_coef": 0.5}, 1)):
         tasks = list(trainer(name, **settings).epoch(torch.Generator()))
         assert {task.own is not None for task in tasks} == {bool(expected)}
+    assert trainer(name)._sft_coef == carried
 
 
 def test_by_default_the_log_pays_for_what_the_same_users_take():

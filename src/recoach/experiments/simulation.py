@@ -14,6 +14,7 @@ from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.evaluation.lists import list_metrics
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval
 from recoach.experiments.folder import RunFolder
+from recoach.experiments.gains import FUTURE_ALONE
 from recoach.experiments.record import Stage
 from recoach.experiments.stages import Watch, control_config
 from recoach.models.base import Recommender
@@ -52,7 +53,7 @@ class Simulation:
     items: int = 600
     moods: Moods = field(default_factory=Moods)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig.model_validate(FUTURE_ALONE))
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the figures, as plain values."""

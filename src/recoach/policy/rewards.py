@@ -190,7 +190,7 @@ def pays(function: RewardFunc, **given: Tensor) -> Tensor:
     """
     answer = function(**given)
     found = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
-    found = torch.as_tensor(found, dtype=torch.float32).nan_to_num(nan=0.0)
+    found = torch.as_tensor(found, dtype=torch.float32).detach().nan_to_num(nan=0.0)
     asked = tuple(given["completions"].shape)
     if tuple(found.shape) not in (asked, asked[:1]):
         raise ConfigError(

@@ -5,6 +5,8 @@ say. It is label smoothing (Szegedy et al. 2016) by item-to-item collaborative f
 et al. 2001) in place of the uniform distribution.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -15,8 +17,8 @@ from recoach.policy.rewards import Rewards
 _SHRINKAGE = 5
 """Users added to each item's own when cosines are taken: two rare items that share their only
 user are not alike for certain."""
-_ROWS = 4096
-"""Items compared with all others at a time."""
+_PAIRS = 2**24
+"""Pairs of items that are compared at a time, at the most, or those of one item."""
 
 
 class Smoothing:
@@ -67,7 +69,7 @@ def neighbours(train: Ragged, n_items: int, count: int) -> sparse.csr_array:
     """Return float32[I, I] the weights of each item's nearest neighbours; a row sums to 1, or is 0.
 
     Items are near by the cosine of who took them, u_ij / sqrt((u_i + 5) (u_j + 5)) with u_ij the
-    users of both; of equal ones the lower number comes first.
+    users of both; of equal ones (to the last bit) the lower number comes first.
     """
     users = np.repeat(np.arange(len(train)), train.lengths)
     pairs = np.ones(len(train.values), dtype=np.float32), (users, train.values)
@@ -76,23 +78,35 @@ def neighbours(train: Ragged, n_items: int, count: int) -> sparse.csr_array:
     of_items = taken.T.tocsr()
     scale = sparse.diags_array((np.diff(of_items.indptr) + np.float32(_SHRINKAGE)) ** -0.5)
     unit = (scale @ of_items).tocsr()
-    blocks = [
-        _nearest(unit[start : start + _ROWS] @ unit.T, start, count)
-        for start in range(0, n_items, _ROWS)
-    ]
+    others = unit.T.tocsr()
+    cuts = _cuts(of_items, taken)
+    blocks = [_nearest(unit[a:b] @ others, a, count) for a, b in itertools.pairwise(cuts)]
     near = sparse.vstack(blocks, format="csr")
     total = np.asarray(near.sum(axis=1)).ravel()
     return (sparse.diags_array(1 / np.where(total > 0, total, 1)) @ near).tocsr()
 
 
+def _cuts(of_items: sparse.csr_array, taken: sparse.csr_array) -> list[int]:
+    """Return where to cut the items, for blocks whose users have taken about `_PAIRS` pairs."""
+    n_items = of_items.shape[0]
+    met = np.minimum(of_items @ np.diff(taken.indptr).astype(float), n_items)
+    block = np.cumsum(met) // _PAIRS
+    return [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), n_items]
+
+
 def _nearest(cosines: sparse.csr_array, start: int, count: int) -> sparse.csr_array:
     """Keep the `count` largest of each row, without item `start + row` itself."""
-    rows = np.repeat(np.arange(cosines.shape[0]), np.diff(cosines.indptr))
-    items, values = cosines.indices, cosines.data
-    others = items != rows + start
-    rows, items, values = rows[others], items[others], values[others]
-    order = np.lexsort((items, -values, rows))
-    rows, items, values = rows[order], items[order], values[order]
-    kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < count
+    cosines.sort_indices()
+    items, values, ends = cosines.indices, cosines.data, cosines.indptr
+    rows = np.repeat(np.arange(cosines.shape[0]), np.diff(ends))
+    values[items == rows + start] = 0
+    kept = values > 0
+    for first, last in itertools.pairwise(ends):
+        if last - first > count:
+            row = values[first:last]
+            least = np.partition(row, -count)[-count]
+            kept[first:last] &= row > least
+            equal = np.flatnonzero((row == least) & (least > 0))
+            kept[first + equal[: count - int(kept[first:last].sum())]] = True
     found = values[kept], (rows[kept], items[kept])
     return sparse.csr_array(found, shape=cosines.shape)

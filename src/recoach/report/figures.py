@@ -28,7 +28,7 @@ MARKERS: Final = {"base": "D", "control": "s", "tuned": "o"}
 VALID: Final = "valid/ndcg@10"
 GRPO: Final = {
     "reward": "Reward",
-    "policy/p_mean": "Probability of the target",
+    "policy/p_mean": "Probability of what is rewarded",
     "kl": "KL to the base",
     "entropy": "Entropy of the policy",
 }

@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from recoach.experiments.gains import ADDED
 from recoach.report.cells import comparison, intervals, measured, verdict
 from recoach.report.drawings import NAMES
 from recoach.report.grids import Grid
 from recoach.report.tables import MISSING, title
 
 Record = Mapping[str, Any]
+
+_CHANGED: Final = (
+    f"In the recipe are changed: {', '.join(ADDED)}; in future alone is changed whatever else."
+)
 
 METRICS: Final = ("recall@10", "ndcg@10", "recall@50")
 
@@ -58,9 +63,11 @@ def overview(record: Record, earlier: Record) -> Grid:
         earlier: what `future` gains, for the logs that the default recipe has not been run on.
     """
     rows: list[tuple[str, ...]] = []
-    for name, found in earlier["data"].items():
-        cells = record["data"].get(name, {"cells": {}})["cells"]
-        missing = {n: c for n, c in found["cells"].items() if n.split("-")[0] not in cells}
+    nothing: Record = {"cells": {}}
+    for name in earlier["data"] | record["data"]:
+        cells = record["data"].get(name, nothing)["cells"]
+        before = earlier["data"].get(name, nothing)["cells"]
+        missing = {n: c for n, c in before.items() if n.split("-")[0] not in cells}
         for cell_name, cell in (cells | missing).items():
             figures = [measured(cell, stage, "ndcg@10") for stage in ("base", "control", "tuned")]
             told = [verdict(cell, "tuned", other) for other in ("base", "control")]
@@ -90,7 +97,7 @@ def _changes(record: Record, heading: str) -> list[Grid]:
             base = verdict(cell, "tuned", "base") if started else MISSING
             rows.append((told, *figures, base))
         head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
-        grids.append(Grid(f"{heading}: {name}", head, rows, _note(found)))
+        grids.append(Grid(f"{heading}: {name}", head, rows, f"{_CHANGED} {_note(found)}"))
     return grids
 
 

@@ -168,10 +168,13 @@ def worth(drawn: Tensor, earned: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 
 
 def _with_a_reward(
-    drawn: Tensor, dead: Tensor, earned: tuple[Tensor, ...], generator: torch.Generator
+    drawn: Tensor, dead: Tensor, earned: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
 ) -> Tensor:
-    """Put a state's first rewarded item in the place of one of its draws, where it has any."""
-    states, items = earned[:2]
+    """Put what pays a state most in the place of one of its draws, where anything does."""
+    states, items, values = earned
+    order = torch.argsort(values, descending=True, stable=True)
+    order = order[states[order].argsort(stable=True)]
+    states, items = states[order], items[order]
     first = torch.ones_like(states, dtype=torch.bool)
     first[1:] = states[1:] != states[:-1]
     chosen = first & dead[states]

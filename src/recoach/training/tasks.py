@@ -50,7 +50,7 @@ class Tasks:
         stratified = args.estimator == "stratified"
         self._proposal = Proposal(dataset.train, dataset.n_items) if stratified else None
         self._smoothed = None
-        if args.reward_smoothing:
+        if args.reward_smoothing and any(scope_of(function) == "log" for function in asked):
             share, count = args.reward_smoothing, args.smoothing_neighbours
             self._smoothed = Smoothing(dataset.train, dataset.n_items, share, count)
 
@@ -75,11 +75,11 @@ class Tasks:
                 "shift it, or use estimator 'sampled'."
             )
         seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
+        if self._smoothed is not None:
+            rewards = self._smoothed(rewards, len(users))
         if args.hide_rewarded and not self._of_past:
             new = without_seen(rewards, seen)  # a repeated pair is one edge, and known
             queries = replace(queries, hidden=Seen(new.states, new.items))
-        if self._smoothed is not None:
-            rewards = self._smoothed(rewards, len(users))
         if args.mask_seen:
             rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
         asked = logged if self.rewarder.on_draws else None
