@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recoach.data.batch import Seen
+from recoach.models.sums import add_sums
 
 _STATES = {"cpu": 1024, "cuda": 8192}
 _LOGITS = {"cpu": 2**24, "cuda": 2**28}
@@ -63,7 +64,7 @@ class Block:
         """Return float[n], the log-probabilities of pairs.
 
         Args:
-            states: int64[n] state within the block.
+            states: int64[n] state within the block, sorted.
             items: int64[n].
         """
         found = (self._logits[states, items] - self._log_z[states]).clamp(max=0).requires_grad_()
@@ -210,9 +211,10 @@ class Block:
     ) -> None:
         states, wanted, slope = pairs
         items, scale = self._catalogue.items, 1 / self._catalogue.temperature
-        column = slope[:, None].to(items.dtype)
-        d_users.index_add_(0, states, column * items[wanted], alpha=scale)
-        d_items.index_add_(0, wanted, column * self._users[states])
+        slope = slope.to(items.dtype)
+        add_sums(d_users, states, scale * slope, items, wanted)
+        wanted, order = wanted.sort(stable=True)
+        add_sums(d_items, wanted, slope[order], self._users, states[order])
 
     def _add_products(
         self, share: Tensor, into: Tensor | None, d_users: Tensor, d_items: Tensor
