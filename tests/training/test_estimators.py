@@ -247,7 +247,7 @@ def test_what_becomes_of_dead_groups(how):
     users, items = torch.ones(3, 1), torch.tensor([[1.0], [1.0], [1.0], [1.0], [0.0], [0.0]])
     work = task([(0, 5, 1.0), (2, 4, 0.25), (2, 5, 0.5)], n_states=3)
     estimator = sampled(num_generations=4, temperature=1.0, dead_groups=how)
-    dead, both = torch.zeros(3), 0
+    dead, both, best = torch.zeros(3), 0, 0
     for seed in range(400):
         rollout = estimator.roll_out(Embedded(users, items), work, numbers(seed))
         assert torch.equal(rollout.items, rollout.items.sort(dim=1).values)
@@ -256,11 +256,13 @@ def test_what_becomes_of_dead_groups(how):
         assert torch.equal(rollout.rewards, earned)
         dead += rollout.rewards.amax(dim=1) == rollout.rewards.amin(dim=1)
         both += len({4, 5} & set(rollout.items[2].tolist())) == 2
+        best += 5 in rollout.items[2]
     assert dead[1] == 400
     chance = (1 - 1 / (2 + 4 * np.e)) ** 4
     expected = {"zero": chance, "resample": chance**4, "force_positive": 0.0}[how]
     assert float(dead[0]) / 400 == pytest.approx(expected, abs=0.06)
     assert both < 100  # one rewarded item is put in, not all of them
+    assert (best > 260) is (how == "force_positive")  # the one that pays most
 
 
 def test_without_replacement_all_items_of_a_group_differ():
