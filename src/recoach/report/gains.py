@@ -114,7 +114,8 @@ def _figures(cell: Record) -> list[tuple[str, ...]]:
 def label(cell_name: str) -> str:
     """Return what a table calls a cell: its backbone, and what is particular about it."""
     model, _, particular = cell_name.partition("-")
-    return f"{NAMES[model]}, {particular.replace('-', ' ')}" if particular else NAMES[model]
+    words = particular.replace("-future-alone", ", future alone").replace("-", " ")
+    return f"{NAMES[model]}, {words}" if words else NAMES[model]
 
 
 def _counts(record: Record, heading: str) -> Grid:
