@@ -1,5 +1,6 @@
 """What GRPO gains over a base trained to its end, and which part of the recipe gains it."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from recoach.experiments.suites import Cell, Profile, Source, Tables, fitting
@@ -101,15 +102,13 @@ def future(source: Source, profile: Profile, seed: int) -> list[Cell]:
 def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return the recipes and what becomes of them, and a model trained on its reward alone."""
     cells: list[Cell] = []
-    recipes = zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
-    for both in recipes:
-        cells += both
-        model = both[0].name
+    for recipe, before in _recipes(source, profile, seed):
+        cells += [recipe, before]
         earlier = {name: FUTURE_ALONE | change for name, change in ABLATION.items()}
         for name, change in (ADDED | earlier).items():
-            if name not in _NOT_FOR[model]:
-                cells.append(_changed(source, model, seed, name, change))
-        scratch = _changed(source, model, seed, "from scratch", FUTURE_ALONE | _SCRATCH["grpo"])
+            if name not in _NOT_FOR[recipe.name]:
+                cells.append(_changed(recipe, name, change))
+        scratch = _changed(recipe, "from scratch", FUTURE_ALONE | _SCRATCH["grpo"])
         pretrain = scratch.tables["pretrain"] | _SCRATCH["pretrain"]
         cells.append(Cell(scratch.name, scratch.tables | {"pretrain": pretrain}))
     return cells
@@ -118,13 +117,10 @@ def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
 def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return the recipes and other algorithms in their place."""
     cells: list[Cell] = []
-    recipes = zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
-    for both in recipes:
-        cells += both
-        model = both[0].name
+    for recipe, before in _recipes(source, profile, seed):
+        cells += [recipe, before]
         for name, change in RIVALS.items():
-            word = name.replace(",", "")
-            cells.append(_changed(source, model, seed, word, FUTURE_ALONE | change))
+            cells.append(_changed(recipe, name.replace(",", ""), FUTURE_ALONE | change))
     return cells
 
 
@@ -149,10 +145,15 @@ GAINS: Final = {
 }
 
 
-def _changed(source: Source, model: str, seed: int, name: str, change: Tables) -> Cell:
+def _recipes(source: Source, profile: Profile, seed: int) -> Iterator[tuple[Cell, Cell]]:
+    """Return each backbone's cell of the default recipe, and that of the recipe before it."""
+    return zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
+
+
+def _changed(recipe: Cell, name: str, change: Tables) -> Cell:
     """Return a cell without a control: its figures stand beside the recipe's."""
-    tables = _tables(source, model, seed) | {"grpo": change, "evaluation": {"control": False}}
-    return Cell(f"{model}-{name.replace(' ', '-')}", tables)
+    tables = recipe.tables | {"grpo": change, "evaluation": {"control": False}}
+    return Cell(f"{recipe.name}-{name.replace(' ', '-')}", tables)
 
 
 def _tables(source: Source, model: str, seed: int) -> Tables:
