@@ -68,7 +68,7 @@ def test_the_settings_as_they_are_can_be_drawn_where_the_space_holds_them():
     texts = ("grpo.learning_rate=1e-4..1e-2", "grpo.trainable=['item'],['item','user']")
     space = read(*texts)
     drawn = as_drawn(GRPOConfig(trainable=("item",)), space)
-    assert drawn == {"learning_rate": 1e-3, "trainable": json.dumps(["item"])}
+    assert drawn == {"learning_rate": 2e-3, "trainable": json.dumps(["item"])}
     assert as_drawn(GRPOConfig(), space) is None
     assert as_drawn(GRPOConfig(learning_rate=1.0, trainable=("item",)), space) is None
     assert as_drawn(GRPOConfig(), read("grpo.temperature=1..2")) is None

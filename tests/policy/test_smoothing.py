@@ -108,7 +108,7 @@ def tasks_of(model, dataset, **changes):
         states="last_prefix",
     )
     (batch,) = batches.epoch(torch.Generator().manual_seed(0))
-    made = Tasks(args, dataset, args.reward_funcs)
+    made = Tasks(args, dataset, args.reward_funcs, model)
     return made.task(batch, torch.device("cpu"))
 
 
@@ -129,8 +129,9 @@ def test_a_task_pays_no_seen_neighbour_and_hides_all_it_pays_for():
 
 def test_only_what_the_log_pays_is_smoothed():
     dataset = leave_last_out(cycle(24, 12, length=7))
-    assert Tasks(GRPOConfig(), dataset, ["future"])._smoothed is not None
-    assert Tasks(GRPOConfig(), dataset, ["novelty"])._smoothed is None
+    model = build_model("lightgcn", dataset, dim=8)
+    assert Tasks(GRPOConfig(), dataset, ["future"], model)._smoothed is not None
+    assert Tasks(GRPOConfig(), dataset, ["novelty"], model)._smoothed is None
 
 
 def test_rewards_that_cancel_leave_a_pair_of_zero():

@@ -213,10 +213,21 @@ def test_the_own_loss_goes_along_where_it_regularises(name, carried):
     assert trainer(name)._sft_coef == carried
 
 
-def test_by_default_the_log_pays_for_what_the_same_users_take():
-    (task,) = trainer("sasrec", batch_size=500).epoch(torch.Generator())
-    (plain,) = trainer("sasrec", batch_size=500, reward_smoothing=0).epoch(torch.Generator())
-    assert len(task.rewards.items) > len(plain.rewards.items)
+@pytest.mark.parametrize(("name", "share"), [("sasrec", 0.3), ("lightgcn", 0.3), ("gsau", 0)])
+def test_the_log_pays_for_what_the_same_users_take_where_nothing_else_regularises(name, share):
+    def paid(**told):
+        (task,) = trainer(name, batch_size=500, **told).epoch(torch.Generator().manual_seed(0))
+        return task.rewards
+
+    by_default, told = paid(), paid(reward_smoothing=share)
+    assert torch.equal(by_default.items, told.items)
+    assert torch.equal(by_default.values, told.values)
+    plain, spread = paid(reward_smoothing=0), paid(reward_smoothing=0.3)
+    assert (len(by_default.items) > len(plain.items)) is bool(share)
+    assert len(spread.items) > len(plain.items)  # told so, for any model
+
+
+def test_the_paper_has_neither():
     quirks = GRPOConfig.paper()
     assert (quirks.reward_smoothing, quirks.sft_coef) == (0, 0)
 

@@ -19,11 +19,15 @@ _PRETRAIN: Final[dict[str, Tables]] = {
     "gsau": {"batch_size": 2048, "learning_rate": 6e-3, "patience": 20},
 }
 
-FUTURE_ALONE: Final[dict[str, Any]] = {"reward_smoothing": 0.0, "sft_coef": 0.0}
+_SMALL_BATCHES: Final = {"batch_size": 512, "learning_rate": 1e-3}
+
+FUTURE_ALONE: Final[dict[str, Any]] = _SMALL_BATCHES | {"reward_smoothing": 0.0, "sft_coef": 0.0}
 """The recipe of decision 0007: what the user takes next is all that pays, whatever the model."""
 
 ADDED: Final[dict[str, dict[str, Any]]] = {
+    "small batches": _SMALL_BATCHES,
     "no smoothing": {"reward_smoothing": 0.0},
+    "smoothing 0.3": {"reward_smoothing": 0.3},
     "smoothing 0.5": {"reward_smoothing": 0.5},
     "own loss": {"sft_coef": 1.0},
     "no own loss": {"sft_coef": 0.0},
@@ -69,11 +73,11 @@ TAILS: Final = (5, 10)
 """Interactions of every user that are held out, to judge more than the next one."""
 
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
-    "sasrec": frozenset({"edges shown", "every prefix", "no smoothing", "no own loss"}),
-    "gsau": frozenset({"edges shown", "every prefix", "own loss"}),
+    "sasrec": frozenset({"edges shown", "every prefix", "smoothing 0.3", "no own loss"}),
+    "gsau": frozenset({"edges shown", "every prefix", "no smoothing", "own loss"}),
     "lightgcn": frozenset(
         {"next item only", "horizon 5", "last prefix", "dropout off"}
-        | {"no smoothing", "no own loss"}
+        | {"smoothing 0.3", "no own loss"}
     ),
 }
 """What changes nothing: it is in the recipe already, or the model has no such thing."""

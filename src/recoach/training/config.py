@@ -85,9 +85,10 @@ class GRPOConfig(BaseModel):
     """Coming interactions that earn a reward."""
     discount: float = Field(0.8, gt=0, le=1)
     """Reward of an item taken k interactions later: discount^(k-1)."""
-    reward_smoothing: float = Field(0.3, ge=0, lt=1)
+    reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Part of what the log pays for an item that goes to its neighbours, the items that the same
-    users take (`recoach.policy.smoothing`)."""
+    users take (`recoach.policy.smoothing`); `auto` is .3, and 0 for a model whose own loss
+    regularises its vectors (GSAU)."""
     smoothing_neighbours: int = Field(50, ge=1)
     """Neighbours of an item among which that part is shared."""
     state: States | Literal["auto"] = "auto"
@@ -115,11 +116,11 @@ class GRPOConfig(BaseModel):
     transforms."""
     optim: Literal["adamw", "sgd"] = "adamw"
     """The optimiser, new for GRPO."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     """Its step size."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay (decoupled with AdamW)."""
-    batch_size: int = Field(512, gt=0)
+    batch_size: int = Field(2048, gt=0)
     """States in a step."""
     epochs: int = Field(100, gt=0)
     """Epochs at the most."""

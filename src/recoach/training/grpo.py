@@ -7,8 +7,8 @@ What it is not, against the paper (Jeon et al. 2025):
 3. The policy shows what serving shows: seen items are masked, the temperature is calibrated.
 4. The base is a candidate; the best weights on validation are returned.
 5. A model that propagates over the log does so without the edges that a batch rewards.
-6. A part of what the log pays goes to the items that the same users take, and a model whose own
-   loss regularises its vectors has it carried on.
+6. A part of what the log pays goes to the items that the same users take; a model whose own loss
+   regularises its vectors has that carried on instead.
 7. What is judged and returned is a moving average of the weights, drawn back towards the base as
    far as validation likes (WiSE-FT, Wortsman et al. 2022).
 `GRPOConfig.paper()` switches 1 to 7 back.
@@ -85,7 +85,8 @@ class GRPOTrainer:
         self.policy = Policy(
             temperature, self.args.logits, exact_products=exact, first_item=first_item(model)
         )
-        self._tasks = Tasks(self.args, train_dataset, _several(reward_funcs, self.args))
+        functions = _several(reward_funcs, self.args)
+        self._tasks = Tasks(self.args, train_dataset, functions, model)
         self._estimator = estimator_for(self.args, self.policy, self._tasks.rewarder, model)
         anchored = self.args.beta > 0 or self._estimator.needs_reference
         self.reference = frozen_copy(model) if anchored else None
@@ -96,7 +97,7 @@ class GRPOTrainer:
             n_items=train_dataset.n_items,
             history_length=model.history_length,
             batch_size=self.args.batch_size,
-            states=self._tasks.states(model),
+            states=self._tasks.states,
         )
         self._check_group()
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD

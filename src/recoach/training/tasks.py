@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import torch
 
@@ -17,6 +18,9 @@ from recoach.policy.smoothing import Smoothing
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Task
 
+_SMOOTHING: Final = 0.3
+"""Share of the neighbours where nothing else regularises (docs/decisions/0014 and 0015)."""
+
 
 class Tasks:
     """Makes tasks of batches.
@@ -25,13 +29,18 @@ class Tasks:
         args: rewards, horizon, masks.
         dataset: rewards come from its `train`.
         functions: reward functions, or names of ready-made ones.
+        model: whom the tasks are for; what `auto` stands for depends on it.
 
     Raises:
         ConfigError: a function the estimator cannot ask, or a ready-made one without its data.
     """
 
     def __init__(
-        self, args: GRPOConfig, dataset: Dataset, functions: Sequence[RewardFunc | str]
+        self,
+        args: GRPOConfig,
+        dataset: Dataset,
+        functions: Sequence[RewardFunc | str],
+        model: Recommender,
     ) -> None:
         self.args, self.dataset = args, dataset
         asked = [
@@ -50,15 +59,11 @@ class Tasks:
         stratified = args.estimator == "stratified"
         self._proposal = Proposal(dataset.train, dataset.n_items) if stratified else None
         self._smoothed = None
-        if args.reward_smoothing and any(scope_of(function) == "log" for function in asked):
-            share, count = args.reward_smoothing, args.smoothing_neighbours
+        share = _smoothing_share(args, model)
+        if share and any(scope_of(function) == "log" for function in asked):
+            count = args.smoothing_neighbours
             self._smoothed = Smoothing(dataset.train, dataset.n_items, share, count)
-
-    def states(self, model: Recommender) -> States:
-        """Return which places in histories are states."""
-        if self.args.state != "auto":
-            return self.args.state
-        return "prefix" if model.history_length else "last_prefix"
+        self.states: States = _served(model) if args.state == "auto" else args.state
 
     def task(self, batch: Batch, device: torch.device) -> Task:
         """Return what a batch of states may earn, and what hides it."""
@@ -94,6 +99,17 @@ class Tasks:
         candidates = self._proposal.candidates(rewarded, count, generator)
         queries, rewards = narrowed(task.queries, task.rewards, candidates)
         return task._replace(queries=queries, rewards=rewards, candidates=candidates)
+
+
+def _served(model: Recommender) -> States:
+    """Return the places in histories where a model stands as it does in service."""
+    return "prefix" if model.history_length else "last_prefix"
+
+
+def _smoothing_share(args: GRPOConfig, model: Recommender) -> float:
+    if args.reward_smoothing != "auto":
+        return args.reward_smoothing
+    return 0.0 if model.regularises else _SMOOTHING
 
 
 def _check_scopes(functions: Sequence[RewardFunc], args: GRPOConfig) -> None:
