@@ -204,7 +204,7 @@ def _drawn_back(folder, resume=False, **settings):
         return model, tuner.train()
 
 
-@pytest.mark.parametrize(("name", "carried"), [("sasrec", 0), ("lightgcn", 0), ("gsau", 1)])
+@pytest.mark.parametrize(("name", "carried"), [("sasrec", 0), ("lightgcn", 0), ("gsau", 0.3)])
 def test_the_own_loss_goes_along_where_it_regularises(name, carried):
     assert build(name).regularises is bool(carried)
     for settings, expected in (({}, carried), ({"sft_coef": 0.0}, 0), ({"sft_coef": 0.5}, 1)):

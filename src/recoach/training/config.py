@@ -71,7 +71,7 @@ class GRPOConfig(BaseModel):
     entropy_floor: float | None = Field(None, gt=0)
     """Entropy (nats) from which on the bonus pays nothing more; None always pays."""
     sft_coef: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """Weight of the model's own supervised loss, carried on beside GRPO's; `auto` is 1 for a model
+    """Weight of the model's own supervised loss, carried on beside GRPO's; `auto` is .3 for a model
     whose loss regularises its vectors (GSAU) and 0 for others."""
     reward_funcs: tuple[RewardName, ...] = Field(("future",), min_length=1)
     """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every

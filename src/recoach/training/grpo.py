@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import nn
@@ -38,6 +39,9 @@ from recoach.training.loop import Loop, Session
 from recoach.training.observers import Observer, Observers, Outcome
 from recoach.training.pretrain import first_ids, own_batches, validation
 from recoach.training.tasks import Tasks
+
+_CARRIED: Final = 0.3
+"""Weight of a loss that regularises (docs/decisions/0015)."""
 
 
 class GRPOTrainer:
@@ -71,7 +75,7 @@ class GRPOTrainer:
         watching = [Concerned(train_dataset.n_items), session.observer, *callbacks]
         self.session = replace(session, observer=Observers(watching))
         carried = self.args.sft_coef
-        self._sft_coef = float(model.regularises) if carried == "auto" else carried
+        self._sft_coef = _CARRIED * model.regularises if carried == "auto" else carried
         if self._sft_coef and not model.needs:
             raise ConfigError(
                 f"sft_coef = {self._sft_coef:g} adds the model's own loss, but "
