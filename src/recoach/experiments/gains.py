@@ -74,7 +74,7 @@ TAILS: Final = (5, 10)
 
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
     "sasrec": frozenset({"edges shown", "every prefix", "smoothing 0.3", "no own loss"}),
-    "gsau": frozenset({"edges shown", "every prefix", "no smoothing", "own loss"}),
+    "gsau": frozenset({"edges shown", "every prefix", "no smoothing"}),
     "lightgcn": frozenset(
         {"next item only", "horizon 5", "last prefix", "dropout off"}
         | {"smoothing 0.3", "no own loss"}
