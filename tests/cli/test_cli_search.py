@@ -75,7 +75,7 @@ def test_the_base_is_trained_once_and_nothing_is_tested(searched, look):
 
 def test_the_first_trial_is_of_the_settings_as_they_are(searched):
     first = record(searched[0])["trials"][0]["settings"]
-    expected = {"learning_rate": 1e-3, "loss_type": "log", "estimator": "exact", "horizon": 10}
+    expected = {"learning_rate": 2e-3, "loss_type": "log", "estimator": "exact", "horizon": 10}
     assert first == expected
 
 

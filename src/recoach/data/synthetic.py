@@ -52,6 +52,8 @@ class Habits:
 
 
 USUAL: Final = Habits()
+BROWSING: Final = Habits(chain=1.0)
+"""As in most real logs, the last click tells more of the next one's shelf than of the item."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from recoach.data.prepared import (
 )
 from recoach.data.split import Dataset, leave_last_out
 from recoach.data.statistics import describe
-from recoach.data.synthetic import Shop, shop
+from recoach.data.synthetic import BROWSING, Shop, shop
 from recoach.data.titles import read_titles
 from recoach.errors import DataError
 from recoach.experiments.config import DataConfig
@@ -66,7 +66,7 @@ def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
 
 def embedded_shop() -> Shop:
     """Return the shop that runs without data use: the same log every time."""
-    return shop(seed=0)
+    return shop(seed=0, habits=BROWSING)
 
 
 def _simulated(directory: Path) -> Dataset:
