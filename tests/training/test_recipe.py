@@ -60,6 +60,13 @@ def test_a_pair_taken_before_is_one_edge_and_not_hidden():
     assert sorted(users.tolist()) == list(range(6, 12))
 
 
+@pytest.mark.parametrize(("name", "told"), [("sasrec", "last_prefix"), ("lightgcn", "prefix")])
+def test_a_state_that_is_told_is_taken_whatever_the_model(name, told):
+    (task,) = trainer(name, batch_size=500, state=told).epoch(torch.Generator().manual_seed(0))
+    asked = task.queries.state_users.bincount()
+    assert bool(asked.max() > 1) is (told == "prefix")
+
+
 def test_a_graph_model_learns_without_the_edge_it_is_rewarded_for():
     moved = trainer("lightgcn", hide_rewarded=True)
     task = next(iter(moved.epoch(torch.Generator().manual_seed(0))))
