@@ -146,6 +146,32 @@ def test_patience_stops_after_so_many_evaluations_without_a_better_one():
     assert len(recorder.rows) == 3
 
 
+@pytest.mark.parametrize("stop_at", [0, 3])
+def test_what_is_below_the_start_is_not_given_up_while_it_rises(tmp_path, monkeypatch, stop_at):
+    told = [0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.55, 0.6, 0.7]  # the start, then step after step
+    rows = []
+
+    class Kept(Recorder):
+        def on_row(self, row):
+            rows.append(row)
+
+    monkeypatch.setattr(
+        "recoach.training.grpo.validation", lambda *_: lambda _: {"ndcg@10": told[len(rows)]}
+    )
+
+    def train(stop_at, *, resume):
+        args = GRPOConfig(batch_size=40, eval_steps=1, patience=2, interpolate=False)
+        model = build_model("sasrec", DATASET, **ENCODER, seed=1)
+        session = Session(folder=tmp_path, observer=Kept(stop_at), resume=resume)
+        return GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
+
+    if stop_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(stop_at, resume=False)
+    outcome = train(0, resume=True)
+    assert (outcome.best_step, outcome.best_value, outcome.steps) == (5, 0.6, 7)
+
+
 def test_a_row_averages_the_losses_since_the_last_one():
     _, recorder, _ = run("sasrec", eval_steps=2, max_steps=5)
     losses = dict(recorder.steps)

@@ -131,7 +131,7 @@ class GRPOConfig(BaseModel):
     eval_steps: int = Field(0, ge=0)
     """Steps between evaluations; 0 evaluates after each epoch."""
     patience: int = Field(10, ge=0)
-    """Evaluations without improvement before stopping; 0 never stops."""
+    """Evaluations in a row no better than an earlier step's before stopping; 0 never stops."""
     metric: str = Field("ndcg@10", pattern=METRIC_NAME)
     """Validation metric that selects the weights."""
     select: Literal["best", "best_tuned", "last"] = "best"

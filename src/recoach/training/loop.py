@@ -75,7 +75,7 @@ class Schedule:
     metric: str
     """Validation metric that selects, higher is better."""
     patience: int
-    """Evaluations without improvement before stopping; 0 never stops."""
+    """Evaluations in a row no better than an earlier step's before stopping; 0 never stops."""
     max_steps: int = 0
     """Steps at the most; 0 leaves it to `epochs`."""
     eval_steps: int = 0
@@ -113,6 +113,8 @@ class _Progress:
     batch: int = 0
     best_step: int = 0
     best_value: float = -math.inf
+    top: float = -math.inf
+    """Best value of a step: what is below the start may still be rising."""
     start_value: float | None = None
     bad: int = 0
     seconds: float = 0.0
@@ -267,10 +269,11 @@ class Loop(Generic[Batch]):
         if progress.step == 0:
             progress.start_value = value
         if value > progress.best_value:
-            progress.best_value, progress.best_step, progress.bad = value, progress.step, 0
+            progress.best_value, progress.best_step = value, progress.step
             self._best = self._copy()
-        else:
-            progress.bad += 1
+        if progress.step:
+            progress.bad = 0 if value > progress.top else progress.bad + 1
+            progress.top = max(value, progress.top)
         progress.evaluated = progress.step
         progress.finished = last or bool(schedule.patience and progress.bad >= schedule.patience)
         progress.seconds = time.monotonic() - self._began
