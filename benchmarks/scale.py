@@ -59,7 +59,7 @@ def large(folder: Path, out: Path, items: int = 1_000_000, users: int = 200_000)
     found = {"cross_entropy_step_s": median_seconds(steps_of(trainer), 3, warm_up=1)}
     del trainer
     for estimator in ("stratified", "exact"):
-        args = GRPOConfig(estimator=estimator, temperature=1.0, reward_smoothing=0)
+        args = GRPOConfig(estimator=estimator, temperature=1.0, batch_size=512, reward_smoothing=0)
         tuner = GRPOTrainer(model, args=args, train_dataset=data)
         found[f"{estimator}_step_s"] = median_seconds(steps_of(tuner), 4, warm_up=1)
         model.requires_grad_(True)
@@ -89,7 +89,13 @@ def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) 
     for estimator, count in choices:
         rows = Rows()
         args = GRPOConfig(
-            estimator=estimator, num_negatives=count, epochs=epochs, patience=0, reward_smoothing=0
+            estimator=estimator,
+            num_negatives=count,
+            epochs=epochs,
+            patience=0,
+            batch_size=512,
+            learning_rate=1e-3,
+            reward_smoothing=0,
         )
         session = Session(seed=SEED, observer=rows)
         model = copy.deepcopy(base)

@@ -36,7 +36,9 @@ def measure(items: int) -> dict[str, float]:
     found["gradient_bytes"] = 4.0 * sum(p.numel() for p in parameters)
     found["sum_gradients_s"] = median_seconds(lambda: parallel.add_gradients(parameters), 20)
     tuner = GRPOTrainer(
-        model, args=GRPOConfig(temperature=1.0, reward_smoothing=0), train_dataset=data
+        model,
+        args=GRPOConfig(temperature=1.0, batch_size=512, reward_smoothing=0),
+        train_dataset=data,
     )
     found["grpo_step_s"] = median_seconds(steps_of(tuner), 20)
     started = time.perf_counter()
@@ -57,7 +59,7 @@ def measure_parts(items: int) -> dict[str, float]:
         found["peak_mb"] = _peak_mb()
         del trainer
         unite(model)
-        args = GRPOConfig(temperature=1.0, shard_items=True, reward_smoothing=0)
+        args = GRPOConfig(temperature=1.0, batch_size=512, shard_items=True, reward_smoothing=0)
         tuner = GRPOTrainer(model, args=args, train_dataset=data)
         found["grpo_step_s"] = median_seconds(steps_of(tuner), 5)
     return found
