@@ -191,10 +191,10 @@ def test_a_trial_that_diverges_is_pruned_and_one_that_lags_is_stopped(
 
     plain = GRPOTrainer.step
     monkeypatch.setattr(GRPOTrainer, "step", step)
-    vary = ("--vary", "grpo.pass_k=1,2,3,10", "grpo.learning_rate=1e-3..2e-3")
+    vary = ("--vary", "grpo.pass_k=1,2,3,4,5,10", "grpo.learning_rate=1e-3..2e-3")
     said = recoach("search", toml, "--output", tmp_path / "s", "--trials", 20, *vary)
     assert said.code == 0, said
-    reasons = {k: set() for k in (1, 2, 3, 10)}
+    reasons = {k: set() for k in (1, 2, 3, 4, 5, 10)}
     for trial in record(tmp_path / "s")["trials"]:
         reasons[trial["settings"]["pass_k"]].add(str(trial["pruned"]).partition(" at ")[0])
     assert reasons[3] == {"The loss is nan"}
