@@ -118,6 +118,38 @@ def test_a_value_of_another_type_is_refused(change):
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            "grpo.reward_smoothing=2",
+            "grpo.reward_smoothing: Input should be less than 1, or 'auto' (given: 2).",
+        ),
+        (
+            "grpo.temperature=[1]",
+            "grpo.temperature: Input should be a valid number, or 'auto' (given: [1]).",
+        ),
+        (
+            'grpo.sft_coef={float = "a"}',
+            "grpo.sft_coef: Input should be a valid number, or 'auto' (given: {'float': 'a'}).",
+        ),
+        (
+            "data.columns.user_id=3",
+            "data.columns.user_id: Input should be a valid string (given: 3).",
+        ),
+        (
+            "evaluation.ks=[5, true]",
+            "evaluation.ks.1: Input should be a valid integer (given: True).",
+        ),
+        ("grpo.temperature=-1", "grpo: temperature must be positive or 'auto'."),
+    ],
+)
+def test_a_refused_value_is_named_by_its_place_and_all_that_it_may_be(change, sentence):
+    with pytest.raises(ConfigError) as error:
+        read_config(None, [change])
+    assert str(error.value) == f"the defaults with --set {change}: {sentence}"
+
+
+@pytest.mark.parametrize(
     ("raw", "near"),
     [
         ({"grppo": {}}, "'grpo'"),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from recoach.data.prepared import PrepareConfig
 from recoach.errors import ConfigError, suggestion
@@ -176,14 +177,31 @@ def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Tabl
         # Strict as JSON is: "5" is no number and true is no 1, but a list serves as a tuple.
         return config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
+        problem, *more = error.errors()
+        key = _key(problem, values)
         if problem["type"] == "extra_forbidden":
             near = suggestion(key, config.model_fields)
             raise ConfigError(f"{where}: no setting called {key!r}; {near}") from error
         reason = problem["msg"].removeprefix("Value error, ")
+        for other in more:  # a number or a word: one of them would do
+            if _key(other, values) == key:
+                reason += f", or {other['msg'].removeprefix('Input should be ')}"
         given = f" (given: {problem['input']!r})" if key else ""
         raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
+
+
+def _key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
+    """Return the name of a refused setting; pydantic appends the kinds that it may be of."""
+    first, *rest = problem["loc"] or ("",)
+    path = [str(first)]
+    here: Any = values.get(path[0])
+    for part in rest:
+        index = isinstance(here, list) and isinstance(part, int)
+        if not index and not (isinstance(here, Mapping) and part in here):
+            break
+        here = here[part]
+        path.append(str(part))
+    return ".".join(path)
 
 
 def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:
