@@ -96,6 +96,22 @@ def test_a_batch_holds_about_as_many_states_as_asked_for(rows):
     assert max(sizes) == 16
 
 
+@pytest.mark.parametrize(
+    ("size", "fewest", "expected"), [(500, 1, 320), (500, 8, 40), (16, 8, 16), (16, 999, 1)]
+)
+def test_a_batch_is_at_most_a_part_of_all_states(size, fewest, expected):
+    source = batches([list(range(9))] * 40, size=size, rows="prefix")
+    source.cut(fewest)
+    assert source.batch_size == max(len(b.queries) for b in source.epoch(generator())) == expected
+    assert len(source) == -(-320 // expected)
+
+
+def test_without_states_a_batch_still_has_a_size():
+    source = batches([[1]], size=16)
+    source.cut(8)
+    assert source.batch_size == 1
+
+
 def test_the_last_prefix_is_one_state_for_each_user_with_two_items():
     found = sorted(learned(batches(ROWS, states="last_prefix")))
     assert found == [(0, (3, 1), 4), (3, (5, 8, 9, 7), 9), (4, (0,), 1)]

@@ -25,6 +25,7 @@ def read(*texts, **changes):
         ("horizon=1..5", IntDistribution(1, 5)),
         ("batch_size=64..2048", IntDistribution(64, 2048, log=True)),
         ("batch_size=1e2..5e2", IntDistribution(100, 500)),
+        ("num_generations=64..512", IntDistribution(64, 512)),
     ],
 )
 def test_a_range_is_whole_where_the_setting_is_and_logarithmic_where_it_is_wide(text, expected):

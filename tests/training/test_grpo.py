@@ -246,7 +246,7 @@ def test_what_is_held_out_changes_no_smoothed_reward():
     model = build_model("sasrec", dataset, **ENCODER)
 
     def rewards(data):
-        args = GRPOConfig(temperature=1.0)
+        args = GRPOConfig(temperature=1.0, batch_size=999)
         (work,) = GRPOTrainer(model, args=args, train_dataset=data).epoch(torch.Generator())
         return work.rewards
 
@@ -260,7 +260,7 @@ def test_an_item_the_policy_masks_earns_nothing(mask_seen):
     offsets = np.cumsum([0] + [len(row) for row in rows] + [0] * (DATASET.n_users - 2))
     train = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
     dataset = replace(DATASET, train=train)
-    args = GRPOConfig(mask_seen=mask_seen, temperature=1.0)
+    args = GRPOConfig(mask_seen=mask_seen, temperature=1.0, batch_size=999)
     (work,) = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset).epoch(
         torch.Generator()
     )

@@ -35,6 +35,20 @@ def test_a_state_is_a_place_where_the_model_stands_as_in_service(name, per_user)
     assert sum(len(task.queries) for task in tasks) == per_user * 24
 
 
+@pytest.mark.parametrize(("size", "steps"), [("auto", 8), (2048, 1)])
+def test_a_small_log_is_gone_through_in_eight_steps_unless_told_otherwise(size, steps):
+    moved = trainer("lightgcn", batch_size=size)
+    tasks = list(moved.epoch(torch.Generator().manual_seed(0)))
+    assert len(moved) == len(tasks) == steps
+    assert sum(len(task.queries) for task in tasks) == 24
+
+
+def test_the_own_loss_keeps_its_large_batches_in_a_small_log():
+    moved = trainer("lightgcn", batch_size="auto", sft_coef=1.0)
+    task = next(iter(moved.epoch(torch.Generator().manual_seed(0))))
+    assert len(task.own.edges.targets) == len(DATASET.train.values)
+
+
 def test_rewarded_edges_are_hidden_unless_they_were_there_before():
     dataset = leave_last_out(cycle(12, 20, length=7))
     for hide in (True, False):

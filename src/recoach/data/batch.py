@@ -211,6 +211,10 @@ class StateBatches:
     def __len__(self) -> int:
         return max(1, -(-self.n_states // self.batch_size))
 
+    def cut(self, fewest: int) -> None:
+        """Let a batch have a `fewest`-th of the states at the most."""
+        self.batch_size = max(1, min(self.batch_size, -(-self.n_states // fewest)))
+
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
         users, starts, stops = self._windows

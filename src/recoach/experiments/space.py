@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from optuna.distributions import (
     BaseDistribution,
@@ -104,8 +104,7 @@ def _range(name: str, values: str, where: str) -> BaseDistribution:
         low, high = (float(end) for end in values.split(".."))
     except ValueError:
         raise ConfigError(f"{where}: a range is LOW..HIGH, two numbers like 1e-4..1e-2.") from None
-    field = GRPOConfig.model_fields.get(name)
-    whole = field is not None and field.annotation is int
+    whole = _is_whole(name)
     for end in (low, high):
         _check(name, int(end) if whole and end.is_integer() else end, where)
     if low >= high:
@@ -114,6 +113,13 @@ def _range(name: str, values: str, where: str) -> BaseDistribution:
     if whole:
         return IntDistribution(int(low), int(high), log=log)
     return FloatDistribution(low, high, log=log)
+
+
+def _is_whole(name: str) -> bool:
+    """Return whether the numbers that a setting takes are whole, besides words or nothing."""
+    field = GRPOConfig.model_fields.get(name)
+    kinds = (get_args(field.annotation) or (field.annotation,)) if field else ()
+    return any(kind is int or get_args(kind)[:1] == (int,) for kind in kinds)
 
 
 def _choice(name: str, values: str, where: str) -> BaseDistribution:

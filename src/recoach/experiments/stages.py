@@ -106,7 +106,7 @@ def control_config(
     return base.model_copy(
         update={
             "learning_rate": grpo.learning_rate,
-            "batch_size": grpo.batch_size,
+            "batch_size": grpo.largest_batch,
             "max_steps": steps,
             "epochs": steps,
             "eval_steps": eval_steps,

@@ -120,8 +120,8 @@ class GRPOConfig(BaseModel):
     """Its step size."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay (decoupled with AdamW)."""
-    batch_size: int = Field(2048, gt=0)
-    """States in a step."""
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """States in a step; `auto` is 2,048, or an eighth of all where that is less."""
     epochs: int = Field(100, gt=0)
     """Epochs at the most."""
     epoch_unit: Literal["states", "users", "interactions"] = "states"
@@ -241,6 +241,16 @@ class GRPOConfig(BaseModel):
     def group_size(self) -> int:
         """Items or lists in a group."""
         return self.num_generations or (16 if self.estimator == "slate" else 4096)
+
+    @property
+    def largest_batch(self) -> int:
+        """States in a step of a log that has many."""
+        return 2048 if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def fewest_steps(self) -> int:
+        """Steps of an epoch, however few its states are (docs/decisions/0016)."""
+        return 8 if self.batch_size == "auto" else 1
 
     def schedule(self) -> Schedule:
         """Return the part the loop needs."""

@@ -100,9 +100,10 @@ class GRPOTrainer:
             train_dataset.train,
             n_items=train_dataset.n_items,
             history_length=model.history_length,
-            batch_size=self.args.batch_size,
+            batch_size=self.args.largest_batch,
             states=self._tasks.states,
         )
+        self._states.cut(self.args.fewest_steps)
         self._check_group()
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
         self.optimiser: torch.optim.Optimizer = optim(
@@ -138,7 +139,7 @@ class GRPOTrainer:
         train = self.dataset.train
         units = {"users": len(train), "interactions": len(train.values)}
         count = units.get(self.args.epoch_unit, self._states.n_states)
-        return max(1, -(-count // self.args.batch_size))
+        return max(1, -(-count // self._states.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Task]:
         """Yield one epoch of states with their rewards."""
@@ -147,7 +148,7 @@ class GRPOTrainer:
         else:
             passes = (self._states.epoch(generator) for _ in itertools.count())
             batches = itertools.islice(itertools.chain.from_iterable(passes), len(self))
-        own = own_batches(self.model, self.dataset.train, self.args.batch_size, generator)
+        own = own_batches(self.model, self.dataset.train, self.args.largest_batch, generator)
         for batch in batches:
             task = self._tasks.task(batch, self.model.device)
             yield task._replace(own=next(own)) if self._sft_coef else task
