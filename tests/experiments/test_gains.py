@@ -6,7 +6,6 @@ import pytest
 from recoach.experiments.config import resolve
 from recoach.experiments.gains import (
     ABLATION,
-    ADDED,
     FUTURE_ALONE,
     RIVALS,
     ablation,
@@ -55,8 +54,7 @@ def test_an_ablation_changes_one_thing_and_shares_its_base():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in ablation(LOG, "quick", 0)}
     for name, config in cells.items():
         model, _, change = name.partition("-")
-        added = change in {key.replace(" ", "-") for key in ADDED}
-        recipe = cells[model if added or not change else f"{model}-future-alone"]
+        recipe = cells[model]
         different = {
             key
             for key, value in config.grpo.model_dump().items()
@@ -68,8 +66,7 @@ def test_an_ablation_changes_one_thing_and_shares_its_base():
         elif change == "from-scratch":
             assert config.pretrain.max_steps == 1
         else:
-            both = ABLATION | ADDED
-            wanted = {key.replace(" ", "-"): value for key, value in both.items()}[change]
+            wanted = {key.replace(" ", "-"): value for key, value in ABLATION.items()}[change]
             assert different
             assert different <= set(wanted)
             assert config.pretrain == recipe.pretrain

@@ -3,17 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from recoach.experiments.gains import ADDED
 from recoach.report.cells import comparison, intervals, measured, verdict
 from recoach.report.drawings import NAMES
 from recoach.report.grids import Grid
 from recoach.report.tables import MISSING, title
 
 Record = Mapping[str, Any]
-
-_CHANGED: Final = (
-    f"In the recipe are changed: {', '.join(ADDED)}; in future alone is changed whatever else."
-)
 
 METRICS: Final = ("recall@10", "ndcg@10", "recall@50")
 
@@ -77,15 +72,15 @@ def overview(record: Record, earlier: Record) -> Grid:
 
 def ablation(record: Record) -> list[Grid]:
     """Return for each data set what every change to the recipe makes of its gain."""
-    return _changes(record, "Ablation")
+    return _changes(record, "Ablation", "Each row changes one thing in the recipe.")
 
 
 def rivals(record: Record) -> list[Grid]:
     """Return for each data set what other algorithms gain in the recipe's place."""
-    return _changes(record, "Rivals")
+    return _changes(record, "Rivals", "All have the states and rewards of future alone.")
 
 
-def _changes(record: Record, heading: str) -> list[Grid]:
+def _changes(record: Record, heading: str, told: str) -> list[Grid]:
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
@@ -93,11 +88,11 @@ def _changes(record: Record, heading: str) -> list[Grid]:
             model, _, change = cell_name.partition("-")
             started = change != "from-scratch"  # else there is no base worth the name
             figures = [measured(cell, "tuned", metric, change=started) for metric in METRICS]
-            told = f"{NAMES[model]}: {change.replace('-', ' ') or 'the recipe'}"
+            changed = f"{NAMES[model]}: {change.replace('-', ' ') or 'the recipe'}"
             base = verdict(cell, "tuned", "base") if started else MISSING
-            rows.append((told, *figures, base))
+            rows.append((changed, *figures, base))
         head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
-        grids.append(Grid(f"{heading}: {name}", head, rows, f"{_CHANGED} {_note(found)}"))
+        grids.append(Grid(f"{heading}: {name}", head, rows, f"{told} {_note(found)}"))
     return grids
 
 
