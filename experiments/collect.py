@@ -89,7 +89,7 @@ FAMILIES = {
         {
             "gains": LOGS,
             "future": LOGS,
-            "ablation": (INDUSTRIAL, TOYS),
+            "ablation": (INDUSTRIAL,),
             "rivals": (INDUSTRIAL,),
             "tail": (INDUSTRIAL, TOYS),
         },
