@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from recoach.data.synthetic import Habits
 from recoach.errors import ConfigError
 from recoach.evaluation.simulator import Moods
 from recoach.experiments import simulation
@@ -63,6 +64,14 @@ def test_other_settings_need_another_folder(played):
     folder, _, _ = played
     with pytest.raises(ConfigError, match="other settings"):
         again(folder, moods=Moods(turns=5))
+
+
+def test_the_habits_are_those_of_the_shop_and_its_customers(played):
+    folder, record, _ = played
+    found, _ = again(folder.parent / "chained", seeds=(1,), habits=Habits(chain=4.0))
+    assert record["settings"]["habits"]["chain"] == 1.0
+    oracle = [each["policies"]["oracle"]["reward"]["each"][0] for each in (record, found)]
+    assert oracle[0] < oracle[1]  # what follows the last click is likelier, and the oracle knows it
 
 
 def test_a_setting_that_came_later_changes_nothing(played):

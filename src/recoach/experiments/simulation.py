@@ -8,13 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from recoach.data.split import Dataset, leave_last_out
-from recoach.data.synthetic import shop
+from recoach.data.synthetic import BROWSING, Habits, shop
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.evaluation.lists import list_metrics
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval
 from recoach.experiments.folder import RunFolder
-from recoach.experiments.gains import FUTURE_ALONE
 from recoach.experiments.record import Stage
 from recoach.experiments.stages import Watch, control_config
 from recoach.models.base import Recommender
@@ -51,15 +50,17 @@ class Simulation:
     output: Path
     customers: int = 1500
     items: int = 600
+    habits: Habits = BROWSING
     moods: Moods = field(default_factory=Moods)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig.model_validate(FUTURE_ALONE))
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the figures, as plain values."""
         return {
             "customers": self.customers,
             "items": self.items,
+            "habits": asdict(self.habits),
             "moods": asdict(self.moods),
             "pretrain": self.pretrain.model_dump(mode="json"),
             "grpo": self.grpo.model_dump(mode="json"),
@@ -105,7 +106,7 @@ def _settings(world: Mapping[str, Any]) -> dict[str, Any]:
 
 def _world(plan: Simulation, seed: int, folder: RunFolder, watch: Watch) -> dict[str, Any]:
     """Return what each policy came to in one shop."""
-    made = shop(plan.customers, plan.items, seed)
+    made = shop(plan.customers, plan.items, seed, habits=plan.habits)
     dataset = leave_last_out(made.interactions)
     models = _models(plan, seed, dataset, folder, watch)
     floor = Customers(made, dataset, plan.moods)
