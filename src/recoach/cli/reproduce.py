@@ -50,7 +50,7 @@ def reproduce(
         table1 (sizes of the data), table3 (base, supervised control, GRPO of three backbones),
         table4 (which tables GRPO moves), figure1 (the bases), factors (paper mode with one
         change at a time); gains (the default recipe on bases trained to their end), future (the
-        recipe before it, which rewards the coming items alone), ablation (the recipes with one
+        recipe before it, which rewards the coming items alone), ablation (the first with one
         change at a time), rivals (other algorithms in place of future) or tail (both recipes judged
         on the next five and ten interactions), for which there is one profile; simulator (customers
         of a simulated shop, who tire, leave and come back).
