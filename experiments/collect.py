@@ -63,6 +63,7 @@ def collect() -> None:
 DATA = "../shared/data"
 INDUSTRIAL = Source("industrial-2018", f"{DATA}/industrial-2018/sequences.txt")
 GAMES = Source("video-games-2023", f"{DATA}/video-games-2023/sequences.txt.gz")
+PLAYERS = GAMES._replace(name="video-games-2023-10-core", k_core=10)
 BABY = Source("baby-2023", f"{DATA}/baby-2023", ready_split=True)
 TOYS = Source("toys-2014", f"{DATA}/toys-2014/Toys_and_Games.txt")
 BEAUTY = Source("beauty-2014", f"{DATA}/beauty-2014/Beauty.txt")
@@ -80,7 +81,7 @@ class Family(NamedTuple):
 CLOSEST = (INDUSTRIAL, GAMES, BABY)
 """The logs that stand closest to the paper's."""
 
-LOGS = (INDUSTRIAL, TOYS, BEAUTY, BABY, MOVIES, GAMES_2018, GAMES)
+LOGS = (INDUSTRIAL, TOYS, BEAUTY, BABY, MOVIES, PLAYERS, GAMES_2018, GAMES)
 
 FAMILIES = {
     "paper": Family(ROOT / "runs/reproduce/quick", dict.fromkeys(SUITES, CLOSEST)),

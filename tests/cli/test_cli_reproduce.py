@@ -286,6 +286,17 @@ def test_table_1_counts_a_prepared_folder_as_it_is(tmp_path, recoach):
     assert "| Video_small, interactions | 857,505 | 540 |" in of_folder
 
 
+def test_the_core_of_a_log_is_the_user_s_choice(tmp_path, recoach):
+    write_log(tmp_path / "log.csv")
+    with (tmp_path / "log.csv").open("a") as log:
+        log.write("once,rare,541\n")
+    for core, users in ((0, 61), (5, 60)):
+        asked = (f"--dataset=Video_small={tmp_path / 'log.csv'}", f"--k-core={core}")
+        said = recoach("reproduce", "table1", *asked, f"--output={tmp_path}")
+        assert f"Iterated {core}-core" in said.out
+        assert f"| Video_small, users | 98,906 | {users} |" in said.out
+
+
 def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
     for ending in (".csv", ".jsonl", ".jsonl.gz"):
         (tmp_path / f"Video_Games{ending}").write_text("")
@@ -306,6 +317,7 @@ def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
         (["table3", "--data", "log.csv"], ["log.csv is a file", "--dataset NAME=log.csv"]),
         (["table3", "--dataset", "a=log.csv", "--dataset", "a=log.csv"], ["called a"]),
         (["table3", "--dataset", "a=log.csv", "--seeds", "0"], ["--seeds must be at least 1"]),
+        (["table3", "--dataset", "a=log.csv", "--k-core=-1"], ["--k-core must be at least 0"]),
         (["table3", "--dataset", "a=log.csv", "--only", "gru"], ["--only gru leaves no cell"]),
     ],
 )

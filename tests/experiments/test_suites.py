@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 
 from recoach.experiments.config import resolve
+from recoach.experiments.gains import GAINS
 from recoach.experiments.published import CATEGORIES
 from recoach.experiments.suites import BACKBONES, FACTORS, SUITES, TABLE4, Source
 from recoach.training.config import GRPOConfig
@@ -107,3 +108,11 @@ def test_a_split_without_order_is_for_models_that_read_no_history():
     assert [c.name for c in SUITES["table3"](unordered, "quick", 1)] == ["lightgcn"]
     assert SUITES["table4"](unordered, "quick", 1) == []
     assert {c.name.split("-")[0] for c in SUITES["factors"](unordered, "quick", 1)} == {"lightgcn"}
+
+
+@pytest.mark.parametrize("suite", sorted(SUITES | GAINS))
+def test_every_cell_has_the_core_of_its_log(suite):
+    denser = SOURCE._replace(k_core=10)
+    for source, core in ((SOURCE, 5), (denser, 10)):
+        cells = (SUITES | GAINS)[suite](source, "quick", 2020)
+        assert {resolve(cell.tables, cell.name).data.k_core for cell in cells} == {core}

@@ -37,6 +37,7 @@ def reproduce(
     profile: Profile = "quick",
     seeds: int = 1,
     only: Words = None,
+    k_core: int = 5,
     output: Path = Path("runs/reproduce"),
 ) -> None:
     """Repeat a table or the figure of Jeon et al. 2025, or measure what GRPO gains.
@@ -69,6 +70,9 @@ def reproduce(
         How many seeds: 2020 and the ones after it.
     only
         Run only cells whose names contain one of these words, like sasrec.
+    k_core
+        Keep users and items with at least so many interactions, iterated; 0 keeps all. Folders are
+        taken as they are.
     output
         Where runs, tables and figures go.
     """
@@ -77,11 +81,11 @@ def reproduce(
     if what == "simulator":
         _simulate(tuple(range(2020, 2020 + seeds)), output / "simulator")
         return
-    sources = find_sources(data, dataset or [])
+    sources = find_sources(data, dataset or [], k_core)
     for category in missing_categories(data, sources):
         errors.print(f"Warning: {data} has no {category}; going on without it.", highlight=False)
     if what == "table1":
-        paths = write_table1(statistics_of_sources(sources), output)
+        paths = write_table1(statistics_of_sources(sources), k_core, output)
     else:
         plan = Plan(
             suite="table3" if what == "figure1" else what,

@@ -158,7 +158,7 @@ def _changed(recipe: Cell, name: str, change: Tables) -> Cell:
 def _tables(source: Source, model: str, seed: int) -> Tables:
     return {
         "seed": seed,
-        "data": {"path": source.path, "name": source.name},
+        "data": source.data(),
         "model": _MODELS[model],
         "pretrain": _PRETRAIN[model],
         "grpo": {},

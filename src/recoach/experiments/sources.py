@@ -23,13 +23,16 @@ class Sizes(NamedTuple):
     average_length: float
 
 
-def find_sources(folder: Path | None, named: Sequence[str]) -> tuple[Source, ...]:
+def find_sources(folder: Path | None, named: Sequence[str], k_core: int = 5) -> tuple[Source, ...]:
     """Return the paper's categories found in a folder, and the logs named NAME=PATH.
 
     Raises:
-        ConfigError: nothing is given, nothing is found, or an entry is not NAME=PATH.
+        ConfigError: nothing is given, nothing is found, an entry is not NAME=PATH, or `k_core` is
+            negative.
         DataError: the folder or a named path does not exist.
     """
+    if k_core < 0:
+        raise ConfigError(f"--k-core must be at least 0, not {k_core}.")
     sources = [] if folder is None else _in_folder(folder)
     for entry in named:
         name, sign, path = entry.partition("=")
@@ -46,7 +49,7 @@ def find_sources(folder: Path | None, named: Sequence[str]) -> tuple[Source, ...
         raise ConfigError(
             "no data set: give --data DIR with Amazon's files, or --dataset NAME=PATH."
         )
-    return tuple(sources)
+    return tuple(source._replace(k_core=k_core) for source in sources)
 
 
 def missing_categories(folder: Path | None, sources: Iterable[Source]) -> tuple[str, ...]:
@@ -64,7 +67,7 @@ def category_of(name: str) -> str | None:
 
 
 def statistics_of_sources(sources: Iterable[Source]) -> dict[str, Sizes]:
-    """Return table 1's row of every log: iterated 5-core, nothing de-duplicated.
+    """Return table 1's row of every log: its iterated core, nothing de-duplicated.
 
     Prepared and split folders are counted as they are.
     """
@@ -100,5 +103,5 @@ def _sizes(source: Source) -> Sizes:
         data = read_benchmark(path) if source.ready_split else load_dataset(path)
         rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
         return Sizes(data.n_users, data.n_items, rows, rows / data.n_users)
-    found = describe(filtered(read_interactions(source.path), PrepareConfig()))
+    found = describe(filtered(read_interactions(source.path), PrepareConfig(k_core=source.k_core)))
     return Sizes(found.users, found.items, found.interactions, found.average_length)

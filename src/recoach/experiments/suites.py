@@ -20,6 +20,12 @@ class Source(NamedTuple):
     path: str
     ready_split: bool = False
     """Already split by somebody, in no order: for models that read no history."""
+    k_core: int = 5
+    """Users and items with fewer interactions are left out; the paper's number."""
+
+    def data(self) -> Tables:
+        """Return the table of its cells' data."""
+        return {"path": self.path, "name": self.name, "k_core": self.k_core}
 
 
 class Cell(NamedTuple):
@@ -172,7 +178,7 @@ def _tables(
     cap = {} if own is None else {"max_steps": own[model]}
     base: Tables = {
         "seed": seed,
-        "data": {"path": source.path, "name": source.name},
+        "data": source.data(),
         "model": _MODELS[model],
         "pretrain": _PRETRAIN[profile][model] | cap,
         "grpo": {"preset": "paper"} | _GRPO[model] | _BUDGET[profile],

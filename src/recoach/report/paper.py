@@ -20,8 +20,8 @@ Record = Mapping[str, Any]
 _COLUMNS: Final = ("Method", *(f"{title(m)} {who}" for m in METRICS for who in ("paper", "ours")))
 
 
-def write_table1(found: Mapping[str, Sizes], folder: Path) -> list[Path]:
-    """Write table 1, ours beside the paper's, and return the files, Markdown first."""
+def write_table1(found: Mapping[str, Sizes], k_core: int, folder: Path) -> list[Path]:
+    """Write table 1, ours beside the paper's 5-cores, and return the files, Markdown first."""
     rows = []
     for name, sizes in found.items():
         category = category_of(name)
@@ -37,9 +37,9 @@ def write_table1(found: Mapping[str, Sizes], folder: Path) -> list[Path]:
             label = f"{name}, {what}"
             rows.append((label, *shown, gap))
     note = (
-        "Iterated 5-core of users and items, repeated interactions kept, no rating threshold; "
-        "prepared and split folders as they are. A difference is given where the log is the "
-        "paper's own category."
+        f"Iterated {k_core}-core of users and items, repeated interactions kept, no rating "
+        "threshold; prepared and split folders as they are. A difference is given where the log "
+        "is the paper's own category."
     )
     grid = Grid(
         "Table 1: sizes of the data", ("Data set", "paper", "ours", "difference"), rows, note
