@@ -170,12 +170,23 @@ def test_the_table_of_gains_counts_sets_and_tells_each_change():
         }
     )
     counts, one, two = gains_table(record)
-    assert counts.rows[0] == ("SASRec", "Recall@10", "1", "0", "1", "1", "1", "0")
+    assert counts.rows[0][2:] == ("1 (0)", "0 (0)", "1 (0)", "1 (0)", "1 (0)", "0 (0)")
     assert one.rows[1][:2] == ("SASRec", "NDCG@10")
     assert "0.1200 (+20.0 %)" in one.rows[1]
     assert "better (+10.0 % to +20.0 %)" in one.rows[1]
     assert "0.1200 ± 0.0100 (+20.0 %)" in two.rows[0]
     assert "Seeds 1, 2" in two.note
+
+
+def test_sets_are_counted_over_users_and_over_seeds():
+    cells = {}
+    for name, over_seeds in {"one": [-0.01, 0.05], "two": [0.01, 0.02], "three": None}.items():
+        cell = a_cell(("better", "better"), (1, 2, 3))
+        if over_seeds:
+            cell["comparisons"] = [row | {"seeds": over_seeds} for row in cell["comparisons"]]
+        cells[name] = {"gsau": cell}
+    counts = gains_table(a_record(cells))[0]
+    assert counts.rows[0] == ("GSAU", "Recall@10", *("3 (1)", "0 (1)", "0 (0)") * 2)
 
 
 def test_a_model_from_scratch_is_not_compared_with_a_base_of_one_step():

@@ -1,8 +1,10 @@
 """What the default recipe gains over base and control, and what each ingredient is worth."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from recoach.evaluation.significance import verdict as over_seeds
 from recoach.report.cells import comparison, intervals, measured, verdict
 from recoach.report.drawings import NAMES
 from recoach.report.grids import Grid
@@ -11,6 +13,8 @@ from recoach.report.tables import MISSING, title
 Record = Mapping[str, Any]
 
 METRICS: Final = ("recall@10", "ndcg@10", "recall@50")
+
+_VERDICTS: Final = ("better", "no difference", "worse")
 
 _COLUMNS: Final = (
     "Model",
@@ -114,7 +118,7 @@ def label(cell_name: str) -> str:
 
 
 def _counts(record: Record, heading: str) -> Grid:
-    """Count on how many data sets each model is better, no different and worse at 95 %."""
+    """Count the data sets on which each model is better, no different and worse at 95 %."""
     known = {name for found in record["data"].values() for name in found["cells"]}
     rows = []
     for cell_name in sorted(known, key=lambda name: list(NAMES).index(name.split("-")[0])):
@@ -123,8 +127,10 @@ def _counts(record: Record, heading: str) -> Grid:
             told = []
             for other in ("base", "control"):
                 found = [comparison(cell, "tuned", other, metric) for cell in cells]
-                words = [one["verdict"] for one in found if one is not None]
-                told += [str(words.count(word)) for word in ("better", "no difference", "worse")]
+                made = [one for one in found if one is not None]
+                users = Counter(one["verdict"] for one in made)
+                seeds = Counter(over_seeds(*one["seeds"]) for one in made if "seeds" in one)
+                told += [f"{users[word]} ({seeds[word]})" for word in _VERDICTS]
             rows.append((label(cell_name), title(metric), *told))
     ends = ("better", "no different", "worse")
     head = (
@@ -132,7 +138,11 @@ def _counts(record: Record, heading: str) -> Grid:
         "Metric",
         *(f"{end} than {who}" for who in ("base", "control") for end in ends),
     )
-    return Grid(heading, head, rows, "At 95 %, paired bootstrap over users.")
+    note = (
+        "At 95 %, paired bootstrap over users; in brackets by Student's interval over seeds, of "
+        "the logs with three and more."
+    )
+    return Grid(heading, head, rows, note)
 
 
 def _note(found: Record) -> str:
