@@ -16,6 +16,7 @@ from recoach.experiments.gains import (
 )
 from recoach.experiments.reproduce import Plan
 from recoach.experiments.suites import BACKBONES, Source
+from recoach.report import drawings
 from recoach.report.cells import verdict
 from recoach.report.gains import ablation as ablation_table
 from recoach.report.gains import gains as gains_table
@@ -187,6 +188,23 @@ def test_sets_are_counted_over_users_and_over_seeds():
         cells[name] = {"gsau": cell}
     counts = gains_table(a_record(cells))[0]
     assert counts.rows[0] == ("GSAU", "Recall@10", *("3 (1)", "0 (1)", "0 (0)") * 2)
+
+
+def test_the_figure_shows_tuned_and_control_of_each_set_and_backbone(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawings, "save", lambda figure, path: drawn.append(figure) or [path])
+    cells = {"gsau": a_cell(("better", "better")), "sasrec": a_cell(("better", "better"))}
+    alone = {"sasrec": a_cell(("better", "better"))}
+    del alone["sasrec"]["models"]["control"]
+    alone["sasrec"]["comparisons"] = []
+    assert drawings.draw_gains(a_record({"one": cells, "two": alone}), Path("out"))
+    left, right = drawn[0].axes
+    assert [axes.get_title() for axes in (left, right)] == ["SASRec", "GSAU"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["one", "two"]
+    places = {line.get_label(): line.get_xdata() for line in right.lines}
+    assert places["GRPO, 95 % over users"] == pytest.approx([20.0])
+    assert places["as many supervised steps"] == pytest.approx([10.0])
+    assert right.lines[0].get_xdata() == pytest.approx([10.0, 20.0])  # the interval
 
 
 def test_a_model_from_scratch_is_not_compared_with_a_base_of_one_step():

@@ -9,7 +9,7 @@ from recoach.experiments.published import CATEGORIES, METRICS, TABLE1, TABLE3, T
 from recoach.experiments.sources import Sizes, category_of
 from recoach.report.beyond import STAGES, beyond, cutoffs
 from recoach.report.cells import intervals, measured, verdict
-from recoach.report.drawings import NAMES, draw_factors, draw_figure1
+from recoach.report.drawings import NAMES, draw_factors, draw_figure1, draw_gains
 from recoach.report.gains import ablation, future, gains, rivals, tail
 from recoach.report.grids import Grid, latex, markdown, page
 from recoach.report.simulation import draw_front, simulated
@@ -62,7 +62,12 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
         "simulator": simulated,
     }
     paths = _write(write[what](record), what, folder)
-    drawings = {"figure1": draw_figure1, "factors": draw_factors, "simulator": draw_front}
+    drawings = {
+        "figure1": draw_figure1,
+        "factors": draw_factors,
+        "gains": draw_gains,
+        "simulator": draw_front,
+    }
     draw = drawings.get(what)
     if draw:
         paths += draw(record, folder)

@@ -1,17 +1,14 @@
 """The simulated customers as tables, and the front of accuracy and novelty as a figure."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from recoach.experiments.folder import RunFolder
+from recoach.report.drawings import save
 from recoach.report.figures import STYLE
 from recoach.report.grids import Grid
 from recoach.report.tables import MISSING, number, percent, title
@@ -50,7 +47,7 @@ def simulated(record: Record) -> list[Grid]:
 
 def draw_front(record: Record, folder: Path) -> list[Path]:
     """Draw accuracy against novelty, and clicks against coverage, as SVG and PNG."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "recoach"}):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 4.2), layout="constrained")
         served = {name: p for name, p in record["policies"].items() if p["log"]}
         _points(
@@ -66,14 +63,7 @@ def draw_front(record: Record, folder: Path) -> list[Path]:
             },
             ("share of the catalogue shown, %", "clicks of a customer"),
         )
-        images = {"svg": io.BytesIO(), "png": io.BytesIO()}
-        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
-            images["svg"], metadata={"Date": None}
-        )
-        FigureCanvasAgg(figure).print_png(images["png"])  # type: ignore[no-untyped-call]
-    for ending, image in images.items():
-        RunFolder(folder).write_bytes(f"simulator.{ending}", image.getvalue())
-    return [folder / f"simulator.{ending}" for ending in images]
+        return save(figure, folder / "simulator")
 
 
 def _front(record: Record) -> Grid:
