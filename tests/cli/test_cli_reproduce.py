@@ -1,5 +1,6 @@
 """`recoach reproduce` as a user types it, on a log of a few seconds."""
 
+import base64
 import gzip
 import itertools
 import json
@@ -77,7 +78,9 @@ def test_every_table_comes_in_every_form(folder):
         assert all(number in text for text in texts[1:] for number in numbers)
     for name in ("figure1", "factors"):
         assert (quick / f"{name}.svg").read_text().startswith("<?xml")
-        assert (quick / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        picture = (quick / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert base64.b64encode(picture).decode() in (quick / f"{name}.html").read_text()
 
 
 def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):

@@ -48,7 +48,7 @@ def write_table1(found: Mapping[str, Sizes], k_core: int, folder: Path) -> list[
 
 
 def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
-    """Write a suite's tables (and figure 1) and its record; return the files, Markdown first."""
+    """Write a suite's tables, its figure and its record; return the files, Markdown first."""
     write = {
         "table3": _table3,
         "table4": _table4,
@@ -61,26 +61,25 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
         "tail": tail,
         "simulator": simulated,
     }
-    paths = _write(write[what](record), what, folder)
     drawings = {
         "figure1": draw_figure1,
         "factors": draw_factors,
         "gains": draw_gains,
         "simulator": draw_front,
     }
-    draw = drawings.get(what)
-    if draw:
-        paths += draw(record, folder)
+    drawn = drawings[what](record, folder) if what in drawings else []
+    picture = next((path.read_bytes() for path in drawn if path.suffix == ".png"), b"")
+    paths = _write(write[what](record), what, folder, picture) + drawn
     name = f"{record['suite']}.json"
     RunFolder(folder).write_json(name, record)
     return [*paths, folder / name]
 
 
-def _write(grids: list[Grid], name: str, folder: Path) -> list[Path]:
+def _write(grids: list[Grid], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
     texts = {
         f"{name}.md": markdown(grids),
         f"{name}.tex": latex(grids),
-        f"{name}.html": page(grids[0].heading.partition(":")[0], grids),
+        f"{name}.html": page(grids[0].heading.partition(":")[0], grids, picture=picture),
     }
     for file, text in texts.items():
         RunFolder(folder).write_text(file, text)
