@@ -171,7 +171,8 @@ def test_the_table_of_gains_counts_sets_and_tells_each_change():
         }
     )
     counts, one, two = gains_table(record)
-    assert counts.rows[0][2:] == ("1 (0)", "0 (0)", "1 (0)", "1 (0)", "1 (0)", "0 (0)")
+    told = ("1 (0)", "0 (0)", "1 (0)", "1 (0)", "1 (0)", "0 (0)")
+    assert counts.rows[0] == ("SASRec", "Recall@10", *told)
     assert one.rows[1][:2] == ("SASRec", "NDCG@10")
     assert "0.1200 (+20.0 %)" in one.rows[1]
     assert "better (+10.0 % to +20.0 %)" in one.rows[1]

@@ -69,7 +69,7 @@ def _drawn(
             axes = figure.add_subplot(1, len(panels), place + 1)
             draw(axes, cells)
             axes.set_title(name)
-        return save(figure, path)
+    return save(figure, path)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

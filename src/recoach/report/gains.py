@@ -126,10 +126,10 @@ def _counts(record: Record, heading: str) -> Grid:
         for metric in METRICS:
             told = []
             for other in ("base", "control"):
-                found = [comparison(cell, "tuned", other, metric) for cell in cells]
-                made = [one for one in found if one is not None]
-                users = Counter(one["verdict"] for one in made)
-                seeds = Counter(over_seeds(*one["seeds"]) for one in made if "seeds" in one)
+                made = [comparison(cell, "tuned", other, metric) for cell in cells]
+                found = [one for one in made if one is not None]
+                users = Counter(one["verdict"] for one in found)
+                seeds = Counter(over_seeds(*one["seeds"]) for one in found if "seeds" in one)
                 told += [f"{users[word]} ({seeds[word]})" for word in _VERDICTS]
             rows.append((label(cell_name), title(metric), *told))
     ends = ("better", "no different", "worse")

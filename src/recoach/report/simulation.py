@@ -63,7 +63,7 @@ def draw_front(record: Record, folder: Path) -> list[Path]:
             },
             ("share of the catalogue shown, %", "clicks of a customer"),
         )
-        return save(figure, folder / "simulator")
+    return save(figure, folder / "simulator")
 
 
 def _front(record: Record) -> Grid:
