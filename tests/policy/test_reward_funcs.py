@@ -131,7 +131,7 @@ def test_a_function_that_answers_too_little_is_named():
         return [1.0]
 
     with pytest.raises(ConfigError, match=r"short was asked .* \(3,\) and returned shape \(1,\)"):
-        pays(short, prompts=USERS, completions=torch.arange(3))
+        pays(short, {"prompts": USERS, "completions": torch.arange(3)})
 
 
 def test_weights_that_do_not_fit_are_refused():

@@ -259,7 +259,7 @@ def test_what_a_rival_trains_beside_the_model_is_resumed(algorithm, tmp_path):
         ({"algorithm": "sac", "estimator": "sampled"}, "takes estimator 'exact'"),
         ({"algorithm": "raft", "estimator": "stratified"}, "takes estimator 'sampled'"),
         ({"algorithm": "s_dpo"}, "needs beta > 0"),
-        ({"estimator": "slate"}, "'slate' knows 'grpo' and 'dr_grpo'"),
+        ({"estimator": "slate"}, "'slate' knows loss_type 'grpo' and 'dr_grpo'"),
         ({"scale_rewards": "batch"}, "belongs to the estimators that draw"),
     ],
 )

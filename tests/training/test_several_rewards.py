@@ -73,6 +73,24 @@ def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
     assert logs["rewards/items/mean"] == pytest.approx(0.3 * (p @ PRICES.double()).mean().item())
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_the_log_pays_weighs_against_what_items_pay(normalize):
+    new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 0.5)])
+    args = GRPOConfig(temperature=0.7, normalize_weights=normalize)
+
+    def gradients(log, items):
+        values = work.rewards._replace(values=log * work.rewards.values)
+        rewarder = Rewarder([future(), price], [log, items], n_items=6)
+        estimator = ExactEstimator(args, Policy(0.7), rewarder)
+        return torch.cat(step(estimator, new, work._replace(rewards=values))[1])
+
+    log, items = gradients(1, 0), gradients(0, 1)
+    for weights in [(1, 0.3), (10, 0.3), (2, 0.6)]:
+        wanted = weights[0] * log + weights[1] * items
+        found = gradients(*weights)
+        assert torch.allclose(found / found.norm(), wanted / wanted.norm(), atol=1e-6)
+
+
 def test_what_items_pay_is_estimated_where_a_sample_stands_for_the_catalogue():
     new, n_items, prices = vectors(3), 40, torch.linspace(0, 5, 40)
     items = torch.randn(n_items, 3, generator=numbers(3), dtype=torch.float64)
@@ -123,6 +141,18 @@ def test_drawn_items_earn_what_the_log_pays_and_what_they_pay_themselves():
     assert torch.allclose(rollout.rewards, wanted)
 
 
+@pytest.mark.parametrize(("functions", "draws"), [([future(), price], 1), ([future()], 4)])
+def test_a_group_whose_items_pay_differently_is_not_dead(functions, draws, monkeypatch):
+    args = GRPOConfig(
+        estimator="sampled", loss_type="grpo", num_generations=64, dead_groups="resample"
+    )
+    estimator = SampledEstimator(args, Policy(0.7), Rewarder(functions, n_items=6))
+    group, drawn = estimator._group, []
+    monkeypatch.setattr(estimator, "_group", lambda *a: drawn.append(1) or group(*a))
+    estimator.roll_out(vectors(1), task([(0, 1, 0.0)]), numbers())
+    assert len(drawn) == draws
+
+
 def test_a_large_reward_drowns_a_small_one_unless_each_is_normalised_first():
     small, large = torch.tensor([[0.0, 1.0, 0.0, 0.0]]), torch.tensor([[900.0, 0.0, 0.0, 0.0]])
     args = GRPOConfig(estimator="sampled", loss_type="grpo")
@@ -132,6 +162,15 @@ def test_a_large_reward_drowns_a_small_one_unless_each_is_normalised_first():
     assert summed[1] == pytest.approx(summed[2].item(), abs=1e-2)
     assert apart[1] == pytest.approx(apart[0].item(), rel=1e-3)
     assert apart.square().mean().item() == pytest.approx(1, rel=1e-3)
+
+
+def test_normalised_first_takes_each_group_s_own_deviation():
+    parts = [torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, 100.0, 0.0, 0.0]])]
+    args = GRPOConfig(
+        estimator="sampled", loss_type="grpo", multi_objective_aggregation="normalize_then_sum"
+    )
+    easy, hard = compared(args, Rewarder([future()], (), "normalize_then_sum"), parts)
+    assert torch.allclose(easy, hard, rtol=1e-3)
 
 
 def test_an_advantage_clip_bounds_the_weight_of_the_unlikely():

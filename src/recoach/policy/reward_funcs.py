@@ -1,8 +1,9 @@
 """Reward functions with TRL's signature, and those that are ready made.
 
 `reward(prompts, completions, **columns)` is called with keywords and returns a number, or None,
-for each completion. `prompts` is int64[N], the users, and `completions` int64[N], the items
-(int64[N, L] for slates), both numbered as in the dataset. Columns of the completions' shape:
+for each completion. `prompts` is int64[N], the users, and `completions` int64[N], the items, both
+numbered as in the dataset (both int64[N, G] where groups are drawn; int64[N, L], lists, beside
+int64[N] for slates). Columns of the completions' shape:
 `ahead`, after how many interactions the user takes the item (1 is the next; 0 where not within the
 horizon), and `rating`, what the user then gave it (NaN where unknown).
 
@@ -87,6 +88,8 @@ def rated(ratings: Tensor, discount: float = 0.8) -> RewardFunc:
         discount: see `future`.
     """
     known = ratings[~ratings.isnan()]
+    if not len(known):
+        raise ConfigError("reward 'rated' needs ratings, and all are missing; use 'future'.")
     low, high = float(known.min()), float(known.max())
     usual = float(known.mean())
     pay = future(discount)
@@ -123,13 +126,14 @@ def diversity(items: Tensor) -> RewardFunc:
 
     Args:
         items: float[I, D] vectors by which items are alike, such as those of the base.
+
+    The reward raises ConfigError where it is asked about single items, or about one without a row.
     """
     units = functional.normalize(items.detach().float().cpu(), dim=1)
 
     def diversity(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
-        del prompts
-        size = completions.shape[1]
-        vectors = units[completions.cpu()]
+        lists = _lists(prompts, completions, "diversity", len(units))
+        vectors, size = units[lists], lists.shape[1]
         pairs = vectors.sum(dim=1).square().sum(dim=1) - size
         return 1 - pairs / max(1, size * (size - 1))
 
@@ -144,7 +148,16 @@ def calibration(categories: Tensor, dataset: Dataset) -> RewardFunc:
     Args:
         categories: int64[I] the category of each item, 0..C-1.
         dataset: its training histories say what a user likes.
+
+    Raises:
+        ConfigError: another number of categories than items; when asked, completions that are no
+            lists.
     """
+    if len(categories) != dataset.n_items:
+        raise ConfigError(
+            f"reward 'calibration' has categories of {len(categories)} items, and the catalogue "
+            f"holds {dataset.n_items}; give one for each, in its order."
+        )
     n_categories = int(categories.max()) + 1
     users = torch.repeat_interleave(
         torch.arange(dataset.n_users), torch.from_numpy(dataset.train.lengths)
@@ -155,12 +168,25 @@ def calibration(categories: Tensor, dataset: Dataset) -> RewardFunc:
     liked = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
 
     def calibration(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
+        lists = _lists(prompts, completions, "calibration", len(categories))
         p = liked[prompts.cpu()]
-        shown = functional.one_hot(categories[completions.cpu()], n_categories).float().mean(dim=1)
+        shown = functional.one_hot(categories[lists], n_categories).float().mean(dim=1)
         q = 0.99 * shown + 0.01 * p
         return -torch.where(p > 0, p * (p / q.clamp(min=1e-12)).log(), 0.0).sum(dim=1)
 
     return calibration
+
+
+def _lists(prompts: Tensor, completions: Tensor, name: str, n_items: int) -> Tensor:
+    """Return int64[N, L], lists of items that a reward has a row for, on the CPU."""
+    if (prompts.ndim, completions.ndim) != (1, 2):
+        raise ConfigError(f"reward {name!r} is paid for lists; use it with estimator 'slate'.")
+    if completions.numel() and int(completions.max()) >= n_items:
+        raise ConfigError(
+            f"reward {name!r} knows {n_items} items and is asked about more; give it a row for "
+            "each item of the catalogue."
+        )
+    return completions.cpu()
 
 
 def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:

@@ -1,6 +1,7 @@
 """Verifiable rewards: what a logged future says an action was worth."""
 
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -110,7 +111,7 @@ class Rewarder:
         n_items: size of the catalogue.
 
     Raises:
-        ConfigError: weights that do not fit.
+        ConfigError: weights that do not fit, or a function that cannot be called as they are.
     """
 
     def __init__(
@@ -130,16 +131,23 @@ class Rewarder:
         by_scope: dict[str, list[tuple[RewardFunc, float]]] = {"log": [], "items": [], "draws": []}
         for function, weight in zip(functions, own, strict=True):
             by_scope[scope_of(function)].append((function, weight))
+            _check_signature(function)
         self._log, self.on_draws = by_scope["log"], by_scope["draws"]
         order = [*self._log, *by_scope["items"], *self.on_draws]
         self.names = [name_of(function) for function, _ in order]
         self.weights = [weight for _, weight in order]
         catalogue = torch.arange(n_items)
         self.item_parts = [
-            (pays(function, prompts=catalogue[:0], completions=catalogue), weight)
+            (pays(function, {"prompts": catalogue[:0], "completions": catalogue}), weight)
             for function, weight in by_scope["items"]
         ]
         """float32[I] what each item pays whoever is shown it, and its weight."""
+
+    @property
+    def log_weight(self) -> float:
+        """Mean size of the weights of what the log pays; 1 where it pays nothing."""
+        sizes = [abs(weight) for _, weight in self._log]
+        return (sum(sizes) / len(sizes) if sizes else 0.0) or 1.0
 
     @property
     def of_items(self) -> Tensor | None:
@@ -159,7 +167,7 @@ class Rewarder:
             logged: the pairs that are asked about.
             users: int64[B] the user of each state.
         """
-        parts = [pays(function, **columns(logged, users)) for function, _ in self._log]
+        parts = [pays(function, columns(logged, users)) for function, _ in self._log]
         total = torch.zeros(len(logged.items))
         for part, (_, weight) in zip(parts, self._log, strict=True):
             typical = parallel.mean(part[part != 0]) if self.normalised else 0
@@ -184,22 +192,45 @@ def columns(logged: Logged, users: Tensor) -> dict[str, Tensor]:
     }
 
 
-def pays(function: RewardFunc, **given: Tensor) -> Tensor:
+def pays(function: RewardFunc, given: dict[str, Tensor], *, lists: bool = False) -> Tensor:
     """Return float32[N...] what a function pays; None and NaN pay nothing.
 
+    Args:
+        function: called with `given` as keywords.
+        given: prompts, completions and the columns there are.
+        lists: whether a row of completions may be paid as a whole.
+
     Raises:
-        ConfigError: it returned another number of rewards than it was asked for.
+        ConfigError: it returned another number of rewards than it was asked for, or an infinite
+            one.
     """
     answer = function(**given)
     found = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
-    found = torch.as_tensor(found, dtype=torch.float32).detach().nan_to_num(nan=0.0)
+    found = torch.as_tensor(found, dtype=torch.float32).detach()
     asked = tuple(given["completions"].shape)
-    if tuple(found.shape) not in (asked, asked[:1]):
+    if tuple(found.shape) not in ({asked, asked[:1]} if lists else {asked}):
         raise ConfigError(
             f"the reward function {name_of(function)} was asked about completions of shape "
             f"{asked} and returned shape {tuple(found.shape)}; return one number for each."
         )
-    return found
+    if bool(found.isinf().any()):
+        raise ConfigError(
+            f"the reward function {name_of(function)} returned an infinite reward; bound it, or "
+            "return None where there is none."
+        )
+    return found.nan_to_num(nan=0.0)
+
+
+def _check_signature(function: RewardFunc) -> None:
+    given = ["prompts", "completions"]
+    given += ["ahead", "rating"] if scope_of(function) != "items" else []
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(given))
+    except TypeError as error:
+        raise ConfigError(
+            f"the reward function {name_of(function)} cannot be called with the keywords "
+            f"{', '.join(given)}: {error}; let it take **columns."
+        ) from error
 
 
 def _distinct(

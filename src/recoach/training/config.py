@@ -1,6 +1,6 @@
 """Settings of GRPO, in TRL's words where TRL has the word."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,16 @@ from recoach.policy.rewards import Aggregation
 from recoach.training.loop import Schedule
 
 Algorithm = Literal["grpo", "reinforce", "raft", "ppo", "top_k_off_policy", "s_dpo", "sac"]
+
+_TAKES: Final = {
+    "reinforce": "sampled",
+    "raft": "sampled",
+    "ppo": "sampled",
+    "top_k_off_policy": "exact",
+    "s_dpo": "exact",
+    "sac": "exact",
+}
+"""The estimator of a rival."""
 
 
 class GRPOConfig(BaseModel):
@@ -54,10 +64,10 @@ class GRPOConfig(BaseModel):
     epsilon: float = Field(0.2, gt=0, lt=1)
     """Clip of the ratio: 1 - epsilon .. 1 + epsilon."""
     advantage_clip: float | None = Field(None, gt=0)
-    """Bound of the advantages: of A+ = f'(p)(1-p) for `exact`, of all for what draws."""
+    """Bound of GRPO's advantages: of A+ = f'(p)(1-p) for `exact`, of all for what draws."""
     scale_rewards: ScaleRewards = "group"
     """What `grpo` divides a drawn group's rewards by: its own deviation, the batch's, or nothing.
-    `exact` knows the policy's own deviation."""
+    `exact` knows the policy's own deviation, `normalize_then_sum` each reward's in its group."""
     epsilon_high: float | None = Field(None, gt=0)
     """Upper clip, where it differs."""
     beta: float = Field(0.0, ge=0)
@@ -78,7 +88,8 @@ class GRPOConfig(BaseModel):
     training item of the user; `rated`: `future`, graded by the user's rating; `novelty`: what few
     users know, whoever is shown it. Functions of your own: `GRPOTrainer(reward_funcs=...)`."""
     reward_weights: tuple[float, ...] = ()
-    """Weight of each function, of those given to the trainer too; empty for 1."""
+    """Weight of each function, of those given to the trainer too; empty for 1. What counts is
+    their proportion where weights and groups are normalised."""
     multi_objective_aggregation: Aggregation = "sum_then_normalize"
     """Add several rewards, or normalise each first (GDPO)."""
     horizon: int = Field(10, gt=0)
@@ -183,8 +194,8 @@ class GRPOConfig(BaseModel):
     def _agree(self) -> Self:
         if self.draws and self.algorithm == "grpo" and self.loss_type not in ("grpo", "dr_grpo"):
             raise ValueError(
-                f"loss_type {self.loss_type!r} needs estimator 'exact'; {self.estimator!r} knows "
-                "'grpo' and 'dr_grpo'"
+                f"loss_type {self.loss_type!r} needs estimator 'exact' or 'stratified'; "
+                f"{self.estimator!r} knows loss_type 'grpo' and 'dr_grpo'"
             )
         if self.estimator != "sampled" and self.kl_estimator not in ("exact", "literal"):
             raise ValueError(
@@ -209,18 +220,46 @@ class GRPOConfig(BaseModel):
             )
         if self.state == "user" and "train_set" not in self.reward_funcs:
             raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
-        if self.scale_rewards != "group" and not self.draws:
-            raise ValueError("scale_rewards belongs to the estimators that draw groups")
+        ahead = {"next", "future", "rated"}.intersection(self.reward_funcs)
+        if "train_set" in self.reward_funcs and ahead:
+            raise ValueError(
+                f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _all_act(self) -> Self:
+        compared = self.draws and self.algorithm == "grpo"
+        divided = compared and self.loss_type == "grpo"
+        undivided = compared and self.scale_rewards == "none"  # what dr_grpo stands for in TRL
+        summed = self.multi_objective_aggregation == "sum_then_normalize"
+        acts = {
+            "num_generations": (self.draws, "the estimators that draw groups"),
+            "slate_length": (self.estimator == "slate", "estimator 'slate'"),
+            "num_negatives": (self.estimator == "stratified", "estimator 'stratified'"),
+            "scale_rewards": (
+                (divided or undivided) and summed,
+                "the estimators that draw groups, with algorithm and loss_type 'grpo' and "
+                "multi_objective_aggregation 'sum_then_normalize'",
+            ),
+            "multi_objective_aggregation": (
+                divided or not self.draws,
+                "estimator 'exact' or 'stratified', or groups with algorithm and loss_type 'grpo'",
+            ),
+            "advantage_clip": (self.algorithm == "grpo", "algorithm 'grpo'"),
+            "entropy_coef": (self.algorithm != "s_dpo", "the other algorithms"),
+            "entropy_floor": (self.entropy_coef > 0, "entropy_coef > 0"),
+        }
+        for name, (does, where) in acts.items():
+            if not does and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} would do nothing here; it belongs to {where}")
         return self
 
     @model_validator(mode="after")
     def _rival_agrees(self) -> Self:
-        needed = {"exact": ("top_k_off_policy", "s_dpo", "sac")}.get(self.estimator, ())
-        if self.estimator == "sampled":
-            needed = ("reinforce", "raft", "ppo")
-        if self.algorithm != "grpo" and self.algorithm not in needed:
-            right = "exact" if self.estimator == "sampled" else "sampled"
-            raise ValueError(f"algorithm {self.algorithm!r} takes estimator {right!r}")
+        needed = _TAKES.get(self.algorithm, self.estimator)
+        if self.estimator != needed:
+            raise ValueError(f"algorithm {self.algorithm!r} takes estimator {needed!r}")
         if self.algorithm == "s_dpo" and not self.beta:
             raise ValueError("algorithm 's_dpo' needs beta > 0, the strength of a preference")
         return self

@@ -58,7 +58,8 @@ class ExactEstimator:
         statistics, weights = Statistics(), []
         known = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], task)
         penalty = Penalty(self.args, self.policy, task, reference, statistics)
-        count = penalty.count
+        # What the log pays is scaled to average 1 by `known`, its weights with it.
+        count = penalty.count * (self.rewarder.log_weight if self.args.normalize_weights else 1)
 
         def block_loss(block: Block) -> Tensor:
             states, items, values, where = earned(task.rewards, block)

@@ -242,14 +242,17 @@ class GRPOTrainer:
 
     def _check_group(self) -> None:
         args = self.args
-        if args.estimator != "sampled" or args.replacement:
-            return
         longest = int(self.dataset.train.lengths.max(initial=0)) if args.mask_seen else 0
         shown = self.dataset.n_items - longest
-        if args.group_size > shown:
+        if args.estimator == "sampled" and not args.replacement and args.group_size > shown:
             raise ConfigError(
                 f"num_generations = {args.group_size} different items cannot be drawn where "
                 f"only {shown} may be shown; lower it or set replacement = true."
+            )
+        if args.estimator == "slate" and args.slate_length > shown:
+            raise ConfigError(
+                f"slate_length = {args.slate_length}: such lists cannot be drawn where only "
+                f"{shown} items may be shown; lower it."
             )
 
     def _trainable(self) -> list[torch.Tensor]:

@@ -56,9 +56,11 @@ class SampledEstimator:
     def _draw(self, block: Block, task: Task, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pairs = earned(task.rewards, block)[:3]
         drawn = self._group(block, generator)
-        how = self.args.dead_groups
+        how, of_items = self.args.dead_groups, self.rewarder.of_items
         for _ in range({"resample": _RESAMPLES, "force_positive": 1}.get(how, 0)):
             rewards = worth(drawn, pairs)
+            if of_items is not None:
+                rewards += of_items.to(drawn.device)[drawn]
             dead = rewards.amax(dim=1) == rewards.amin(dim=1)
             if not bool(dead.any()):
                 break
@@ -103,11 +105,11 @@ def compared(args: GRPOConfig, rewarder: Rewarder, parts: list[Tensor]) -> Tenso
         rewarder: weights, and which comes first.
         parts: float[B, G] what each reward function pays, unweighted.
     """
-    scale = "none" if args.loss_type == "dr_grpo" else args.scale_rewards
     if rewarder.normalised:
-        found = rewarder.total([group_advantages(part, scale) for part in parts])
+        found = rewarder.total([group_advantages(part) for part in parts])
         found = group_advantages(found, "batch", pooled=parallel.mean)  # GDPO: one size
     else:
+        scale = "none" if args.loss_type == "dr_grpo" else args.scale_rewards
         found = group_advantages(rewarder.total(parts), scale, pooled=parallel.mean)
     limit = args.advantage_clip
     return found if limit is None else found.clamp(-limit, limit)
@@ -127,7 +129,7 @@ def rewards_of_draws(rewarder: Rewarder, task: Task, drawn: Tensor) -> list[Tens
     found += [values.to(drawn.device)[drawn] for values, _ in rewarder.item_parts]
     if rewarder.on_draws:
         given = columns_of_draws(task, drawn)
-        found += [pays(function, **given).to(drawn.device) for function, _ in rewarder.on_draws]
+        found += [pays(function, given).to(drawn.device) for function, _ in rewarder.on_draws]
     return found
 
 

@@ -75,7 +75,7 @@ class SlateEstimator:
             given = {name: column.flatten(0, 1) for name, column in given.items()}
             given["prompts"] = given["prompts"][:, 0]
             for function, _ in self.rewarder.on_draws:
-                answer = pays(function, **given).to(lists.device)
+                answer = pays(function, given, lists=True).to(lists.device)
                 if answer.ndim == 1:
                     found.append(answer.view(*shape[:2], 1).expand(shape))
                 else:

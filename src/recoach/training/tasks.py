@@ -48,8 +48,10 @@ class Tasks:
             for function in functions
         ]
         self._of_past = train_set in asked
-        if not args.draws:
-            _check_scopes(asked, args)
+        for function in asked:
+            _check_asked(function, args)
+        if self._of_past and sum(scope_of(function) == "log" for function in asked) > 1:
+            raise ConfigError("reward 'train_set' looks back, and the log's other rewards ahead.")
         self.rewarder = Rewarder(
             asked,
             args.reward_weights,
@@ -76,8 +78,9 @@ class Tasks:
         rewards = self.rewarder.of_log(logged, users)
         if not args.draws and bool((rewards.values < 0).any()):
             raise ConfigError(
-                "a reward function paid less than 0: estimator 'exact' raises what is rewarded; "
-                "shift it, or use estimator 'sampled'."
+                "a reward function paid less than 0, or has a negative weight: estimator "
+                f"{args.estimator!r} raises what is rewarded; shift it, or use estimator "
+                "'sampled'."
             )
         seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
         if self._smoothed is not None:
@@ -112,11 +115,24 @@ def _smoothing_share(args: GRPOConfig, model: Recommender) -> float:
     return 0.0 if model.regularises else _SMOOTHING
 
 
-def _check_scopes(functions: Sequence[RewardFunc], args: GRPOConfig) -> None:
-    for function in functions:
-        if scope_of(function) == "draws":
-            raise ConfigError(
-                f"the reward function {name_of(function)} may pay for anything, and estimator "
-                f"{args.estimator!r} asks about no draws: mark it @of_log or @of_items "
-                "(recoach.policy.reward_funcs), or use estimator 'sampled' or 'slate'."
-            )
+def _check_asked(function: RewardFunc, args: GRPOConfig) -> None:
+    """Raise ConfigError where the estimator cannot ask a function, or would not hear it."""
+    if not callable(function):
+        raise ConfigError(f"a reward function is called; {function!r} is neither one nor a name.")
+    name, scope = name_of(function), scope_of(function)
+    if scope == "draws" and not args.draws:
+        raise ConfigError(
+            f"the reward function {name} may pay for anything, and estimator {args.estimator!r} "
+            "asks about no draws: mark it @of_log or @of_items (recoach.policy.reward_funcs), or "
+            "use estimator 'sampled' or 'slate'."
+        )
+    if scope == "draws" and args.dead_groups != "zero":
+        raise ConfigError(
+            f"dead_groups = {args.dead_groups!r} looks at what the log and items pay, and the "
+            f"reward function {name} may pay for anything: mark it @of_log or @of_items."
+        )
+    if scope == "items" and args.algorithm in ("top_k_off_policy", "s_dpo", "sac"):
+        raise ConfigError(
+            f"algorithm {args.algorithm!r} learns from what the log rewards, and {name} pays "
+            "whoever is shown an item; leave it out, or use another algorithm."
+        )
