@@ -254,22 +254,48 @@ def test_what_is_held_out_changes_no_smoothed_reward():
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
-@pytest.mark.parametrize("mask_seen", [True, False])
-def test_an_item_the_policy_masks_earns_nothing(mask_seen):
+@pytest.mark.parametrize(
+    ("mask_seen", "protocol", "masked"),
+    [
+        (True, "none", True),
+        (False, "all", False),
+        ("auto", "all", True),
+        ("auto", "none", False),
+        ("auto", "recbole", False),
+    ],
+)
+def test_an_item_the_policy_masks_earns_nothing(mask_seen, protocol, masked):
     rows = [[0, 1, 0, 2, 1, 3], [4, 4, 4, 5]]
     offsets = np.cumsum([0] + [len(row) for row in rows] + [0] * (DATASET.n_users - 2))
     train = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
     dataset = replace(DATASET, train=train)
     args = GRPOConfig(mask_seen=mask_seen, temperature=1.0, batch_size=999)
-    (work,) = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset).epoch(
-        torch.Generator()
-    )
+    session = Session(mask_seen=protocol)
+    trainer = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset, session=session)
+    (work,) = trainer.epoch(torch.Generator())
     repeated = 0
     for state, item in zip(work.rewards.states.tolist(), work.rewards.items.tolist(), strict=True):
         row, end = work.queries.rows[state], work.queries.ends[state]
         repeated += item in work.queries.history[row, :end].tolist()
-    assert (repeated == 0) is mask_seen
-    assert (work.queries.seen is not None) is mask_seen
+    assert (repeated == 0) is masked
+    assert (work.queries.seen is not None) is masked
+
+
+def test_a_base_that_comes_back_is_told_of(caplog):
+    base = build("sasrec")
+    before = {name: p.clone() for name, p in base.state_dict().items()}
+    args = GRPOConfig(max_steps=2, learning_rate=1e-30)
+    outcome = GRPOTrainer(base, args=args, train_dataset=DATASET).train()
+    assert outcome.best_step == 0
+    assert all(torch.equal(before[name], p) for name, p in base.state_dict().items())
+    assert "No step of GRPO was better than the base on validation (ndcg@10 0." in caplog.text
+    caplog.clear()
+    trained = GRPOTrainer(base, args=GRPOConfig(epochs=20), train_dataset=DATASET).train()
+    assert trained.best_step
+    GRPOTrainer(
+        base, args=GRPOConfig(max_steps=2, learning_rate=1e-30, select="last"), train_dataset=DATASET
+    ).train()
+    assert not caplog.text
 
 
 def test_drift_and_temperature_are_reported():

@@ -111,8 +111,9 @@ class GRPOConfig(BaseModel):
     """Scores as they are, states of unit length, or cosines."""
     temperature: float | Literal["auto"] = "auto"
     """Of the softmax; `auto` fits it on the validation likelihood before the first step."""
-    mask_seen: bool = True
-    """Keep seen items out of the policy: the trained policy is the one that serves."""
+    mask_seen: bool | Literal["auto"] = "auto"
+    """Keep seen items out of the policy; `auto` does where the validation does: the trained policy
+    is the one that serves."""
     disable_dropout: bool = False
     """Train without the model's dropout."""
     shared_dropout: bool = True
@@ -214,7 +215,7 @@ class GRPOConfig(BaseModel):
 
     @model_validator(mode="after")
     def _rewards_agree(self) -> Self:
-        if "train_set" in self.reward_funcs and self.mask_seen:
+        if "train_set" in self.reward_funcs and self.mask_seen is not False:
             raise ValueError(
                 "reward 'train_set' pays for items the user has taken; set mask_seen = false"
             )

@@ -15,6 +15,7 @@ What it is not, against the paper (Jeon et al. 2025):
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from recoach import parallel
 from recoach.data.batch import StateBatches
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import masks_seen
 from recoach.models.base import Embedded, Recommender, frozen_copy
 from recoach.models.divided import divide, first_item, own_table, whole_square
 from recoach.policy.policy import Policy, calibrate_temperature
@@ -40,6 +42,7 @@ from recoach.training.observers import Observer, Observers, Outcome
 from recoach.training.pretrain import first_ids, own_batches, validation
 from recoach.training.tasks import Tasks
 
+_LOG = logging.getLogger(__name__)
 _CARRIED: Final = 0.3
 """Weight of a loss that regularises (docs/decisions/0015)."""
 
@@ -74,6 +77,8 @@ class GRPOTrainer:
         self.dataset, session = train_dataset, session or Session()
         watching = [Concerned(train_dataset.n_items), session.observer, *callbacks]
         self.session = replace(session, observer=Observers(watching))
+        asked, protocol = self.args.mask_seen, self.session.mask_seen
+        self._masks = masks_seen(protocol, model) if asked == "auto" else asked
         carried = self.args.sft_coef
         self._sft_coef = _CARRIED * model.regularises if carried == "auto" else carried
         if self._sft_coef and not model.needs:
@@ -90,7 +95,8 @@ class GRPOTrainer:
             temperature, self.args.logits, exact_products=exact, first_item=first_item(model)
         )
         functions = _several(reward_funcs, self.args)
-        self._tasks = Tasks(self.args, train_dataset, functions, model)
+        masked = self.args.model_copy(update={"mask_seen": self._masks})
+        self._tasks = Tasks(masked, train_dataset, functions, model)
         self._estimator = estimator_for(self.args, self.policy, self._tasks.rewarder, model)
         anchored = self.args.beta > 0 or self._estimator.needs_reference
         self.reference = frozen_copy(model) if anchored else None
@@ -114,7 +120,10 @@ class GRPOTrainer:
         )
 
     def train(self) -> Outcome:
-        """Fine-tune and leave the selected weights, the base's own among the candidates."""
+        """Fine-tune and leave the selected weights, the base's own among the candidates.
+
+        Where those are selected because nothing was better, a warning is logged.
+        """
         protocol = self.session.mask_seen
         rank = validation(self.dataset, self.args.metric, protocol)
 
@@ -122,9 +131,17 @@ class GRPOTrainer:
             return rank(model) | {"coverage@10": coverage(model, self.dataset, protocol)}
 
         try:
-            return Loop(self, self.args.schedule(), evaluate, self.session).run()
+            outcome = Loop(self, self.args.schedule(), evaluate, self.session).run()
         finally:
             self.model.requires_grad_(True)
+        if self.args.select == "best" and outcome.steps and not outcome.best_step:
+            _LOG.warning(
+                "No step of GRPO was better than the base on validation (%s %.4f): the model has "
+                "the base's weights.",
+                self.args.metric,
+                outcome.best_value,
+            )
+        return outcome
 
     def __repr__(self) -> str:
         chosen = ", ".join(
@@ -235,14 +252,14 @@ class GRPOTrainer:
         return calibrate_temperature(
             self.model,
             self.dataset,
-            mask_seen=self.args.mask_seen,
+            mask_seen=self._masks,
             seed=self.session.seed,
             logits=self.args.logits,
         )
 
     def _check_group(self) -> None:
         args = self.args
-        longest = int(self.dataset.train.lengths.max(initial=0)) if args.mask_seen else 0
+        longest = int(self.dataset.train.lengths.max(initial=0)) if self._masks else 0
         shown = self.dataset.n_items - longest
         if args.estimator == "sampled" and not args.replacement and args.group_size > shown:
             raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from recoach.data.prepared import load_dataset, save_dataset
 from recoach.data.split import Dataset
 from recoach.errors import ModelError, RunError
-from recoach.evaluation.evaluator import MaskSeen, evaluate, masks_seen
+from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.folder import RunFolder
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
@@ -72,7 +72,8 @@ def import_run(
             "is."
         )
     if mask_seen is not None:
-        config = _masked(config, mask_seen, model)
+        judged = config.evaluation.model_copy(update={"mask_seen": mask_seen})
+        config = replace(config, evaluation=judged)
     folder = RunFolder(output)
     with folder.alone():
         save_dataset(dataset, folder.dataset)
@@ -130,14 +131,6 @@ def _run_config(source: Checkpoint, log: Path, output: Path) -> ExperimentConfig
     # The run's own copy is what can be split so again; the filters are in it.
     data = {"path": str(output / "dataset"), "name": log.name.split(".")[0], "k_core": 0}
     return resolve(tables | {"data": data, "finetune": False}, where)
-
-
-def _masked(config: ExperimentConfig, mask_seen: MaskSeen, model: Recommender) -> ExperimentConfig:
-    judged = config.evaluation.model_copy(update={"mask_seen": mask_seen})
-    masks = masks_seen(mask_seen, model)
-    return replace(
-        config, evaluation=judged, grpo=config.grpo.model_copy(update={"mask_seen": masks})
-    )
 
 
 def _empty(config: ExperimentConfig, dataset: Dataset) -> Recommender:

@@ -116,9 +116,7 @@ def converted(config: Mapping[str, Any], where: str) -> Converted:
         "evaluation": {"mask_seen": _mask(name, config), "ks": _list_lengths(config)},
     }
     metric = tables["pretrain"].get("metric", "ndcg@10")
-    # What is judged with its history in the ranking is tuned so.
-    unmasked = tables["evaluation"]["mask_seen"] == "none" or name in SEQUENTIAL
-    tables["grpo"] = {"metric": metric, "mask_seen": not unmasked}
+    tables["grpo"] = {"metric": metric}
     known = _READ | set(_TRAINING) | set(_COLUMNS) | set(MODELS[name][1])
     known |= set(_FIXED.get(name, {})) | _CHOICES | set(dropped)
     dropped |= {key: "no counterpart" for key in config if key not in known}
