@@ -293,7 +293,9 @@ def test_a_base_that_comes_back_is_told_of(caplog):
     trained = GRPOTrainer(base, args=GRPOConfig(epochs=20), train_dataset=DATASET).train()
     assert trained.best_step
     GRPOTrainer(
-        base, args=GRPOConfig(max_steps=2, learning_rate=1e-30, select="last"), train_dataset=DATASET
+        base,
+        args=GRPOConfig(max_steps=2, learning_rate=1e-30, select="last"),
+        train_dataset=DATASET,
     ).train()
     assert not caplog.text
 
