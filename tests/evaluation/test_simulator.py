@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from pydantic import ValidationError
 
 from recoach.data.split import leave_last_out
 from recoach.data.synthetic import shop
@@ -216,6 +217,61 @@ def test_coverage_counts_what_somebody_who_was_there_was_shown():
 def test_lists_longer_than_the_catalogue_are_refused():
     with pytest.raises(ConfigError, match="lists of 81"):
         Customers(SHOP, DATASET, Moods(list_length=81))
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        np.zeros((60, 3), dtype=int),
+        np.zeros(4, dtype=int),
+        np.full((60, 4), 80),
+        np.full((60, 4), -2),
+    ],
+)
+def test_lists_that_cannot_be_shown_are_refused(lists):
+    floor = customers()
+    floor.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"an action is int64\[60, 4\], items from 0 to 79"):
+        floor.step(lists)
+
+
+def test_an_empty_place_is_never_clicked_and_covers_nothing():
+    floor = customers(turns=1)
+    floor.reset(seed=0)
+    liked = floor.worth(np.arange(60)).argmax(axis=1)
+    lists = np.full((60, 4), -1)
+    *_, info = floor.step(lists)
+    assert (info["clicked"] == -1).all()
+    lists[:, 2] = liked
+    floor.reset(seed=0)
+    *_, info = floor.step(lists)
+    assert np.array_equal(info["clicked"], liked)
+    assert play(floor, lambda *_: lists, 0).coverage == len(np.unique(liked)) / 80
+
+
+def test_a_part_of_the_customers_cannot_be_reset():
+    with pytest.raises(ConfigError, match=r"all together; \['reset_mask'\]"):
+        customers().reset(options={"reset_mask": np.ones(60, dtype=bool)})
+
+
+@pytest.mark.parametrize(
+    "moods",
+    [
+        {"list_length": 0},
+        {"turns": 0},
+        {"memory": 0},
+        {"recovery": 5.0},
+        {"leave_after_click": -1.0},
+        {"leave_after_none": 1.5},
+        {"return_at_best": 3.0},
+        {"return_at_worst": -0.1},
+        {"boredom": -1.0},
+        {"outside": float("nan")},
+    ],
+)
+def test_moods_that_nobody_has_are_refused(moods):
+    with pytest.raises(ValidationError, match=next(iter(moods))):
+        Moods(**moods)
 
 
 def test_a_visit_begins_without_the_last_item_of_the_log():

@@ -7,8 +7,8 @@ not by the next click.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Annotated, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -17,6 +17,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from recoach.data.batch import Seen, histories, user_queries
 from recoach.data.split import Dataset, Ragged
@@ -28,32 +30,39 @@ from recoach.models.base import Recommender, judging
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+
 _LEAST: Final = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(allow_inf_nan=False))
 class Moods:
-    """How people behave in front of a list."""
+    """How people behave in front of a list.
 
-    list_length: int = 10
+    Raises:
+        ValidationError: a probability beyond 0..1, or a list, a stay or a memory of nothing.
+    """
+
+    list_length: Count = 10
     """Items shown in a turn."""
     outside: float = 4.0
     """Log of how much better than a random item the best must be to be as good as no click."""
-    boredom: float = 0.7
+    boredom: Annotated[float, Field(ge=0)] = 0.7
     """Log-odds that an item loses for each recent click on its shelf."""
-    recovery: float = 0.9
+    recovery: Share = 0.9
     """Share of boredom that is left after a turn."""
-    leave_after_click: float = 0.03
+    leave_after_click: Share = 0.03
     """Probability that a session ends after a click."""
-    leave_after_none: float = 0.25
+    leave_after_none: Share = 0.25
     """The same after a turn without one."""
-    return_at_best: float = 0.95
+    return_at_best: Share = 0.95
     """Probability of another session after one in which every turn had a click."""
-    return_at_worst: float = 0.4
+    return_at_worst: Share = 0.4
     """The same after one without any click; between them it rises evenly."""
-    turns: int = 100
+    turns: Count = 100
     """Turns at the most."""
-    memory: int = 50
+    memory: Count = 50
     """Last items of a user that a policy sees."""
 
 
@@ -61,9 +70,10 @@ class Customers(VectorEnv[Any, Any, Any]):
     """All customers of a shop at once, as a Gymnasium vector environment.
 
     An observation is int64[n, memory], the last items of each customer, oldest first, padded on the
-    right with n_items; an action is int64[n, list_length], the items shown; the reward is 1 for a
-    click. Who does not come back is terminated and earns nothing any more; there is no autoreset.
-    `infos` holds "user" (int64[n]), "clicked" (the item, or -1), "left" and "returned".
+    right with n_items; an action is int64[n, list_length], the items shown, -1 for an empty place;
+    the reward is 1 for a click. Who does not come back is terminated and earns nothing any more;
+    there is no autoreset, and all are reset together. `infos` holds "user" (int64[n]), "clicked"
+    (the item, or -1), "left" and "returned".
 
     Args:
         shop: the truth from which people click.
@@ -106,8 +116,13 @@ class Customers(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Longs, dict[str, Any]]:
-        """Put everybody back to where the log leaves them."""
-        del options
+        """Put everybody back to where the log leaves them.
+
+        Raises:
+            ConfigError: `options` ask for more, such as a part of the customers (`reset_mask`).
+        """
+        if options:
+            raise ConfigError(f"customers are reset all together; {sorted(options)} do nothing.")
         super().reset(seed=seed)
         self._visitors: Visitors = self.shop.visitors().rows(self.users)
         self._visitors.last[:] = -1  # a new session
@@ -145,12 +160,23 @@ class Customers(VectorEnv[Any, Any, Any]):
     def step(
         self, actions: Longs
     ) -> tuple[Longs, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Show everybody who is still there a list and see what they do."""
-        here = self.here
+        """Show everybody who is still there a list and see what they do.
+
+        Raises:
+            ConfigError: a list is too long or too short, or names an item that is not sold.
+        """
+        here, shown = self.here, np.asarray(actions)
+        shape = (self.num_envs, self.moods.list_length)
+        if shown.shape != shape or shown.min() < -1 or shown.max() >= self.n_items:
+            raise ConfigError(
+                f"an action is int64{list(shape)}, items from 0 to {self.n_items - 1} and -1 for "
+                f"an empty place; this one has shape {list(shown.shape)}, items from "
+                f"{shown.min(initial=0)} to {shown.max(initial=0)}."
+            )
         # Drawn for everybody: whoever goes leaves the others' luck as it is.
         luck = self.np_random.random((3, self.num_envs))
         clicked = np.full(self.num_envs, -1)
-        clicked[here] = self._choose(here, np.asarray(actions)[here], luck[0])
+        clicked[here] = self._choose(here, shown[here], luck[0])
         some = clicked >= 0
         self._take(np.flatnonzero(some), clicked[some])
         left, returned = self._leave(here, some[here], luck[1:])
@@ -165,6 +191,7 @@ class Customers(VectorEnv[Any, Any, Any]):
         order = np.sort(shown, axis=1)
         if (order[:, 1:] == order[:, :-1]).any():
             worth[_repeated(shown)] = -np.inf
+        worth[shown < 0] = -np.inf
         weights = np.exp(np.column_stack([worth, np.full(len(rows), self.moods.outside)]))
         cumulated = weights.cumsum(axis=1)
         mark = luck[rows, None] * cumulated[:, -1:]
@@ -276,7 +303,7 @@ def play(customers: Customers, policy: Policy, seed: int) -> Stay:
     while not over:
         here = ~customers.gone
         lists = policy(observed, customers)
-        shown[lists[here]] = True
+        shown[lists[here][lists[here] >= 0]] = True
         turns += here
         before, (observed, clicks, gone, late, info) = observed, customers.step(lists)
         if isinstance(policy, Learner):
