@@ -50,7 +50,8 @@ class PretrainConfig(BaseModel):
     interpolate: bool = False
     """Return the best point on validation between start and best."""
     hold_out: int = Field(0, ge=0)
-    """Last training items of every user that are kept back, so that GRPO's reward is news."""
+    """Last training items of every user that are kept back, so that GRPO's reward is news; a graph
+    model must be built without them too (`recoach run` does)."""
     shard_items: bool = False
     """Under torchrun, give each process a part of the item table in place of a part of the batch
     (SASRec and GRU4Rec with loss `ce`)."""
