@@ -90,13 +90,15 @@ def test_more_states_than_a_block_give_the_same_gradient_as_their_parts():
     assert torch.allclose(whole[1], total, atol=1e-7)
 
 
-def test_the_mean_of_sampled_gradients_converges_to_the_exact_one():
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo"])
+def test_the_mean_of_sampled_gradients_converges_to_the_exact_one(loss_type):
     few, copies = vectors(3), 100
     rewards = [(0, 1), (1, 4), (2, 0)]
-    _, wanted, _ = step(exact(), few, task([(*pair, 1.0) for pair in rewards]))
+    kind = {"loss_type": loss_type}
+    _, wanted, _ = step(exact(**kind), few, task([(*pair, 1.0) for pair in rewards]))
     users = few.users.detach().repeat(copies, 1).requires_grad_()
     work = task([(s + 3 * copy, item, 1.0) for copy in range(copies) for s, item in rewards])
-    _, found, _ = step(sampled(), Embedded(users, few.items), work)
+    _, found, _ = step(sampled(**kind), Embedded(users, few.items), work)
     by_state = found[0].view(copies, 3, DIM).sum(dim=0)
     for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
         cosine = torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
