@@ -70,6 +70,24 @@ def test_a_list_of_one_kind_is_less_diverse_than_one_of_two():
     assert pay(prompts=USERS, completions=lists).tolist() == pytest.approx([0.0, 1.0])
 
 
+def test_opposites_are_more_diverse_than_strangers():
+    pay = diversity(torch.tensor([[1.0, -1.0], [-2.0, 2.0], [0.5, 0.5]]))
+    pairs = pay(prompts=USERS, completions=torch.tensor([[0, 1], [1, 2]]))
+    assert pairs.tolist() == pytest.approx([2.0, 1.0])
+    three = pay(prompts=USERS[:1], completions=torch.tensor([[0, 1, 2]]))
+    assert three.tolist() == pytest.approx([4 / 3])
+
+
+def test_a_list_is_calibrated_to_the_taste_of_the_user_it_is_for():
+    dataset = leave_last_out(log_with_ratings())
+    assert [dataset.train.row(user).tolist() for user in (0, 1)] == [[5, 4, 3, 2], [3, 2]]
+    pay = calibration(torch.tensor([0, 0, 1, 1, 0, 0]), dataset)
+    lists = torch.tensor([[2, 3], [2, 3], [1, 3], [1, 3]])
+    found = pay(prompts=torch.tensor([0, 1, 0, 1]), completions=lists)
+    unlike = 0.5 * np.log(0.5 / 0.005) + 0.5 * np.log(0.5 / 0.995)
+    assert found.tolist() == pytest.approx([-unlike, 0, 0, np.log(0.505)], abs=1e-6)
+
+
 def test_a_list_like_the_history_is_the_best_calibrated():
     dataset = leave_last_out(log_with_ratings())
     kinds = torch.arange(dataset.n_items) % 2

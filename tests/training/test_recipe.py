@@ -62,6 +62,15 @@ def test_rewarded_edges_are_hidden_unless_they_were_there_before():
                 assert len(users) == len(task.queries)
 
 
+@pytest.mark.parametrize("state", ["user", "last_prefix", "prefix"])
+def test_where_all_of_the_training_set_is_rewarded_no_edge_is_hidden(state):
+    told = {"reward_funcs": ("train_set",), "mask_seen": False, "state": state}
+    tasks = list(trainer("lightgcn", **told).epoch(torch.Generator()))
+    assert tasks
+    assert all(task.queries.hidden is None for task in tasks)
+    assert sum(len(task.rewards.items) for task in tasks) > 0
+
+
 def test_a_pair_taken_before_is_one_edge_and_not_hidden():
     plain = leave_last_out(cycle(12, 20, length=7))
     values = plain.train.values.copy()

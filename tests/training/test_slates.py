@@ -119,6 +119,26 @@ def test_what_a_list_earns_as_a_whole_belongs_to_all_its_ranks():
     assert asked["ahead"].tolist() == [[0, 1], [0, 0], [0, 0], [0, 3]]
 
 
+def test_what_a_function_pays_each_place_is_discounted_and_returned_from_its_rank_on():
+    def pay(prompts, completions, **_):
+        return 1.0 + completions
+
+    @of_items
+    def price(prompts, completions, **_):
+        return 1.0 + completions
+
+    work = task([(0, 1, 1.0), (1, 2, 1.0)])
+    worth = work.rewards
+    logged = Logged(worth.states, worth.items, torch.ones(2).long(), torch.ones(2))
+    work = work._replace(logged=logged)
+    lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [0, 2]]])
+    of_items_alone, asked = slates(price, pay)._returns(work, lists)[1:]
+    low = (1.0 + lists[:, :, 1]) / torch.tensor(3.0).log2()
+    wanted = torch.stack([1.0 + lists[:, :, 0] + low, low], dim=2)
+    assert torch.allclose(asked, wanted)
+    assert torch.equal(asked, of_items_alone)
+
+
 def test_lists_never_hold_what_is_masked():
     hidden = Seen(torch.tensor([0, 0]), torch.tensor([1, 2]))
     rollout = slates(num_generations=200).roll_out(
