@@ -16,7 +16,6 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
 from recoach.policy.rewards import Rewarder
-from recoach.training import rivals
 from recoach.training.algorithms import estimator_for
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
@@ -24,6 +23,7 @@ from recoach.training.loop import Session
 from recoach.training.observers import Observer
 from recoach.training.pretrain import PretrainConfig, pretrain
 from recoach.training.rivals import _next_states
+from recoach.training.sampled import SampledEstimator
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -50,6 +50,16 @@ class Vectors(torch.nn.Module):
 def rival(algorithm, **changes):
     args = GRPOConfig(algorithm=algorithm, temperature=0.7, **RIVALS[algorithm] | changes)
     return estimator_for(args, Policy(0.7), Rewarder([future()]), Vectors())
+
+
+def leaves(n_states, seed=0):
+    """Return float32 vectors, as a head takes them."""
+    return Embedded(*(part.detach().float().requires_grad_() for part in vectors(n_states, seed)))
+
+
+def in_turn(high, shape, **_):
+    """Stand for `torch.randint`: each item in its turn."""
+    return torch.arange(shape[0] * shape[1]).view(shape) % high
 
 
 def build(**settings):
@@ -101,6 +111,39 @@ def test_reinforce_compares_with_nothing():
     assert torch.equal(rollout.advantages, rollout.rewards)
 
 
+def test_rejection_sampling_learns_nothing_from_a_draw_that_cost_something():
+    paid = [torch.tensor([[1.0, -1.0, 0.0, 2.0], [-1.0, -2.0, 0.0, -1.0]])]
+    found = rival("raft").advantages(paid, vectors(2))
+    assert torch.allclose(found, torch.tensor([[4 / 3, 0, 0, 8 / 3], [0, 0, 0, 0]]))
+
+
+def test_what_a_value_head_expects_moves_the_head_alone():
+    new, work, ppo = leaves(2), task([(0, 1, 1.0), (1, 3, 0.5)]), rival("ppo", num_generations=50)
+    torch.nn.init.ones_(ppo.value.weight)
+    advantages = ppo.advantages([torch.rand(2, 50, generator=numbers())], new)
+    assert torch.autograd.grad(advantages.sum(), new, allow_unused=True) == (None, None)
+    with torch.no_grad():
+        rollout = ppo.roll_out(new, work, numbers())
+    loss, logs = ppo.loss(new, work, rollout, None)
+    policy_loss, _ = SampledEstimator.loss(ppo, new, work, rollout, None)
+    error = (ppo.value(new.users)[:, 0] - rollout.rewards.mean(dim=1)).square().mean()
+    assert logs.means()["value_loss"] == pytest.approx(error.item())
+    assert (loss - policy_loss).item() == pytest.approx(error.item(), rel=1e-5)
+    moved = (torch.autograd.grad(each, new, retain_graph=True) for each in (loss, policy_loss))
+    assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))
+    of_head = (torch.autograd.grad(each, [*ppo.value.parameters()]) for each in (loss, error))
+    assert all(torch.allclose(a, b) for a, b in zip(*of_head, strict=True))
+
+
+def test_what_was_earned_beyond_the_value_is_whitened():
+    new, ppo = leaves(2), rival("ppo", num_generations=50)
+    torch.nn.init.ones_(ppo.value.weight)
+    rewards = torch.rand(2, 50, generator=numbers())
+    found = ppo.advantages([rewards], new)
+    beyond = rewards - new.users.sum(dim=1, keepdim=True)
+    assert torch.allclose(found, (beyond - beyond.mean()) / beyond.std(), atol=1e-5)
+
+
 def test_a_value_head_learns_what_a_state_is_worth():
     new, work = vectors(2), task([(0, 1, 1.0)], n_states=2)
     ppo = rival("ppo", num_generations=2000)
@@ -125,14 +168,15 @@ def test_a_value_head_learns_what_a_state_is_worth():
     )
 
 
-@pytest.mark.parametrize("cap", [1e9, 0.5])
-def test_importance_weights_compare_with_the_base_and_fade_for_the_certain(cap, monkeypatch):
-    monkeypatch.setattr(rivals, "_MOST_RATIO", cap)
+@pytest.mark.parametrize("parted", [False, True])
+def test_importance_weights_compare_with_the_base_fade_for_the_certain_and_are_20_at_most(parted):
     new, base, work = vectors(2), vectors(2, seed=5), task([(0, 1, 1.0), (1, 3, 0.5)])
+    base = Embedded(-6 * new.users.detach(), new.items.detach()) if parted else base
     log_p, log_b = ((v.users @ v.items.T / 0.7).log_softmax(dim=1) for v in (new, base))
     pairs = ([0, 1], [1, 3])
-    ratio = (log_p[pairs] - log_b[pairs]).detach().exp().clamp(max=cap)
-    weight = ratio * (1 - log_p[pairs].detach().exp()) ** 3
+    ratio = (log_p[pairs] - log_b[pairs]).detach().exp()
+    assert bool((ratio > 20).any()) is parted
+    weight = ratio.clamp(max=20) * (1 - log_p[pairs].detach().exp()) ** 3
     wanted = (torch.tensor([1.0, 0.5]) * weight * log_p[pairs]).sum() / 1.5
     estimator = rival("top_k_off_policy", pass_k=4)
     assert estimator.needs_reference
@@ -143,20 +187,21 @@ def test_importance_weights_compare_with_the_base_and_fade_for_the_certain(cap, 
 
 
 def test_preferences_are_those_of_the_formula(monkeypatch):
-    drawn = torch.tensor([[0, 2, 2, 4], [0, 3, 4, 5]])  # item 3 is state 1's own
-    monkeypatch.setattr(torch, "randint", lambda *_, **__: drawn)
+    monkeypatch.setattr(torch, "randint", in_turn)
+    drawn = in_turn(ITEMS, (2, 64)).tolist()
     new, base, work = vectors(2), vectors(2, seed=5), task([(0, 1, 1.0), (1, 3, 0.5)])
     gap = 0.5 * (
         (new.users @ new.items.T / 0.7).log_softmax(1)
         - (base.users @ base.items.T / 0.7).log_softmax(1).detach()
     )
     terms = []
-    for state, item, others in ((0, 1, [0, 2, 2, 4]), (1, 3, [0, 4, 5])):
+    for state, item in ((0, 1), (1, 3)):
+        others = [other for other in drawn[state] if other != item]
         against = (gap[state, others] - gap[state, item]).exp().sum().log()
         terms.append(-functional.logsigmoid(-against))
     wanted = (terms[0] + 0.5 * terms[1]) / 1.5
     loss, _ = rival("s_dpo").loss(new, work, None, base)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     for a, b in zip(torch.autograd.grad(loss, new), torch.autograd.grad(wanted, new), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -187,10 +232,29 @@ def test_a_critic_weighs_the_actor_and_looks_one_state_ahead():
     assert logs.means()["q_loss"] > 0
 
 
+def test_a_critic_moves_its_head_alone():
+    new, work, sac = leaves(2), task([(0, 1, 1.0), (1, 3, 0.5)]), rival("sac")
+    error, _ = sac._critic(new, work)
+    assert torch.autograd.grad(error, new, allow_unused=True, retain_graph=True) == (None, None)
+    of_head = torch.autograd.grad(error, [*sac.query.parameters()])
+    assert all(slope.abs().sum() > 0 for slope in of_head)
+
+
+def test_an_actor_weighs_what_is_rewarded_by_its_positive_worth_1_on_average():
+    new, work, sac = leaves(3), task([(0, 1, 1.0), (1, 3, 0.5), (2, 2, 1.0)]), rival("sac")
+    pairs, values = ([0, 1, 2], [1, 3, 2]), torch.tensor([1.0, 0.5, 1.0])
+    with torch.no_grad():
+        q = (new.users @ new.items.T)[pairs]  # the head begins as the identity
+    assert q.min() < 0 < q.sort().values[1]
+    weight = values * q.clamp(min=0)
+    log_p = (new.users @ new.items.T / 0.7).log_softmax(dim=1)[pairs]
+    wanted = torch.autograd.grad(-(weight * log_p).sum() / weight.sum(), new)
+    found = torch.autograd.grad(sac.loss(new, work, None, None)[0], new)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted, strict=True))
+
+
 def test_a_critic_s_target_is_the_reward_and_half_of_the_best_that_follows(monkeypatch):
-    monkeypatch.setattr(rivals, "_OTHERS", 1)
-    drawn = torch.tensor([[5], [2]])
-    monkeypatch.setattr(torch, "randint", lambda *_, **__: drawn)
+    monkeypatch.setattr(torch, "randint", in_turn)
     sac, new, work = rival("sac"), vectors(2), task([(0, 1, 1.0), (1, 3, 0.5)])
     ends = torch.tensor([1, 2])  # state 1 is state 0, one item later
     work = work._replace(queries=replace(work.queries, rows=torch.tensor([0, 0]), ends=ends))
@@ -200,7 +264,8 @@ def test_a_critic_s_target_is_the_reward_and_half_of_the_best_that_follows(monke
     assert torch.allclose(q, scores[[0, 1], [1, 3]])
     best = scores.amax(dim=1)
     targets = torch.stack([1 + 0.5 * best[1], torch.tensor(0.5)])
-    wanted = (q - targets).square().mean() + (scores[[0, 1], [5, 2]] - 0.5 * best).square().mean()
+    drawn = scores.gather(1, in_turn(ITEMS, (2, 10)))
+    wanted = (q - targets).square().mean() + (drawn - 0.5 * best[:, None]).square().mean()
     assert error.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
