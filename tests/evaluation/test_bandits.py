@@ -76,6 +76,20 @@ def test_without_exploring_the_mean_rates_decide():
     assert not np.array_equal(drawn(observed, floor), drawn(observed, floor))
 
 
+def test_exploring_shows_a_share_of_the_customers_any_unseen_item():
+    count = 4000
+    floor = Customers(SHOP, DATASET, Moods(list_length=4), users=np.zeros(count, dtype=int))
+    observed, _ = floor.reset(seed=0)
+    lists = bandit(floor, epsilon=0.3)(observed, floor)
+    best = bandit(floor, epsilon=0.0)(observed, floor)
+    random = lists[(lists != best).any(axis=1)]
+    assert len(random) / count == pytest.approx(0.3, abs=0.03)
+    shown = np.bincount(random.ravel(), minlength=DATASET.n_items) / len(random)
+    unseen = ~floor.seen[0]
+    assert not shown[~unseen].any()
+    assert shown[unseen] == pytest.approx(4 / unseen.sum(), abs=0.04)
+
+
 @pytest.mark.parametrize("settings", [{"epsilon": 0.1}, {}])
 def test_a_bandit_learns_from_those_it_serves(settings):
     """The same customers click more the second time, and more than on lists drawn at random."""

@@ -36,6 +36,19 @@ def test_one_customer_is_a_gymnasium_environment():
     check_env(Customer(SHOP, DATASET), skip_render_check=True)
 
 
+def test_the_seed_draws_which_customer_it_is():
+    one = Customer(SHOP, DATASET, ALWAYS)
+    windows, _ = customers().reset(seed=0)
+    met = []
+    for seed in (*range(12), *range(12)):
+        observed, info = one.reset(seed=seed)
+        assert np.array_equal(observed, windows[info["user"]])
+        met.append(int(info["user"]))
+    assert met[:12] == met[12:]
+    assert len(set(met)) > 6
+    assert len({int(one.reset()[1]["user"]) for _ in range(12)}) > 6
+
+
 def test_all_customers_are_a_vector_environment():
     floor = customers()
     observed, info = floor.reset(seed=0)
@@ -172,6 +185,32 @@ def test_a_session_full_of_clicks_brings_people_back_more_often():
         back[name] = play(floor, best, 0).return_rate
     assert back["clicks"] == pytest.approx(0.95, abs=0.1)
     assert back["none"] == pytest.approx(0.4, abs=0.2)
+
+
+@pytest.mark.parametrize("clicks", [[0], [0, 0, 0, 1], [1, 0], [1, 1, 0], [0, 1], [1]])
+def test_the_chance_of_another_visit_rises_evenly_with_the_clicks_of_the_whole_last_one(clicks):
+    """From .4 after none to .95 after a visit with a click in every turn."""
+    floor = Customers(SHOP, DATASET, ALWAYS, users=np.zeros(3000, dtype=int))
+    floor.reset(seed=1)
+    lists = np.tile(np.arange(4), (3000, 1))
+    for turn, click in enumerate(clicks, 1):
+        over = float(turn == len(clicks))
+        level = -50.0 if click else 50.0
+        floor.moods = replace(ALWAYS, outside=level, leave_after_none=over, leave_after_click=over)
+        *_, info = floor.step(lists)
+        assert (info["clicked"] >= 0).all() == click
+    assert info["left"].all()
+    assert info["returned"].mean() == pytest.approx(0.4 + 0.55 * np.mean(clicks), abs=0.03)
+
+
+def test_visits_are_those_that_began():
+    last_visits = {"leave_after_click": 1.0, "return_at_best": 0.0}
+    assert (play(customers(**last_visits), best, 0).sessions == 1).all()
+    floor = customers(outside=3.0, leave_after_none=0.6, return_at_best=0.8, turns=500)
+    stay = play(floor, best, 0)
+    assert floor.gone.all()
+    ended = stay.sessions.sum()
+    assert stay.return_rate == pytest.approx(1 - 60 / ended)
 
 
 def test_the_turns_end():
