@@ -197,6 +197,7 @@ def test_a_trial_that_diverges_is_pruned_and_one_that_lags_is_stopped(
     reasons = {k: set() for k in (1, 2, 3, 4, 5, 10)}
     for trial in record(tmp_path / "s")["trials"]:
         reasons[trial["settings"]["pass_k"]].add(str(trial["pruned"]).partition(" at ")[0])
+        assert (trial["value"] is None) is (trial["pruned"] is not None)
     assert reasons[3] == {"The loss is nan"}
     assert "behind the median" in reasons[2]
     assert "None" in reasons[10]
