@@ -170,8 +170,8 @@ class SAC(_OverLogged):
     """SAC as in self-supervised RL for recommenders (Xin et al. 2020): a critic weighs the actor.
 
     A Q head is trained by temporal differences along the histories, drawn items being worth
-    nothing (SNQN, 2022); the actor's log-likelihood of a rewarded item is weighted by its Q. Where a
-    history is one state (graph models) there is no next one, and Q is what is paid.
+    nothing (SNQN, 2022); the actor's log-likelihood of a rewarded item is weighted by its Q. Where
+    a history is one state (graph models) there is no next one, and Q is what is paid.
     """
 
     def __init__(
