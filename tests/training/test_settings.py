@@ -38,10 +38,6 @@ def train(reward_funcs=None, **settings):
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"num_generations": 16}, "num_generations"),
-        ({"slate_length": 5}, "slate_length"),
-        (DRAWN | {"slate_length": 5}, "slate_length"),
-        ({"num_negatives": 64}, "num_negatives"),
         (DRAWN | {"loss_type": "dr_grpo", "scale_rewards": "batch"}, "scale_rewards"),
         (DRAWN | {"algorithm": "reinforce", "scale_rewards": "none"}, "scale_rewards"),
         (DRAWN | ALIKE | {"scale_rewards": "batch"}, "scale_rewards"),

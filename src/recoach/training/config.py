@@ -235,9 +235,6 @@ class GRPOConfig(BaseModel):
         undivided = compared and self.scale_rewards == "none"  # what dr_grpo stands for in TRL
         summed = self.multi_objective_aggregation == "sum_then_normalize"
         acts = {
-            "num_generations": (self.draws, "the estimators that draw groups"),
-            "slate_length": (self.estimator == "slate", "estimator 'slate'"),
-            "num_negatives": (self.estimator == "stratified", "estimator 'stratified'"),
             "scale_rewards": (
                 (divided or undivided) and summed,
                 "the estimators that draw groups, with algorithm and loss_type 'grpo' and "
