@@ -134,7 +134,8 @@ class GRPOTrainer:
             outcome = Loop(self, self.args.schedule(), evaluate, self.session).run()
         finally:
             self.model.requires_grad_(True)
-        if self.args.select == "best" and outcome.steps and not outcome.best_step:
+        kept = self.args.select == "best" and outcome.steps and not outcome.best_step
+        if kept and parallel.first():
             _LOG.warning(
                 "No step of GRPO was better than the base on validation (%s %.4f): the model has "
                 "the base's weights.",
