@@ -43,11 +43,11 @@ def test_what_was_shown_is_counted_where_people_came_from():
     last = np.array([5, 9])
     observed = np.full((2, 6), DATASET.n_items)
     observed[:, :2] = [[1, 5], [2, 9]]
-    made.learn(observed, np.array([[3, 4], [7, 8]]), np.array([4, -1]))
+    made.learn(observed, np.array([[3, 4, -1], [7, 8, -1]]), np.array([4, -1]))
     shelves = floor.shelf[last]
     clicks[shelves[0], 4] += 1
     misses[shelves[0], 3] += 1
-    misses[shelves[1], [7, 8]] += 1
+    misses[shelves[1], [7, 8]] += 1  # an empty place is neither
     assert np.array_equal(made.clicks, clicks)
     assert np.array_equal(made.misses, misses)
 

@@ -279,6 +279,7 @@ def test_an_empty_place_is_never_clicked_and_covers_nothing():
     floor.reset(seed=0)
     liked = floor.worth(np.arange(60)).argmax(axis=1)
     lists = np.full((60, 4), -1)
+    assert lists in floor.action_space
     *_, info = floor.step(lists)
     assert (info["clicked"] == -1).all()
     lists[:, 2] = liked

@@ -22,7 +22,7 @@ def read(tmp_path, text, *changes):
 
 def test_no_file_means_the_defaults():
     config = read_config(None)
-    assert config.grpo == GRPOConfig()
+    assert config.grpo == GRPOConfig(mask_seen=True)
     assert config.pretrain == PretrainConfig()
     assert config.evaluation == EvaluationConfig()
     assert config.data == DataConfig()
@@ -40,7 +40,24 @@ def test_the_file_stands_above_the_preset_and_a_change_above_the_file(tmp_path):
     assert read(tmp_path, text).grpo == GRPOConfig.paper(beta=0.5, epochs=7)
     changed = read(tmp_path, text, "grpo.beta=0.25", "grpo.horizon=4").grpo
     assert changed == GRPOConfig.paper(beta=0.25, epochs=7, horizon=4)
-    assert read(tmp_path, text, "grpo.preset=default").grpo == GRPOConfig(beta=0.5, epochs=7)
+    assert read(tmp_path, text, "grpo.preset=default").grpo == GRPOConfig(
+        beta=0.5, epochs=7, mask_seen=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("judged", "asked", "masked"),
+    [
+        ("all", "auto", True),
+        ("none", "auto", False),
+        ("recbole", "auto", "auto"),
+        ("all", "false", False),
+        ("none", "true", True),
+    ],
+)
+def test_the_policy_masks_what_the_evaluation_masks_unless_told_otherwise(judged, asked, masked):
+    changes = [f"evaluation.mask_seen={judged}", f"grpo.mask_seen={asked}"]
+    assert read_config(None, changes).grpo.mask_seen == masked
 
 
 def test_changes_are_toml_values_or_bare_words():

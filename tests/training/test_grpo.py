@@ -281,7 +281,7 @@ def test_an_item_the_policy_masks_earns_nothing(mask_seen, protocol, masked):
     assert (work.queries.seen is not None) is masked
 
 
-def test_a_base_that_comes_back_is_told_of(caplog):
+def test_a_base_that_comes_back_is_told_of(caplog, monkeypatch):
     base = build("sasrec")
     before = {name: p.clone() for name, p in base.state_dict().items()}
     args = GRPOConfig(max_steps=2, learning_rate=1e-30)
@@ -290,6 +290,10 @@ def test_a_base_that_comes_back_is_told_of(caplog):
     assert all(torch.equal(before[name], p) for name, p in base.state_dict().items())
     assert "No step of GRPO was better than the base on validation (ndcg@10 0." in caplog.text
     caplog.clear()
+    monkeypatch.setattr("recoach.parallel.first", lambda: False)
+    GRPOTrainer(base, args=args, train_dataset=DATASET).train()
+    assert not caplog.text
+    monkeypatch.undo()
     trained = GRPOTrainer(base, args=GRPOConfig(epochs=20), train_dataset=DATASET).train()
     assert trained.best_step
     GRPOTrainer(

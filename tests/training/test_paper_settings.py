@@ -193,8 +193,8 @@ def test_logits_may_be_of_unit_vectors(logits, ones):
 
 
 def test_groups_of_different_items_are_refused_where_there_are_too_few():
-    # 12 items, 5 of them taken before the last state of the training.
-    for count, mask_seen in ((8, True), (13, False)):
+    # 12 items, 4 of them taken before the last state of the training.
+    for count, mask_seen in ((9, True), (13, False)):
         groups = {"num_generations": count, "replacement": False, "mask_seen": mask_seen}
         with pytest.raises(ConfigError, match=f"{count} different items cannot be drawn"):
             tuned(build(), **SAMPLED | groups)

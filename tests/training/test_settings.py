@@ -1,18 +1,31 @@
 """Settings and reward functions that do not go together are refused, in words that help."""
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from recoach.data.split import leave_last_out
+from recoach.data.split import Ragged, leave_last_out
 from recoach.data.synthetic import cycle
 from recoach.errors import ConfigError
 from recoach.models.registry import build_model
-from recoach.policy.reward_funcs import calibration, diversity, future, of_items, of_log, rated
+from recoach.policy.reward_funcs import (
+    calibration,
+    diversity,
+    future,
+    of_items,
+    of_log,
+    rated,
+    scope_of,
+)
 from recoach.policy.reward_funcs import train_set as every_item
+from recoach.policy.rewards import Rewarder
 from recoach.training.config import GRPOConfig
 from recoach.training.grpo import GRPOTrainer
+from recoach.training.loop import Session
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
@@ -29,10 +42,15 @@ def anything(prompts, completions, **_):
     return torch.ones(completions.shape)
 
 
-def train(reward_funcs=None, **settings):
-    model = build_model("sasrec", DATASET, dim=8, layers=1, heads=2, max_length=6)
+def build():
+    return build_model("sasrec", DATASET, dim=8, layers=1, heads=2, max_length=6)
+
+
+def train(reward_funcs=None, *, protocol="all", dataset=DATASET, **settings):
     args = GRPOConfig(batch_size=24, max_steps=1, **settings)
-    return GRPOTrainer(model, reward_funcs, args, train_dataset=DATASET).train()
+    session = Session(mask_seen=protocol)
+    trainer = GRPOTrainer(build(), reward_funcs, args, train_dataset=dataset, session=session)
+    return trainer.train()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +67,7 @@ def train(reward_funcs=None, **settings):
     ],
 )
 def test_what_would_do_nothing_is_refused(settings, name):
-    with pytest.raises(ValidationError, match=f"{name} would do nothing here"):
+    with pytest.raises(ValidationError, match=f"{name} has no meaning here"):
         GRPOConfig(**settings)
 
 
@@ -73,6 +91,8 @@ def test_what_does_something_is_taken(settings):
 @pytest.mark.parametrize("algorithm", ["top_k_off_policy", "s_dpo", "sac"])
 def test_a_rival_that_does_not_hear_what_items_pay_says_so(algorithm):
     beta = 1.0 if algorithm == "s_dpo" else 0.0
+    with pytest.raises(ValidationError, match="learns from what the log rewards, not 'novelty'"):
+        GRPOConfig(algorithm=algorithm, beta=beta, reward_funcs=("future", "novelty"))
     with pytest.raises(ConfigError, match=f"'{algorithm}' learns from what the log rewards.*price"):
         train([future(), price], algorithm=algorithm, beta=beta)
 
@@ -80,9 +100,21 @@ def test_a_rival_that_does_not_hear_what_items_pay_says_so(algorithm):
 def test_past_and_future_do_not_mix():
     with pytest.raises(ValidationError, match="'train_set' looks back and 'future' ahead"):
         GRPOConfig(reward_funcs=("train_set", "future"), mask_seen=False)
-    with pytest.raises(ConfigError, match="looks back"):
+    with pytest.raises(ConfigError, match="looks back and 'future' ahead"):
         train([every_item, future()], mask_seen=False)
     GRPOConfig(reward_funcs=("train_set", "novelty"), mask_seen=False)
+
+    @of_log
+    def own(prompts, completions, ahead, **_):
+        return (ahead == 1).float()
+
+    train([every_item, own], mask_seen=False)
+
+
+def test_a_past_that_is_masked_earns_nothing():
+    with pytest.raises(ConfigError, match="items the user has taken; set mask_seen = false"):
+        train("train_set")
+    train("train_set", protocol="none")
 
 
 def test_dead_groups_are_told_by_what_is_known_of_all_draws():
@@ -91,11 +123,30 @@ def test_dead_groups_are_told_by_what_is_known_of_all_draws():
 
 
 def test_lists_longer_than_what_may_be_shown_are_refused():
-    longest = int(DATASET.train.lengths.max())
-    shown = DATASET.n_items - longest
+    shown = DATASET.n_items - (int(DATASET.train.lengths.max()) - 1)  # the last one is not masked
     train(**LISTS | {"slate_length": shown})
     with pytest.raises(ConfigError, match=f"slate_length = {shown + 1}.*only {shown} items"):
         train(**LISTS | {"slate_length": shown + 1})
+    train(protocol="none", **LISTS | {"slate_length": shown + 1})
+
+
+def test_items_taken_again_and_again_are_masked_once():
+    rows = [[0, 1, 2] * 10, [3, 4, 5]]
+    offsets = np.cumsum([0] + [len(row) for row in rows] + [0] * (DATASET.n_users - 2))
+    again = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
+    train(dataset=replace(DATASET, train=again), **LISTS)
+
+
+def test_the_temperature_is_fitted_to_what_the_policy_shows():
+    def fitted(protocol, **settings):
+        session = Session(mask_seen=protocol)
+        args = GRPOConfig(**settings)
+        trainer = GRPOTrainer(build(), args=args, train_dataset=DATASET, session=session)
+        return trainer.policy.temperature
+
+    masked, open_ = fitted("all", mask_seen=True), fitted("all", mask_seen=False)
+    assert masked != open_
+    assert (fitted("all"), fitted("none"), fitted("recbole")) == (masked, open_, open_)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +166,27 @@ def test_lists_longer_than_what_may_be_shown_are_refused():
 def test_a_function_that_cannot_be_asked_about_draws_says_why(function, message):
     with pytest.raises(ConfigError, match=message):
         train([function], **DRAWN)
+
+
+def test_functions_of_every_make_are_called():
+    def short(completions):
+        return torch.ones(completions.shape)
+
+    @functools.wraps(short)
+    def adapted(prompts, completions, **_):
+        return short(completions)
+
+    def priced(prompts, completions, price, **_):
+        return price * torch.ones(completions.shape)
+
+    class Own:
+        def __call__(self, prompts, completions, **_):
+            return np.ones(completions.shape)
+
+    marked = of_log(functools.partial(priced, price=2.0))
+    assert scope_of(marked) == "log"
+    train([adapted, marked, Own()], **DRAWN)
+    Rewarder([dict])  # one that does not tell what it takes
 
 
 def test_a_list_s_items_are_all_known_to_its_reward():

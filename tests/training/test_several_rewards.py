@@ -91,6 +91,22 @@ def test_what_the_log_pays_weighs_against_what_items_pay(normalize):
         assert torch.allclose(found / found.norm(), wanted / wanted.norm(), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("functions", "weights", "size"),
+    [
+        ([future()], [2], 2),
+        ([future(), future()], [0.5, 0.5], 1),
+        ([future(), future()], [1, 0], 1),
+        ([future(), future()], [1, 1], 2),
+        ([future()], [0], 1),
+        ([], [], 1),
+    ],
+)
+def test_one_reward_in_two_halves_weighs_as_much_as_in_one(functions, weights, size):
+    rewarder = Rewarder([*functions, price], [*weights, 7.0], n_items=6)
+    assert rewarder.log_weight == size
+
+
 def test_what_items_pay_is_estimated_where_a_sample_stands_for_the_catalogue():
     new, n_items, prices = vectors(3), 40, torch.linspace(0, 5, 40)
     items = torch.randn(n_items, 3, generator=numbers(3), dtype=torch.float64)

@@ -1,5 +1,6 @@
 """The command line: `recoach VERB`."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ _TOGETHER = ("demo", "evaluate", "finetune", "pretrain", "run")
 
 def main() -> None:
     """Run the command line; errors the user can mend end in one sentence and exit code 2."""
-    with interrupts.watched():
+    with interrupts.watched(), _verdict_alone():
         try:
             with _together(sys.argv[1:]):
                 app(sys.argv[1:], exit_on_error=False, print_error=False)
@@ -120,6 +121,18 @@ def main() -> None:
 
 def _say(text: str) -> None:
     errors.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _verdict_alone() -> Iterator[None]:
+    """Keep a trainer's own word on a base that comes back to scripts: reports say it here."""
+    logger = logging.getLogger("recoach.training.grpo")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

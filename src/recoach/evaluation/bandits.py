@@ -52,9 +52,9 @@ class ShelfBandit:
     def learn(self, observed: Longs, lists: Longs, clicked: Longs) -> None:
         """Count a click or a miss for every item that was shown."""
         context = np.repeat(self._context(observed)[:, None], lists.shape[1], axis=1)
-        hit = lists == clicked[:, None]
-        np.add.at(self.clicks, (context[hit], lists[hit]), 1)
-        np.add.at(self.misses, (context[~hit], lists[~hit]), 1)
+        hit, shown = lists == clicked[:, None], lists >= 0
+        for counts, which in ((self.clicks, hit & shown), (self.misses, ~hit & shown)):
+            np.add.at(counts, (context[which], lists[which]), 1)
 
     def _context(self, observed: Longs) -> Longs:
         lengths = (observed != len(self._shelf)).sum(axis=1)

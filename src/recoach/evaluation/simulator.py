@@ -109,7 +109,8 @@ class Customers(VectorEnv[Any, Any, Any]):
         self.single_observation_space = spaces.Box(
             0, self.n_items, (self.moods.memory,), dtype=np.int64
         )
-        self.single_action_space = spaces.MultiDiscrete([self.n_items] * self.moods.list_length)
+        places = np.full(self.moods.list_length, self.n_items + 1)
+        self.single_action_space = spaces.MultiDiscrete(places, start=np.full_like(places, -1))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -167,11 +168,12 @@ class Customers(VectorEnv[Any, Any, Any]):
         """
         here, shown = self.here, np.asarray(actions)
         shape = (self.num_envs, self.moods.list_length)
-        if shown.shape != shape or shown.min() < -1 or shown.max() >= self.n_items:
+        least, most = shown.min(initial=0), shown.max(initial=0)
+        if shown.shape != shape or least < -1 or most >= self.n_items:
             raise ConfigError(
                 f"an action is int64{list(shape)}, items from 0 to {self.n_items - 1} and -1 for "
                 f"an empty place; this one has shape {list(shown.shape)}, items from "
-                f"{shown.min(initial=0)} to {shown.max(initial=0)}."
+                f"{least} to {most}."
             )
         # Drawn for everybody: whoever goes leaves the others' luck as it is.
         luck = self.np_random.random((3, self.num_envs))

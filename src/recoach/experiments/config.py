@@ -130,7 +130,20 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
         raise ConfigError(f"{where}: finetune is true or false, not {finetune!r}.")
     model = _table(raw, "model", where)
     name = str(model.pop("name", "sasrec"))
-    grpo = _table(raw, "grpo", where)
+    judged = _checked(EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation")
+    return ExperimentConfig(
+        seed=seed,
+        finetune=finetune,
+        data=_checked(DataConfig, _table(raw, "data", where), f"{where}: data"),
+        model_name=name,
+        model=_checked(model_entry(name).config, model, f"{where}: model"),
+        pretrain=_checked(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
+        grpo=_tuning(_table(raw, "grpo", where), judged, where),
+        evaluation=judged,
+    )
+
+
+def _tuning(grpo: dict[str, Any], judged: EvaluationConfig, where: str) -> GRPOConfig:
     preset = grpo.pop("preset", "default")
     if preset not in ("default", "paper"):
         raise ConfigError(f"{where}: grpo.preset is 'default' or 'paper', not {preset!r}.")
@@ -142,18 +155,9 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
             f"{where}: grpo.reward_weights has {len(tuning.reward_weights)} numbers for "
             f"{len(tuning.reward_funcs)} reward_funcs; give one for each, or none."
         )
-    return ExperimentConfig(
-        seed=seed,
-        finetune=finetune,
-        data=_checked(DataConfig, _table(raw, "data", where), f"{where}: data"),
-        model_name=name,
-        model=_checked(model_entry(name).config, model, f"{where}: model"),
-        pretrain=_checked(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
-        grpo=tuning,
-        evaluation=_checked(
-            EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation"
-        ),
-    )
+    if tuning.mask_seen == "auto" and judged.mask_seen != "recbole":  # that is up to the model
+        return tuning.model_copy(update={"mask_seen": judged.mask_seen == "all"})
+    return tuning
 
 
 def toml_value(text: str) -> object:

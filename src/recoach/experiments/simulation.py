@@ -53,7 +53,8 @@ class Simulation:
     habits: Habits = BROWSING
     moods: Moods = field(default_factory=Moods)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    # The shop shows nothing again.
+    grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(mask_seen=True))
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the figures, as plain values."""

@@ -44,7 +44,7 @@ def of_items(function: Function) -> Function:
 def scope_of(function: RewardFunc) -> Scope:
     """Return where a function may pay."""
     inner = function.func if isinstance(function, partial) else function
-    scope: Scope = getattr(inner, "scope", "draws")
+    scope: Scope = getattr(function, "scope", getattr(inner, "scope", "draws"))
     return scope
 
 

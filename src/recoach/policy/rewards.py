@@ -145,9 +145,8 @@ class Rewarder:
 
     @property
     def log_weight(self) -> float:
-        """Mean size of the weights of what the log pays; 1 where it pays nothing."""
-        sizes = [abs(weight) for _, weight in self._log]
-        return (sum(sizes) / len(sizes) if sizes else 0.0) or 1.0
+        """Size of the weights of what the log pays, together; 1 where it pays nothing."""
+        return sum(abs(weight) for _, weight in self._log) or 1.0
 
     @property
     def of_items(self) -> Tensor | None:
@@ -225,7 +224,9 @@ def _check_signature(function: RewardFunc) -> None:
     given = ["prompts", "completions"]
     given += ["ahead", "rating"] if scope_of(function) != "items" else []
     try:
-        inspect.signature(function).bind(**dict.fromkeys(given))
+        inspect.signature(function, follow_wrapped=False).bind(**dict.fromkeys(given))
+    except ValueError:  # one that does not tell, such as a compiled function
+        return
     except TypeError as error:
         raise ConfigError(
             f"the reward function {name_of(function)} cannot be called with the keywords "

@@ -24,6 +24,8 @@ _TAKES: Final = {
     "sac": "exact",
 }
 """The estimator of a rival."""
+HEARS_THE_LOG: Final = ("top_k_off_policy", "s_dpo", "sac")
+"""Rivals that learn from what the log rewards alone."""
 
 
 class GRPOConfig(BaseModel):
@@ -221,6 +223,10 @@ class GRPOConfig(BaseModel):
             )
         if self.state == "user" and "train_set" not in self.reward_funcs:
             raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
+        if self.algorithm in HEARS_THE_LOG and "novelty" in self.reward_funcs:
+            raise ValueError(
+                f"algorithm {self.algorithm!r} learns from what the log rewards, not 'novelty'"
+            )
         ahead = {"next", "future", "rated"}.intersection(self.reward_funcs)
         if "train_set" in self.reward_funcs and ahead:
             raise ValueError(
@@ -250,7 +256,7 @@ class GRPOConfig(BaseModel):
         }
         for name, (does, where) in acts.items():
             if not does and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} would do nothing here; it belongs to {where}")
+                raise ValueError(f"{name} has no meaning here; it belongs to {where}")
         return self
 
     @model_validator(mode="after")

@@ -26,10 +26,10 @@ from torch import nn
 
 from recoach import parallel
 from recoach.data.batch import StateBatches
-from recoach.data.split import Dataset
+from recoach.data.split import Dataset, without_last
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import masks_seen
-from recoach.models.base import Embedded, Recommender, frozen_copy
+from recoach.models.base import Embedded, Recommender, frozen_copy, known_keys
 from recoach.models.divided import divide, first_item, own_table, whole_square
 from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.policy.reward_funcs import RewardFunc
@@ -259,9 +259,11 @@ class GRPOTrainer:
         )
 
     def _check_group(self) -> None:
-        args = self.args
-        longest = int(self.dataset.train.lengths.max(initial=0)) if self._masks else 0
-        shown = self.dataset.n_items - longest
+        args, n_items, train = self.args, self.dataset.n_items, self.dataset.train
+        past = train if self._tasks.states == "user" else without_last(train, 1)
+        users = known_keys(past, n_items) // max(1, n_items)
+        most = int(users.bincount().max()) if self._masks and len(users) else 0
+        shown = n_items - most
         if args.estimator == "sampled" and not args.replacement and args.group_size > shown:
             raise ConfigError(
                 f"num_generations = {args.group_size} different items cannot be drawn where "

@@ -15,7 +15,7 @@ from recoach.policy.candidates import Proposal, narrowed
 from recoach.policy.reward_funcs import RewardFunc, by_name, name_of, scope_of, train_set
 from recoach.policy.rewards import Rewarder, coming, taken, without_seen
 from recoach.policy.smoothing import Smoothing
-from recoach.training.config import GRPOConfig
+from recoach.training.config import HEARS_THE_LOG, GRPOConfig
 from recoach.training.estimators import Task
 
 _SMOOTHING: Final = 0.3
@@ -50,8 +50,13 @@ class Tasks:
         self._of_past = train_set in asked
         for function in asked:
             _check_asked(function, args)
-        if self._of_past and sum(scope_of(function) == "log" for function in asked) > 1:
-            raise ConfigError("reward 'train_set' looks back, and the log's other rewards ahead.")
+        ahead = {"next_item", "future", "rated"}.intersection(map(name_of, asked))
+        if self._of_past and (ahead or args.mask_seen):
+            raise ConfigError(
+                f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them."
+                if ahead
+                else "reward 'train_set' pays for items the user has taken; set mask_seen = false."
+            )
         self.rewarder = Rewarder(
             asked,
             args.reward_weights,
@@ -131,7 +136,7 @@ def _check_asked(function: RewardFunc, args: GRPOConfig) -> None:
             f"dead_groups = {args.dead_groups!r} looks at what the log and items pay, and the "
             f"reward function {name} may pay for anything: mark it @of_log or @of_items."
         )
-    if scope == "items" and args.algorithm in ("top_k_off_policy", "s_dpo", "sac"):
+    if scope == "items" and args.algorithm in HEARS_THE_LOG:
         raise ConfigError(
             f"algorithm {args.algorithm!r} learns from what the log rewards, and {name} pays "
             "whoever is shown an item; leave it out, or use another algorithm."
