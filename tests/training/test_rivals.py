@@ -169,7 +169,7 @@ def test_a_value_head_learns_what_a_state_is_worth():
 
 
 @pytest.mark.parametrize("parted", [False, True])
-def test_importance_weights_compare_with_the_base_fade_for_the_certain_and_are_20_at_most(parted):
+def test_importance_weights_compare_with_the_base_and_fade_for_the_certain(parted):
     new, base, work = vectors(2), vectors(2, seed=5), task([(0, 1, 1.0), (1, 3, 0.5)])
     base = Embedded(-6 * new.users.detach(), new.items.detach()) if parted else base
     log_p, log_b = ((v.users @ v.items.T / 0.7).log_softmax(dim=1) for v in (new, base))
