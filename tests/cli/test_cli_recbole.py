@@ -112,7 +112,7 @@ def test_an_imported_run_may_be_judged_with_histories_masked(recoach, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["models"]["base"]["test"]["ndcg@10"] == round(found, 6)
     assert results["config"]["evaluation"]["mask_seen"] == "all"
-    assert results["config"]["grpo"]["mask_seen"] == "auto"
+    assert results["config"]["grpo"]["mask_seen"] is True
 
 
 def test_a_value_that_is_not_found_again_refuses_the_import(recoach, tmp_path):

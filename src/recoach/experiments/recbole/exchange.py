@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,9 +70,8 @@ def import_run(
             "another log, or a protocol that is not known here. --unverified takes the model as it "
             "is."
         )
-    if mask_seen is not None:
-        judged = config.evaluation.model_copy(update={"mask_seen": mask_seen})
-        config = replace(config, evaluation=judged)
+    if mask_seen is not None:  # from here on: the stored value is measured as RecBole did
+        config = _run_config(source, log, output, mask_seen)
     folder = RunFolder(output)
     with folder.alone():
         save_dataset(dataset, folder.dataset)
@@ -125,9 +123,13 @@ def export_run(
     return chosen
 
 
-def _run_config(source: Checkpoint, log: Path, output: Path) -> ExperimentConfig:
+def _run_config(
+    source: Checkpoint, log: Path, output: Path, mask_seen: MaskSeen | None = None
+) -> ExperimentConfig:
     where = str(source.path)
     tables: dict[str, Any] = converted(source.config, where).tables
+    if mask_seen is not None:
+        tables["evaluation"]["mask_seen"] = mask_seen
     # The run's own copy is what can be split so again; the filters are in it.
     data = {"path": str(output / "dataset"), "name": log.name.split(".")[0], "k_core": 0}
     return resolve(tables | {"data": data, "finetune": False}, where)
