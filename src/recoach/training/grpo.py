@@ -260,16 +260,19 @@ class GRPOTrainer:
 
     def _check_group(self) -> None:
         args, n_items, train = self.args, self.dataset.n_items, self.dataset.train
+        different = args.estimator == "sampled" and not args.replacement
+        if not different and args.estimator != "slate":
+            return
         past = train if self._tasks.states == "user" else without_last(train, 1)
         users = known_keys(past, n_items) // max(1, n_items)
         most = int(users.bincount().max()) if self._masks and len(users) else 0
         shown = n_items - most
-        if args.estimator == "sampled" and not args.replacement and args.group_size > shown:
+        if different and args.group_size > shown:
             raise ConfigError(
                 f"num_generations = {args.group_size} different items cannot be drawn where "
                 f"only {shown} may be shown; lower it or set replacement = true."
             )
-        if args.estimator == "slate" and args.slate_length > shown:
+        if not different and args.slate_length > shown:
             raise ConfigError(
                 f"slate_length = {args.slate_length}: such lists cannot be drawn where only "
                 f"{shown} items may be shown; lower it."
