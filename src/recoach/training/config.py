@@ -24,7 +24,7 @@ _TAKES: Final = {
     "sac": "exact",
 }
 """The estimator of a rival."""
-HEARS_THE_LOG: Final = ("top_k_off_policy", "s_dpo", "sac")
+HEARS_THE_LOG: Final = tuple(rival for rival, takes in _TAKES.items() if takes == "exact")
 """Rivals that learn from what the log rewards alone."""
 
 
