@@ -25,7 +25,7 @@ class Shown(Observer):
     """A progress bar for a stage and a line for each evaluation."""
 
     def __init__(self, stage: str) -> None:
-        self._title = _TITLES[stage]
+        self._title = _TITLES.get(stage) or f"Training the base of {stage.replace('-', ' ')}"
         self._progress = Progress(
             TextColumn("  {task.description}"),
             BarColumn(),

@@ -12,7 +12,6 @@ from recoach.cli.progress import Shown
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.folder import RunFolder
-from recoach.experiments.record import Stage
 from recoach.experiments.stages import execute, open_run, wanted
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.report.html import write_report
@@ -181,7 +180,7 @@ def _execute_and_show(
     resume: bool,
     report_to: Sequence[TrackerName],
 ) -> None:
-    def watch(stage: Stage) -> Observer:
+    def watch(stage: str) -> Observer:
         if not parallel.first():
             return Observer()
         return Observers([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recoach.data.interactions import FloatArray, IntArray, Interactions, LongArray
@@ -177,7 +178,13 @@ def without_last(rows: Ragged, count: int) -> Ragged:
         return rows
     kept = np.maximum(rows.lengths - count, np.minimum(rows.lengths, 1))
     within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
-    return _ragged(kept, rows.values[within < np.repeat(kept, rows.lengths)])
+    return chosen(rows, within < np.repeat(kept, rows.lengths))
+
+
+def chosen(rows: Ragged, which: npt.NDArray[np.bool_]) -> Ragged:
+    """Return the rows with the values alone that bool[m] `which` keeps; rows may become empty."""
+    kept = np.concatenate(([0], np.cumsum(which, dtype=np.int64)))[rows.offsets]
+    return Ragged(kept, rows.values[which])
 
 
 def from_parts(

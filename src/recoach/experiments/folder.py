@@ -37,7 +37,7 @@ class RunFolder:
 
     config.toml env.json metrics.jsonl results.json per_user.parquet lists.json titles.parquet
     report.html
-    dataset/ checkpoints/{base,control,tuned}/
+    dataset/ checkpoints/{base,control,tuned}/ and, for a cross-fitted reward, fold-1-of-4/ ...
     """
 
     def __init__(self, path: Path) -> None:

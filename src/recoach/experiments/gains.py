@@ -42,6 +42,7 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
     "seen items in the policy": {"mask_seen": False},
     "temperature 1": {"temperature": 1.0},
     "KL 0.3": {"beta": 0.3},
+    "cross-fitted": {"reward_funcs": ["cross_fitted"]},
     "power 0.25": {"loss_type": "power", "power": 0.25},
     "power 0.5": {"loss_type": "power", "power": 0.5},
     "grpo": {"loss_type": "grpo"},

@@ -190,7 +190,8 @@ def _try(plan: Plan, run: Run, trial: Trial, observer: Observer) -> None:
             observer=Observers([observer, _Pruning(trial, grpo.metric)]),
         )
         model = run.copy_of_base()
-        GRPOTrainer(model, args=grpo, train_dataset=run.dataset, session=session).train()
+        functions = run.reward_funcs(grpo)
+        GRPOTrainer(model, functions, grpo, train_dataset=run.dataset, session=session).train()
         trial.study.tell(trial, _judge(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:  # at odds, diverged, behind
         trial.set_user_attr("reason", str(error))

@@ -72,7 +72,7 @@ def as_drawn(grpo: GRPOConfig, space: Space) -> dict[str, Any] | None:
 def _recipe(grpo: GRPOConfig) -> list[str]:
     """Return what varies where nobody says what, without settings that have no effect here."""
     vary = ["grpo.learning_rate=5e-4..5e-3", "grpo.ema_decay=0.9,0.99,0.999", "grpo.beta=0,0.1,0.3"]
-    if {"future", "rated"} & set(grpo.reward_funcs):
+    if {"future", "rated", "cross_fitted"} & set(grpo.reward_funcs):
         vary += ["grpo.horizon=1,3,5,10,20", "grpo.discount=0.5..1"]
     if set(grpo.reward_funcs) - {"novelty"}:
         vary += ["grpo.reward_smoothing=auto,0,0.5"]

@@ -16,14 +16,16 @@ from recoach.experiments.record import Stage, Trained, write_results
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
+from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.config import GRPOConfig
+from recoach.training.crossfit import cross_fitted
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Session
 from recoach.training.observers import Observer, Observers, Outcome
 from recoach.training.pretrain import PretrainConfig, pretrain
 
-Watch = Callable[[Stage], Observer]
-"""Gives the observer that shows a stage's progress."""
+Watch = Callable[[str], Observer]
+"""Gives the observer that shows the progress of a stage or of a fold's base."""
 
 
 def wanted(config: ExperimentConfig) -> tuple[Stage, ...]:
@@ -36,7 +38,7 @@ def wanted(config: ExperimentConfig) -> tuple[Stage, ...]:
 class Logger(Observer):
     """Writes evaluations to the run's metrics.jsonl."""
 
-    def __init__(self, folder: RunFolder, stage: Stage) -> None:
+    def __init__(self, folder: RunFolder, stage: str) -> None:
         self._folder, self._stage = folder, stage
 
     def on_row(self, row: dict[str, float]) -> None:
@@ -53,7 +55,7 @@ class Run:
     dataset: Dataset
     watch: Watch
 
-    def session(self, stage: Stage) -> Session:
+    def session(self, stage: str) -> Session:
         """Return where a stage trains; it always goes on from its own last checkpoint."""
         return Session(
             seed=self.config.seed,
@@ -65,26 +67,25 @@ class Run:
 
     def base(self) -> Trained:
         """Train the base by its own loss."""
-        entry = model_entry(self.config.model_name)
-        model = build_from_config(
-            entry,
-            self.config.model,
-            without_last(self.dataset.train, self.config.pretrain.hold_out),
-            self.dataset.n_items,
-            seed=self.config.seed,
-        ).to(_device())
-        outcome = pretrain(model, self.dataset, self.config.pretrain, self.session("base"))
-        if not model.needs:
-            _save_untrained(model, self.folder.checkpoints("base"))
-        return Trained(model, outcome)
+        trained = self._base_of(self.dataset, "base")
+        if not trained.model.needs:
+            _save_untrained(trained.model, self.folder.checkpoints("base"))
+        return trained
 
     def tuned(self) -> Trained:
         """Fine-tune the base with GRPO."""
         model = self.copy_of_base()
-        trainer = GRPOTrainer(
-            model, args=self.config.grpo, train_dataset=self.dataset, session=self.session("tuned")
-        )
+        args, session = self.config.grpo, self.session("tuned")
+        functions = self.reward_funcs(args)
+        trainer = GRPOTrainer(model, functions, args, train_dataset=self.dataset, session=session)
         return Trained(model, trainer.train())
+
+    def reward_funcs(self, args: GRPOConfig) -> list[RewardFunc | str]:
+        """Return what pays; the bases of a cross-fitted reward are trained for it."""
+        return [
+            self._cross_fitted(args) if name == "cross_fitted" else name
+            for name in args.reward_funcs
+        ]
 
     def control(self, steps: int, eval_steps: int) -> Trained:
         """Train the base on by its own loss: as many steps, as large, as often looked at."""
@@ -97,6 +98,23 @@ class Run:
     def copy_of_base(self) -> Recommender:
         """Return the trained base as all later stages take it: on all of the training data."""
         return load_model(self.folder.checkpoints("base"), self.dataset).to(_device())
+
+    def _base_of(self, dataset: Dataset, stage: str) -> Trained:
+        """Train a base by its own loss on a dataset."""
+        train = without_last(dataset.train, self.config.pretrain.hold_out)
+        entry, seed = model_entry(self.config.model_name), self.config.seed
+        new = build_from_config(entry, self.config.model, train, dataset.n_items, seed=seed)
+        model = new.to(_device())
+        return Trained(model, pretrain(model, dataset, self.config.pretrain, self.session(stage)))
+
+    def _cross_fitted(self, args: GRPOConfig) -> RewardFunc:
+        def fit(part: Dataset, fold: int) -> Recommender:
+            stage = f"fold-{fold + 1}-of-{args.folds}"
+            if self.folder.complete(stage):
+                return load_model(self.folder.checkpoints(stage), part).to(_device())
+            return self._base_of(part, stage).model
+
+        return cross_fitted(self.dataset, fit, args, self.config.evaluation.mask_seen)
 
 
 def control_config(

@@ -23,7 +23,7 @@ from torch.nn import functional
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 
-RewardName = Literal["next", "future", "train_set", "rated", "novelty"]
+RewardName = Literal["next", "future", "train_set", "rated", "cross_fitted", "novelty"]
 Scope = Literal["log", "items", "draws"]
 RewardFunc = Callable[..., Any]
 Function = TypeVar("Function", bound=RewardFunc)
@@ -193,11 +193,17 @@ def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:
     """Return a ready-made reward function.
 
     Raises:
-        ConfigError: no function of this name, or `rated` for a log without ratings.
+        ConfigError: no function of this name; `rated` for a log without ratings; `cross_fitted`,
+            for which bases are trained.
     """
     if name not in get_args(RewardName):
         known = ", ".join(get_args(RewardName))
         raise ConfigError(f"there is no ready-made reward {name!r}; there are {known}.")
+    if name == "cross_fitted":
+        raise ConfigError(
+            "reward 'cross_fitted' is measured by bases that `recoach run` trains; in Python give "
+            "the function that recoach.training.crossfit.cross_fitted returns."
+        )
     if name == "novelty":
         return novelty(dataset)
     if name == "rated":

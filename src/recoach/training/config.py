@@ -5,8 +5,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recoach.data.batch import States
+from recoach.evaluation.evaluator import MaskSeen, masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
-from recoach.models.base import TABLES, Table
+from recoach.models.base import TABLES, Recommender, Table
 from recoach.policy.objective import LossType, ScaleRewards
 from recoach.policy.policy import Logits
 from recoach.policy.reward_funcs import RewardName
@@ -87,8 +88,9 @@ class GRPOConfig(BaseModel):
     whose loss regularises its vectors (GSAU) and 0 for others."""
     reward_funcs: tuple[RewardName, ...] = Field(("future",), min_length=1)
     """`next`: the next item; `future`: the coming `horizon` items, discounted; `train_set`: every
-    training item of the user; `rated`: `future`, graded by the user's rating; `novelty`: what few
-    users know, whoever is shown it. Functions of your own: `GRPOTrainer(reward_funcs=...)`."""
+    training item of the user; `rated`: `future`, graded by the user's rating; `cross_fitted`:
+    `future`, weighed by bases that have not seen the item taken; `novelty`: what few users know,
+    whoever is shown it. Functions of your own: `GRPOTrainer(reward_funcs=...)`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each function, of those given to the trainer too; empty for 1. What counts is
     their proportion where weights and groups are normalised."""
@@ -98,6 +100,8 @@ class GRPOConfig(BaseModel):
     """Coming interactions that earn a reward."""
     discount: float = Field(0.8, gt=0, le=1)
     """Reward of an item taken k interactions later: discount^(k-1)."""
+    folds: int = Field(4, ge=2)
+    """Bases of `cross_fitted`, each trained without its part of every history."""
     reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Part of what the log pays for an item that goes to its neighbours, the items that the same
     users take (`recoach.policy.smoothing`); `auto` is .3, and 0 for a model whose own loss
@@ -227,7 +231,7 @@ class GRPOConfig(BaseModel):
             raise ValueError(
                 f"algorithm {self.algorithm!r} learns from what the log rewards, not 'novelty'"
             )
-        ahead = {"next", "future", "rated"}.intersection(self.reward_funcs)
+        ahead = {"next", "future", "rated", "cross_fitted"}.intersection(self.reward_funcs)
         if "train_set" in self.reward_funcs and ahead:
             raise ValueError(
                 f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them"
@@ -294,6 +298,15 @@ class GRPOConfig(BaseModel):
     def fewest_steps(self) -> int:
         """Steps of an epoch, however few its states are (docs/decisions/0016)."""
         return 8 if self.batch_size == "auto" else 1
+
+    def masks(self, protocol: MaskSeen, model: Recommender) -> bool:
+        """Return whether a model's policy masks what a user has taken.
+
+        Args:
+            protocol: of the validation, which `auto` follows.
+            model: `recbole` masks for some.
+        """
+        return masks_seen(protocol, model) if self.mask_seen == "auto" else self.mask_seen
 
     def schedule(self) -> Schedule:
         """Return the part the loop needs."""

@@ -28,7 +28,6 @@ from recoach import parallel
 from recoach.data.batch import StateBatches
 from recoach.data.split import Dataset, without_last
 from recoach.errors import ConfigError
-from recoach.evaluation.evaluator import masks_seen
 from recoach.models.base import Embedded, Recommender, frozen_copy, known_keys
 from recoach.models.divided import divide, first_item, own_table, whole_square
 from recoach.policy.policy import Policy, calibrate_temperature
@@ -77,8 +76,7 @@ class GRPOTrainer:
         self.dataset, session = train_dataset, session or Session()
         watching = [Concerned(train_dataset.n_items), session.observer, *callbacks]
         self.session = replace(session, observer=Observers(watching))
-        asked, protocol = self.args.mask_seen, self.session.mask_seen
-        self._masks = masks_seen(protocol, model) if asked == "auto" else asked
+        self._masks = self.args.masks(session.mask_seen, model)
         carried = self.args.sft_coef
         self._sft_coef = _CARRIED * model.regularises if carried == "auto" else carried
         if self._sft_coef and not model.needs:

@@ -50,7 +50,7 @@ class Tasks:
         self._of_past = train_set in asked
         for function in asked:
             _check_asked(function, args)
-        ahead = {"next_item", "future", "rated"}.intersection(map(name_of, asked))
+        ahead = {"next_item", "future", "rated", "cross_fitted"}.intersection(map(name_of, asked))
         if self._of_past and (ahead or args.mask_seen):
             raise ConfigError(
                 f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them."

@@ -1,0 +1,169 @@
+"""Each taken item is judged by a base that has not seen it taken."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recoach.data.split import Ragged, leave_last_out
+from recoach.data.synthetic import popularity_world, shop
+from recoach.errors import ConfigError
+from recoach.models.registry import build_model
+from recoach.policy.policy import calibrate_temperature
+from recoach.policy.reward_funcs import scope_of
+from recoach.training.config import GRPOConfig
+from recoach.training.crossfit import cross_fitted, log_p_of_places
+from recoach.training.grpo import GRPOTrainer
+from recoach.training.pretrain import PretrainConfig, pretrain
+
+DATASET = leave_last_out(popularity_world(60, 25))
+
+
+def popular(part, fold):
+    return build_model("popularity", part)
+
+
+def by_hand(model, dataset, user, place, *, mask_seen=True):
+    """Return log p of what a user took at a place, from the scores of a popularity model."""
+    row = dataset.train.row(user).astype(int)
+    temperature = calibrate_temperature(model, dataset, mask_seen=mask_seen)
+    scores = model.counts.double() / temperature
+    if mask_seen:
+        scores[list(set(row[:place]) - {row[place]})] = -torch.inf
+    return float(scores.log_softmax(0)[row[place]])
+
+
+def places(dataset):
+    for user in range(dataset.n_users):
+        yield from ((user, place) for place in range(1, len(dataset.train.row(user))))
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+@pytest.mark.parametrize("name", ["popularity", "sasrec"])
+def test_the_log_probability_of_every_place_is_that_of_the_policy_there(name, mask_seen):
+    small = {} if name == "popularity" else {"dim": 8, "heads": 2, "max_length": 5}
+    model = build_model(name, DATASET, **small)
+    found = log_p_of_places(model, DATASET, mask_seen=mask_seen)
+    assert len(found) == len(DATASET.train.values)
+    assert not found[DATASET.train.offsets[:-1]].any(), "nothing is asked before the first item"
+    rest = np.delete(found, DATASET.train.offsets[:-1])
+    assert (rest < 0).all()
+    if name == "popularity":
+        expected = [by_hand(model, DATASET, *p, mask_seen=mask_seen) for p in places(DATASET)]
+        assert np.allclose(rest, expected, atol=1e-5)
+
+
+def test_an_item_that_is_taken_again_is_not_hidden_from_itself():
+    again = replace(
+        DATASET,
+        train=Ragged(np.array([0, 3, *([3] * 59)]), np.array([4, 5, 4], dtype=np.int32)),
+    )
+    model = build_model("popularity", again)
+    assert log_p_of_places(model, again, mask_seen=True)[2] == pytest.approx(
+        by_hand(model, again, 0, 2), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_every_item_but_a_first_is_kept_from_one_base(folds):
+    rated = replace(DATASET, ratings=np.arange(len(DATASET.train.values), dtype=np.float32))
+    given = []
+
+    def fit(part, fold):
+        given.append((fold, part))
+        return popular(part, fold)
+
+    cross_fitted(rated, fit, GRPOConfig(folds=folds))
+    assert [fold for fold, _ in given] == list(range(folds))
+    kept = [set(part.ratings.astype(int)) for _, part in given]
+    every = set(range(len(DATASET.train.values)))
+    firsts = set(DATASET.train.offsets[:-1].tolist())
+    assert set.intersection(*kept) == firsts
+    assert all(a | b == every for a in kept for b in kept if a is not b)
+    sizes = [len(every - one) for one in kept]
+    assert max(sizes) < 1.5 * min(sizes)
+    for (_, part), own in zip(given, kept, strict=True):
+        assert part.train.values.tolist() == DATASET.train.values[sorted(own)].tolist()
+        assert part.valid is DATASET.valid
+        assert part.fingerprint != DATASET.fingerprint
+
+
+def test_an_item_pays_grpos_weight_under_the_base_that_has_not_seen_it():
+    bases = {}
+
+    def fit(part, fold):
+        bases[fold] = popular(part, fold)
+        return bases[fold]
+
+    args = GRPOConfig(folds=3, discount=0.5)
+    reward = cross_fitted(DATASET, fit, args)
+    assert scope_of(reward) == "log"
+    asked = list(places(DATASET))
+    items = torch.tensor([int(DATASET.train.row(user)[place]) for user, place in asked])
+    users = torch.tensor([user for user, _ in asked])
+    ahead = 1 + torch.arange(len(asked)) % 3
+    p = np.exp([by_hand(bases[(user + at) % 3], DATASET, user, at) for user, at in asked])
+    expected = 0.5 ** (ahead.numpy() - 1) * np.sqrt(p / (1 - p))
+    first = [DATASET.train.row(u).tolist().index(int(i)) == at for (u, at), i in zip(asked, items, strict=True)]
+    found = reward(prompts=users, completions=items, ahead=ahead, rating=torch.zeros(len(asked)))
+    assert sum(first) > 100
+    assert np.allclose(found.numpy()[first], expected[first], rtol=1e-4)
+    nothing = reward(prompts=users, completions=items, ahead=0 * ahead, rating=ahead)
+    assert not nothing.any()
+
+
+def test_the_policies_mask_as_the_trainers_does():
+    masked, open_ = (
+        cross_fitted(DATASET, popular, GRPOConfig(folds=2), protocol)
+        for protocol in ("all", "none")
+    )
+    told = cross_fitted(DATASET, popular, GRPOConfig(folds=2, mask_seen=False))
+    user, place = next((u, p) for u, p in places(DATASET) if p > 3)
+    item = torch.tensor([int(DATASET.train.row(user)[place])])
+    pay = [
+        float(one(prompts=torch.tensor([user]), completions=item, ahead=torch.ones(1)))
+        for one in (masked, open_, told)
+    ]
+    assert pay[0] != pay[1] == pay[2]
+
+
+def test_a_base_new_to_an_item_expects_it_less_than_one_that_has_learned_it():
+    dataset = leave_last_out(shop(n_users=60, n_items=40).interactions)
+    settings = PretrainConfig(epochs=12, batch_size=128, learning_rate=2e-2, eval_steps=500)
+
+    def fit(part, fold):
+        model = build_model("sasrec", part, dim=16, layers=1, heads=2)
+        pretrain(model, part, settings)
+        return model
+
+    base = fit(dataset, 0)
+    mean = log_p_of_places(base, dataset, mask_seen=True).mean()
+    bases = []
+    reward = cross_fitted(dataset, lambda *given: bases.append(fit(*given)) or bases[-1])
+    assert len(bases) == 4, "one for each fold"
+    others = np.mean([log_p_of_places(one, dataset, mask_seen=True).mean() for one in bases])
+    assert others < mean
+    outcome = GRPOTrainer(
+        base, reward, GRPOConfig(max_steps=3, eval_steps=1), train_dataset=dataset
+    ).train()
+    assert outcome.steps == 3
+
+
+def test_by_its_name_a_trainer_cannot_have_it():
+    with pytest.raises(ConfigError, match=r"recoach\.training\.crossfit\.cross_fitted"):
+        GRPOTrainer(
+            build_model("sasrec", DATASET, dim=8, heads=2),
+            "cross_fitted",
+            GRPOConfig(),
+            train_dataset=DATASET,
+        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"folds": 1}, {"reward_funcs": ("cross_fitted", "train_set"), "mask_seen": False}],
+)
+def test_what_cannot_be_is_refused(settings):
+    with pytest.raises(ValueError, match=r"folds|train_set"):
+        GRPOConfig(**settings)
