@@ -9,6 +9,7 @@ import torch
 from recoach.data.split import Ragged, leave_last_out
 from recoach.data.synthetic import popularity_world, shop
 from recoach.errors import ConfigError
+from recoach.models import softmax
 from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
 from recoach.policy.reward_funcs import scope_of
@@ -41,7 +42,10 @@ def places(dataset):
 
 @pytest.mark.parametrize("mask_seen", [True, False])
 @pytest.mark.parametrize("name", ["popularity", "sasrec"])
-def test_the_log_probability_of_every_place_is_that_of_the_policy_there(name, mask_seen):
+def test_the_log_probability_of_every_place_is_that_of_the_policy_there(
+    name, mask_seen, monkeypatch
+):
+    monkeypatch.setattr(softmax, "_STATES", {"cpu": 7})  # many blocks in a batch
     small = {} if name == "popularity" else {"dim": 8, "heads": 2, "max_length": 5}
     model = build_model(name, DATASET, **small)
     found = log_p_of_places(model, DATASET, mask_seen=mask_seen)
@@ -105,7 +109,8 @@ def test_an_item_pays_grpos_weight_under_the_base_that_has_not_seen_it():
     ahead = 1 + torch.arange(len(asked)) % 3
     p = np.exp([by_hand(bases[(user + at) % 3], DATASET, user, at) for user, at in asked])
     expected = 0.5 ** (ahead.numpy() - 1) * np.sqrt(p / (1 - p))
-    first = [DATASET.train.row(u).tolist().index(int(i)) == at for (u, at), i in zip(asked, items, strict=True)]
+    rows = [DATASET.train.row(user).tolist() for user, _ in asked]
+    first = [row.index(row[at]) == at for row, (_, at) in zip(rows, asked, strict=True)]
     found = reward(prompts=users, completions=items, ahead=ahead, rating=torch.zeros(len(asked)))
     assert sum(first) > 100
     assert np.allclose(found.numpy()[first], expected[first], rtol=1e-4)
@@ -126,6 +131,18 @@ def test_the_policies_mask_as_the_trainers_does():
         for one in (masked, open_, told)
     ]
     assert pay[0] != pay[1] == pay[2]
+
+
+def test_the_policies_score_as_the_trainers_does():
+    args = GRPOConfig(folds=2, logits="cosine")  # of one number a vector: all alike
+    reward = cross_fitted(DATASET, popular, args)
+    user, place = next((u, p) for u, p in places(DATASET) if p > 3)
+    row = DATASET.train.row(user).tolist()
+    shown = DATASET.n_items - len(set(row[:place]) - {row[place]})
+    paid = reward(
+        prompts=torch.tensor([user]), completions=torch.tensor([row[place]]), ahead=torch.ones(1)
+    )
+    assert float(paid) == pytest.approx((1 / (shown - 1)) ** 0.5, rel=1e-4)
 
 
 def test_a_base_new_to_an_item_expects_it_less_than_one_that_has_learned_it():
