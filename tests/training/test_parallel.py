@@ -63,7 +63,7 @@ def both(request, tmp_path_factory):
     return alone, several, out
 
 
-SAME = ["judged", "losses"]
+SAME = ["judged", "losses", "crossfit"]
 SAME += [f"base {kind}" for kind in together.BASES] + [f"tuned {kind}" for kind in together.TUNED]
 DIVIDED = ["divided sasrec", "divided gru4rec", "divided whole"]
 DIVIDED += [f"divided {kind}" for kind in together.DIVIDED_TUNED]
@@ -85,7 +85,7 @@ def test_ranks_and_lists_are_the_same_to_the_last_bit(both):
         assert all(torch.equal(found["judged"][key], own) for key, own in alone["judged"].items())
 
 
-@pytest.mark.parametrize("name", [*SAME[2:], *DRAWS, *DIVIDED])
+@pytest.mark.parametrize("name", [*SAME[3:], *DRAWS, *DIVIDED])
 def test_all_processes_hold_the_same_weights_to_the_last_bit(both, name):
     _, (first, *others), _ = both
     weights = {key: own for key, own in first[name].items() if key.startswith("weights/")}

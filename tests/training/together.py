@@ -21,6 +21,7 @@ from recoach.models.shards import Shard, own_rows
 from recoach.models.softmax import Block, softmax_loss
 from recoach.policy.objective import Clip, exact_surrogate, log_weight
 from recoach.training.config import GRPOConfig
+from recoach.training.crossfit import log_p_of_places
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Session
 from recoach.training.observers import Observer
@@ -107,6 +108,12 @@ def judged():
     lists = top_lists(model, DATASET, evaluation.users[::-1].copy(), 5)
     values = {name: torch.from_numpy(of_users) for name, of_users in evaluation.metrics.items()}
     return values | {"ranks": torch.from_numpy(evaluation.ranks), "lists": torch.from_numpy(lists)}
+
+
+def crossfit():
+    """Return what a base makes of each training item, each process judging some of them."""
+    model = build_model("sasrec", DATASET, **ENCODER, seed=1)
+    return {"log_p": torch.from_numpy(log_p_of_places(model, DATASET, mask_seen=True))}
 
 
 def supervised_losses():
@@ -294,7 +301,7 @@ def everything(folder):
         groups * length, dim=1
     ).indices.view(len(self), groups, length)
     found = {"judged": judged(), "losses": supervised_losses(), "few rows": few_rows()}
-    found["rows"] = held()
+    found |= {"rows": held(), "crossfit": crossfit()}
     found |= {"numbers": numbers(), "shards": sharded()}
     found |= {f"base {kind}": trained(kind) for kind in BASES}
     found |= {f"tuned {kind}": tuned(kind, args) for kind, args in TUNED.items()}
