@@ -164,8 +164,9 @@ def test_the_temperature_is_fitted_to_what_the_policy_shows():
     ],
 )
 def test_a_function_that_cannot_be_asked_about_draws_says_why(function, message):
-    with pytest.raises(ConfigError, match=message):
-        train([function], **DRAWN)
+    for given in (function, [function]):
+        with pytest.raises(ConfigError, match=message):
+            train(given, **DRAWN)
 
 
 def test_functions_of_every_make_are_called():

@@ -305,7 +305,9 @@ def _several(
 ) -> Sequence[RewardFunc | str]:
     if functions is None:
         return args.reward_funcs
-    return [functions] if callable(functions) or isinstance(functions, str) else functions
+    if isinstance(functions, Sequence) and not isinstance(functions, str):
+        return functions
+    return [functions]
 
 
 def _moved(optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
