@@ -62,6 +62,8 @@ def test_by_default_what_matters_in_the_recipe_varies_around_it():
     assert {"learning_rate", "horizon", "discount", "beta", "ema_decay"} < set(space)
     assert "temperature" not in space
     assert {"horizon", "discount"}.isdisjoint(read(reward_funcs=("next",)))
+    for name in ("future", "rated", "cross_fitted"):
+        assert {"horizon", "discount"} < set(read(reward_funcs=(name,)))
     assert "loss_type" not in read(estimator="sampled", loss_type="grpo")
 
 

@@ -12,13 +12,20 @@ from recoach.errors import ConfigError
 from recoach.models import softmax
 from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
-from recoach.policy.reward_funcs import scope_of
+from recoach.policy.reward_funcs import name_of, scope_of
 from recoach.training.config import GRPOConfig
-from recoach.training.crossfit import cross_fitted, log_p_of_places
+from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.pretrain import PretrainConfig, pretrain
 
 DATASET = leave_last_out(popularity_world(60, 25))
+EVERY = np.ones(len(DATASET.train.values), dtype=np.bool_)
+AGAIN = replace(  # user 0 comes back to an item, user 1 to her first one
+    DATASET,
+    train=Ragged(
+        np.array([0, 5, 9, *([9] * 58)]), np.array([7, 4, 5, 4, 6, 2, 3, 2, 8], dtype=np.int32)
+    ),
+)
 
 
 def popular(part, fold):
@@ -48,7 +55,7 @@ def test_the_log_probability_of_every_place_is_that_of_the_policy_there(
     monkeypatch.setattr(softmax, "_STATES", {"cpu": 7})  # many blocks in a batch
     small = {} if name == "popularity" else {"dim": 8, "heads": 2, "max_length": 5}
     model = build_model(name, DATASET, **small)
-    found = log_p_of_places(model, DATASET, mask_seen=mask_seen)
+    found = log_p_of_places(model, DATASET, EVERY, GRPOConfig(mask_seen=mask_seen))
     assert len(found) == len(DATASET.train.values)
     assert not found[DATASET.train.offsets[:-1]].any(), "nothing is asked before the first item"
     rest = np.delete(found, DATASET.train.offsets[:-1])
@@ -58,15 +65,66 @@ def test_the_log_probability_of_every_place_is_that_of_the_policy_there(
         assert np.allclose(rest, expected, atol=1e-5)
 
 
+def test_only_what_is_asked_about_is_judged():
+    model = build_model("sasrec", DATASET, dim=8, heads=2, max_length=5)
+    every = log_p_of_places(model, DATASET, EVERY)
+    some = EVERY.copy()
+    some[::3] = False
+    found = log_p_of_places(model, DATASET, some)
+    assert not found[~some].any()
+    assert np.allclose(found[some], every[some], atol=1e-5)
+    assert not log_p_of_places(model, DATASET, ~EVERY).any()
+
+
+def test_a_temperature_that_is_given_is_taken():
+    model = popular(DATASET, 0)
+    found = log_p_of_places(model, DATASET, EVERY, GRPOConfig(temperature=2.0))
+    (user, place), *_ = places(DATASET)
+    row = DATASET.train.row(user).astype(int)
+    scores = model.counts.double() / 2.0
+    scores[row[:place]] = -torch.inf
+    expected = scores.log_softmax(0)[row[place]]
+    assert found[DATASET.train.offsets[user] + place] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_temperature_is_fitted_to_the_scores_as_they_are_made():
+    model = build_model("sasrec", DATASET, dim=8, heads=2, max_length=5)
+    fitted = calibrate_temperature(model, DATASET, mask_seen=True, logits="cosine")
+    found, told = (
+        log_p_of_places(model, DATASET, EVERY, GRPOConfig(logits="cosine", temperature=given))
+        for given in ("auto", fitted)
+    )
+    assert np.array_equal(found, told)
+
+
 def test_an_item_that_is_taken_again_is_not_hidden_from_itself():
-    again = replace(
-        DATASET,
-        train=Ragged(np.array([0, 3, *([3] * 59)]), np.array([4, 5, 4], dtype=np.int32)),
+    model = build_model("popularity", AGAIN)
+    assert log_p_of_places(model, AGAIN, np.ones(9, dtype=np.bool_))[3] == pytest.approx(
+        by_hand(model, AGAIN, 0, 3), abs=1e-5
     )
-    model = build_model("popularity", again)
-    assert log_p_of_places(model, again, mask_seen=True)[2] == pytest.approx(
-        by_hand(model, again, 0, 2), abs=1e-5
-    )
+
+
+def test_an_item_that_is_taken_again_is_kept_from_its_base_altogether():
+    dealt = deal(AGAIN, 3)
+    #                  7, 4, 5, 4, 6 and 2, 3, 2, 8: the second 4 goes with the first, the first 2
+    #                                                with the second
+    assert dealt.fold.tolist() == [-1, 1, 2, 1, 1, 0, 2, 0, 1]
+    assert dealt.first.tolist() == [1, 2, 4, 7, 6, 8]
+    keys = [4, 5, 6, DATASET.n_items + 2, DATASET.n_items + 3, DATASET.n_items + 8]
+    assert dealt.pairs.tolist() == keys
+    bases = {}
+
+    def fit(part, fold):
+        bases[fold] = part
+        return popular(part, fold)
+
+    reward = CrossFitted(AGAIN, fit, GRPOConfig(folds=3))
+    reward.weights()
+    assert bases[1].train.row(0).tolist() == [7, 5]
+    assert bases[0].train.row(1).tolist() == [3, 8]
+    p = np.exp(by_hand(popular(bases[1], 1), AGAIN, 0, 1))
+    paid = reward(prompts=torch.tensor([0]), completions=torch.tensor([4]), ahead=torch.ones(1))
+    assert float(paid) == pytest.approx((p / (1 - p)) ** 0.5, rel=1e-4), "at its first place"
 
 
 @pytest.mark.parametrize("folds", [2, 5])
@@ -78,7 +136,10 @@ def test_every_item_but_a_first_is_kept_from_one_base(folds):
         given.append((fold, part))
         return popular(part, fold)
 
-    cross_fitted(rated, fit, GRPOConfig(folds=folds))
+    reward = CrossFitted(rated, fit, GRPOConfig(folds=folds))
+    assert not given, "before anybody asks"
+    reward.weights()
+    reward.weights()
     assert [fold for fold, _ in given] == list(range(folds))
     kept = [set(part.ratings.astype(int)) for _, part in given]
     every = set(range(len(DATASET.train.values)))
@@ -101,8 +162,9 @@ def test_an_item_pays_grpos_weight_under_the_base_that_has_not_seen_it():
         return bases[fold]
 
     args = GRPOConfig(folds=3, discount=0.5)
-    reward = cross_fitted(DATASET, fit, args)
-    assert scope_of(reward) == "log"
+    reward = CrossFitted(DATASET, fit, args)
+    reward.weights()
+    assert (scope_of(reward), name_of(reward)) == ("log", "cross_fitted")
     asked = list(places(DATASET))
     items = torch.tensor([int(DATASET.train.row(user)[place]) for user, place in asked])
     users = torch.tensor([user for user, _ in asked])
@@ -114,16 +176,15 @@ def test_an_item_pays_grpos_weight_under_the_base_that_has_not_seen_it():
     found = reward(prompts=users, completions=items, ahead=ahead, rating=torch.zeros(len(asked)))
     assert sum(first) > 100
     assert np.allclose(found.numpy()[first], expected[first], rtol=1e-4)
-    nothing = reward(prompts=users, completions=items, ahead=0 * ahead, rating=ahead)
-    assert not nothing.any()
+    everything = {"prompts": users[:1].expand(25), "completions": torch.arange(25)}
+    assert not reward(**everything, ahead=torch.zeros(25)).any(), "what is not ahead pays nothing"
 
 
 def test_the_policies_mask_as_the_trainers_does():
     masked, open_ = (
-        cross_fitted(DATASET, popular, GRPOConfig(folds=2), protocol)
-        for protocol in ("all", "none")
+        CrossFitted(DATASET, popular, GRPOConfig(folds=2), protocol) for protocol in ("all", "none")
     )
-    told = cross_fitted(DATASET, popular, GRPOConfig(folds=2, mask_seen=False))
+    told = CrossFitted(DATASET, popular, GRPOConfig(folds=2, mask_seen=False))
     user, place = next((u, p) for u, p in places(DATASET) if p > 3)
     item = torch.tensor([int(DATASET.train.row(user)[place])])
     pay = [
@@ -135,7 +196,7 @@ def test_the_policies_mask_as_the_trainers_does():
 
 def test_the_policies_score_as_the_trainers_does():
     args = GRPOConfig(folds=2, logits="cosine")  # of one number a vector: all alike
-    reward = cross_fitted(DATASET, popular, args)
+    reward = CrossFitted(DATASET, popular, args)
     user, place = next((u, p) for u, p in places(DATASET) if p > 3)
     row = DATASET.train.row(user).tolist()
     shown = DATASET.n_items - len(set(row[:place]) - {row[place]})
@@ -154,13 +215,19 @@ def test_a_base_new_to_an_item_expects_it_less_than_one_that_has_learned_it():
         pretrain(model, part, settings)
         return model
 
-    base = fit(dataset, 0)
-    mean = log_p_of_places(base, dataset, mask_seen=True).mean()
-    bases = []
-    reward = cross_fitted(dataset, lambda *given: bases.append(fit(*given)) or bases[-1])
-    assert len(bases) == 4, "one for each fold"
-    others = np.mean([log_p_of_places(one, dataset, mask_seen=True).mean() for one in bases])
-    assert others < mean
+    base, bases = fit(dataset, 0), {}
+
+    def new(part, fold):
+        bases[fold] = fit(part, fold)
+        return bases[fold]
+
+    reward = CrossFitted(dataset, new)
+    reward.weights()
+    fold = deal(dataset, 4).fold
+    assert list(bases) == [0, 1, 2, 3]
+    learned = log_p_of_places(base, dataset, fold >= 0).sum()
+    news = sum(log_p_of_places(one, dataset, fold == number).sum() for number, one in bases.items())
+    assert news < learned
     outcome = GRPOTrainer(
         base, reward, GRPOConfig(max_steps=3, eval_steps=1), train_dataset=dataset
     ).train()
@@ -168,13 +235,20 @@ def test_a_base_new_to_an_item_expects_it_less_than_one_that_has_learned_it():
 
 
 def test_by_its_name_a_trainer_cannot_have_it():
-    with pytest.raises(ConfigError, match=r"recoach\.training\.crossfit\.cross_fitted"):
+    with pytest.raises(ConfigError, match=r"recoach\.training\.crossfit\.CrossFitted"):
         GRPOTrainer(
             build_model("sasrec", DATASET, dim=8, heads=2),
             "cross_fitted",
             GRPOConfig(),
             train_dataset=DATASET,
         )
+
+
+def test_it_looks_ahead_and_not_back():
+    model, args = build_model("sasrec", DATASET, dim=8, heads=2), GRPOConfig(mask_seen=False)
+    functions = [CrossFitted(DATASET, popular, args), "train_set"]
+    with pytest.raises(ConfigError, match="'train_set' looks back and 'cross_fitted' ahead"):
+        GRPOTrainer(model, functions, args, train_dataset=DATASET)
 
 
 @pytest.mark.parametrize(
@@ -184,3 +258,28 @@ def test_by_its_name_a_trainer_cannot_have_it():
 def test_what_cannot_be_is_refused(settings):
     with pytest.raises(ValueError, match=r"folds|train_set"):
         GRPOConfig(**settings)
+
+
+def test_of_another_dataset_it_says_so():
+    reward = CrossFitted(DATASET, popular)
+    other = leave_last_out(shop(n_users=60, n_items=40).interactions)
+    model = build_model("sasrec", other, dim=8, heads=2)
+    trainer = GRPOTrainer(model, reward, GRPOConfig(max_steps=1), train_dataset=other)
+    with pytest.raises(ConfigError, match="for another dataset"):
+        trainer.train()
+
+
+def test_where_nothing_else_may_be_shown_the_weight_is_bounded():
+    all_of_it = Ragged(np.array([0, *([25] * 60)]), np.arange(25, dtype=np.int32))
+    assert CrossFitted(replace(DATASET, train=all_of_it), popular).weights().max() == 64
+
+
+def test_folds_that_are_empty_are_not_trained():
+    given = []
+
+    def fit(part, fold):
+        given.append(fold)
+        return popular(part, fold)
+
+    CrossFitted(AGAIN, fit, GRPOConfig(folds=50)).weights()
+    assert given == [1, 2, 3, 4]

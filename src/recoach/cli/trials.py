@@ -49,6 +49,7 @@ class _Trials(SearchObserver):
         return interrupts.asked()
 
     def on_trial(self, trial: dict[str, Any], base: float) -> None:
+        self._progress.stop()  # the next one may train bases first, with a bar of their own
         came = f"pruned: {trial['pruned']}"
         if trial["value"] is not None:
             came = f"{number(trial['value'])} ({change(trial['value'], base)})"

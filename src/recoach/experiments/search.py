@@ -23,7 +23,6 @@ from recoach.experiments.space import Space, as_drawn, settings
 from recoach.experiments.stages import Run, Watch, open_run
 from recoach.models.base import Recommender
 from recoach.models.registry import model_entry
-from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Session, derive
 from recoach.training.observers import Observer, Observers
 from recoach.training.pretrain import validation
@@ -190,8 +189,7 @@ def _try(plan: Plan, run: Run, trial: Trial, observer: Observer) -> None:
             observer=Observers([observer, _Pruning(trial, grpo.metric)]),
         )
         model = run.copy_of_base()
-        functions = run.reward_funcs(grpo)
-        GRPOTrainer(model, functions, grpo, train_dataset=run.dataset, session=session).train()
+        run.finetune(model, grpo, session)
         trial.study.tell(trial, _judge(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:  # at odds, diverged, behind
         trial.set_user_attr("reason", str(error))

@@ -16,9 +16,8 @@ from recoach.experiments.record import Stage, Trained, write_results
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
-from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.config import GRPOConfig
-from recoach.training.crossfit import cross_fitted
+from recoach.training.crossfit import CrossFitted, Fit
 from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import Session
 from recoach.training.observers import Observer, Observers, Outcome
@@ -75,17 +74,22 @@ class Run:
     def tuned(self) -> Trained:
         """Fine-tune the base with GRPO."""
         model = self.copy_of_base()
-        args, session = self.config.grpo, self.session("tuned")
-        functions = self.reward_funcs(args)
-        trainer = GRPOTrainer(model, functions, args, train_dataset=self.dataset, session=session)
-        return Trained(model, trainer.train())
+        return Trained(model, self.finetune(model, self.config.grpo, self.session("tuned")))
 
-    def reward_funcs(self, args: GRPOConfig) -> list[RewardFunc | str]:
-        """Return what pays; the bases of a cross-fitted reward are trained for it."""
-        return [
-            self._cross_fitted(args) if name == "cross_fitted" else name
+    def finetune(self, model: Recommender, args: GRPOConfig, session: Session) -> Outcome:
+        """Move a model with GRPO; the bases that a cross-fitted reward asks are trained before."""
+        functions = [
+            CrossFitted(self.dataset, self._base_of_fold(args), args, session.mask_seen)
+            if name == "cross_fitted"
+            else name
             for name in args.reward_funcs
         ]
+        trainer = GRPOTrainer(model, functions, args, train_dataset=self.dataset, session=session)
+        if not self.folder.complete("tuned"):
+            for function in functions:
+                if isinstance(function, CrossFitted):
+                    function.weights()
+        return trainer.train()
 
     def control(self, steps: int, eval_steps: int) -> Trained:
         """Train the base on by its own loss: as many steps, as large, as often looked at."""
@@ -107,14 +111,14 @@ class Run:
         model = new.to(_device())
         return Trained(model, pretrain(model, dataset, self.config.pretrain, self.session(stage)))
 
-    def _cross_fitted(self, args: GRPOConfig) -> RewardFunc:
+    def _base_of_fold(self, args: GRPOConfig) -> Fit:
         def fit(part: Dataset, fold: int) -> Recommender:
             stage = f"fold-{fold + 1}-of-{args.folds}"
-            if self.folder.complete(stage):
-                return load_model(self.folder.checkpoints(stage), part).to(_device())
-            return self._base_of(part, stage).model
+            if not self.folder.complete(stage):
+                self._base_of(part, stage)
+            return load_model(self.folder.checkpoints(stage), part).to(_device())
 
-        return cross_fitted(self.dataset, fit, args, self.config.evaluation.mask_seen)
+        return fit
 
 
 def control_config(

@@ -202,7 +202,7 @@ def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:
     if name == "cross_fitted":
         raise ConfigError(
             "reward 'cross_fitted' is measured by bases that `recoach run` trains; in Python give "
-            "the function that recoach.training.crossfit.cross_fitted returns."
+            "recoach.training.crossfit.CrossFitted and what trains them."
         )
     if name == "novelty":
         return novelty(dataset)

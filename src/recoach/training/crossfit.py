@@ -3,12 +3,13 @@
 A base has learned its training items by heart: its p of one, and with it GRPO's weight
 sqrt(p/(1-p)), says what it remembers, not what was to be expected. Here every history is dealt out
 to folds, each fold is judged by a base trained on all the others, and what an item pays is the
-weight that GRPO gives it under that base. With `loss_type = "log"`, which adds no weight of its
-own, a step is GRPO's on targets that are news (Eq. 4 with the group drawn from that base).
+weight that GRPO gives it at that base's p. With `loss_type = "log"`, which adds no weight of its
+own, targets are weighed as GRPO weighs those that are news.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,75 +20,127 @@ from recoach import parallel
 from recoach.data.batch import Batch, Queries, Seen, StateBatches, seen_before
 from recoach.data.interactions import LongArray
 from recoach.data.split import Dataset, Ragged, assemble, chosen
+from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, judging
 from recoach.policy.objective import log_weight
-from recoach.policy.policy import Logits, Policy, calibrate_temperature
-from recoach.policy.reward_funcs import RewardFunc, future, of_log
+from recoach.policy.policy import Policy, calibrate_temperature
+from recoach.policy.reward_funcs import future
 from recoach.training.config import GRPOConfig
 
 Fit = Callable[[Dataset, int], Recommender]
 """Trains a new base on a dataset that lacks the fold of this number."""
 
 _STATES_AT_ONCE = 2048
+_MOST = 64.0
+"""Bound of a weight: what a group of 4,096 gives where all but one are hits."""
 
 
-def cross_fitted(
-    dataset: Dataset, fit: Fit, args: GRPOConfig | None = None, mask_seen: MaskSeen = "all"
-) -> RewardFunc:
-    """Return the `future` reward times GRPO's weight of the item under a base new to it.
+class CrossFitted:
+    """The `future` reward times GRPO's weight of the item under a base new to it.
+
+    An item that a user takes more than once is judged at its first place.
 
     Args:
         dataset: its training histories are dealt out, every `folds`-th item of one to the same
-            fold; the first item of a history is in none, for nothing is asked before it.
-        fit: called once for each fold.
+            fold, and wherever it is taken again; what is first in a history, and never again, is in
+            none, for nothing is asked before it.
+        fit: called once for each fold, when the reward is first asked for.
         args: the settings that the trainer has; `folds`, `discount` and what makes a policy count.
         mask_seen: protocol of the validation.
-
-    Returns:
-        A function of the log. An item that a user takes more than once is judged at its first
-        place.
     """
-    args, train = args or GRPOConfig(), dataset.train
+
+    scope = "log"
+    __name__ = "cross_fitted"
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        fit: Fit,
+        args: GRPOConfig | None = None,
+        mask_seen: MaskSeen = "all",
+    ) -> None:
+        self._dataset, self._fit, self._mask_seen = dataset, fit, mask_seen
+        self._args = args or GRPOConfig()
+        self._pay = future(self._args.discount)
+        self._dealt = deal(dataset, self._args.folds)
+        self._weights: Tensor | None = None
+
+    def __call__(self, prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
+        """Return what items pay.
+
+        Raises:
+            ConfigError: an item that is not in the user's history of `dataset`.
+        """
+        weights, pairs = self.weights(), torch.from_numpy(self._dealt.pairs)
+        asked = prompts * self._dataset.n_items + completions
+        place = torch.searchsorted(pairs, asked).clamp(max=len(pairs) - 1)
+        if bool(((pairs[place] != asked) & (ahead > 0)).any()):
+            raise ConfigError(
+                "the reward 'cross_fitted' was made for another dataset than the trainer has; make "
+                "it for this one."
+            )
+        paid: Tensor = self._pay(prompts=prompts, completions=completions, ahead=ahead)
+        return paid * weights[place]
+
+    def weights(self) -> Tensor:
+        """Return float64[P], the weight of each pair; the bases are trained where they are not."""
+        if self._weights is None:
+            args, dealt = self._args, self._dealt
+            log_p = np.zeros(len(dealt.fold))
+            for number in np.unique(dealt.fold[dealt.fold >= 0]).tolist():
+                held = dealt.fold == number
+                model = self._fit(_without(self._dataset, held), number)
+                log_p += log_p_of_places(model, self._dataset, held, args, self._mask_seen)
+            weights = log_weight(torch.from_numpy(log_p[dealt.first]), "grpo")
+            self._weights = weights.clamp(max=_MOST)
+        return self._weights
+
+
+class Dealt(NamedTuple):
+    """Which base judges what."""
+
+    fold: LongArray
+    """int64[N] of each training item; -1 is in none."""
+    pairs: LongArray
+    """int64[P] user * n_items + item, sorted, of all that may be asked about."""
+    first: LongArray
+    """int64[P] where in the training items a pair is judged."""
+
+
+def deal(dataset: Dataset, folds: int) -> Dealt:
+    """Deal training items out to folds, all places of a pair of user and item to one."""
+    train = dataset.train
     users = np.repeat(np.arange(len(train)), train.lengths)
-    fold = _dealt(train, users, args.folds)
-    log_p = np.zeros(len(fold))
-    for number in range(args.folds):
-        held = fold == number
-        model = fit(_without(dataset, held), number)
-        masks = args.masks(mask_seen, model)
-        log_p[held] = log_p_of_places(model, dataset, mask_seen=masks, logits=args.logits)[held]
-    asked = fold >= 0
-    keys = users[asked] * dataset.n_items + train.values[asked]
-    known, first = np.unique(keys, return_index=True)  # of equal ones the first: they are in order
-    pairs = torch.from_numpy(known)
-    weights = log_weight(torch.from_numpy(log_p[asked][first]), "grpo")
-    pay = future(args.discount)
-
-    @of_log
-    def cross_fitted(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
-        place = torch.searchsorted(pairs, prompts * dataset.n_items + completions)
-        paid: Tensor = pay(prompts=prompts, completions=completions, ahead=ahead)
-        return paid * weights[place.clamp(max=len(weights) - 1)]
-
-    return cross_fitted
+    place = np.arange(len(users)) - train.offsets[users]
+    keys = users * dataset.n_items + train.values
+    asked = np.flatnonzero(place > 0)
+    pairs, first = np.unique(keys[asked], return_index=True)  # of equal ones the first in order
+    first = asked[first]
+    known, fold = np.isin(keys, pairs), np.full(len(keys), -1)
+    fold[known] = ((users + place) % folds)[first][np.searchsorted(pairs, keys[known])]
+    return Dealt(fold, pairs, first)
 
 
 @torch.no_grad()
 def log_p_of_places(
-    model: Recommender, dataset: Dataset, *, mask_seen: bool, logits: Logits = "raw"
+    model: Recommender,
+    dataset: Dataset,
+    asked: npt.NDArray[np.bool_],
+    args: GRPOConfig | None = None,
+    mask_seen: MaskSeen = "all",
 ) -> npt.NDArray[np.float64]:
-    """Return float64[N], how likely a policy was to show each training item just before it came.
+    """Return float64[N], how likely a policy was to show training items just before they came.
 
     Args:
-        model: any recommender; its temperature is fitted on the validation items.
-        dataset: the split log; a history's first item has no state before it, and 0 here.
-        mask_seen: whether the policy masks what a user has taken; an item taken again counts.
-        logits: what the scores are made of, see `Policy`.
+        model: any recommender.
+        dataset: the split log.
+        asked: bool[N] which of them; the others are 0, and so is the first of a history.
+        args: temperature, masks and logits of the policy; an item that comes is never masked.
+        mask_seen: protocol of the validation.
     """
-    train = dataset.train
-    temperature = calibrate_temperature(model, dataset, mask_seen=mask_seen, logits=logits)
-    policy = Policy(temperature, logits)
+    args, train = args or GRPOConfig(), dataset.train
+    policy, masks = _policy(model, dataset, args, mask_seen), args.masks(mask_seen, model)
     places = StateBatches(
         train,
         n_items=dataset.n_items,
@@ -97,18 +150,33 @@ def log_p_of_places(
     own: list[Tensor] = []  # each process judges some of the places
     with judging(model):
         for batch in places.epoch(torch.Generator()):
-            log_p = _log_p(model, policy, _asked(batch, train, mask_seen=mask_seen), batch.targets)
-            own.append(torch.stack((torch.from_numpy(batch.positions).double(), log_p)))
+            some = _some(batch, asked[batch.positions])
+            queries = _masked(some, train) if masks else some.queries
+            log_p = _log_p(model, policy, queries, some.targets)
+            own.append(torch.stack((torch.from_numpy(some.positions).double(), log_p)))
     positions, values = parallel.gathered(torch.cat(own, dim=1).T).T.numpy()
     found = np.zeros(len(train.values))
     found[positions.astype(np.int64)] = values
     return found
 
 
-def _asked(batch: Batch, train: Ragged, *, mask_seen: bool) -> Queries:
+def _policy(model: Recommender, dataset: Dataset, args: GRPOConfig, protocol: MaskSeen) -> Policy:
+    if args.temperature != "auto":
+        return Policy(args.temperature, args.logits)
+    masks = args.masks(protocol, model)
+    fitted = calibrate_temperature(model, dataset, mask_seen=masks, logits=args.logits)
+    return Policy(fitted, args.logits)
+
+
+def _some(batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
+    """Return some states of a batch; they are read from the same rows."""
+    queries, which = batch.queries, torch.from_numpy(kept)
+    queries = replace(queries, rows=queries.rows[which], ends=queries.ends[which])
+    return Batch(queries, batch.positions[kept], batch.targets[which])
+
+
+def _masked(batch: Batch, train: Ragged) -> Queries:
     """Return a batch's states with what they may not be shown: all they have had but the next."""
-    if not mask_seen:
-        return batch.queries
     starts = train.offsets[batch.queries.state_users.numpy()]
     seen = seen_before(train.values, starts, batch.positions)
     other = seen.items != batch.targets[seen.states]
@@ -117,6 +185,8 @@ def _asked(batch: Batch, train: Ragged, *, mask_seen: bool) -> Queries:
 
 def _log_p(model: Recommender, policy: Policy, asked: Queries, targets: Tensor) -> Tensor:
     """Return float64[B], the log-probability of one item for each state."""
+    if not len(asked):
+        return torch.zeros(0, dtype=torch.float64)
     queries, targets = asked.to(model.device), targets.to(model.device)
     vectors = policy.embed(model, queries)
     parts = [
@@ -124,12 +194,6 @@ def _log_p(model: Recommender, policy: Policy, asked: Queries, targets: Tensor) 
         for block in policy.catalogue(vectors, queries.seen).blocks(vectors.users)
     ]
     return torch.cat(parts).double().cpu()
-
-
-def _dealt(train: Ragged, users: LongArray, folds: int) -> LongArray:
-    """Return int64[N], the fold of each training item; -1 for the first of a history."""
-    place = np.arange(len(users)) - train.offsets[users]
-    return np.where(place == 0, -1, (users + place) % folds)
 
 
 def _without(dataset: Dataset, held: np.ndarray) -> Dataset:
