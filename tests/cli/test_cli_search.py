@@ -1,5 +1,6 @@
 """`recoach search`: one base, trials that go on, an experiment to run at the end."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from dataclasses import replace
 import optuna
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
+from recoach.cli import trials
 from recoach.data.split import Ragged
 from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.training.grpo import GRPOTrainer
+from recoach.training.observers import Outcome
 
 VARY = (
     "--vary",
@@ -299,3 +303,18 @@ def test_a_search_killed_before_its_first_trial_tries_the_present_settings_once(
         assert search(tmp_path / "search", 2).code == 130
     assert search(tmp_path / "search", 2).code == 0
     assert record(tmp_path / "search")["trials"] == record(searched[0])["trials"][:2]
+
+
+def test_between_trials_the_screen_is_free_for_the_bases_of_a_reward(monkeypatch):
+    monkeypatch.setattr(trials, "console", Console(file=io.StringIO(), force_terminal=True))
+    shown = trials._Trials(2)
+    try:
+        for number in (1, 2):
+            shown.on_begin(3, 0)
+            assert shown._progress.live.is_started
+            trial = {"trial": number, "value": None, "pruned": "behind", "settings": {}}
+            shown.on_trial(trial, 0.1)
+            assert not shown._progress.live.is_started
+    finally:
+        shown.on_end(Outcome(3, 0.0, 0, 0.0, None))
+        shown.stop()
