@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from recoach.errors import ConfigError
 from recoach.experiments.config import resolve, toml_value
+from recoach.policy.reward_funcs import DISCOUNTED
 from recoach.training.config import GRPOConfig
 
 Space = dict[str, BaseDistribution]
@@ -72,7 +73,7 @@ def as_drawn(grpo: GRPOConfig, space: Space) -> dict[str, Any] | None:
 def _recipe(grpo: GRPOConfig) -> list[str]:
     """Return what varies where nobody says what, without settings that have no effect here."""
     vary = ["grpo.learning_rate=5e-4..5e-3", "grpo.ema_decay=0.9,0.99,0.999", "grpo.beta=0,0.1,0.3"]
-    if {"future", "rated", "cross_fitted"} & set(grpo.reward_funcs):
+    if DISCOUNTED & set(grpo.reward_funcs):
         vary += ["grpo.horizon=1,3,5,10,20", "grpo.discount=0.5..1"]
     if set(grpo.reward_funcs) - {"novelty"}:
         vary += ["grpo.reward_smoothing=auto,0,0.5"]

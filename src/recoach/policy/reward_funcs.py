@@ -14,7 +14,7 @@ mark is asked about all that is drawn, by the estimators that draw.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 
 RewardName = Literal["next", "future", "train_set", "rated", "cross_fitted", "novelty"]
+DISCOUNTED: Final = frozenset({"future", "rated", "cross_fitted"})
+"""Those that pay for the coming `horizon` items, with `discount`."""
 Scope = Literal["log", "items", "draws"]
 RewardFunc = Callable[..., Any]
 Function = TypeVar("Function", bound=RewardFunc)

@@ -5,12 +5,13 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recoach.data.batch import States
+from recoach.data.split import Dataset
 from recoach.evaluation.evaluator import MaskSeen, masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import TABLES, Recommender, Table
 from recoach.policy.objective import LossType, ScaleRewards
-from recoach.policy.policy import Logits
-from recoach.policy.reward_funcs import RewardName
+from recoach.policy.policy import Logits, calibrate_temperature
+from recoach.policy.reward_funcs import DISCOUNTED, RewardName
 from recoach.policy.rewards import Aggregation
 from recoach.training.loop import Schedule
 
@@ -231,7 +232,7 @@ class GRPOConfig(BaseModel):
             raise ValueError(
                 f"algorithm {self.algorithm!r} learns from what the log rewards, not 'novelty'"
             )
-        ahead = {"next", "future", "rated", "cross_fitted"}.intersection(self.reward_funcs)
+        ahead = {"next", *DISCOUNTED}.intersection(self.reward_funcs)
         if "train_set" in self.reward_funcs and ahead:
             raise ValueError(
                 f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them"
@@ -307,6 +308,22 @@ class GRPOConfig(BaseModel):
             model: `recbole` masks for some.
         """
         return masks_seen(protocol, model) if self.mask_seen == "auto" else self.mask_seen
+
+    def temperature_of(
+        self, model: Recommender, dataset: Dataset, protocol: MaskSeen, seed: int = 0
+    ) -> float:
+        """Return the temperature of a model's policy, fitted where it is `auto`.
+
+        Args:
+            model: its scores are what is divided.
+            dataset: gives the validation items to fit on.
+            protocol: of the validation.
+            seed: draws the users to fit on.
+        """
+        if self.temperature != "auto":
+            return self.temperature
+        masks = self.masks(protocol, model)
+        return calibrate_temperature(model, dataset, mask_seen=masks, seed=seed, logits=self.logits)
 
     def schedule(self) -> Schedule:
         """Return the part the loop needs."""

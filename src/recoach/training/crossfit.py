@@ -9,6 +9,7 @@ own, targets are weighed as GRPO weighs those that are news.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, judging
 from recoach.policy.objective import log_weight
-from recoach.policy.policy import Policy, calibrate_temperature
+from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
 from recoach.training.config import GRPOConfig
 
@@ -34,6 +35,17 @@ Fit = Callable[[Dataset, int], Recommender]
 _STATES_AT_ONCE = 2048
 _MOST = 64.0
 """Bound of a weight: what a group of 4,096 gives where all but one are hits."""
+
+
+class Dealt(NamedTuple):
+    """Which base judges what."""
+
+    fold: LongArray
+    """int64[N] of each training item; -1 is in none."""
+    pairs: LongArray
+    """int64[P] user * n_items + item, sorted, of all that may be asked about."""
+    first: LongArray
+    """int64[P] where in the training items a pair is judged."""
 
 
 class CrossFitted:
@@ -63,8 +75,11 @@ class CrossFitted:
         self._dataset, self._fit, self._mask_seen = dataset, fit, mask_seen
         self._args = args or GRPOConfig()
         self._pay = future(self._args.discount)
-        self._dealt = deal(dataset, self._args.folds)
         self._weights: Tensor | None = None
+
+    @cached_property
+    def _dealt(self) -> Dealt:
+        return deal(self._dataset, self._args.folds)
 
     def __call__(self, prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
         """Return what items pay.
@@ -95,17 +110,6 @@ class CrossFitted:
             weights = log_weight(torch.from_numpy(log_p[dealt.first]), "grpo")
             self._weights = weights.clamp(max=_MOST)
         return self._weights
-
-
-class Dealt(NamedTuple):
-    """Which base judges what."""
-
-    fold: LongArray
-    """int64[N] of each training item; -1 is in none."""
-    pairs: LongArray
-    """int64[P] user * n_items + item, sorted, of all that may be asked about."""
-    first: LongArray
-    """int64[P] where in the training items a pair is judged."""
 
 
 def deal(dataset: Dataset, folds: int) -> Dealt:
@@ -140,7 +144,8 @@ def log_p_of_places(
         mask_seen: protocol of the validation.
     """
     args, train = args or GRPOConfig(), dataset.train
-    policy, masks = _policy(model, dataset, args, mask_seen), args.masks(mask_seen, model)
+    masks = args.masks(mask_seen, model)
+    policy = Policy(args.temperature_of(model, dataset, mask_seen), args.logits)
     places = StateBatches(
         train,
         n_items=dataset.n_items,
@@ -158,14 +163,6 @@ def log_p_of_places(
     found = np.zeros(len(train.values))
     found[positions.astype(np.int64)] = values
     return found
-
-
-def _policy(model: Recommender, dataset: Dataset, args: GRPOConfig, protocol: MaskSeen) -> Policy:
-    if args.temperature != "auto":
-        return Policy(args.temperature, args.logits)
-    masks = args.masks(protocol, model)
-    fitted = calibrate_temperature(model, dataset, mask_seen=masks, logits=args.logits)
-    return Policy(fitted, args.logits)
 
 
 def _some(batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:

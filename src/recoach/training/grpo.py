@@ -30,7 +30,7 @@ from recoach.data.split import Dataset, without_last
 from recoach.errors import ConfigError
 from recoach.models.base import Embedded, Recommender, frozen_copy, known_keys
 from recoach.models.divided import divide, first_item, own_table, whole_square
-from recoach.policy.policy import Policy, calibrate_temperature
+from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import RewardFunc
 from recoach.training.algorithms import estimator_for
 from recoach.training.config import GRPOConfig
@@ -86,7 +86,9 @@ class GRPOTrainer:
             )
         if self.args.level == "final":
             model.settle()
-        temperature, exact = self._temperature(), self.args.compares_policies
+        protocol, seed = session.mask_seen, session.seed
+        temperature = self.args.temperature_of(model, train_dataset, protocol, seed)
+        exact = self.args.compares_policies
         if self.args.shard_items:
             divide(model)
         self.policy = Policy(
@@ -244,17 +246,6 @@ class GRPOTrainer:
             torch.manual_seed(mask)
             model.train(self.model.training)
         return batch.embed(self.policy, model)
-
-    def _temperature(self) -> float:
-        if self.args.temperature != "auto":
-            return self.args.temperature
-        return calibrate_temperature(
-            self.model,
-            self.dataset,
-            mask_seen=self._masks,
-            seed=self.session.seed,
-            logits=self.args.logits,
-        )
 
     def _check_group(self) -> None:
         args, n_items, train = self.args, self.dataset.n_items, self.dataset.train

@@ -12,7 +12,14 @@ from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.policy.candidates import Proposal, narrowed
-from recoach.policy.reward_funcs import RewardFunc, by_name, name_of, scope_of, train_set
+from recoach.policy.reward_funcs import (
+    DISCOUNTED,
+    RewardFunc,
+    by_name,
+    name_of,
+    scope_of,
+    train_set,
+)
 from recoach.policy.rewards import Rewarder, coming, taken, without_seen
 from recoach.policy.smoothing import Smoothing
 from recoach.training.config import HEARS_THE_LOG, GRPOConfig
@@ -50,7 +57,7 @@ class Tasks:
         self._of_past = train_set in asked
         for function in asked:
             _check_asked(function, args)
-        ahead = {"next_item", "future", "rated", "cross_fitted"}.intersection(map(name_of, asked))
+        ahead = {"next_item", *DISCOUNTED}.intersection(map(name_of, asked))
         if self._of_past and (ahead or args.mask_seen):
             raise ConfigError(
                 f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them."
