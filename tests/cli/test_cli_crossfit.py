@@ -61,6 +61,7 @@ def test_a_run_trains_a_base_for_each_fold_and_goes_on_where_it_was(
     said = recoach("run", toml, "--output", broken, "--resume", "--set", *CHANGES)
     assert said.code == 0, said.err
     assert "Training the base of fold 2 of 2 (from step 20)" in said.out
+    assert said.out.index("Training the base of fold 2") < said.out.index("Fine-tuning with GRPO")
     assert look.numbers(broken) == look.numbers(whole)
     assert look.weights(broken) == look.weights(whole)
 
