@@ -23,10 +23,10 @@ with atheris.instrument_imports(include=["recoach", "csv", "json", "tomllib"]):
 
     from recoach.data.ingest import read_interactions
     from recoach.data.statistics import describe
-    from recoach.data.synthetic import shop
     from recoach.errors import RecoachError
     from recoach.experiments.config import read_config
     from recoach.models.checkpoint import load_tensors, save_tensors
+    from recoach.simulation.shop import shop
 
 SUFFIXES = {
     "csv": ".csv",

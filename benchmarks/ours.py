@@ -29,11 +29,11 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.models.losses import cross_entropy
 from recoach.models.registry import build_model
 from recoach.models.softmax import Catalogue
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session, stream
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.loop import RunContext, stream
+from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 SEED = 2020
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -82,7 +82,7 @@ def steps_of(trainer: SupervisedTrainer | GRPOTrainer) -> Callable[[], object]:
 def sasrec_curve(folder: Path, out: Path, batch: int = 512, patience: int = 10) -> None:
     """Train SASRec to its early stopping; a line an evaluation, validation unmasked."""
 
-    class Lines(Observer):
+    class Lines(Callback):
         def on_row(self, row: dict[str, float]) -> None:
             names = ("epoch", "step", "seconds", "valid/ndcg@10")
             with out.open("a") as lines:
@@ -91,8 +91,8 @@ def sasrec_curve(folder: Path, out: Path, batch: int = 512, patience: int = 10) 
     data = log_of(folder)
     out.write_text("")
     config = PretrainConfig(batch_size=batch, patience=patience)
-    session = Session(seed=SEED, mask_seen="none", observer=Lines())
-    pretrain(build_model("sasrec", data, seed=SEED).to(DEVICE), data, config, session)
+    context = RunContext(seed=SEED, mask_seen="none", callback=Lines())
+    pretrain(build_model("sasrec", data, seed=SEED).to(DEVICE), data, config, context)
 
 
 def sasrec_epoch(folder: Path, out: Path, steps: int = 100, batch: int = 512) -> None:

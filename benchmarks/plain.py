@@ -10,8 +10,8 @@ from torch.nn import functional
 from recoach.data.split import Dataset
 from recoach.models.base import Recommender
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
 from recoach.training.loop import stream
+from recoach.training.trainer import GRPOTrainer
 
 LENGTH = 50
 

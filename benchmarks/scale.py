@@ -14,14 +14,14 @@ from recoach.data.ingest import read_interactions
 from recoach.data.split import Dataset, leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.config import resolve
-from recoach.experiments.published import TABLE1
-from recoach.experiments.suites import Source, table3
 from recoach.models.registry import build_from_config, build_model, model_entry
+from recoach.reproduction.paper_cells import Source, table3
+from recoach.reproduction.published import TABLE1
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.loop import RunContext
+from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 
 def random_log(users: int, items: int, length: int) -> Dataset:
@@ -74,7 +74,7 @@ def large(folder: Path, out: Path, items: int = 1_000_000, users: int = 200_000)
 def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) -> None:
     """Validation NDCG@10 of the same base after exact and after stratified fine-tuning."""
 
-    class Rows(Observer):
+    class Rows(Callback):
         def __init__(self) -> None:
             self.values: list[float] = []
 
@@ -83,7 +83,7 @@ def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) 
 
     data = log_of(folder)
     base = build_model("sasrec", data, seed=SEED).to(DEVICE)
-    pretrain(base, data, PretrainConfig(epochs=base_epochs), Session(seed=SEED))
+    pretrain(base, data, PretrainConfig(epochs=base_epochs), RunContext(seed=SEED))
     found: dict[str, object] = {"items": data.n_items}
     choices = [("exact", 1), *(("stratified", count) for count in (8192, 2048, 512))]
     for estimator, count in choices:
@@ -97,10 +97,10 @@ def stratified(folder: Path, out: Path, epochs: int = 4, base_epochs: int = 30) 
             learning_rate=1e-3,
             reward_smoothing=0,
         )
-        session = Session(seed=SEED, observer=rows)
+        context = RunContext(seed=SEED, callback=rows)
         model = copy.deepcopy(base)
         start = time.perf_counter()
-        GRPOTrainer(model, args=args, train_dataset=data, session=session).train()
+        GRPOTrainer(model, args=args, train_dataset=data, context=context).train()
         name = estimator if estimator == "exact" else f"{estimator} {count}"
         found[name] = {
             "ndcg@10 from the base on": rows.values,

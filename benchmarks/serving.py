@@ -20,7 +20,7 @@ from recoach.data.interactions import Interactions
 from recoach.data.prepared import save_dataset
 from recoach.data.split import leave_last_out
 from recoach.experiments.config import read_config
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import save_description, save_tensors
 from recoach.models.registry import build_model
 

@@ -32,8 +32,8 @@ import torch
 from recoach.cli import reproduce, runs, search  # noqa: F401
 from recoach.cli.main import main as recoach
 from recoach.errors import RecoachError
-from recoach.experiments import gains
 from recoach.models.checkpoint import load_tensors
+from recoach.reproduction import gains_cells
 from recoach.training import loop
 
 torch.set_num_threads(1)
@@ -315,9 +315,9 @@ def _settings() -> Iterator[str]:
 
 def _shorten_suites() -> None:
     """Have the cells of a suite end in a second; they stay two that share a base."""
-    plain: Callable[..., list[gains.Cell]] = gains.GAINS["ablation"]
+    plain: Callable[..., list[gains_cells.Cell]] = gains_cells.GAINS["ablation"]
 
-    def short(*given: Any) -> list[gains.Cell]:  # noqa: ANN401 - as the plain one
+    def short(*given: Any) -> list[gains_cells.Cell]:  # noqa: ANN401 - as the plain one
         small = {"dim": 8, "layers": 1, "heads": 1, "max_length": 8}
         return [
             cell._replace(
@@ -331,7 +331,7 @@ def _shorten_suites() -> None:
             for cell in plain(*given)
         ]
 
-    gains.GAINS["ablation"] = short
+    gains_cells.GAINS["ablation"] = short
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import numpy as np
 from ours import SEED, median_seconds, steps_of
 from scale import random_log
 
-from recoach import parallel
+from recoach import distributed
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.divided import unite
 from recoach.models.registry import build_model
+from recoach.models.sharded_embedding import gather_embedding
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.pretrain import PretrainConfig, SupervisedTrainer
+from recoach.training.supervised import PretrainConfig, SupervisedTrainer
+from recoach.training.trainer import GRPOTrainer
 
 _USERS = 8192
 
@@ -30,11 +30,13 @@ def measure(items: int) -> dict[str, float]:
     data = random_log(20_000, items, 12)
     model = build_model("sasrec", data, seed=SEED, dropout=0.0)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512), data)
-    found = {"processes": float(parallel.size())}
+    found = {"processes": float(distributed.data_world_size())}
     found["supervised_step_s"] = median_seconds(steps_of(trainer), 20)
     parameters = list(model.parameters())
     found["gradient_bytes"] = 4.0 * sum(p.numel() for p in parameters)
-    found["sum_gradients_s"] = median_seconds(lambda: parallel.add_gradients(parameters), 20)
+    found["sum_gradients_s"] = median_seconds(
+        lambda: distributed.all_reduce_gradients(parameters), 20
+    )
     tuner = GRPOTrainer(
         model,
         args=GRPOConfig(temperature=1.0, batch_size=512, reward_smoothing=0),
@@ -50,15 +52,15 @@ def measure(items: int) -> dict[str, float]:
 def measure_parts(items: int) -> dict[str, float]:
     """Return the figures of this number of processes that divide the catalogue."""
     data = random_log(max(20_000, items // 12), items, 12)
-    found = {"processes": float(parallel.processes()), "items": float(data.n_items)}
+    found = {"processes": float(distributed.world_size()), "items": float(data.n_items)}
     found["before_mb"] = _peak_mb()
     model = build_model("sasrec", data, seed=SEED, dropout=0.0)
-    with parallel.same_rows():
+    with distributed.replicated_batches():
         trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512, shard_items=True), data)
         found["supervised_step_s"] = median_seconds(steps_of(trainer), 5)
         found["peak_mb"] = _peak_mb()
         del trainer
-        unite(model)
+        gather_embedding(model)
         args = GRPOConfig(temperature=1.0, batch_size=512, shard_items=True, reward_smoothing=0)
         tuner = GRPOTrainer(model, args=args, train_dataset=data)
         found["grpo_step_s"] = median_seconds(steps_of(tuner), 5)
@@ -70,8 +72,8 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    with parallel.joined():
+    with distributed.process_group():
         chosen = measure_parts if "parts" in sys.argv else measure
         figures = chosen(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
-        if parallel.first():
+        if distributed.is_main_process():
             print({name: round(value, 4) for name, value in figures.items()})

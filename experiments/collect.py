@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import tomli_w
 
-from recoach.experiments.gains import GAINS
-from recoach.experiments.joining import join
-from recoach.experiments.suites import SUITES, Source
-from recoach.report.gains import label, overview
-from recoach.report.grids import markdown
-from recoach.report.paper import write_suite
+from recoach.report.table_formats import markdown
+from recoach.reproduction.aggregate import join
+from recoach.reproduction.gains_cells import GAINS
+from recoach.reproduction.gains_tables import label, overview
+from recoach.reproduction.paper_cells import SUITES, Source
+from recoach.reproduction.paper_tables import write_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: written by `make results` -->\n", "<!-- end of results -->"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recoach.data.synthetic import shop
+from recoach.simulation.shop import shop
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -9,10 +9,10 @@ import pytest
 import recoach
 from pages import PAGES, ROOT, blocks, codes, commands, tables
 from recoach.cli.main import app
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import Logger
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.observers import Observer
 
 DOCS = ROOT / "docs"
 NAV = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
@@ -90,7 +90,7 @@ SETTINGS = [
 ]
 
 
-class Keep(Observer):
+class Keep(Callback):
     def __init__(self):
         self.names = set()
 

@@ -3,9 +3,9 @@
 import pytest
 
 import recoach
-from recoach.data.synthetic import shop
-from recoach.experiments.folder import RunFolder
-from recoach.serving.shelf import Shelf
+from recoach.experiments.run_folder import RunFolder
+from recoach.serving.snapshot import ModelSnapshot
+from recoach.simulation.shop import shop
 
 SHOP = shop(n_users=60, n_items=40, seed=1)
 DATASET = recoach.leave_last_out(SHOP.interactions, name="shop")
@@ -22,10 +22,13 @@ SHOWN = {
         "GRPOTrainer(SASRec on Dataset(shop: ",
     ),
     "evaluation": (recoach.evaluate(MODEL, DATASET), "Evaluation(60 users, test: mrr@1="),
-    "session": (recoach.Session(seed=4), "Session(seed=4, "),
+    "context": (recoach.RunContext(seed=4), "RunContext(seed=4, "),
     "pretraining": (recoach.PretrainConfig(epochs=3), "PretrainConfig(epochs=3, "),
     "grpo": (recoach.GRPOConfig(), "GRPOConfig(algorithm='grpo', "),
-    "shelf": (Shelf(DATASET, {"base": MODEL}, ["x"] * 40, "v1"), "Shelf(base on Dataset(shop: "),
+    "shelf": (
+        ModelSnapshot(DATASET, {"base": MODEL}, ["x"] * 40, "v1"),
+        "ModelSnapshot(base on Dataset(shop: ",
+    ),
     "run": (RunFolder("runs/mine"), "RunFolder('runs/mine')"),
 }
 

@@ -1,5 +1,6 @@
 """Reinforcement fine-tuning for recommenders."""
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -8,17 +9,17 @@ if TYPE_CHECKING:
     from recoach.data.ingest import read_benchmark, read_interactions
     from recoach.data.prepared import load_dataset, prepare
     from recoach.data.split import Dataset, leave_last_out
-    from recoach.data.synthetic import shop
     from recoach.errors import RecoachError
     from recoach.evaluation.evaluator import evaluate
     from recoach.evaluation.significance import paired_bootstrap
     from recoach.models.registry import build_model
     from recoach.models.wrapped import wrap
     from recoach.serving.recommend import recommend
+    from recoach.simulation.shop import shop
     from recoach.training.config import GRPOConfig
-    from recoach.training.grpo import GRPOTrainer
-    from recoach.training.loop import Session
-    from recoach.training.pretrain import PretrainConfig, pretrain
+    from recoach.training.loop import RunContext
+    from recoach.training.supervised import PretrainConfig, pretrain
+    from recoach.training.trainer import GRPOTrainer
 
 __all__ = [
     "Dataset",
@@ -26,7 +27,7 @@ __all__ = [
     "GRPOTrainer",
     "PretrainConfig",
     "RecoachError",
-    "Session",
+    "RunContext",
     "build_model",
     "deduplicate",
     "evaluate",
@@ -46,10 +47,10 @@ __all__ = [
 _HOMES = {
     "Dataset": "recoach.data.split",
     "GRPOConfig": "recoach.training.config",
-    "GRPOTrainer": "recoach.training.grpo",
-    "PretrainConfig": "recoach.training.pretrain",
+    "GRPOTrainer": "recoach.training.trainer",
+    "PretrainConfig": "recoach.training.supervised",
     "RecoachError": "recoach.errors",
-    "Session": "recoach.training.loop",
+    "RunContext": "recoach.training.loop",
     "build_model": "recoach.models.registry",
     "deduplicate": "recoach.data.filters",
     "evaluate": "recoach.evaluation.evaluator",
@@ -58,17 +59,28 @@ _HOMES = {
     "load_dataset": "recoach.data.prepared",
     "paired_bootstrap": "recoach.evaluation.significance",
     "prepare": "recoach.data.prepared",
-    "pretrain": "recoach.training.pretrain",
+    "pretrain": "recoach.training.supervised",
     "read_benchmark": "recoach.data.ingest",
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",
-    "shop": "recoach.data.synthetic",
+    "shop": "recoach.simulation.shop",
     "wrap": "recoach.models.wrapped",
 }
 
 
+_RENAMED = {"Session": "RunContext"}
+"""Public names of earlier versions and what they are called now."""
+
+
 def __getattr__(name: str) -> object:
     """Import a public name where it is first used: `recoach --help` needs no torch."""
+    if name in _RENAMED:
+        warnings.warn(
+            f"recoach.{name} is now called recoach.{_RENAMED[name]}; the old name will be removed.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'recoach' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -21,9 +21,9 @@ def trained(monkeypatch):
     """Return {stage: number of training items}, in the order in which they were trained."""
     found, plain = {}, stages.pretrain
 
-    def watched(model, dataset, config, session, **options):
-        found[session.folder.name] = len(dataset.train.values)
-        return plain(model, dataset, config, session, **options)
+    def watched(model, dataset, config, context, **options):
+        found[context.folder.name] = len(dataset.train.values)
+        return plain(model, dataset, config, context, **options)
 
     monkeypatch.setattr(stages, "pretrain", watched)
     return found

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recoach.cli import serve
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 
 
 def tables(folder):

@@ -15,12 +15,12 @@ import time
 import polars as pl
 import pytest
 
-from recoach.data.synthetic import block_graph
-from recoach.experiments import suites
-from recoach.experiments.published import METRICS, TABLE1, TABLE3, TABLE4
-from recoach.experiments.sources import find_sources, missing_categories
 from recoach.report.tables import number
-from recoach.training.grpo import GRPOTrainer
+from recoach.reproduction import paper_cells
+from recoach.reproduction.datasets import find_sources, missing_categories
+from recoach.reproduction.published import METRICS, TABLE1, TABLE3, TABLE4
+from recoach.simulation.shop import block_graph
+from recoach.training.trainer import GRPOTrainer
 
 PRETRAIN = {"max_steps": 3, "batch_size": 128}
 BUDGET = {"max_steps": 2, "eval_steps": 1, "num_generations": 16, "batch_size": 64}
@@ -43,9 +43,9 @@ def write_log(path):
 def small_budget():
     """Shrink the cells."""
     patch = pytest.MonkeyPatch()
-    for model in suites.BACKBONES:
-        patch.setitem(suites._PRETRAIN["quick"], model, PRETRAIN)
-    patch.setitem(suites._BUDGET, "quick", BUDGET)
+    for model in paper_cells.BACKBONES:
+        patch.setitem(paper_cells._PRETRAIN["quick"], model, PRETRAIN)
+    patch.setitem(paper_cells._BUDGET, "quick", BUDGET)
     yield
     patch.undo()
 
@@ -198,7 +198,7 @@ def start(*arguments):
     """Start a process of its own with the small budget."""
     code = f"""
 from recoach.cli.main import main
-from recoach.experiments import suites
+from recoach.reproduction import paper_cells
 suites._PRETRAIN["quick"] = dict.fromkeys(suites.BACKBONES, {PRETRAIN})
 suites._BUDGET["quick"] = {BUDGET}
 main()

@@ -13,8 +13,8 @@ import pytest
 
 from recoach.cli import runs
 from recoach.data.prepared import load_dataset
+from recoach.evaluation.beyond_accuracy import list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
-from recoach.evaluation.lists import list_metrics
 from recoach.models import checkpoint
 from recoach.models.checkpoint import load_model
 
@@ -143,7 +143,7 @@ def test_the_console_script_runs_by_itself(toml, tmp_path):
 
 
 def stop_at(patch, stage, step, act):
-    """Have the observer of a stage act at a step."""
+    """Have the callback of a stage act at a step."""
 
     class Stopping(runs.Shown):
         def __init__(self, here):
@@ -307,9 +307,9 @@ def test_what_is_held_out_of_the_base_is_for_grpo_and_the_control(recoach, toml,
 
     trained, plain = {}, stages.pretrain
 
-    def watched(model, dataset, config, session, **options):
-        trained[session.folder.name] = (config.hold_out, int(model.known.numel()))
-        return plain(model, dataset, config, session, **options)
+    def watched(model, dataset, config, context, **options):
+        trained[context.folder.name] = (config.hold_out, int(model.known.numel()))
+        return plain(model, dataset, config, context, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "pretrain", watched)

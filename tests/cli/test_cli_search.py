@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from recoach.cli import trials
-from recoach.data.split import Ragged
+from recoach.data.split import RaggedArray
 from recoach.experiments import stages
 from recoach.experiments.config import read_config
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.observers import Outcome
+from recoach.training.callbacks import TrainResult
+from recoach.training.trainer import GRPOTrainer
 
 VARY = (
     "--vary",
@@ -153,7 +153,7 @@ def test_an_interrupted_search_goes_on_and_ends_where_the_whole_one_does(
 def test_the_test_items_change_nothing(search, searched, tmp_path, monkeypatch):
     def shuffled(*arguments, **options):
         dataset = plain(*arguments, **options)
-        test = Ragged(39 - dataset.test.values, dataset.test.offsets)
+        test = RaggedArray(39 - dataset.test.values, dataset.test.offsets)
         return replace(dataset, test=test)
 
     plain = stages.run_dataset
@@ -316,5 +316,5 @@ def test_between_trials_the_screen_is_free_for_the_bases_of_a_reward(monkeypatch
             shown.on_trial(trial, 0.1)
             assert not shown._progress.live.is_started
     finally:
-        shown.on_end(Outcome(3, 0.0, 0, 0.0, None))
+        shown.on_end(TrainResult(3, 0.0, 0, 0.0, None))
         shown.stop()

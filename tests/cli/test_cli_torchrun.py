@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import load_tensors
 
 SETTINGS = ["seed=5", "model.dim=16", "model.inner_dim=32", "pretrain.eval_steps=10"]

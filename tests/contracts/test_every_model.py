@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.batch import EdgeBatches, StateBatches, histories, user_queries
+from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import block_graph, checkerboard, cycle
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.base import TABLES, TrainingBatch
+from recoach.models.base import GROUP_NAMES, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import MODELS, build_model
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.simulation.shop import block_graph, checkerboard, cycle
+from recoach.training.supervised import PretrainConfig, pretrain
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
 VARIANTS = {
@@ -120,7 +120,7 @@ def test_tables_name_every_parameter_once(variant):
     model = build(variant)
     listed = [id(p) for table in model.tables().values() for p in table]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
-    assert set(model.tables()) <= set(TABLES)
+    assert set(model.tables()) <= set(GROUP_NAMES)
 
 
 @EVERY

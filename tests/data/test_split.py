@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recoach.data.interactions import Interactions, number
-from recoach.data.split import Ragged, from_parts, leave_last_out
+from recoach.data.split import RaggedArray, from_parts, leave_last_out
 from recoach.errors import DataError
 
 
@@ -125,7 +125,7 @@ def test_the_fingerprint_is_the_same_on_every_machine():
 
 
 def test_ragged_rows_end_where_the_next_begins():
-    ragged = Ragged(np.array([0, 2, 2, 3]), np.array([4, 5, 6], dtype=np.int32))
+    ragged = RaggedArray(np.array([0, 2, 2, 3]), np.array([4, 5, 6], dtype=np.int32))
     assert [ragged.row(index).tolist() for index in range(len(ragged))] == [[4, 5], [], [6]]
     with pytest.raises(IndexError):
         ragged.row(3)

@@ -5,15 +5,15 @@ import polars as pl
 import pytest
 import torch
 
-from recoach.data.batch import histories
-from recoach.data.split import Ragged, assemble, leave_last_out
-from recoach.data.synthetic import popularity_world
+from recoach.data.batches import histories
+from recoach.data.split import RaggedArray, assemble, leave_last_out
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
-from recoach.models.base import Embedded, Recommender
-from recoach.models.popularity import PopularityConfig
+from recoach.models.base import Embeddings, Recommender
+from recoach.models.neighbours.popularity import PopularityConfig
 from recoach.models.registry import build_model
+from recoach.simulation.shop import popularity_world
 
 
 class Table(Recommender):
@@ -29,7 +29,7 @@ class Table(Recommender):
         return self.reads
 
     def embed(self, queries):
-        return Embedded(self.scores[queries.state_users], torch.eye(self.n_items))
+        return Embeddings(self.scores[queries.state_users], torch.eye(self.n_items))
 
     def tables(self):
         return {}
@@ -37,7 +37,7 @@ class Table(Recommender):
 
 def ragged(rows):
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Ragged(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
+    return RaggedArray(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
 
 
 def dataset_of(train, valid, test, n_items):

@@ -12,7 +12,7 @@ from recoach.errors import ConfigError
 from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
 from recoach.models.registry import MODELS
 from recoach.training.config import GRPOConfig
-from recoach.training.pretrain import PretrainConfig
+from recoach.training.supervised import PretrainConfig
 
 
 def read(tmp_path, text, *changes):

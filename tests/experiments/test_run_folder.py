@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.experiments.data import run_dataset
-from recoach.experiments.folder import RunFolder, write_frame
+from recoach.experiments.run_folder import RunFolder, write_frame
 from recoach.experiments.stages import Run, wanted
 from recoach.models.registry import build_model
-from recoach.training.observers import Observer, Outcome
+from recoach.simulation.shop import cycle
+from recoach.training.callbacks import Callback, TrainResult
 
 DATA = leave_last_out(cycle(16, 12, length=7))
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "rank": [1, 2], "score": [0.5, None]})
@@ -188,9 +188,9 @@ def test_a_split_made_by_others_is_taken_as_it_is(tmp_path):
 def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypatch):
     asked = {}
 
-    def record(model, dataset, config, session, **settings):
+    def record(model, dataset, config, context, **settings):
         asked.update(config.model_dump(), **settings)
-        return Outcome(1, 0.0, 0, 0.0, None)
+        return TrainResult(1, 0.0, 0, 0.0, None)
 
     monkeypatch.setattr(stages, "pretrain", record)
     monkeypatch.setattr(Run, "copy_of_base", lambda self: build_model("lightgcn", self.dataset))
@@ -198,7 +198,7 @@ def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypa
     for interpolate in ("true", "false"):
         config = read_config(None, [*changes, f"grpo.interpolate={interpolate}"])
         dataset = run_dataset(config.data, tmp_path / "dataset")
-        run = Run(config, RunFolder(tmp_path / "run"), dataset, lambda stage: Observer())
+        run = Run(config, RunFolder(tmp_path / "run"), dataset, lambda stage: Callback())
         run.control(40, 8)
         assert asked["interpolate"] is (interpolate == "true")
         wanted = {"ema_decay": 0.75, "learning_rate": 0.02, "batch_size": 7, "max_steps": 40}
@@ -213,7 +213,7 @@ def test_data_deleted_from_a_run_is_made_again_and_refused_where_the_log_has_cha
     config = read_config(None, [f'data.path="{log}"'])
 
     def opened():
-        return stages.open_run(config, path, resume=True, watch=lambda stage: Observer())
+        return stages.open_run(config, path, resume=True, watch=lambda stage: Callback())
 
     first = opened().dataset.fingerprint
     assert RunFolder(path).read_json("env.json")["dataset"] == first

@@ -2,7 +2,7 @@
 
 from recoach.experiments.stages import control_config
 from recoach.training.config import GRPOConfig
-from recoach.training.pretrain import PretrainConfig
+from recoach.training.supervised import PretrainConfig
 
 
 def test_the_control_takes_steps_as_many_as_large_and_at_the_rate_of_grpo():

@@ -7,15 +7,15 @@ import pytest
 from recoach.errors import ConfigError
 from recoach.experiments import trackers as module
 from recoach.experiments.config import read_config
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.trackers import check_trackers, trackers
-from recoach.training.observers import Outcome
+from recoach.training.callbacks import TrainResult
 
 ROWS = [
     {"step": 0, "epoch": 0, "seconds": 0.5, "valid/ndcg@10": 0.1},
     {"step": 7, "epoch": 1, "seconds": 1.5, "loss": 2.0, "valid/ndcg@10": 0.2},
 ]
-END = Outcome(7, 1.5, 7, 0.2, 0.1)
+END = TrainResult(7, 1.5, 7, 0.2, 0.1)
 CONFIG = read_config(None, ["grpo.beta=0.25"])
 
 

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.batch import EdgeBatches, StateBatches, histories, user_queries
+from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import block_graph
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import TrainingBatch
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
 from recoach.models.softmax import Catalogue, softmax_loss
+from recoach.simulation.shop import block_graph
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session, stream
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.loop import RunContext, stream
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -182,7 +182,7 @@ def test_each_step_draws_anew():
     assert torch.allclose(grads[0], grads[2], rtol=1e-4, atol=1e-7)
 
 
-class Interrupts(Observer):
+class Interrupts(Callback):
     """Stops the first training at its third evaluation."""
 
     def __init__(self, after):
@@ -201,11 +201,11 @@ def test_training_goes_on_where_it_stopped_and_is_read_on_the_cpu(name, tmp_path
     for run, stops in (("whole", [0]), ("part", [3, 0])):
         for after in stops:
             model = build_model(name, DATASET, **MODELS[name], seed=2).to("cuda")
-            session = Session(
-                seed=1, folder=tmp_path / run, resume=True, observer=Interrupts(after)
+            context = RunContext(
+                seed=1, folder=tmp_path / run, resume=True, callback=Interrupts(after)
             )
             with contextlib.suppress(KeyboardInterrupt):
-                pretrain(model, DATASET, args, session)
+                pretrain(model, DATASET, args, context)
         ends[run] = load_tensors(tmp_path / run / "last.safetensors")
     assert ends["whole"].state["step"] == ends["part"].state["step"]
     for key, tensor in ends["whole"].tensors.items():

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.errors import ConfigError, ModelError, RunError
 from recoach.models.checkpoint import (
     load_model,
@@ -17,6 +16,7 @@ from recoach.models.checkpoint import (
     write_atomically,
 )
 from recoach.models.registry import MODELS, build_model, model_entry, model_name
+from recoach.simulation.shop import cycle
 
 DATASET = leave_last_out(cycle(16, 12, length=7))
 SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}

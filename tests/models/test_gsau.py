@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batch import EdgeBatches, StateBatches, histories, user_queries
+from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.models.base import TrainingBatch
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
 from recoach.models.registry import build_model
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.simulation.shop import cycle
+from recoach.training.supervised import PretrainConfig, pretrain
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(16, N_ITEMS, length=7))

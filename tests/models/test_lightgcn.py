@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batch import EdgeBatches, Queries, Seen
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import block_graph, cycle
+from recoach.data.batches import EdgeBatches, Queries, Seen
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.base import TrainingBatch, draw_negatives
-from recoach.models.graph import Graph, fold_in
-from recoach.models.lightgcn import LightGCN, LightGCNConfig
+from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
+from recoach.models.graph.propagation import Graph, fold_in
 from recoach.models.registry import build_model
-from recoach.training.pretrain import PretrainConfig, SupervisedTrainer
+from recoach.simulation.shop import block_graph, cycle
+from recoach.training.supervised import PretrainConfig, SupervisedTrainer
 
 # Five users and six items; user 3 and item 5 have no edge, user 0 took item 1 twice.
 ROWS = [[0, 1, 1], [1, 2, 3], [4], [], [0, 4]]
@@ -23,7 +23,7 @@ EDGES = {(user, item) for user, row in enumerate(ROWS) for item in row}
 
 def ragged(rows):
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Ragged(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
+    return RaggedArray(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
 
 
 def dense():

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batch import Queries, StateBatches
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import cycle
-from recoach.models.base import TrainingBatch, draw_negatives, known_keys
+from recoach.data.batches import Queries, StateBatches
+from recoach.data.split import RaggedArray, leave_last_out
+from recoach.models.base import TrainingBatch, draw_negatives, interaction_keys
 from recoach.models.registry import build_model
-from recoach.models.sasrec import SASRec, SASRecConfig
-from recoach.models.transformer import EncoderConfig, SequenceEncoder, _Dropout
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.models.sequence.sasrec import SASRec, SASRecConfig
+from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder, _Dropout
+from recoach.simulation.shop import cycle
+from recoach.training.supervised import PretrainConfig, pretrain
 
 N_ITEMS = 12
 ARCHITECTURES = ["recbole", "original"]
@@ -105,7 +105,7 @@ def _watched(forward, widths):
 
 
 def test_the_published_size_has_the_published_number_of_parameters():
-    train = Ragged(np.array([0, 1]), np.array([0], dtype=np.int32))
+    train = RaggedArray(np.array([0, 1]), np.array([0], dtype=np.int32))
     model = SASRec(SASRecConfig(), train, 12_101)
     assert sum(parameter.numel() for parameter in model.parameters()) == 877_824
 
@@ -231,7 +231,7 @@ def test_sampled_losses_compare_the_target_with_items_never_taken(loss):
 
 
 def test_negatives_are_never_taken_and_cover_all_that_is_left():
-    known, users = known_keys(DATASET.train, N_ITEMS), torch.arange(16)
+    known, users = interaction_keys(DATASET.train, N_ITEMS), torch.arange(16)
     drawn = draw_negatives(known, users, N_ITEMS, 200, torch.Generator().manual_seed(0))
     for user, row in enumerate(drawn.tolist()):
         assert set(row) == set(range(N_ITEMS)) - set(DATASET.train.row(user).tolist())

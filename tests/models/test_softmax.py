@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batch import Seen
+from recoach.data.batches import Seen
 from recoach.models import softmax
 from recoach.models.softmax import Catalogue, product_dtype, softmax_loss
 

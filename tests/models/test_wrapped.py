@@ -6,12 +6,12 @@ from torch import nn
 
 from recoach import recommend, wrap
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
+from recoach.simulation.shop import cycle
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
+from recoach.training.loop import RunContext
+from recoach.training.trainer import GRPOTrainer
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))
@@ -100,9 +100,9 @@ def test_vectors_of_other_shapes_are_refused(changes):
 
 def test_a_wrapped_module_is_not_kept_in_a_folder(tmp_path):
     args = GRPOConfig(max_steps=1)
-    session = Session(folder=tmp_path / "run")
+    context = RunContext(folder=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"save your module's own state_dict\(\)"):
-        GRPOTrainer(wrapped(), args=args, train_dataset=DATASET, session=session).train()
+        GRPOTrainer(wrapped(), args=args, train_dataset=DATASET, context=context).train()
     assert not (tmp_path / "run").exists()
 
 

@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.batch import Queries, Seen
-from recoach.data.split import Ragged
-from recoach.policy.candidates import Candidates, Proposal, narrowed
+from recoach.data.batches import Queries, Seen
+from recoach.data.split import RaggedArray
+from recoach.policy.candidates import Candidates, Proposal, restrict_to_candidates
 from recoach.policy.rewards import Rewards
 
 N_ITEMS = 40
-TRAIN = Ragged(np.array([0, 3, 7], dtype=np.int64), np.array([1, 1, 5, 1, 9, 9, 2], dtype=np.int32))
+TRAIN = RaggedArray(
+    np.array([0, 3, 7], dtype=np.int64), np.array([1, 1, 5, 1, 9, 9, 2], dtype=np.int32)
+)
 REWARDED = torch.tensor([7, 3, 7, 30])
 
 
@@ -57,7 +59,7 @@ def test_narrowed_tasks_mean_the_same_items():
     none = torch.zeros(3, dtype=torch.int64)
     queries = Queries(states, torch.empty(3, 0, dtype=torch.int64), none, states, none, seen)
     rewards = Rewards(torch.tensor([0, 2]), torch.tensor([9, 2]), torch.tensor([1.0, 0.5]))
-    there, worth = narrowed(queries, rewards, chosen)
+    there, worth = restrict_to_candidates(queries, rewards, chosen)
     assert there.seen.states.tolist() == [0, 1]
     assert chosen.items[there.seen.items].tolist() == [5, 20]
     assert chosen.items[worth.items].tolist() == [9, 2]

@@ -3,19 +3,19 @@ import math
 import pytest
 import torch
 
-from recoach.data.batch import Seen
+from recoach.data.batches import Seen
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import popularity_world
-from recoach.models.base import Embedded
+from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy import policy
 from recoach.policy.policy import Policy, calibrate_temperature
+from recoach.simulation.shop import popularity_world
 
 
 def test_a_policy_divides_scores_by_its_temperature_and_hides_what_was_seen():
     users, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, -1.0]])
     seen = Seen(torch.tensor([1]), torch.tensor([0]))
-    (block,) = Policy(0.5).catalogue(Embedded(users, items), seen).blocks(users)
+    (block,) = Policy(0.5).catalogue(Embeddings(users, items), seen).blocks(users)
     assert torch.allclose(block.p, torch.tensor([[-4.0, 0.0], [-torch.inf, 0.0]]).softmax(dim=1))
 
 

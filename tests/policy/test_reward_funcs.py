@@ -13,17 +13,17 @@ from recoach.policy.reward_funcs import (
     calibration,
     diversity,
     future,
+    item_reward,
+    log_reward,
     next_item,
     novelty,
-    of_items,
-    of_log,
     rated,
 )
-from recoach.policy.rewards import Logged, Rewarder, pays
+from recoach.policy.rewards import CombinedReward, LoggedItems, call_reward
 
 AHEAD = torch.tensor([1, 2, 0, 4])
 RATING = torch.tensor([5.0, 1.0, torch.nan, torch.nan])
-LOGGED = Logged(torch.tensor([0, 0, 0, 1]), torch.tensor([3, 5, 6, 1]), AHEAD, RATING)
+LOGGED = LoggedItems(torch.tensor([0, 0, 0, 1]), torch.tensor([3, 5, 6, 1]), AHEAD, RATING)
 USERS = torch.tensor([7, 9])
 
 
@@ -102,7 +102,7 @@ def test_a_list_like_the_history_is_the_best_calibrated():
 
 
 def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():
-    found = Rewarder([next_item, future(0.5)], [2.0, 1.0]).of_log(LOGGED, USERS)
+    found = CombinedReward([next_item, future(0.5)], [2.0, 1.0]).of_log(LOGGED, USERS)
     assert found.items.tolist() == [3, 5, 1]
     assert found.values.tolist() == pytest.approx([3.0, 0.5, 0.125])
     assert found.parts.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.5, 0.125]]
@@ -110,15 +110,15 @@ def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():
 
 def test_normalised_first_a_reward_s_unit_does_not_matter():
     def scaled(factor):
-        @of_log
+        @log_reward
         def pay(prompts, completions, ahead, **_):
             return factor * (ahead > 0)
 
-        @of_items
+        @item_reward
         def price(prompts, completions, **_):
             return factor * completions.float() + factor
 
-        return Rewarder([pay, price, future(0.5)], [1, 3, 1], "normalize_then_sum", n_items=9)
+        return CombinedReward([pay, price, future(0.5)], [1, 3, 1], "normalize_then_sum", n_items=9)
 
     small, large = scaled(0.1), scaled(1000.0)
     values = [rewarder.of_log(LOGGED, USERS).values for rewarder in (small, large)]
@@ -131,12 +131,12 @@ def test_normalised_first_a_reward_s_unit_does_not_matter():
 def test_a_function_is_given_the_user_and_the_columns_and_may_pay_none():
     asked = {}
 
-    @of_log
+    @log_reward
     def own(prompts, completions, **columns):
         asked.update(columns, prompts=prompts)
         return [None, 2.0, float("nan"), 1]
 
-    found = Rewarder([own]).of_log(LOGGED, USERS)
+    found = CombinedReward([own]).of_log(LOGGED, USERS)
     assert found.items.tolist() == [5, 1]
     assert found.values.tolist() == [2.0, 1.0]
     assert asked["prompts"].tolist() == [7, 7, 7, 9]
@@ -149,12 +149,12 @@ def test_a_function_that_answers_too_little_is_named():
         return [1.0]
 
     with pytest.raises(ConfigError, match=r"short was asked .* \(3,\) and returned shape \(1,\)"):
-        pays(short, {"prompts": USERS, "completions": torch.arange(3)})
+        call_reward(short, {"prompts": USERS, "completions": torch.arange(3)})
 
 
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="2 numbers for 1 reward functions"):
-        Rewarder([next_item], [1.0, 2.0])
+        CombinedReward([next_item], [1.0, 2.0])
 
 
 def test_ready_made_rewards_need_their_data_and_their_names():

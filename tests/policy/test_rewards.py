@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recoach.data.batch import Seen, StateBatches
-from recoach.data.split import Ragged, assemble
+from recoach.data.batches import Seen, StateBatches
+from recoach.data.split import RaggedArray, assemble
 from recoach.policy.reward_funcs import future, next_item, train_set
-from recoach.policy.rewards import Rewarder, Rewards, coming, taken, without_seen
+from recoach.policy.rewards import CombinedReward, Rewards, drop_seen, future_items, past_items
 
 ROWS = st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=5).filter(
     lambda rows: any(len(row) > 1 for row in rows)
@@ -20,7 +20,7 @@ ROWS = st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=5)
 
 def ragged(rows):
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Ragged(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
+    return RaggedArray(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
 
 
 def dataset(rows, ratings=None):
@@ -36,7 +36,7 @@ def dataset(rows, ratings=None):
 
 def paid(batch, logged, *functions, **settings):
     """Return the rewards of what the log holds for a batch."""
-    return Rewarder(functions, **settings).of_log(logged, batch.queries.state_users)
+    return CombinedReward(functions, **settings).of_log(logged, batch.queries.state_users)
 
 
 def one_batch(train, states="prefix"):
@@ -58,7 +58,7 @@ def as_dicts(rewards, n_states):
 def test_the_coming_items_are_worth_less_the_later_they_come(rows, horizon, discount):
     data = dataset(rows)
     batch = one_batch(data.train)
-    rewards = paid(batch, coming(batch, data, horizon), future(discount))
+    rewards = paid(batch, future_items(batch, data, horizon), future(discount))
     expected = []
     users, ends = batch.queries.state_users.tolist(), batch.queries.ends.tolist()
     for user, end in zip(users, ends, strict=True):
@@ -73,10 +73,10 @@ def test_the_coming_items_are_worth_less_the_later_they_come(rows, horizon, disc
 def test_a_horizon_of_one_rewards_the_next_item_alone():
     data = dataset([[1, 2, 3], [4, 0]])
     batch = one_batch(data.train)
-    rewards = paid(batch, coming(batch, data, 1), future(0.3))
+    rewards = paid(batch, future_items(batch, data, 1), future(0.3))
     assert rewards.items.tolist() == batch.targets.tolist()
     assert rewards.values.tolist() == [1, 1, 1]
-    same = paid(batch, coming(batch, data, 5), next_item)
+    same = paid(batch, future_items(batch, data, 5), next_item)
     assert all(torch.equal(a, b) for a, b in zip(same, rewards, strict=True))
 
 
@@ -85,7 +85,7 @@ def test_a_horizon_of_one_rewards_the_next_item_alone():
 def test_the_training_set_pays_for_each_item_of_the_user_once(rows):
     data = dataset(rows)
     batch = one_batch(data.train, "user")
-    found = as_dicts(paid(batch, taken(batch, data), train_set), len(batch.queries))
+    found = as_dicts(paid(batch, past_items(batch, data), train_set), len(batch.queries))
     users = batch.queries.state_users.tolist()
     assert found == [dict.fromkeys(rows[user], 1.0) for user in users]
 
@@ -94,6 +94,6 @@ def test_the_training_set_pays_for_each_item_of_the_user_once(rows):
 def test_rewards_of_masked_items_are_dropped(seen):
     rewards = Rewards(torch.tensor([0, 0, 1]), torch.tensor([3, 4, 5]), torch.tensor([1.0, 2, 3]))
     pairs = torch.tensor(sorted(seen), dtype=torch.int64).reshape(-1, 2)
-    left = without_seen(rewards, Seen(pairs[:, 0], pairs[:, 1]))
+    left = drop_seen(rewards, Seen(pairs[:, 0], pairs[:, 1]))
     kept = list(zip(*(tensor.tolist() for tensor in left[:3]), strict=True))
     assert kept == [r for r in [(0, 3, 1.0), (0, 4, 2.0), (1, 5, 3.0)] if r[:2] not in seen]

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recoach.data.batch import StateBatches
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import cycle
+from recoach.data.batches import StateBatches
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.registry import build_model
 from recoach.policy import smoothing
 from recoach.policy.rewards import Rewards
 from recoach.policy.smoothing import Smoothing, neighbours
+from recoach.simulation.shop import cycle
+from recoach.training.batch_builder import BatchBuilder
 from recoach.training.config import GRPOConfig
-from recoach.training.tasks import Tasks
 
 ITEMS = 8
 ROWS = st.lists(st.lists(st.integers(0, ITEMS - 2), max_size=7), min_size=1, max_size=6)
@@ -23,7 +23,7 @@ ROWS = st.lists(st.lists(st.integers(0, ITEMS - 2), max_size=7), min_size=1, max
 
 def ragged(rows):
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Ragged(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
+    return RaggedArray(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
 
 
 def dense(rewards, n_states):
@@ -108,7 +108,7 @@ def tasks_of(model, dataset, **changes):
         states="last_prefix",
     )
     (batch,) = batches.epoch(torch.Generator().manual_seed(0))
-    made = Tasks(args, dataset, args.reward_funcs, model)
+    made = BatchBuilder(args, dataset, args.reward_funcs, model)
     return made.task(batch, torch.device("cpu"))
 
 
@@ -130,8 +130,8 @@ def test_a_task_pays_no_seen_neighbour_and_hides_all_it_pays_for():
 def test_only_what_the_log_pays_is_smoothed():
     dataset = leave_last_out(cycle(24, 12, length=7))
     model = build_model("lightgcn", dataset, dim=8)
-    assert Tasks(GRPOConfig(), dataset, ["future"], model)._smoothed is not None
-    assert Tasks(GRPOConfig(), dataset, ["novelty"], model)._smoothed is None
+    assert BatchBuilder(GRPOConfig(), dataset, ["future"], model)._smoothed is not None
+    assert BatchBuilder(GRPOConfig(), dataset, ["novelty"], model)._smoothed is None
 
 
 def test_rewards_that_cancel_leave_a_pair_of_zero():

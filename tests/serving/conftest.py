@@ -7,7 +7,7 @@ import pytest
 from recoach.data.ingest import read_interactions
 from recoach.data.split import leave_last_out
 from recoach.models.registry import build_model
-from recoach.serving.shelf import Shelf
+from recoach.serving.snapshot import ModelSnapshot
 
 SMALL = {"sasrec": {"dim": 8, "layers": 1}, "gsau": {"dim": 8, "layers": 1}, "lightgcn": {"dim": 8}}
 
@@ -37,7 +37,7 @@ def make_shelf(build, dataset):
     def made(version="one", seed=1, name="sasrec"):
         models = {"base": build(name, dataset, 0), "tuned": build(name, dataset, seed)}
         titles = [f"Title of {item}" for item in dataset.item_ids]
-        return Shelf(dataset, models, titles, version)
+        return ModelSnapshot(dataset, models, titles, version)
 
     return made
 

@@ -9,7 +9,7 @@ pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 
 from recoach.serving.app import build_app
-from recoach.serving.guards import Guards, Limits
+from recoach.serving.limits import Guards, Limits
 from recoach.serving.recommend import recommend
 from recoach.serving.service import Service
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recoach.serving import guards
+from recoach.serving import limits
 from recoach.serving.app import build_app
 from recoach.serving.recommend import recommend
 from recoach.serving.service import Service
@@ -136,7 +136,7 @@ def test_keys_are_compared_in_constant_time(shelf, monkeypatch):
         return hmac.compare_digest(shown, kept)
 
     fake = type("hmac", (), {"compare_digest": staticmethod(compare)})
-    monkeypatch.setattr(guards, "hmac", fake)
+    monkeypatch.setattr(limits, "hmac", fake)
     app = build_app(Service(lambda: shelf, lambda: 0), api_key="secret")
     with TestClient(app) as web:
         for key in ("", "s", "secret", "secretly"):

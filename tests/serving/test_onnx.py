@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.errors import ConfigError, ModelError
 from recoach.models.registry import build_model
 from recoach.serving import onnx
 from recoach.serving.onnx import export_onnx
 from recoach.serving.recommend import recommend
 from recoach.serving.vectors import export_vectors
+from recoach.simulation.shop import cycle
 
 ort = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 pytest.importorskip("onnxscript", reason="the onnx extra is not installed")

@@ -12,7 +12,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="the serve extra is not installe
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from recoach.serving.app import build_app  # noqa: E402 - needs the extra
 from recoach.serving.service import Service  # noqa: E402
-from recoach.serving.shelf import Shelf  # noqa: E402
+from recoach.serving.snapshot import ModelSnapshot  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(
@@ -123,7 +123,7 @@ def test_a_key_is_asked_for_and_kept_for_the_page(page, shelf):
 
 def test_titles_are_text_never_code(page, shelf):
     attack = "<img src=x onerror=\"document.title='taken over'\">"
-    hostile = Shelf(shelf.dataset, shelf.models, [attack] * len(shelf.titles), "one")
+    hostile = ModelSnapshot(shelf.dataset, shelf.models, [attack] * len(shelf.titles), "one")
     with Served(hostile) as url:
         page.goto(url)
         page.fill("#user", "u3")

@@ -10,7 +10,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from recoach.serving.app import build_app
-from recoach.serving.guards import Limits
+from recoach.serving.limits import Limits
 from recoach.serving.service import Service
 
 OPERATIONS = [("GET", path) for path in ("/health", "/v1/models", "/v1/items", "/v1/users")]

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.models.registry import MODELS, build_model
 from recoach.serving.recommend import recommend
 from recoach.serving.vectors import export_vectors
+from recoach.simulation.shop import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import popularity_world, shop
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.models import softmax
 from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
 from recoach.policy.reward_funcs import name_of, scope_of
+from recoach.simulation.shop import popularity_world, shop
 from recoach.training.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(popularity_world(60, 25))
 EVERY = np.ones(len(DATASET.train.values), dtype=np.bool_)
 AGAIN = replace(  # user 0 comes back to an item, user 1 to her first one
     DATASET,
-    train=Ragged(
+    train=RaggedArray(
         np.array([0, 5, 9, *([9] * 58)]), np.array([7, 4, 5, 4, 6, 2, 3, 2, 8], dtype=np.int32)
     ),
 )
@@ -270,7 +270,7 @@ def test_of_another_dataset_it_says_so():
 
 
 def test_where_nothing_else_may_be_shown_the_weight_is_bounded():
-    all_of_it = Ragged(np.array([0, *([25] * 60)]), np.arange(25, dtype=np.int32))
+    all_of_it = RaggedArray(np.array([0, *([25] * 60)]), np.arange(25, dtype=np.int32))
     assert CrossFitted(replace(DATASET, train=all_of_it), popular).weights().max() == 64
 
 

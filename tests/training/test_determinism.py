@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import block_graph
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
+from recoach.simulation.shop import block_graph
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.loop import RunContext
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
 SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -22,9 +22,9 @@ def trained(seed=3, threads=1):
     torch.set_num_threads(threads)
     try:
         model = build_model("sasrec", DATASET, **SMALL, seed=seed)
-        pretrain(model, DATASET, PretrainConfig(epochs=2, batch_size=40), Session(seed=seed))
+        pretrain(model, DATASET, PretrainConfig(epochs=2, batch_size=40), RunContext(seed=seed))
         args = GRPOConfig(epochs=2, batch_size=40)
-        GRPOTrainer(model, args=args, train_dataset=DATASET, session=Session(seed=seed)).train()
+        GRPOTrainer(model, args=args, train_dataset=DATASET, context=RunContext(seed=seed)).train()
     finally:
         torch.set_num_threads(before)
     return model.state_dict()

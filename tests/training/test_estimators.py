@@ -4,12 +4,12 @@ import torch
 from estimating import DIM, ITEMS, exact, numbers, sampled, step, task, vectors
 from torch.nn import functional
 
-from recoach.data.batch import Seen
-from recoach.data.split import Ragged
-from recoach.models.base import Embedded
-from recoach.policy.candidates import Proposal, narrowed
+from recoach.data.batches import Seen
+from recoach.data.split import RaggedArray
+from recoach.models.base import Embeddings
+from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.objective import objective
-from recoach.training.estimators import Statistics, Task
+from recoach.training.estimators import RLBatch, Statistics
 
 LOSS_TYPES = ["grpo", "dr_grpo", "log", "pass_at_k", "power"]
 
@@ -33,8 +33,8 @@ def finite_differences(value, new, width=1e-6):
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-@pytest.mark.parametrize("remembers", [False, True])
-def test_the_exact_gradient_is_that_of_the_mean_objective(loss_type, remembers):
+@pytest.mark.parametrize("needs_rollout", [False, True])
+def test_the_exact_gradient_is_that_of_the_mean_objective(loss_type, needs_rollout):
     new = vectors(4)
     rewards = [(0, 1, 1.0), (1, 4, 1.0), (1, 5, 0.5), (3, 0, 1.0)]
     hidden = Seen(torch.tensor([0, 1, 3]), torch.tensor([3, 0, 2]))
@@ -46,7 +46,7 @@ def test_the_exact_gradient_is_that_of_the_mean_objective(loss_type, remembers):
         return sum(v * objective(log_p[s, i], loss_type, 5) for s, i, v in rewards) / 4
 
     wanted = finite_differences(mean_objective, new)
-    estimator = exact(loss_type=loss_type, pass_k=5, num_iterations=1 + remembers)
+    estimator = exact(loss_type=loss_type, pass_k=5, num_iterations=1 + needs_rollout)
     _, found, _ = step(estimator, new, task(rewards, seen=hidden))
     assert all(torch.allclose(-g, w, atol=2e-6) for g, w in zip(found, wanted, strict=True))
     assert found[0][2].tolist() == [0, 0, 0]
@@ -63,10 +63,10 @@ def test_the_power_is_the_one_that_was_set(power):
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-@pytest.mark.parametrize("remembers", [False, True])
-def test_normalised_weights_average_one(loss_type, remembers):
+@pytest.mark.parametrize("needs_rollout", [False, True])
+def test_normalised_weights_average_one(loss_type, needs_rollout):
     new, work = vectors(3), task([(0, 1, 1.0), (1, 4, 0.5), (2, 0, 1.0)])
-    settings = {"loss_type": loss_type, "num_iterations": 1 + remembers}
+    settings = {"loss_type": loss_type, "num_iterations": 1 + needs_rollout}
     _, plain, logs = step(exact(**settings), new, work)
     _, scaled, _ = step(exact(**settings, normalize_weights=True), new, work)
     log_p = (new.users @ new.items.T / 0.7).detach().log_softmax(1)
@@ -84,7 +84,7 @@ def test_more_states_than_a_block_give_the_same_gradient_as_their_parts():
     _, whole, _ = step(estimator, new, task(rewards))
     total = torch.zeros(ITEMS, DIM, dtype=torch.float64)
     for start in range(0, 600, 200):
-        part = Embedded(new.users[start : start + 200], new.items)
+        part = Embeddings(new.users[start : start + 200], new.items)
         rows = [(s - start, i, v) for s, i, v in rewards[start : start + 200]]
         total += step(estimator, part, task(rows))[1][1] / 3
     assert torch.allclose(whole[1], total, atol=1e-7)
@@ -98,7 +98,7 @@ def test_the_mean_of_sampled_gradients_converges_to_the_exact_one(loss_type):
     _, wanted, _ = step(exact(**kind), few, task([(*pair, 1.0) for pair in rewards]))
     users = few.users.detach().repeat(copies, 1).requires_grad_()
     work = task([(s + 3 * copy, item, 1.0) for copy in range(copies) for s, item in rewards])
-    _, found, _ = step(sampled(**kind), Embedded(users, few.items), work)
+    _, found, _ = step(sampled(**kind), Embeddings(users, few.items), work)
     by_state = found[0].view(copies, 3, DIM).sum(dim=0)
     for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
         cosine = torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
@@ -165,7 +165,7 @@ def test_the_exact_kl_adds_its_own_gradient(make):
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_a_sampled_kl_is_near_the_exact_one(kind):
     new, work = vectors(1), task([(0, 1, 1.0)])
-    near = Embedded(new.users.detach() * 1.1, new.items.detach())
+    near = Embeddings(new.users.detach() * 1.1, new.items.detach())
     values = []
     for kl_estimator in (kind, "exact"):
         estimator = sampled(beta=1.0, kl_estimator=kl_estimator, num_generations=200_000)
@@ -176,9 +176,9 @@ def test_a_sampled_kl_is_near_the_exact_one(kind):
 @pytest.mark.parametrize("make", [exact, sampled])
 def test_a_ratio_that_has_run_too_far_is_clipped_and_counted(make):
     old, work = vectors(1), task([(0, 1, 1.0)])
-    pushed = Embedded(old.users.detach(), old.items.detach().clone())
+    pushed = Embeddings(old.users.detach(), old.items.detach().clone())
     pushed.items[1] += 0.5 * old.users.detach()[0]
-    pushed = Embedded(pushed.users.requires_grad_(), pushed.items.requires_grad_())
+    pushed = Embeddings(pushed.users.requires_grad_(), pushed.items.requires_grad_())
     settings = {"num_iterations": 2, "epsilon": 0.01}
     _, gradients, logs = step(make(**settings), pushed, work, old=old)
     assert all((gradient == 0).all() for gradient in gradients)
@@ -191,7 +191,7 @@ def test_a_ratio_that_has_run_too_far_is_clipped_and_counted(make):
 
 
 def test_what_is_logged_by_hand():
-    new = Embedded(torch.zeros(2, DIM).requires_grad_(), torch.zeros(ITEMS, DIM).requires_grad_())
+    new = Embeddings(torch.zeros(2, DIM).requires_grad_(), torch.zeros(ITEMS, DIM).requires_grad_())
     _, _, logs = step(exact(loss_type="dr_grpo"), new, task([(0, 1, 1.0), (0, 2, 0.5)], n_states=2))
     second = (1 + 0.25) / 6
     assert logs["reward"] == pytest.approx((1.5 / 6) / 2)
@@ -218,19 +218,19 @@ def test_the_sampled_estimator_needs_its_rollout():
 def test_the_stratified_gradient_nears_the_exact_one_as_draws_grow(beta):
     new, n_items = vectors(40), 60
     items = torch.randn(n_items, DIM, generator=numbers(3), dtype=torch.float64).requires_grad_()
-    whole = Embedded(new.users, items)
-    there = Embedded(new.users.detach(), items.detach().roll(1, dims=0))
+    whole = Embeddings(new.users, items)
+    there = Embeddings(new.users.detach(), items.detach().roll(1, dims=0))
     work = task([(state, state % 5, 1.0) for state in range(40)])
     estimator = exact(beta=beta)
     _, wanted, _ = step(estimator, whole, work, reference=there if beta else None)
-    train = Ragged(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
+    train = RaggedArray(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
     cosines = []
     for count in (10, 100_000):
         drawn = Proposal(train, n_items).candidates(work.rewards.items, count, numbers(7))
-        part = Task(*narrowed(work.queries, work.rewards, drawn), drawn)
-        few, far = (Embedded(x.users, x.items[drawn.items]) for x in (whole, there))
+        part = RLBatch(*restrict_to_candidates(work.queries, work.rewards, drawn), drawn)
+        few, far = (Embeddings(x.users, x.items[drawn.items]) for x in (whole, there))
         with torch.no_grad():
-            rollout = estimator.roll_out(few, part, numbers()) if estimator.remembers else None
+            rollout = estimator.roll_out(few, part, numbers()) if estimator.needs_rollout else None
         loss, _ = estimator.loss(few, part, rollout, far if beta else None)
         found = torch.autograd.grad(loss, whole)
         cosines.append(
@@ -251,7 +251,7 @@ def test_what_becomes_of_dead_groups(how):
     estimator = sampled(num_generations=4, temperature=1.0, dead_groups=how)
     dead, both, best = torch.zeros(3), 0, 0
     for seed in range(400):
-        rollout = estimator.roll_out(Embedded(users, items), work, numbers(seed))
+        rollout = estimator.roll_out(Embeddings(users, items), work, numbers(seed))
         assert torch.equal(rollout.items, rollout.items.sort(dim=1).values)
         earned = torch.where(rollout.items == 5, torch.tensor([[1.0], [0.0], [0.5]]), 0.0)
         earned += torch.where(rollout.items == 4, torch.tensor([[0.0], [0.0], [0.25]]), 0.0)

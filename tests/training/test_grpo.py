@@ -5,18 +5,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import block_graph, cycle
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
+from recoach.simulation.shop import block_graph, cycle
 from recoach.training import exact as exact_module
 from recoach.training import sampled as sampled_module
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.loop import RunContext
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))
@@ -33,10 +33,10 @@ def build(name, **settings):
     return build_model(name, DATASET, **SETTINGS[name] | settings)
 
 
-def tuned(model, dataset=DATASET, session=None, **settings):
+def tuned(model, dataset=DATASET, context=None, **settings):
     """Fine-tune for a few steps and return the outcome."""
     args = GRPOConfig(**{"batch_size": 48, "max_steps": 2, "select": "last"} | settings)
-    return GRPOTrainer(model, args=args, train_dataset=dataset, session=session).train()
+    return GRPOTrainer(model, args=args, train_dataset=dataset, context=context).train()
 
 
 def copies(model):
@@ -86,12 +86,12 @@ def test_with_dropout_left_on_the_ratio_is_noise(settings, log_ratios):
 def test_how_often_the_clip_acts_is_logged(settings):
     rows = []
 
-    class Listener(Observer):
+    class Listener(Callback):
         def on_step(self, step, logs):
             rows.append(logs)
 
-    session = Session(observer=Listener())
-    tuned(build("sasrec"), session=session, num_iterations=4, learning_rate=0.1, **settings)
+    context = RunContext(callback=Listener())
+    tuned(build("sasrec"), context=context, num_iterations=4, learning_rate=0.1, **settings)
     assert all(0 <= row[f"clip_ratio/{side}_mean"] <= 1 for row in rows for side in ("low", "high"))
     assert sum(row["clip_ratio/high_mean"] for row in rows) > 0
     assert all(row["grad_norm"] > 0 for row in rows[:1])
@@ -164,12 +164,12 @@ def test_a_policy_held_to_its_base_stays_nearer():
     found = {1e-6: [], 10.0: []}
     for beta, seen in found.items():
 
-        class Listener(Observer):
+        class Listener(Callback):
             def on_step(self, step, logs, seen=seen):
                 seen.append(logs["kl"])
 
         settings = {"beta": beta, "max_steps": 60, "patience": 0, "learning_rate": 0.01}
-        tuned(build("lightgcn"), session=Session(observer=Listener()), **settings)
+        tuned(build("lightgcn"), context=RunContext(callback=Listener()), **settings)
     assert found[10.0][0] == pytest.approx(0, abs=1e-6)
     assert found[10.0][-1] < 0.5 * found[1e-6][-1]
 
@@ -241,7 +241,7 @@ def test_rewards_never_hold_what_is_held_out(reward):
 def test_what_is_held_out_changes_no_smoothed_reward():
     dataset = leave_last_out(block_graph(20, 24, n_blocks=2, length=8))
     held = (dataset.valid, dataset.test)
-    valid, test = (Ragged(part.offsets, (part.values + 1) % dataset.n_items) for part in held)
+    valid, test = (RaggedArray(part.offsets, (part.values + 1) % dataset.n_items) for part in held)
     other = replace(dataset, valid=valid, test=test)
     model = build_model("sasrec", dataset, **ENCODER)
 
@@ -267,11 +267,11 @@ def test_what_is_held_out_changes_no_smoothed_reward():
 def test_an_item_the_policy_masks_earns_nothing(mask_seen, protocol, masked):
     rows = [[0, 1, 0, 2, 1, 3], [4, 4, 4, 5]]
     offsets = np.cumsum([0] + [len(row) for row in rows] + [0] * (DATASET.n_users - 2))
-    train = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
+    train = RaggedArray(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
     dataset = replace(DATASET, train=train)
     args = GRPOConfig(mask_seen=mask_seen, temperature=1.0, batch_size=999)
-    session = Session(mask_seen=protocol)
-    trainer = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset, session=session)
+    context = RunContext(mask_seen=protocol)
+    trainer = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset, context=context)
     (work,) = trainer.epoch(torch.Generator())
     repeated = 0
     for state, item in zip(work.rewards.states.tolist(), work.rewards.items.tolist(), strict=True):
@@ -290,7 +290,7 @@ def test_a_base_that_comes_back_is_told_of(caplog, monkeypatch):
     assert all(torch.equal(before[name], p) for name, p in base.state_dict().items())
     assert "No step of GRPO was better than the base on validation (ndcg@10 0." in caplog.text
     caplog.clear()
-    monkeypatch.setattr("recoach.parallel.first", lambda: False)
+    monkeypatch.setattr("recoach.distributed.first", lambda: False)
     GRPOTrainer(base, args=args, train_dataset=DATASET).train()
     assert not caplog.text
     monkeypatch.undo()

@@ -5,16 +5,16 @@ import torch
 from pydantic import ValidationError
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import block_graph
 from recoach.errors import ModelError
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
+from recoach.simulation.shop import block_graph
 from recoach.training import loop
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session, derive
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.loop import RunContext, derive
+from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6, "dropout": 0.3}
@@ -22,7 +22,7 @@ SETTINGS = {"sasrec": ENCODER | {"loss": "bce"}, "lightgcn": {"dim": 8}, "gsau":
 ROUGH = {"batch_size": 40, "learning_rate": 0.02}
 
 
-class Recorder(Observer):
+class Recorder(Callback):
     """Notes every row, and stops the training when told to."""
 
     def __init__(self, stop_at=0):
@@ -43,7 +43,7 @@ class Recorder(Observer):
 def run(kind, folder=None, *, resume=False, stop_at=0, **schedule):
     """Train a fresh model of a kind and return it with what was observed."""
     recorder = Recorder(stop_at)
-    session = Session(seed=3, folder=folder, observer=recorder, resume=resume)
+    context = RunContext(seed=3, folder=folder, callback=recorder, resume=resume)
     schedule = {"epochs": 3, "patience": 0, "eval_steps": 2} | schedule
     name = "sasrec" if kind == "grpo" else kind
     model = build_model(name, DATASET, **SETTINGS[name], seed=1)
@@ -52,9 +52,9 @@ def run(kind, folder=None, *, resume=False, stop_at=0, **schedule):
             settings = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 16}
             settings |= {"disable_dropout": False, "num_iterations": 2, "beta": 0.1}
             args = GRPOConfig(**settings, **ROUGH, **schedule)
-            outcome = GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
+            outcome = GRPOTrainer(model, args=args, train_dataset=DATASET, context=context).train()
         else:
-            outcome = pretrain(model, DATASET, PretrainConfig(**ROUGH, **schedule), session)
+            outcome = pretrain(model, DATASET, PretrainConfig(**ROUGH, **schedule), context)
     except KeyboardInterrupt:
         outcome = None
     return model, recorder, outcome
@@ -141,7 +141,7 @@ def test_max_steps_is_the_most():
 def test_patience_stops_after_so_many_evaluations_without_a_better_one():
     args = PretrainConfig(batch_size=40, epochs=50, patience=2, eval_steps=1, learning_rate=1e-9)
     model, recorder = build_model("sasrec", DATASET, **ENCODER), Recorder()
-    outcome = pretrain(model, DATASET, args, Session(observer=recorder))
+    outcome = pretrain(model, DATASET, args, RunContext(callback=recorder))
     assert (outcome.best_step, outcome.steps) == (1, 3)
     assert len(recorder.rows) == 3
 
@@ -156,14 +156,14 @@ def test_what_is_below_the_start_is_not_given_up_while_it_rises(tmp_path, monkey
             rows.append(row)
 
     monkeypatch.setattr(
-        "recoach.training.grpo.validation", lambda *_: lambda _: {"ndcg@10": told[len(rows)]}
+        "recoach.training.trainer.validation", lambda *_: lambda _: {"ndcg@10": told[len(rows)]}
     )
 
     def train(stop_at, *, resume):
         args = GRPOConfig(batch_size=40, eval_steps=1, patience=2, interpolate=False)
         model = build_model("sasrec", DATASET, **ENCODER, seed=1)
-        session = Session(folder=tmp_path, observer=Kept(stop_at), resume=resume)
-        return GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
+        context = RunContext(folder=tmp_path, callback=Kept(stop_at), resume=resume)
+        return GRPOTrainer(model, args=args, train_dataset=DATASET, context=context).train()
 
     if stop_at:
         with pytest.raises(KeyboardInterrupt):
@@ -300,7 +300,7 @@ def test_a_row_is_told_before_its_checkpoint_makes_it_past(tmp_path, monkeypatch
 
     model = build_model("sasrec", DATASET, **SETTINGS["sasrec"], seed=1)
     config = PretrainConfig(**ROUGH, epochs=2, patience=0, eval_steps=2)
-    pretrain(model, DATASET, config, Session(seed=3, folder=tmp_path, observer=Telling()))
+    pretrain(model, DATASET, config, RunContext(seed=3, folder=tmp_path, callback=Telling()))
     for step in {step for what, step in events if what == "told"}:
         assert events.index(("told", step)) < events.index(("saved", step))
 

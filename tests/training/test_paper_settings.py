@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.split import Ragged, leave_last_out, without_last
-from recoach.data.synthetic import cycle
+from recoach.data.split import RaggedArray, drop_last, leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy, calibrate_temperature
+from recoach.simulation.shop import cycle
 from recoach.training import exact, sampled
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.loop import RunContext
+from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))
@@ -23,7 +23,7 @@ ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
 SAMPLED = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
 
 
-class Steps(Observer):
+class Steps(Callback):
     def __init__(self):
         self.logs = []
 
@@ -39,8 +39,8 @@ def tuned(model, folder=None, resume=False, **settings):
     """Fine-tune for a few steps; return the logs of each step."""
     seen = Steps()
     args = GRPOConfig(**{"batch_size": 24, "max_steps": 4, "select": "last"} | settings)
-    session = Session(observer=seen, folder=folder, resume=resume)
-    GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
+    context = RunContext(callback=seen, folder=folder, resume=resume)
+    GRPOTrainer(model, args=args, train_dataset=DATASET, context=context).train()
     return seen.logs
 
 
@@ -58,9 +58,9 @@ def test_with_one_dropout_mask_there_is_nothing_to_remember():
             disable_dropout=False, shared_dropout=True, batch_size=24, max_steps=3, select="last"
         )
         trainer = GRPOTrainer(model, args=args, train_dataset=DATASET)
-        assert not trainer._estimator.remembers
+        assert not trainer._estimator.needs_rollout
         if remembers:
-            trainer._estimator.remembers = True
+            trainer._estimator.needs_rollout = True
         trainer.train()
         weights.append([p.detach().clone() for p in model.parameters()])
     for ours, theirs in zip(*weights, strict=True):
@@ -126,7 +126,7 @@ def test_propagated_vectors_may_move_as_if_they_were_tables():
     model = build("lightgcn")
     before = evaluate(model, DATASET).ranks
     users, items = (table.clone() for table in model.propagate())
-    model.settle()
+    model.materialize_propagation()
     assert np.array_equal(evaluate(model, DATASET).ranks, before)
     assert torch.equal(model.users.weight, users)
     assert torch.equal(model.items.weight, items)
@@ -208,10 +208,10 @@ def test_what_belongs_to_groups_is_refused_without_them(settings):
 
 
 def test_items_held_out_are_not_trained_on_and_the_base_is_judged_with_all():
-    rows = Ragged(np.array([0, 4, 5, 5]), np.array([1, 2, 3, 4, 9], dtype=np.int32))
+    rows = RaggedArray(np.array([0, 4, 5, 5]), np.array([1, 2, 3, 4, 9], dtype=np.int32))
     for count, wanted in ((0, [[1, 2, 3, 4], [9], []]), (1, [[1, 2, 3], [9], []])):
-        assert [without_last(rows, count).row(i).tolist() for i in range(3)] == wanted
-    assert without_last(rows, 9).row(0).tolist() == [1]
+        assert [drop_last(rows, count).row(i).tolist() for i in range(3)] == wanted
+    assert drop_last(rows, 9).row(0).tolist() == [1]
     model = build()
     trainer = SupervisedTrainer(model, PretrainConfig(hold_out=1, batch_size=500), DATASET)
     (batch,) = trainer.epoch(torch.Generator())

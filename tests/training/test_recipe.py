@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 import torch
 
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import block_graph, cycle
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.registry import build_model
+from recoach.simulation.shop import block_graph, cycle
 from recoach.training import loop
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Schedule, Session
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.loop import RunContext, Schedule
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -76,7 +76,7 @@ def test_a_pair_taken_before_is_one_edge_and_not_hidden():
     values = plain.train.values.copy()
     last = plain.train.offsets[1:] - 1
     values[last[:6]] = values[plain.train.offsets[:6]]  # six users end on what they began with
-    dataset = replace(plain, train=Ragged(plain.train.offsets, values))
+    dataset = replace(plain, train=RaggedArray(plain.train.offsets, values))
     told = {"mask_seen": False, "reward_smoothing": 0}
     tasks = trainer("lightgcn", dataset, **told).epoch(torch.Generator())
     users = torch.cat([task.queries.hidden_edges[0] for task in tasks])
@@ -101,7 +101,7 @@ def test_a_graph_model_learns_without_the_edge_it_is_rewarded_for():
     assert not torch.allclose(vectors.items, moved.model.propagate()[1])
 
 
-class Follower(Observer):
+class Follower(Callback):
     """Keeps what a model's items were after every step."""
 
     def __init__(self, model):
@@ -118,12 +118,12 @@ def test_what_is_returned_is_an_average_that_follows_the_model(kind):
     seen = Follower(model)
     shared = {"batch_size": 16, "max_steps": 20, "learning_rate": 0.1, "epochs": 20}
     settings = shared | {"ema_decay": 0.6, "select": "last"}
-    session = Session(observer=seen)
+    context = RunContext(callback=seen)
     if kind == "grpo":
         args = GRPOConfig(**settings)
-        GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
+        GRPOTrainer(model, args=args, train_dataset=DATASET, context=context).train()
     else:
-        pretrain(model, DATASET, PretrainConfig(**settings), session)
+        pretrain(model, DATASET, PretrainConfig(**settings), context)
     expected = seen.items[0]
     for step, moved in enumerate(seen.items[1:]):
         memory = min(0.6, (1 + step) / (10 + step))
@@ -136,7 +136,7 @@ def test_without_a_memory_the_model_itself_is_returned():
     model = build("lightgcn")
     seen = Follower(model)
     args = GRPOConfig(batch_size=16, max_steps=4, ema_decay=0.0, select="last")
-    GRPOTrainer(model, args=args, train_dataset=DATASET, session=Session(observer=seen)).train()
+    GRPOTrainer(model, args=args, train_dataset=DATASET, context=RunContext(callback=seen)).train()
     assert torch.equal(model.items.weight, seen.items[-1])
 
 
@@ -181,7 +181,7 @@ def _after_a_step(peak, monkeypatch, **settings):
     distance = Distance(model, peak, **settings)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1, ema_decay=0.0)
     tuner = GRPOTrainer(model, args=args, train_dataset=DATASET)
-    monkeypatch.setattr("recoach.training.grpo.validation", lambda *_: distance)
+    monkeypatch.setattr("recoach.training.trainer.validation", lambda *_: distance)
     outcome = tuner.train()
     return distance.gone(model), outcome
 
@@ -227,10 +227,10 @@ def _drawn_back(folder, resume=False, **settings):
     model = build("lightgcn")
     distance = Distance(model, **settings)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1)
-    session = Session(folder=folder, resume=resume)
-    tuner = GRPOTrainer(model, args=args, train_dataset=DATASET, session=session)
+    context = RunContext(folder=folder, resume=resume)
+    tuner = GRPOTrainer(model, args=args, train_dataset=DATASET, context=context)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("recoach.training.grpo.validation", lambda *_: distance)
+        patched.setattr("recoach.training.trainer.validation", lambda *_: distance)
         return model, tuner.train()
 
 
@@ -269,7 +269,7 @@ def test_only_a_schedule_that_keeps_the_best_looks_between():
 
 
 def test_callbacks_are_told_beside_the_session_s_observer():
-    class Teller(Observer):
+    class Teller(Callback):
         def __init__(self):
             self.told = []
 
@@ -292,7 +292,7 @@ def test_callbacks_are_told_beside_the_session_s_observer():
         args=args,
         train_dataset=DATASET,
         callbacks=[first, second],
-        session=Session(observer=own),
+        context=RunContext(callback=own),
     ).train()
     assert [told[0] for told in own.told] == ["begin", "row", "step", "step", "row", "end"]
     assert own.told == first.told == second.told

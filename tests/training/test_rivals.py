@@ -9,21 +9,21 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.base import Embedded
+from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
-from recoach.policy.rewards import Rewarder
+from recoach.policy.rewards import CombinedReward
+from recoach.simulation.shop import cycle
 from recoach.training.algorithms import estimator_for
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.loop import RunContext
 from recoach.training.rivals import _next_states
 from recoach.training.sampled import SampledEstimator
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -44,17 +44,17 @@ class Vectors(torch.nn.Module):
     device = torch.device("cpu")
 
     def embed(self, queries):
-        return Embedded(torch.zeros(len(queries), DIM), torch.zeros(ITEMS, DIM))
+        return Embeddings(torch.zeros(len(queries), DIM), torch.zeros(ITEMS, DIM))
 
 
 def rival(algorithm, **changes):
     args = GRPOConfig(algorithm=algorithm, temperature=0.7, **RIVALS[algorithm] | changes)
-    return estimator_for(args, Policy(0.7), Rewarder([future()]), Vectors())
+    return estimator_for(args, Policy(0.7), CombinedReward([future()]), Vectors())
 
 
 def leaves(n_states, seed=0):
     """Return float32 vectors, as a head takes them."""
-    return Embedded(*(part.detach().float().requires_grad_() for part in vectors(n_states, seed)))
+    return Embeddings(*(part.detach().float().requires_grad_() for part in vectors(n_states, seed)))
 
 
 def in_turn(high, shape, **_):
@@ -66,7 +66,7 @@ def build(**settings):
     return build_model("sasrec", DATASET, **ENCODER | settings)
 
 
-class Steps(Observer):
+class Steps(Callback):
     def __init__(self):
         self.logs = []
 
@@ -81,8 +81,8 @@ def tuned(model, algorithm, folder=None, **settings):
         | settings
     )
     seen = Steps()
-    session = Session(observer=seen, folder=folder, resume=folder is not None)
-    GRPOTrainer(model, args=args, train_dataset=DATASET, session=session).train()
+    context = RunContext(callback=seen, folder=folder, resume=folder is not None)
+    GRPOTrainer(model, args=args, train_dataset=DATASET, context=context).train()
     return seen.logs
 
 
@@ -97,8 +97,8 @@ def test_the_gradient_is_that_of_the_rival_s_own_objective(algorithm, objective)
     users = few.users.detach().repeat(copies, 1).requires_grad_()
     work = task([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
     estimator = rival(algorithm, num_generations=3000)
-    rollout = estimator.roll_out(Embedded(users.detach(), few.items.detach()), work, numbers())
-    loss, _ = estimator.loss(Embedded(users, few.items), work, rollout, None)
+    rollout = estimator.roll_out(Embeddings(users.detach(), few.items.detach()), work, numbers())
+    loss, _ = estimator.loss(Embeddings(users, few.items), work, rollout, None)
     found = torch.autograd.grad(-loss, (users, few.items))
     by_state = found[0].view(copies, 2, DIM).sum(dim=0)
     for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
@@ -148,7 +148,7 @@ def test_a_value_head_learns_what_a_state_is_worth():
     new, work = vectors(2), task([(0, 1, 1.0)], n_states=2)
     ppo = rival("ppo", num_generations=2000)
     optimiser = torch.optim.Adam(ppo.head.parameters(), lr=0.1)
-    states = Embedded(new.users.detach().float(), new.items.detach().float())
+    states = Embeddings(new.users.detach().float(), new.items.detach().float())
     for seed in range(200):
         rollout = ppo.roll_out(states, work, numbers(seed))
         loss, logs = ppo.loss(states, work, rollout, None)
@@ -171,7 +171,7 @@ def test_a_value_head_learns_what_a_state_is_worth():
 @pytest.mark.parametrize("parted", [False, True])
 def test_importance_weights_compare_with_the_base_and_fade_for_the_certain(parted):
     new, base, work = vectors(2), vectors(2, seed=5), task([(0, 1, 1.0), (1, 3, 0.5)])
-    base = Embedded(-6 * new.users.detach(), new.items.detach()) if parted else base
+    base = Embeddings(-6 * new.users.detach(), new.items.detach()) if parted else base
     log_p, log_b = ((v.users @ v.items.T / 0.7).log_softmax(dim=1) for v in (new, base))
     pairs = ([0, 1], [1, 3])
     ratio = (log_p[pairs] - log_b[pairs]).detach().exp()
@@ -220,7 +220,7 @@ def test_a_critic_weighs_the_actor_and_looks_one_state_ahead():
     assert (after < 0).any()
     sac = rival("sac")
     new, worth = vectors(2), task([(0, 1, 1.0), (1, 3, 1.0)])
-    new = Embedded(*(part.detach().float().requires_grad_() for part in new))
+    new = Embeddings(*(part.detach().float().requires_grad_() for part in new))
     with torch.no_grad():
         sac.query.weight.zero_()
         own = new.items[3]  # of state 1; a query at right angles to it has a Q of 0
@@ -258,7 +258,7 @@ def test_a_critic_s_target_is_the_reward_and_half_of_the_best_that_follows(monke
     sac, new, work = rival("sac"), vectors(2), task([(0, 1, 1.0), (1, 3, 0.5)])
     ends = torch.tensor([1, 2])  # state 1 is state 0, one item later
     work = work._replace(queries=replace(work.queries, rows=torch.tensor([0, 0]), ends=ends))
-    new = Embedded(*(part.detach().float() for part in new))
+    new = Embeddings(*(part.detach().float() for part in new))
     error, q = sac._critic(new, work)
     scores = new.users @ new.items.T  # the head begins as the identity
     assert torch.allclose(q, scores[[0, 1], [1, 3]])

@@ -8,24 +8,24 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import cycle
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.models.registry import build_model
 from recoach.policy.reward_funcs import (
     calibration,
     diversity,
     future,
-    of_items,
-    of_log,
+    item_reward,
+    log_reward,
     rated,
     scope_of,
 )
 from recoach.policy.reward_funcs import train_set as every_item
-from recoach.policy.rewards import Rewarder
+from recoach.policy.rewards import CombinedReward
+from recoach.simulation.shop import cycle
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
+from recoach.training.loop import RunContext
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
@@ -33,7 +33,7 @@ LISTS = {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate
 ALIKE = {"multi_objective_aggregation": "normalize_then_sum"}
 
 
-@of_items
+@item_reward
 def price(prompts, completions, **_):
     return completions.float()
 
@@ -48,8 +48,8 @@ def build():
 
 def train(reward_funcs=None, *, protocol="all", dataset=DATASET, **settings):
     args = GRPOConfig(batch_size=24, max_steps=1, **settings)
-    session = Session(mask_seen=protocol)
-    trainer = GRPOTrainer(build(), reward_funcs, args, train_dataset=dataset, session=session)
+    context = RunContext(mask_seen=protocol)
+    trainer = GRPOTrainer(build(), reward_funcs, args, train_dataset=dataset, context=context)
     return trainer.train()
 
 
@@ -104,7 +104,7 @@ def test_past_and_future_do_not_mix():
         train([every_item, future()], mask_seen=False)
     GRPOConfig(reward_funcs=("train_set", "novelty"), mask_seen=False)
 
-    @of_log
+    @log_reward
     def own(prompts, completions, ahead, **_):
         return (ahead == 1).float()
 
@@ -133,15 +133,15 @@ def test_lists_longer_than_what_may_be_shown_are_refused():
 def test_items_taken_again_and_again_are_masked_once():
     rows = [[0, 1, 2] * 10, [3, 4, 5]]
     offsets = np.cumsum([0] + [len(row) for row in rows] + [0] * (DATASET.n_users - 2))
-    again = Ragged(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
+    again = RaggedArray(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
     train(dataset=replace(DATASET, train=again), **LISTS)
 
 
 def test_the_temperature_is_fitted_to_what_the_policy_shows():
     def fitted(protocol, **settings):
-        session = Session(mask_seen=protocol)
+        context = RunContext(mask_seen=protocol)
         args = GRPOConfig(**settings)
-        trainer = GRPOTrainer(build(), args=args, train_dataset=DATASET, session=session)
+        trainer = GRPOTrainer(build(), args=args, train_dataset=DATASET, context=context)
         return trainer.policy.temperature
 
     masked, open_ = fitted("all", mask_seen=True), fitted("all", mask_seen=False)
@@ -184,10 +184,10 @@ def test_functions_of_every_make_are_called():
         def __call__(self, prompts, completions, **_):
             return np.ones(completions.shape)
 
-    marked = of_log(functools.partial(priced, price=2.0))
+    marked = log_reward(functools.partial(priced, price=2.0))
     assert scope_of(marked) == "log"
     train([adapted, marked, Own()], **DRAWN)
-    Rewarder([dict])  # one that does not tell what it takes
+    CombinedReward([dict])  # one that does not tell what it takes
 
 
 def test_a_list_s_items_are_all_known_to_its_reward():
@@ -198,7 +198,7 @@ def test_a_list_s_items_are_all_known_to_its_reward():
 
 
 def test_a_negative_weight_is_named_beside_a_negative_reward():
-    @of_log
+    @log_reward
     def own(prompts, completions, **_):
         return np.ones(len(completions))
 

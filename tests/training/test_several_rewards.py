@@ -7,35 +7,35 @@ import pytest
 import torch
 from estimating import exact, numbers, sampled, step, task, vectors
 
-from recoach.data.split import Ragged, leave_last_out
-from recoach.data.synthetic import cycle
+from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
-from recoach.models.base import Embedded
+from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
-from recoach.policy.candidates import Proposal, narrowed
+from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.policy import Policy
-from recoach.policy.reward_funcs import future, of_items, of_log
-from recoach.policy.rewards import Rewarder, Rewards
+from recoach.policy.reward_funcs import future, item_reward, log_reward
+from recoach.policy.rewards import CombinedReward, Rewards
+from recoach.simulation.shop import cycle
+from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
-from recoach.training.estimators import Task
+from recoach.training.estimators import RLBatch
 from recoach.training.exact import ExactEstimator
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.observers import Observer
-from recoach.training.pretrain import PretrainConfig, pretrain
-from recoach.training.sampled import SampledEstimator, compared
+from recoach.training.loop import RunContext
+from recoach.training.sampled import SampledEstimator, reward_advantages
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
 PRICES = torch.tensor([0.0, 1.0, 5.0, 2.0, 0.5, 0.0])
 
 
-@of_items
+@item_reward
 def price(prompts, completions, **_):
     return PRICES[completions]
 
 
-class Rows(Observer):
+class Rows(Callback):
     def __init__(self):
         self.steps = []
 
@@ -50,9 +50,9 @@ def build(name="sasrec", **settings):
 def trained(reward_funcs=None, model=None, dataset=DATASET, **settings):
     args = GRPOConfig(**{"batch_size": 24, "max_steps": 3, "select": "last"} | settings)
     seen = Rows()
-    session = Session(observer=seen)
+    context = RunContext(callback=seen)
     GRPOTrainer(
-        model or build(), reward_funcs, args, train_dataset=dataset, session=session
+        model or build(), reward_funcs, args, train_dataset=dataset, context=context
     ).train()
     return seen.steps
 
@@ -61,10 +61,10 @@ def trained(reward_funcs=None, model=None, dataset=DATASET, **settings):
 def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
     new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 0.5)])
     args = GRPOConfig(temperature=0.7, normalize_weights=normalize)
-    rewarder = Rewarder([future(), price], [1.0, 0.3], n_items=6)
+    rewarder = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
     _, without, _ = step(exact(loss_type="log", normalize_weights=normalize), new, work)
     estimator = ExactEstimator(args, Policy(0.7), rewarder)
-    assert estimator.remembers
+    assert estimator.needs_rollout
     _, found, logs = step(estimator, new, work)
     p = (new.users @ new.items.T / 0.7).softmax(dim=1)
     wanted = torch.autograd.grad(-0.3 * (p @ PRICES.double()).mean(), new)
@@ -80,7 +80,7 @@ def test_what_the_log_pays_weighs_against_what_items_pay(normalize):
 
     def gradients(log, items):
         values = work.rewards._replace(values=log * work.rewards.values)
-        rewarder = Rewarder([future(), price], [log, items], n_items=6)
+        rewarder = CombinedReward([future(), price], [log, items], n_items=6)
         estimator = ExactEstimator(args, Policy(0.7), rewarder)
         return torch.cat(step(estimator, new, work._replace(rewards=values))[1])
 
@@ -103,7 +103,7 @@ def test_what_the_log_pays_weighs_against_what_items_pay(normalize):
     ],
 )
 def test_one_reward_in_two_halves_weighs_as_much_as_in_one(functions, weights, size):
-    rewarder = Rewarder([*functions, price], [*weights, 7.0], n_items=6)
+    rewarder = CombinedReward([*functions, price], [*weights, 7.0], n_items=6)
     assert rewarder.log_weight == size
 
 
@@ -111,25 +111,27 @@ def test_what_items_pay_is_estimated_where_a_sample_stands_for_the_catalogue():
     new, n_items, prices = vectors(3), 40, torch.linspace(0, 5, 40)
     items = torch.randn(n_items, 3, generator=numbers(3), dtype=torch.float64)
 
-    @of_items
+    @item_reward
     def costs(prompts, completions, **_):
         return prices[completions]
 
-    whole = Embedded(new.users.detach(), items)
+    whole = Embeddings(new.users.detach(), items)
     work = task([(0, 1, 1.0), (1, 2, 1.0), (2, 30, 1.0)])
     args = GRPOConfig(estimator="stratified", temperature=0.7)
-    estimator = ExactEstimator(args, Policy(0.7), Rewarder([future(), costs], n_items=n_items))
-    train = Ragged(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
+    estimator = ExactEstimator(
+        args, Policy(0.7), CombinedReward([future(), costs], n_items=n_items)
+    )
+    train = RaggedArray(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
     drawn = Proposal(train, n_items).candidates(work.rewards.items, 200_000, numbers(7))
-    part = Task(*narrowed(work.queries, work.rewards, drawn), drawn)
-    _, _, logs = step_of(estimator, Embedded(whole.users, items[drawn.items]), part)
+    part = RLBatch(*restrict_to_candidates(work.queries, work.rewards, drawn), drawn)
+    _, _, logs = step_of(estimator, Embeddings(whole.users, items[drawn.items]), part)
     _, _, wanted = step_of(estimator, whole, work)
     assert logs["rewards/items/mean"] == pytest.approx(wanted["rewards/items/mean"], rel=0.01)
 
 
 def step_of(estimator, new, work):
     """Take a step with vectors that need a gradient."""
-    return step(estimator, Embedded(*(part.clone().requires_grad_() for part in new)), work)
+    return step(estimator, Embeddings(*(part.clone().requires_grad_() for part in new)), work)
 
 
 def test_the_settings_reach_the_rewards():
@@ -149,7 +151,7 @@ def test_the_settings_reach_the_rewards():
 
 def test_drawn_items_earn_what_the_log_pays_and_what_they_pay_themselves():
     args = GRPOConfig(estimator="sampled", loss_type="grpo", num_generations=64, temperature=0.7)
-    rewarder = Rewarder([future(), price], [1.0, 0.3], n_items=6)
+    rewarder = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
     rollout = SampledEstimator(args, Policy(0.7), rewarder).roll_out(
         vectors(1), task([(0, 1, 0.5)]), numbers()
     )
@@ -162,7 +164,7 @@ def test_a_group_whose_items_pay_differently_is_not_dead(functions, draws, monke
     args = GRPOConfig(
         estimator="sampled", loss_type="grpo", num_generations=64, dead_groups="resample"
     )
-    estimator = SampledEstimator(args, Policy(0.7), Rewarder(functions, n_items=6))
+    estimator = SampledEstimator(args, Policy(0.7), CombinedReward(functions, n_items=6))
     group, drawn = estimator._group, []
     monkeypatch.setattr(estimator, "_group", lambda *a: drawn.append(1) or group(*a))
     estimator.roll_out(vectors(1), task([(0, 1, 0.0)]), numbers())
@@ -173,8 +175,10 @@ def test_a_large_reward_drowns_a_small_one_unless_each_is_normalised_first():
     small, large = torch.tensor([[0.0, 1.0, 0.0, 0.0]]), torch.tensor([[900.0, 0.0, 0.0, 0.0]])
     args = GRPOConfig(estimator="sampled", loss_type="grpo")
     functions = [future(), future()]
-    summed = compared(args, Rewarder(functions), [small, large])[0]
-    apart = compared(args, Rewarder(functions, (), "normalize_then_sum"), [small, large])[0]
+    summed = reward_advantages(args, CombinedReward(functions), [small, large])[0]
+    apart = reward_advantages(
+        args, CombinedReward(functions, (), "normalize_then_sum"), [small, large]
+    )[0]
     assert summed[1] == pytest.approx(summed[2].item(), abs=1e-2)
     assert apart[1] == pytest.approx(apart[0].item(), rel=1e-3)
     assert apart.square().mean().item() == pytest.approx(1, rel=1e-3)
@@ -185,7 +189,9 @@ def test_normalised_first_takes_each_group_s_own_deviation():
     args = GRPOConfig(
         estimator="sampled", loss_type="grpo", multi_objective_aggregation="normalize_then_sum"
     )
-    easy, hard = compared(args, Rewarder([future()], (), "normalize_then_sum"), parts)
+    easy, hard = reward_advantages(
+        args, CombinedReward([future()], (), "normalize_then_sum"), parts
+    )
     assert torch.allclose(easy, hard, rtol=1e-3)
 
 
@@ -204,7 +210,7 @@ def test_an_advantage_clip_bounds_the_weight_of_the_unlikely():
 def test_an_advantage_clip_bounds_those_of_draws():
     parts = [torch.tensor([[0.0, 0.0, 0.0, 1.0]])]
     args = GRPOConfig(estimator="sampled", loss_type="grpo", advantage_clip=0.5)
-    found = compared(args, Rewarder([future()]), parts)
+    found = reward_advantages(args, CombinedReward([future()]), parts)
     assert found.abs().max() == 0.5
     assert found[0, 3] == 0.5
 
@@ -212,9 +218,9 @@ def test_an_advantage_clip_bounds_those_of_draws():
 def test_scaled_by_the_batch_an_easy_group_weighs_more():
     parts = [torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.1]])]
     by = {
-        scale: compared(
+        scale: reward_advantages(
             GRPOConfig(estimator="sampled", loss_type="grpo", scale_rewards=scale),
-            Rewarder([future()]),
+            CombinedReward([future()]),
             parts,
         )
         for scale in ("group", "batch", "none")
@@ -228,7 +234,9 @@ def test_scaled_by_the_batch_an_easy_group_weighs_more():
 @pytest.mark.parametrize("scale", ["group", "none"])
 def test_dr_grpo_centres_its_groups_and_scales_them_by_nothing(scale):
     args = GRPOConfig(estimator="sampled", loss_type="dr_grpo", scale_rewards=scale)
-    found = compared(args, Rewarder([future()]), [torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
+    found = reward_advantages(
+        args, CombinedReward([future()]), [torch.tensor([[0.0, 0.0, 0.0, 1.0]])]
+    )
     assert found.tolist() == [[-0.25, -0.25, -0.25, 0.75]]
 
 
@@ -252,7 +260,7 @@ def test_entropy_pays_until_its_floor(make):
 def test_the_model_s_own_loss_goes_along():
     """With GRPO's learning switched off by a reward of nothing, the base trains as it did."""
 
-    @of_log
+    @log_reward
     def nothing(prompts, completions, ahead, **_):
         return torch.zeros(len(completions))
 
@@ -264,7 +272,7 @@ def test_the_model_s_own_loss_goes_along():
         losses = [row["loss"] for row in trained(nothing, moved, sft_coef=0.5)]
         assert not all(torch.equal(a, b) for a, b in zip(start, moved.parameters(), strict=True))
         assert losses[0] > 0
-        pretrain(build(name), DATASET, PretrainConfig(max_steps=1, batch_size=24), Session())
+        pretrain(build(name), DATASET, PretrainConfig(max_steps=1, batch_size=24), RunContext())
 
 
 def test_a_function_of_one_s_own_is_asked_about_all_that_is_drawn():
@@ -303,7 +311,7 @@ def test_the_exact_estimator_refuses_what_may_pay_for_anything():
 
 
 def test_the_exact_estimator_refuses_fines():
-    @of_log
+    @log_reward
     def fine(prompts, completions, ahead, **_):
         return -(ahead == 1).float()
 
@@ -313,7 +321,7 @@ def test_the_exact_estimator_refuses_fines():
 
 
 def test_names_and_functions_may_be_mixed_and_are_told_apart_in_the_logs():
-    @of_log
+    @log_reward
     def nearest(prompts, completions, ahead, **_):
         return ahead == 1
 

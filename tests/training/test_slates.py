@@ -7,19 +7,19 @@ import torch
 from estimating import DIM, ITEMS, numbers, task, vectors
 from torch.nn import functional
 
-from recoach.data.batch import Seen
+from recoach.data.batches import Seen
 from recoach.data.split import leave_last_out
-from recoach.data.synthetic import cycle
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.base import Embedded
+from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
-from recoach.policy.reward_funcs import future, of_items
-from recoach.policy.rewards import Logged, Rewarder
+from recoach.policy.reward_funcs import future, item_reward
+from recoach.policy.rewards import CombinedReward, LoggedItems
+from recoach.simulation.shop import cycle
 from recoach.training.config import GRPOConfig
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.pretrain import PretrainConfig, pretrain
 from recoach.training.slates import SlateEstimator, plackett_luce
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
 LENGTH = 2
 LISTS = torch.tensor(list(itertools.permutations(range(ITEMS), LENGTH)))
@@ -29,7 +29,7 @@ DISCOUNT = 1 / torch.arange(2, LENGTH + 2).double().log2()
 def slates(*functions, **changes):
     settings = {"estimator": "slate", "loss_type": "grpo", "slate_length": LENGTH}
     args = GRPOConfig(**settings | {"num_generations": 3000, "temperature": 0.7} | changes)
-    return SlateEstimator(args, Policy(0.7), Rewarder(functions or [future()], n_items=ITEMS))
+    return SlateEstimator(args, Policy(0.7), CombinedReward(functions or [future()], n_items=ITEMS))
 
 
 def law(new):
@@ -82,8 +82,8 @@ def test_the_gradient_is_that_of_the_expected_discounted_gain():
     wanted = torch.autograd.grad(expected, few)
     users = few.users.detach().repeat(copies, 1).requires_grad_()
     work = task([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
-    new, estimator = Embedded(users, few.items), slates(scale_rewards="none")
-    rollout = estimator.roll_out(Embedded(users.detach(), few.items.detach()), work, numbers())
+    new, estimator = Embeddings(users, few.items), slates(scale_rewards="none")
+    rollout = estimator.roll_out(Embeddings(users.detach(), few.items.detach()), work, numbers())
     loss, _ = estimator.loss(new, work, rollout, None)
     found = torch.autograd.grad(-loss * LENGTH, new)  # the loss averages over ranks
     by_state = found[0].view(copies, 2, DIM).sum(dim=0)
@@ -99,14 +99,16 @@ def test_what_a_list_earns_as_a_whole_belongs_to_all_its_ranks():
         asked.update(prompts=prompts, completions=completions, ahead=ahead)
         return (completions % 2).float().mean(dim=1)
 
-    @of_items
+    @item_reward
     def price(prompts, completions, **_):
         return completions.float()
 
     work = task([(0, 1, 1.0), (1, 2, 1.0)])
     logged = work.rewards
     work = work._replace(
-        logged=Logged(logged.states, logged.items, torch.tensor([1, 3]), torch.tensor([5.0, 2.0]))
+        logged=LoggedItems(
+            logged.states, logged.items, torch.tensor([1, 3]), torch.tensor([5.0, 2.0])
+        )
     )
     lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [1, 2]]])
     parts = slates(future(), price, odd)._returns(work, lists)
@@ -123,13 +125,13 @@ def test_what_a_function_pays_each_place_is_discounted_and_returned_from_its_ran
     def pay(prompts, completions, **_):
         return 1.0 + completions
 
-    @of_items
+    @item_reward
     def price(prompts, completions, **_):
         return 1.0 + completions
 
     work = task([(0, 1, 1.0), (1, 2, 1.0)])
     worth = work.rewards
-    logged = Logged(worth.states, worth.items, torch.ones(2).long(), torch.ones(2))
+    logged = LoggedItems(worth.states, worth.items, torch.ones(2).long(), torch.ones(2))
     work = work._replace(logged=logged)
     lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [0, 2]]])
     of_items_alone, asked = slates(price, pay)._returns(work, lists)[1:]

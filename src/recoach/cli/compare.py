@@ -7,9 +7,9 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from recoach.cli.console import console
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.report.compare import compared
-from recoach.report.grids import latex, markdown
+from recoach.report.table_formats import latex, markdown
 
 Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 

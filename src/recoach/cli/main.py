@@ -126,7 +126,7 @@ def _say(text: str) -> None:
 @contextmanager
 def _verdict_alone() -> Iterator[None]:
     """Keep a trainer's own word on a base that comes back to scripts: reports say it here."""
-    logger = logging.getLogger("recoach.training.grpo")
+    logger = logging.getLogger("recoach.training.trainer")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -149,10 +149,10 @@ def _together(words: list[str]) -> Iterator[None]:
         raise ConfigError(
             f"recoach {words[0]} works in one process; torchrun is for {', '.join(_TOGETHER)}."
         )
-    from recoach import parallel  # noqa: PLC0415 (torch, which `recoach --help` need not wait for)
+    from recoach import distributed  # noqa: PLC0415 (torch, which `recoach --help` need not wait for)
 
-    with parallel.joined():
-        console.quiet = not parallel.first()
+    with distributed.process_group():
+        console.quiet = not distributed.is_main_process()
         yield
 
 

@@ -11,7 +11,7 @@ from rich.progress import (
 
 from recoach.cli import interrupts
 from recoach.cli.console import console
-from recoach.training.observers import Observer, Outcome
+from recoach.training.callbacks import Callback, TrainResult
 
 _TITLES = {
     "base": "Training the base",
@@ -21,7 +21,7 @@ _TITLES = {
 _SHOWN = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")
 
 
-class Shown(Observer):
+class Shown(Callback):
     """A progress bar for a stage and a line for each evaluation."""
 
     def __init__(self, stage: str) -> None:
@@ -54,7 +54,7 @@ class Shown(Observer):
         shown = "  ".join(f"{name} {row[name]:.4f}" for name in _SHOWN if name in row)
         console.print(f"  step {row['step']:>6}  {shown}", highlight=False)
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: TrainResult) -> None:
         """Take the bar away and say which step was kept."""
         self._progress.stop()
         kept = outcome.best_step

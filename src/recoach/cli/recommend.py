@@ -11,7 +11,7 @@ from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset
 from recoach.data.split import Dataset, chronological
 from recoach.errors import ConfigError, RunError
-from recoach.experiments.folder import RunFolder, write_frame
+from recoach.experiments.run_folder import RunFolder, write_frame
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
 from recoach.serving import recommend as lists

@@ -8,11 +8,11 @@ from cyclopts import Parameter
 from recoach.cli.console import console, errors
 from recoach.cli.progress import Shown
 from recoach.errors import ConfigError
-from recoach.experiments.reproduce import Plan
-from recoach.experiments.reproduce import reproduce as run_suite
-from recoach.experiments.sources import find_sources, missing_categories, statistics_of_sources
-from recoach.experiments.suites import Profile
-from recoach.report.paper import write_suite, write_table1
+from recoach.reproduction.datasets import find_sources, missing_categories, statistics_of_sources
+from recoach.reproduction.paper_cells import Profile
+from recoach.reproduction.paper_tables import write_suite, write_table1
+from recoach.reproduction.suite import Plan
+from recoach.reproduction.suite import reproduce as run_suite
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
@@ -103,7 +103,7 @@ def reproduce(
 
 
 def _simulate(seeds: tuple[int, ...], output: Path) -> None:
-    from recoach.experiments.simulation import Simulation, simulate  # noqa: PLC0415 (an extra)
+    from recoach.reproduction.simulator import Simulation, simulate  # noqa: PLC0415 (an extra)
 
     record = simulate(Simulation(seeds, output), Shown, _announce)
     _show(write_suite(record, "simulator", output))

@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from recoach import parallel
+from recoach import distributed
 from recoach.cli.console import console
 from recoach.cli.progress import Shown
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import execute, open_run, wanted
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, verdict
-from recoach.training.observers import Observer, Observers
+from recoach.training.callbacks import Callback, CallbackList
 
 ReportTo = Annotated[list[TrackerName] | None, Parameter(consume_multiple=True, negative="")]
 Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
@@ -180,10 +180,10 @@ def _execute_and_show(
     resume: bool,
     report_to: Sequence[TrackerName],
 ) -> None:
-    def watch(stage: str) -> Observer:
-        if not parallel.first():
-            return Observer()
-        return Observers([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])
+    def watch(stage: str) -> Callback:
+        if not distributed.is_main_process():
+            return Callback()
+        return CallbackList([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])
 
     going = open_run(config, path, resume=resume, watch=watch)
     if going.folder.finished(config):
@@ -198,7 +198,7 @@ def _execute_and_show(
 
 
 def _show(path: Path, results: dict[str, Any]) -> None:
-    if not parallel.first():
+    if not distributed.is_main_process():
         return
     page = write_report(path)
     console.print(comparison_table(results))

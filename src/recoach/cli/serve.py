@@ -15,10 +15,10 @@ from recoach.cli import interrupts
 from recoach.cli.console import console
 from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.errors import ConfigError, RunError
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import load_model
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
-from recoach.serving.shelf import Shelf
+from recoach.serving.snapshot import ModelSnapshot
 from recoach.serving.vectors import item_vectors
 
 KEY = "RECOACH_API_KEY"
@@ -95,7 +95,7 @@ def serve(
     console.print("Stopped.")
 
 
-def read_shelf(folder: RunFolder) -> Shelf:
+def read_shelf(folder: RunFolder) -> ModelSnapshot:
     """Return what a run has to serve: its base and, where it is there and whole, its tuned model.
 
     Raises:
@@ -116,7 +116,7 @@ def read_shelf(folder: RunFolder) -> Shelf:
         indexes = {
             stage: build_index(item_vectors(model, dataset)) for stage, model in models.items()
         }
-    return Shelf(dataset, models, titles, digest.hexdigest()[:12], indexes)
+    return ModelSnapshot(dataset, models, titles, digest.hexdigest()[:12], indexes)
 
 
 def stamp(folder: RunFolder) -> Hashable:

@@ -10,15 +10,15 @@ from recoach.cli import interrupts
 from recoach.cli.console import console
 from recoach.cli.progress import Shown
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.search import Plan, SearchObserver
+from recoach.experiments.search import Plan, SearchCallback
 from recoach.experiments.search import search as run_search
 from recoach.experiments.space import read_space
 from recoach.report.search import change, drawn, search_table, search_verdict, write_search
 from recoach.report.tables import number
-from recoach.training.observers import Outcome
+from recoach.training.callbacks import TrainResult
 
 
-class _Trials(SearchObserver):
+class _Trials(SearchCallback):
     """A progress bar for the trial that runs and a line for each that has ended."""
 
     def __init__(self, total: int) -> None:
@@ -42,7 +42,7 @@ class _Trials(SearchObserver):
     def on_step(self, step: int, logs: dict[str, float]) -> None:
         self._progress.update(self._task, completed=step)
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: TrainResult) -> None:
         interrupts.end_training()
 
     def stops(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from recoach.data.bombs import check_rows, check_unpacked_size
+from recoach.data.limits import check_rows, check_unpacked_size
 from recoach.errors import DataError, clipped
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence")

@@ -16,7 +16,7 @@ import polars as pl
 from recoach.data.formats import UNREADABLE, Table, open_table, reading
 from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
 from recoach.data.split import Dataset, from_parts
-from recoach.data.times import beyond, moments, scale_of, to_milliseconds
+from recoach.data.timestamps import beyond, moments, scale_of, to_milliseconds
 from recoach.errors import DataError, clipped, suggestion
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {

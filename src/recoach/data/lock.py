@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recoach import parallel
+from recoach import distributed
 from recoach.errors import BusyError, RunError
 
 LOCK = ".lock"
@@ -53,7 +53,7 @@ def alone(folder: Path, lock: Path | None = None) -> Iterator[None]:
         BusyError: another process works there, named with its command and since when.
         RunError: the folder cannot be written.
     """
-    if not parallel.first():  # of processes that work together the first holds it
+    if not distributed.is_main_process():  # of processes that work together the first holds it
         yield
         return
     path = lock or folder / LOCK

@@ -19,13 +19,13 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from recoach import parallel
+from recoach import distributed
 from recoach.data.filters import deduplicate, k_core, rating_at_least
 from recoach.data.formats import UNREADABLE
 from recoach.data.ingest import read_interactions
 from recoach.data.interactions import FloatArray, Interactions
 from recoach.data.lock import alone
-from recoach.data.split import Dataset, Ragged, fingerprint, leave_last_out
+from recoach.data.split import Dataset, RaggedArray, fingerprint, leave_last_out
 from recoach.data.statistics import Statistics, describe
 from recoach.errors import ConfigError, DataError
 
@@ -106,11 +106,11 @@ def _prepare(
         return reused
     name = source.name.split(".")[0]
     if memory is not None:
-        from recoach.data.in_duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
+        from recoach.data.sql.duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
 
         dataset, statistics = split_in_duckdb(source, config, memory, directory)
     elif spark is not None:
-        from recoach.data.in_spark import split_in_spark  # noqa: PLC0415 (an extra)
+        from recoach.data.sql.spark import split_in_spark  # noqa: PLC0415 (an extra)
 
         dataset, statistics = split_in_spark(source, config, spark, directory)
     else:
@@ -144,7 +144,7 @@ def save_dataset(
     stays. Of several processes only the first writes. DataError where the disk refuses or the
     folder holds something else.
     """
-    if not parallel.first():
+    if not distributed.is_main_process():
         return
     with _working(Path(directory)):
         _save(dataset, Path(directory), statistics, origin)
@@ -291,7 +291,7 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
     for name, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         pl.DataFrame({"id": ids}).write_parquet(folder / f"{name}.parquet")
     for part in _PARTS:
-        ragged: Ragged = getattr(dataset, part)
+        ragged: RaggedArray = getattr(dataset, part)
         users = np.repeat(np.arange(len(ragged), dtype=np.int32), ragged.lengths)
         table = pl.DataFrame({"user": users, "item": ragged.values})
         if part == "train" and dataset.ratings is not None:
@@ -319,8 +319,8 @@ def _read_ratings(path: Path) -> FloatArray | None:
     return pl.read_parquet(path, columns=["rating"])["rating"].to_numpy().astype(np.float32)
 
 
-def _read_part(path: Path, n_users: int) -> Ragged:
+def _read_part(path: Path, n_users: int) -> RaggedArray:
     table = pl.read_parquet(path)
     counts = np.bincount(table["user"].to_numpy(), minlength=n_users)
     offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-    return Ragged(offsets, table["item"].to_numpy().astype(np.int32))
+    return RaggedArray(offsets, table["item"].to_numpy().astype(np.int32))

@@ -16,7 +16,7 @@ _IDS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ragged:
+class RaggedArray:
     """Rows of different lengths in one flat array.
 
     Attributes:
@@ -65,9 +65,9 @@ class Dataset:
     name: str
     user_ids: pl.Series
     item_ids: pl.Series
-    train: Ragged
-    valid: Ragged
-    test: Ragged
+    train: RaggedArray
+    valid: RaggedArray
+    test: RaggedArray
     fingerprint: str
     split: str = "leave_last_out"
     ratings: FloatArray | None = None
@@ -172,19 +172,19 @@ def _held_out(log: Ordered, n_valid: LongArray, n_test: LongArray, name: str) ->
     return replace(parts, ratings=ratings)
 
 
-def without_last(rows: Ragged, count: int) -> Ragged:
+def drop_last(rows: RaggedArray, count: int) -> RaggedArray:
     """Return the rows without their last `count` values; a row keeps at least its first."""
     if count == 0:
         return rows
     kept = np.maximum(rows.lengths - count, np.minimum(rows.lengths, 1))
     within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
-    return chosen(rows, within < np.repeat(kept, rows.lengths))
+    return select(rows, within < np.repeat(kept, rows.lengths))
 
 
-def chosen(rows: Ragged, which: npt.NDArray[np.bool_]) -> Ragged:
+def select(rows: RaggedArray, which: npt.NDArray[np.bool_]) -> RaggedArray:
     """Return the rows with the values alone that bool[m] `which` keeps; rows may become empty."""
     kept = np.concatenate(([0], np.cumsum(which, dtype=np.int64)))[rows.offsets]
-    return Ragged(kept, rows.values[which])
+    return RaggedArray(kept, rows.values[which])
 
 
 def from_parts(
@@ -206,20 +206,22 @@ def from_parts(
         for part, user_codes, item_codes in zip(parts, users, items, strict=True)
     ]
     if valid is None:
-        empty = Ragged(np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+        empty = RaggedArray(
+            np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
+        )
         rows.insert(1, empty)
     joined = assemble(name, (user_ids, item_ids), (rows[0], rows[1], rows[2]))
     return replace(joined, split="as given")
 
 
 def assemble(
-    name: str, ids: tuple[pl.Series, pl.Series], rows: tuple[Ragged, Ragged, Ragged]
+    name: str, ids: tuple[pl.Series, pl.Series], rows: tuple[RaggedArray, RaggedArray, RaggedArray]
 ) -> Dataset:
     """Return the Dataset of (user_ids, item_ids) and (train, valid, test), fingerprint included."""
     return Dataset(name, *ids, *rows, fingerprint=fingerprint(ids, rows))
 
 
-def fingerprint(ids: Sequence[pl.Series], rows: Sequence[Ragged]) -> str:
+def fingerprint(ids: Sequence[pl.Series], rows: Sequence[RaggedArray]) -> str:
     """Return 16 hex digits that change with any id or any row, on every machine the same."""
     digest = hashlib.sha256()
     for series in ids:
@@ -246,13 +248,13 @@ def chronological(interactions: Interactions) -> LongArray:
     return ordered["row"].to_numpy().astype(np.int64)
 
 
-def _ragged(lengths: LongArray, values: IntArray) -> Ragged:
-    return Ragged(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), values)
+def _ragged(lengths: LongArray, values: IntArray) -> RaggedArray:
+    return RaggedArray(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), values)
 
 
 def _by_user(
     part: Interactions, user_codes: LongArray, item_codes: LongArray, n_users: int
-) -> Ragged:
+) -> RaggedArray:
     order = chronological(part)
     users = user_codes[part.users[order]]
     items = item_codes[part.items[order]].astype(np.int32)

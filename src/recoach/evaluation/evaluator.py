@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from recoach import parallel
-from recoach.data.batch import Split, histories, user_queries
-from recoach.data.split import Dataset, Ragged
+from recoach import distributed
+from recoach.data.batches import Split, histories, user_queries
+from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation.metrics import per_user
 from recoach.evaluation.ranking import target_ranks, top_items
-from recoach.models.base import Recommender, judging
+from recoach.models.base import Recommender, eval_mode
 
 MaskSeen = Literal["all", "recbole", "none"]
 """Mask what a user has taken: always, only for models that read no history (RecBole), or never."""
@@ -127,8 +127,8 @@ def top_lists(
     rows[:, 0] = np.arange(len(users))
     own = np.zeros(len(users), dtype=np.bool_)
     starts = range(0, len(users), _USERS_AT_ONCE)
-    with judging(model):
-        for start in starts[parallel.rank() :: parallel.size()]:
+    with eval_mode(model):
+        for start in starts[distributed.data_rank() :: distributed.data_world_size()]:
             part = slice(start, start + _USERS_AT_ONCE)
             own[part] = True
             queries = user_queries(
@@ -136,12 +136,12 @@ def top_lists(
             ).to(model.device)
             found = top_items(*model.embed(queries), k, queries.seen).items.cpu().numpy()
             rows[part, 1 : 1 + found.shape[1]] = found
-    everybodys = parallel.gathered(torch.from_numpy(rows[own])).numpy()
+    everybodys = distributed.all_gather(torch.from_numpy(rows[own])).numpy()
     return np.ascontiguousarray(everybodys[np.argsort(everybodys[:, 0]), 1:])
 
 
 def _ranks_of_all(
-    model: Recommender, past: Ragged, held_out: Ragged, users: np.ndarray, *, mask: bool
+    model: Recommender, past: RaggedArray, held_out: RaggedArray, users: np.ndarray, *, mask: bool
 ) -> np.ndarray:
     """Rank in parts of users with histories of like length, so that little is padding.
 
@@ -149,18 +149,18 @@ def _ranks_of_all(
     """
     order = np.argsort(past.lengths[users], kind="stable")
     parts = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
-    own = parts[parallel.rank() :: parallel.size()]
-    with judging(model):
+    own = parts[distributed.data_rank() :: distributed.data_world_size()]
+    with eval_mode(model):
         ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in own]
     ranked = np.concatenate([order[:0], *own])
     asked = np.repeat(ranked, held_out.lengths[users[ranked]])
     both = torch.from_numpy(np.stack([asked, np.concatenate([order[:0], *ranks])], axis=1))
-    asked, found = parallel.gathered(both).numpy().T
+    asked, found = distributed.all_gather(both).numpy().T
     return np.ascontiguousarray(found[np.argsort(asked, kind="stable")])
 
 
 def _ranks(
-    model: Recommender, past: Ragged, held_out: Ragged, users: np.ndarray, *, mask: bool
+    model: Recommender, past: RaggedArray, held_out: RaggedArray, users: np.ndarray, *, mask: bool
 ) -> np.ndarray:
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
     queries = queries.to(model.device)

@@ -16,7 +16,7 @@ from recoach.errors import ConfigError, suggestion
 from recoach.evaluation.evaluator import KS, MaskSeen
 from recoach.models.registry import model_entry
 from recoach.training.config import GRPOConfig
-from recoach.training.pretrain import PretrainConfig
+from recoach.training.supervised import PretrainConfig
 
 Table = TypeVar("Table", bound=BaseModel)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from recoach.data.ingest import read_benchmark
+from recoach.data.item_table import read_titles
 from recoach.data.prepared import (
     MANIFEST,
     PrepareConfig,
@@ -16,10 +17,9 @@ from recoach.data.prepared import (
 )
 from recoach.data.split import Dataset, leave_last_out
 from recoach.data.statistics import describe
-from recoach.data.synthetic import BROWSING, Shop, shop
-from recoach.data.titles import read_titles
 from recoach.errors import DataError
 from recoach.experiments.config import DataConfig
+from recoach.simulation.shop import BROWSING, Shop, shop
 
 
 def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> Dataset:

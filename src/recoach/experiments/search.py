@@ -18,14 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from recoach.data.lock import LOCK
 from recoach.errors import ConfigError, ModelError, RunError
 from recoach.experiments.config import ExperimentConfig, resolve
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.space import Space, as_drawn, settings
 from recoach.experiments.stages import Run, Watch, open_run
 from recoach.models.base import Recommender
 from recoach.models.registry import model_entry
-from recoach.training.loop import Session, derive
-from recoach.training.observers import Observer, Observers
-from recoach.training.pretrain import validation
+from recoach.training.callbacks import Callback, CallbackList
+from recoach.training.loop import RunContext, derive
+from recoach.training.supervised import validation
 
 FORMAT = 1
 _STUDY = "search.db"
@@ -45,7 +45,7 @@ class Plan:
     output: Path
 
 
-class SearchObserver(Observer):
+class SearchCallback(Callback):
     """Receives what happens in a search: the steps of every trial, as of any training, and this."""
 
     def on_search(self, base: float, done: int) -> None:
@@ -55,7 +55,7 @@ class SearchObserver(Observer):
         """A trial has ended; `trial` is its entry in the record."""
 
 
-class _Pruning(Observer):
+class _Pruning(Callback):
     """Ends a trial that is behind the median of those before it."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -68,7 +68,7 @@ class _Pruning(Observer):
             raise optuna.TrialPruned(f"behind the median at step {row['step']}")
 
 
-def search(plan: Plan, watch: Watch, observer: SearchObserver) -> dict[str, Any]:
+def search(plan: Plan, watch: Watch, callback: SearchCallback) -> dict[str, Any]:
     """Train the base once, run the trials that are left, write trials.json and best.toml.
 
     The first trial is of the settings as they are, where the space holds them. best.toml is a whole
@@ -92,19 +92,19 @@ def search(plan: Plan, watch: Watch, observer: SearchObserver) -> dict[str, Any]
         return _search(
             plan,
             open_run(replace(config, finetune=False), base.path, resume=True, watch=watch),
-            observer,
+            callback,
         )
 
 
-def _search(plan: Plan, run: Run, observer: SearchObserver) -> dict[str, Any]:
+def _search(plan: Plan, run: Run, callback: SearchCallback) -> dict[str, Any]:
     config, folder = plan.config, RunFolder(plan.output)
     with _opened(plan) as study:
         run.base()
         base = _judge(run)(run.copy_of_base())
-        observer.on_search(base, len(_ended(study)))
+        callback.on_search(base, len(_ended(study)))
         while len(_ended(study)) < plan.trials:
-            _try(plan, run, _drawn(plan, study), observer)
-            observer.on_trial(_entries(study)[-1], base)
+            _try(plan, run, _drawn(plan, study), callback)
+            callback.on_trial(_entries(study)[-1], base)
         record = _record(plan, study, base)
     if record["best"] is not None:
         best = record["trials"][record["best"] - 1]["settings"]
@@ -178,18 +178,18 @@ def _drawn(plan: Plan, study: optuna.Study) -> Trial:
     return study.ask(plan.space)
 
 
-def _try(plan: Plan, run: Run, trial: Trial, observer: Observer) -> None:
+def _try(plan: Plan, run: Run, trial: Trial, callback: Callback) -> None:
     """Fine-tune the base as a run would and tell the study what came of it."""
     config = plan.config
     try:
         grpo = _changed(config, settings(trial.params)).grpo
-        session = Session(
+        context = RunContext(
             seed=config.seed,
             mask_seen=config.evaluation.mask_seen,
-            observer=Observers([observer, _Pruning(trial, grpo.metric)]),
+            callback=CallbackList([callback, _Pruning(trial, grpo.metric)]),
         )
         model = run.copy_of_base()
-        run.finetune(model, grpo, session)
+        run.finetune(model, grpo, context)
         trial.study.tell(trial, _judge(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:  # at odds, diverged, behind
         trial.set_user_attr("reason", str(error))

@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
-from recoach import parallel
-from recoach.data.split import Dataset, without_last
+from recoach import distributed
+from recoach.data.split import Dataset, drop_last
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import run_dataset, run_titles
-from recoach.experiments.folder import RunFolder
-from recoach.experiments.record import Stage, Trained, write_results
+from recoach.experiments.results import Stage, Trained, write_results
+from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
+from recoach.training.callbacks import Callback, CallbackList, TrainResult
 from recoach.training.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, Fit
-from recoach.training.grpo import GRPOTrainer
-from recoach.training.loop import Session
-from recoach.training.observers import Observer, Observers, Outcome
-from recoach.training.pretrain import PretrainConfig, pretrain
+from recoach.training.loop import RunContext
+from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.trainer import GRPOTrainer
 
-Watch = Callable[[str], Observer]
-"""Gives the observer that shows the progress of a stage or of a fold's base."""
+Watch = Callable[[str], Callback]
+"""Gives the callback that shows the progress of a stage or of a fold's base."""
 
 
 def wanted(config: ExperimentConfig) -> tuple[Stage, ...]:
@@ -34,7 +34,7 @@ def wanted(config: ExperimentConfig) -> tuple[Stage, ...]:
     return ("base", "tuned", "control") if config.evaluation.control else ("base", "tuned")
 
 
-class Logger(Observer):
+class Logger(Callback):
     """Writes evaluations to the run's metrics.jsonl."""
 
     def __init__(self, folder: RunFolder, stage: str) -> None:
@@ -54,13 +54,13 @@ class Run:
     dataset: Dataset
     watch: Watch
 
-    def session(self, stage: str) -> Session:
+    def context(self, stage: str) -> RunContext:
         """Return where a stage trains; it always goes on from its own last checkpoint."""
-        return Session(
+        return RunContext(
             seed=self.config.seed,
             mask_seen=self.config.evaluation.mask_seen,
             folder=self.folder.checkpoints(stage),
-            observer=Observers([Logger(self.folder, stage), self.watch(stage)]),
+            callback=CallbackList([Logger(self.folder, stage), self.watch(stage)]),
             resume=True,
         )
 
@@ -74,17 +74,17 @@ class Run:
     def tuned(self) -> Trained:
         """Fine-tune the base with GRPO."""
         model = self.copy_of_base()
-        return Trained(model, self.finetune(model, self.config.grpo, self.session("tuned")))
+        return Trained(model, self.finetune(model, self.config.grpo, self.context("tuned")))
 
-    def finetune(self, model: Recommender, args: GRPOConfig, session: Session) -> Outcome:
+    def finetune(self, model: Recommender, args: GRPOConfig, context: RunContext) -> TrainResult:
         """Move a model with GRPO; the bases that a cross-fitted reward asks are trained before."""
         functions = [
-            CrossFitted(self.dataset, self._base_of_fold(args), args, session.mask_seen)
+            CrossFitted(self.dataset, self._base_of_fold(args), args, context.mask_seen)
             if name == "cross_fitted"
             else name
             for name in args.reward_funcs
         ]
-        trainer = GRPOTrainer(model, functions, args, train_dataset=self.dataset, session=session)
+        trainer = GRPOTrainer(model, functions, args, train_dataset=self.dataset, context=context)
         if not self.folder.complete("tuned"):
             for function in functions:
                 if isinstance(function, CrossFitted):
@@ -95,8 +95,8 @@ class Run:
         """Train the base on by its own loss: as many steps, as large, as often looked at."""
         model = self.copy_of_base()
         budget = control_config(self.config.pretrain, self.config.grpo, steps, eval_steps)
-        session = self.session("control")
-        outcome = pretrain(model, self.dataset, budget, session, start_is_candidate=True)
+        context = self.context("control")
+        outcome = pretrain(model, self.dataset, budget, context, start_is_candidate=True)
         return Trained(model, outcome)
 
     def copy_of_base(self) -> Recommender:
@@ -105,11 +105,11 @@ class Run:
 
     def _base_of(self, dataset: Dataset, stage: str) -> Trained:
         """Train a base by its own loss on a dataset."""
-        train = without_last(dataset.train, self.config.pretrain.hold_out)
+        train = drop_last(dataset.train, self.config.pretrain.hold_out)
         entry, seed = model_entry(self.config.model_name), self.config.seed
         new = build_from_config(entry, self.config.model, train, dataset.n_items, seed=seed)
         model = new.to(_device())
-        return Trained(model, pretrain(model, dataset, self.config.pretrain, self.session(stage)))
+        return Trained(model, pretrain(model, dataset, self.config.pretrain, self.context(stage)))
 
     def _base_of_fold(self, args: GRPOConfig) -> Fit:
         def fit(part: Dataset, fold: int) -> Recommender:
@@ -147,8 +147,10 @@ def open_run(config: ExperimentConfig, path: Path, *, resume: bool, watch: Watch
 
     Of several processes the first does so, and the others open what it has made.
     """
-    run = _opened(config, path, resume=resume, watch=watch) if parallel.first() else None
-    parallel.wait()
+    run = (
+        _opened(config, path, resume=resume, watch=watch) if distributed.is_main_process() else None
+    )
+    distributed.barrier()
     return run or _opened(config, path, resume=True, watch=watch)
 
 
@@ -177,7 +179,7 @@ def execute(run: Run) -> dict[str, Any]:
     return write_results(run.folder, run.config, run.dataset, trained)
 
 
-def _budget(run: Run, outcome: Outcome) -> tuple[int, int]:
+def _budget(run: Run, outcome: TrainResult) -> tuple[int, int]:
     """Return the steps GRPO took and the steps between its evaluations."""
     looks = [
         int(row["step"])

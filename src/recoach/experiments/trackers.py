@@ -8,15 +8,15 @@ from typing import Any, Final, Literal
 
 from recoach.errors import ConfigError
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.folder import RunFolder
-from recoach.training.observers import Observer, Outcome
+from recoach.experiments.run_folder import RunFolder
+from recoach.training.callbacks import Callback, TrainResult
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 _AT_START: Final = ("step", "epoch")
 
 
-class TensorBoard(Observer):
+class TensorBoard(Callback):
     """Writes event files to `tensorboard/STAGE` of the run's folder."""
 
     def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
@@ -31,12 +31,12 @@ class TensorBoard(Observer):
             self._writer.add_scalar(name, value, int(row["step"]))
         self._writer.flush()
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: TrainResult) -> None:
         """Close the file."""
         self._writer.close()
 
 
-class MLflow(Observer):
+class MLflow(Callback):
     """Logs to the sqlite store `mlflow.db` of the run's folder, a run for each stage.
 
     MLFLOW_TRACKING_URI, where it is set, names another store.
@@ -64,12 +64,12 @@ class MLflow(Observer):
             key = name.replace("@", "_at_")  # a name may not hold it
             self._client.log_metric(self._id, key, value, step=int(row["step"]))
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: TrainResult) -> None:
         """Mark the run as finished."""
         self._client.set_terminated(self._id)
 
 
-class WandB(Observer):
+class WandB(Callback):
     """Logs to Weights & Biases, offline into the run's folder unless WANDB_MODE says otherwise."""
 
     def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
@@ -91,7 +91,7 @@ class WandB(Observer):
         """Log every figure of an evaluation."""
         self._run.log(_figures(row), step=int(row["step"]))
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: TrainResult) -> None:
         """Finish the run."""
         self._run.finish()
 
@@ -114,8 +114,8 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
 
 def trackers(
     names: Sequence[TrackerName], config: ExperimentConfig, folder: RunFolder, stage: str
-) -> list[Observer]:
-    """Return the observers that log a stage.
+) -> list[Callback]:
+    """Return the callbacks that log a stage.
 
     Args:
         names: which trackers, `check_trackers` having been asked.

@@ -11,16 +11,16 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from recoach import parallel
-from recoach.data.batch import Batch, Queries
-from recoach.data.split import Ragged
+from recoach import distributed
+from recoach.data.batches import Batch, Queries
+from recoach.data.split import RaggedArray
 from recoach.errors import ConfigError
 
-Table = Literal["item", "user", "position", "encoder"]
-TABLES: tuple[Table, ...] = ("item", "user", "position", "encoder")
+GroupName = Literal["item", "user", "position", "encoder"]
+GROUP_NAMES: tuple[GroupName, ...] = ("item", "user", "position", "encoder")
 
 
-class Embedded(NamedTuple):
+class Embeddings(NamedTuple):
     """What a model makes of queries."""
 
     users: Tensor
@@ -50,13 +50,13 @@ class Recommender(nn.Module, ABC):
     regularises: ClassVar[bool] = False
     """Whether `loss` shapes the vectors beyond raising what was taken: GRPO then carries it on."""
 
-    def __init__(self, config: BaseModel, train: Ragged, n_items: int) -> None:
+    def __init__(self, config: BaseModel, train: RaggedArray, n_items: int) -> None:
         super().__init__()
         self.config = config
         self.n_users, self.n_items = len(train), n_items
 
     @property
-    def divisible(self) -> bool:
+    def shardable(self) -> bool:
         """Whether `items` is an embedding that is read and scored and no more (see `divided`)."""
         return False
 
@@ -69,7 +69,7 @@ class Recommender(nn.Module, ABC):
         return f"{self.n_users:,} users, {self.n_items:,} items"
 
     @abstractmethod
-    def embed(self, queries: Queries) -> Embedded:
+    def embed(self, queries: Queries) -> Embeddings:
         """Return vectors for B states and for all items."""
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
@@ -82,10 +82,10 @@ class Recommender(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no loss: it is not trained by steps")
 
     @abstractmethod
-    def tables(self) -> dict[Table, list[Tensor]]:
+    def tables(self) -> dict[GroupName, list[Tensor]]:
         """Return every parameter under the name of the table it belongs to."""
 
-    def settle(self) -> None:
+    def materialize_propagation(self) -> None:
         """Make the propagated vectors the tables, free to move on their own from now on.
 
         Raises:
@@ -114,7 +114,7 @@ class Recommender(nn.Module, ABC):
 
 
 @contextmanager
-def judging(model: Recommender) -> Iterator[None]:
+def eval_mode(model: Recommender) -> Iterator[None]:
     """Put a model into evaluation mode and back into the mode it was in, whatever happens."""
     was_training = model.training
     model.eval()
@@ -145,7 +145,7 @@ def draw_negatives(
         int64[B, count]. After ten rounds a user who has taken nearly everything may keep a
         taken item.
     """
-    generator = parallel.own(generator)
+    generator = distributed.rank_generator(generator)
     drawn = torch.randint(n_items, (len(users), count), generator=generator).to(users.device)
     for _ in range(10):
         taken = _contains(known, users[:, None] * n_items + drawn)
@@ -157,7 +157,7 @@ def draw_negatives(
     return drawn
 
 
-def known_keys(train: Ragged, n_items: int) -> Tensor:
+def interaction_keys(train: RaggedArray, n_items: int) -> Tensor:
     """Return the sorted distinct keys `user * n_items + item` of the training interactions."""
     users = np.repeat(np.arange(len(train), dtype=np.int64), train.lengths)
     return torch.from_numpy(np.unique(users * n_items + train.values))

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from recoach import parallel
+from recoach import distributed
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError, ModelError, RunError, clipped
 from recoach.models.base import Recommender
@@ -28,7 +28,7 @@ from recoach.models.registry import build_from_config, model_entry, model_name
 
 FORMAT = 1
 _HEADER_KEY, _DIGEST_KEY = "recoach", "sha256"
-OPTIMISER, COMPANION = "optimiser.", "companion."
+OPTIMIZER, EXTRA_MODULE = "optimiser.", "companion."
 """What stands before the names of tensors that are not the model's own."""
 
 
@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunError: the disk is full, the folder is missing or read-only; nothing is left behind.
     """
-    if not parallel.first():
+    if not distributed.is_main_process():
         return
     part = path.with_name(f".{path.name}.part")
     try:
@@ -69,7 +69,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and their JSON state as one safetensors file, in the first process."""
-    if not parallel.first():
+    if not distributed.is_main_process():
         return
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
@@ -152,7 +152,7 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
             f"{dataset.n_users} and {dataset.n_items}; use the data of that run."
         )
     file = directory / f"{weights}.safetensors"
-    tensors = own_weights(load_tensors(file).tensors)
+    tensors = model_weights(load_tensors(file).tensors)
     _check_sizes(lambda: entry.model(config, dataset.train, dataset.n_items), tensors, path, file)
     model = build_from_config(entry, config, dataset.train, dataset.n_items, seed=0)
     model.load_state_dict(tensors)
@@ -161,9 +161,9 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
     return model.eval()
 
 
-def own_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def model_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a file that are the model's own."""
-    return {n: t for n, t in tensors.items() if not n.startswith((OPTIMISER, COMPANION))}
+    return {n: t for n, t in tensors.items() if not n.startswith((OPTIMIZER, EXTRA_MODULE))}
 
 
 def _check_sizes(

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach import parallel
-from recoach.models.shards import Shard
+from recoach import distributed
+from recoach.models.sharded_softmax import ShardedCatalogue
 from recoach.models.softmax import Block, product_dtype, softmax_loss
 
 
@@ -25,8 +25,10 @@ def cross_entropy(
         states = torch.arange(len(block), device=users.device)
         return -block.log_p(states, targets[block.which]).sum()
 
-    catalogue = None if first_item is None else Shard(items, len(users), start=first_item)
-    return softmax_loss(users, items, loss, catalogue) / parallel.total(len(users))
+    catalogue = (
+        None if first_item is None else ShardedCatalogue(items, len(users), start=first_item)
+    )
+    return softmax_loss(users, items, loss, catalogue) / distributed.data_sum(len(users))
 
 
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
         negative: float[B, N] scores of items never taken.
     """
     each = functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)
-    return parallel.share_of_mean(each)
+    return distributed.mean_contribution(each)
 
 
 def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
         negative: float[B, N] scores of items never taken.
     """
     logits = torch.cat([positive[:, None], negative], dim=1)
-    return parallel.share_of_mean(logits.logsumexp(dim=1) - positive)
+    return distributed.mean_contribution(logits.logsumexp(dim=1) - positive)
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
         positive: float[B] scores of the items taken.
         negative: float[B] scores of items not taken.
     """
-    return parallel.share_of_mean(functional.softplus(negative - positive))
+    return distributed.mean_contribution(functional.softplus(negative - positive))
 
 
 def alignment(left: Tensor, right: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ def alignment(left: Tensor, right: Tensor) -> Tensor:
         right: float[B, D], any length.
     """
     cosine = functional.cosine_similarity(left, right, dim=1)
-    return parallel.share_of_mean(2 - 2 * cosine)
+    return distributed.mean_contribution(2 - 2 * cosine)
 
 
 def uniformity(vectors: Tensor) -> Tensor:
@@ -78,11 +80,11 @@ def uniformity(vectors: Tensor) -> Tensor:
     Args:
         vectors: float[B, D], any length. Fewer than two have no pair: the loss is 0.
     """
-    vectors = parallel.whole(vectors)
+    vectors = distributed.all_gather_with_grad(vectors)
     if len(vectors) < 2:
         return vectors.sum() * 0.0
     loss: Tensor = _Uniformity.apply(functional.normalize(vectors, dim=1))  # type: ignore[no-untyped-call]
-    return parallel.once(loss)
+    return distributed.scale_replicated(loss)
 
 
 def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
@@ -93,11 +95,11 @@ def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
         right: float[B, D], any length.
         shift: rotation that pairs row b with row b + shift; 1..B-1, so no row meets its own.
     """
-    left, right = parallel.whole(left), parallel.whole(right)
+    left, right = distributed.all_gather_with_grad(left), distributed.all_gather_with_grad(right)
     if len(left) < 2:
         return left.sum() * 0.0
     cosine = functional.cosine_similarity(left, right.roll(shift, dims=0), dim=1)
-    return parallel.once((4 * cosine - 4).exp().mean().log())
+    return distributed.scale_replicated((4 * cosine - 4).exp().mean().log())
 
 
 class _Uniformity(torch.autograd.Function):

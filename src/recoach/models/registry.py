@@ -5,15 +5,15 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel, ValidationError
 
-from recoach.data.split import Dataset, Ragged
+from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, suggestion
 from recoach.models.base import Recommender
-from recoach.models.bprmf import BPRMF, BPRMFConfig
-from recoach.models.gru4rec import GRU4Rec, GRU4RecConfig
-from recoach.models.gsau import GSAU, GSAUConfig
-from recoach.models.lightgcn import LightGCN, LightGCNConfig
-from recoach.models.popularity import Popularity, PopularityConfig
-from recoach.models.sasrec import SASRec, SASRecConfig
+from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
+from recoach.models.graph.gsau import GSAU, GSAUConfig
+from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
+from recoach.models.neighbours.popularity import Popularity, PopularityConfig
+from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
+from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 
 
 class Entry(NamedTuple):
@@ -63,7 +63,7 @@ def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: objec
 
 
 def build_from_config(
-    entry: Entry, config: BaseModel, train: Ragged, n_items: int, *, seed: int
+    entry: Entry, config: BaseModel, train: RaggedArray, n_items: int, *, seed: int
 ) -> Recommender:
     """Build a model with weights drawn from the seed alone."""
     with torch.random.fork_rng(devices=[]):

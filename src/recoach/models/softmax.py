@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from recoach.data.batch import Seen
-from recoach.models.sums import add_sums
+from recoach.data.batches import Seen
+from recoach.models.segment_sum import add_segment_sums
 
 _STATES = {"cpu": 1024, "cuda": 8192}
 _LOGITS = {"cpu": 2**24, "cuda": 2**28}
@@ -212,9 +212,9 @@ class Block:
         states, wanted, slope = pairs
         items, scale = self._catalogue.items, 1 / self._catalogue.temperature
         slope = slope.to(items.dtype)
-        add_sums(d_users, states, scale * slope, items, wanted)
+        add_segment_sums(d_users, states, scale * slope, items, wanted)
         wanted, order = wanted.sort(stable=True)
-        add_sums(d_items, wanted, slope[order], self._users, states[order])
+        add_segment_sums(d_items, wanted, slope[order], self._users, states[order])
 
     def _add_products(
         self, share: Tensor, into: Tensor | None, d_users: Tensor, d_items: Tensor

@@ -6,10 +6,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from recoach.data.batch import Queries
-from recoach.data.split import Dataset, Ragged
+from recoach.data.batches import Queries
+from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError
-from recoach.models.base import Embedded, Recommender, Table
+from recoach.models.base import Embeddings, GroupName, Recommender
 
 Query = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(module, users int64[B], histories int64[B, T]) -> float[B, D]; histories are padded on the
@@ -36,7 +36,7 @@ class Wrapped(Recommender):
     def __init__(
         self,
         config: WrappedConfig,
-        train: Ragged,
+        train: RaggedArray,
         n_items: int,
         module: nn.Module,
         functions: tuple[Query, Items],
@@ -50,15 +50,15 @@ class Wrapped(Recommender):
         """Number of last items the module reads."""
         return self._history_length
 
-    def embed(self, queries: Queries) -> Embedded:
+    def embed(self, queries: Queries) -> Embeddings:
         """Return what the functions make of each state's user and own history."""
         query, items = self._functions
         history = queries.history[queries.rows]
         places = torch.arange(history.shape[1], device=history.device)
         history = history.masked_fill(places >= queries.ends[:, None], self.n_items)
-        return Embedded(query(self.module, queries.state_users, history), items(self.module))
+        return Embeddings(query(self.module, queries.state_users, history), items(self.module))
 
-    def tables(self) -> dict[Table, list[Tensor]]:
+    def tables(self) -> dict[GroupName, list[Tensor]]:
         """Return all parameters under "encoder": which are tables only their author knows."""
         return {"encoder": list(self.parameters())}
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recoach.data.batch import Queries, Seen
-from recoach.data.split import Ragged
+from recoach.data.batches import Queries, Seen
+from recoach.data.split import RaggedArray
 from recoach.policy.rewards import Rewards
 
 
@@ -29,7 +29,7 @@ class Candidates(NamedTuple):
 class Proposal:
     """Half uniform, half by popularity in training: every item can be drawn, heads often are."""
 
-    def __init__(self, train: Ragged, n_items: int) -> None:
+    def __init__(self, train: RaggedArray, n_items: int) -> None:
         counts = np.bincount(train.values, minlength=n_items)
         share = counts / max(1, counts.sum())
         self.probabilities = torch.from_numpy(0.5 / n_items + 0.5 * share)
@@ -55,7 +55,9 @@ class Proposal:
         return Candidates(items.to(rewarded.device), log_weights.to(rewarded.device))
 
 
-def narrowed(queries: Queries, rewards: Rewards, candidates: Candidates) -> tuple[Queries, Rewards]:
+def restrict_to_candidates(
+    queries: Queries, rewards: Rewards, candidates: Candidates
+) -> tuple[Queries, Rewards]:
     """Number the seen and the rewarded items of states within the candidates.
 
     Args:

@@ -10,10 +10,10 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.data.batch import Queries, Seen, histories, user_queries
+from recoach.data.batches import Queries, Seen, histories, user_queries
 from recoach.data.split import Dataset
-from recoach.models.base import Embedded, Recommender, judging
-from recoach.models.shards import Shard
+from recoach.models.base import Embeddings, Recommender, eval_mode
+from recoach.models.sharded_softmax import ShardedCatalogue
 from recoach.models.softmax import Block, Catalogue, softmax_loss
 
 Logits = Literal["raw", "norm_query", "cosine"]
@@ -35,17 +35,17 @@ class Policy:
     first_item: int | None = None
     """The number of the model's first item where others hold the rest; None for all of them."""
 
-    def embed(self, model: Recommender, queries: Queries) -> Embedded:
+    def embed(self, model: Recommender, queries: Queries) -> Embeddings:
         """Return the vectors whose products over the temperature are the logits."""
         users, items = model.embed(queries)
         if self.logits != "raw":
             users = functional.normalize(users, dim=1)
         if self.logits == "cosine":
             items = functional.normalize(items, dim=1)
-        return Embedded(users, items)
+        return Embeddings(users, items)
 
     def catalogue(
-        self, vectors: Embedded, seen: Seen | None = None, bias: Tensor | None = None
+        self, vectors: Embeddings, seen: Seen | None = None, bias: Tensor | None = None
     ) -> Catalogue:
         """Return the items to choose from, which gives the policy of states block by block.
 
@@ -55,7 +55,7 @@ class Policy:
             bias: float[I] where the items are a sample, see `Catalogue`.
         """
         if self.first_item is not None:
-            return Shard(
+            return ShardedCatalogue(
                 vectors.items,
                 len(vectors.users),
                 start=self.first_item,
@@ -74,7 +74,7 @@ class Policy:
 
     def loss(
         self,
-        vectors: Embedded,
+        vectors: Embeddings,
         loss: Callable[[Block], Tensor],
         seen: Seen | None = None,
         bias: Tensor | None = None,
@@ -118,7 +118,7 @@ def calibrate_temperature(
     ).to(model.device)
     first = dataset.valid.offsets[users]
     targets = torch.from_numpy(dataset.valid.values[first].astype(np.int64)).to(model.device)
-    with judging(model):
+    with eval_mode(model):
         states, items = Policy(logits=logits).embed(model, queries)
     scores = (states @ items.T).float()
     if queries.seen is not None:

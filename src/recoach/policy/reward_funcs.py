@@ -31,13 +31,13 @@ RewardFunc = Callable[..., Any]
 Function = TypeVar("Function", bound=RewardFunc)
 
 
-def of_log(function: Function) -> Function:
+def log_reward(function: Function) -> Function:
     """Mark a reward function that pays nothing for what the log does not hold."""
     function.scope = "log"  # type: ignore[attr-defined]
     return function
 
 
-def of_items(function: Function) -> Function:
+def item_reward(function: Function) -> Function:
     """Mark a reward function that looks at `completions` alone; it is called once, for all."""
     function.scope = "items"  # type: ignore[attr-defined]
     return function
@@ -56,14 +56,14 @@ def name_of(function: RewardFunc) -> str:
     return str(getattr(inner, "__name__", type(inner).__name__))
 
 
-@of_log
+@log_reward
 def next_item(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
     """Pay 1 for the item the user takes next (the paper's reward)."""
     del prompts, completions
     return (ahead == 1).float()
 
 
-@of_log
+@log_reward
 def train_set(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
     """Pay 1 for every training item of the user (the paper's reading for graphs)."""
     del prompts, completions
@@ -73,7 +73,7 @@ def train_set(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) 
 def future(discount: float = 0.8) -> RewardFunc:
     """Return a reward of discount^(k-1) for an item the user takes k interactions later."""
 
-    @of_log
+    @log_reward
     def future(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
         del prompts, completions
         return discount ** (ahead - 1).double() * (ahead > 0)
@@ -96,7 +96,7 @@ def rated(ratings: Tensor, discount: float = 0.8) -> RewardFunc:
     usual = float(known.mean())
     pay = future(discount)
 
-    @of_log
+    @log_reward
     def rated(prompts: Tensor, completions: Tensor, ahead: Tensor, rating: Tensor) -> Tensor:
         grade = (rating.nan_to_num(nan=usual) - low) / max(high - low, 1e-6)
         worth: Tensor = pay(prompts=prompts, completions=completions, ahead=ahead)
@@ -115,7 +115,7 @@ def novelty(dataset: Dataset) -> RewardFunc:
     total = max(2, int(counts.sum()))
     worth = 1 - counts.clamp(min=1).float().log() / torch.tensor(float(total)).log()
 
-    @of_items
+    @item_reward
     def novelty(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
         del prompts
         return worth[completions]

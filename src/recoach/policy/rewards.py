@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recoach import parallel
-from recoach.data.batch import Batch, Seen
+from recoach import distributed
+from recoach.data.batches import Batch, Seen
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
@@ -43,7 +43,7 @@ class Rewards(NamedTuple):
         return Rewards(self.states[kept], self.items[kept], self.values[kept], parts)
 
 
-class Logged(NamedTuple):
+class LoggedItems(NamedTuple):
     """What the log knows of states: items their users take, sorted by state, then item."""
 
     states: Tensor
@@ -56,7 +56,7 @@ class Logged(NamedTuple):
     """float32[N] what the user gave it; NaN where the log does not say."""
 
 
-def coming(batch: Batch, dataset: Dataset, horizon: int) -> Logged:
+def future_items(batch: Batch, dataset: Dataset, horizon: int) -> LoggedItems:
     """Return the items that each state's user takes within the next `horizon` interactions.
 
     An item taken more than once counts at its first place.
@@ -74,7 +74,7 @@ def coming(batch: Batch, dataset: Dataset, horizon: int) -> Logged:
     return _distinct(states, steps[inside], ahead + 1, dataset)
 
 
-def taken(batch: Batch, dataset: Dataset) -> Logged:
+def past_items(batch: Batch, dataset: Dataset) -> LoggedItems:
     """Return every training item of the state's user, as if each were the next one."""
     train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     counts = train.lengths[users]
@@ -84,7 +84,7 @@ def taken(batch: Batch, dataset: Dataset) -> Logged:
     return _distinct(states, places, np.ones_like(places), dataset)
 
 
-def without_seen(rewards: Rewards, seen: Seen) -> Rewards:
+def drop_seen(rewards: Rewards, seen: Seen) -> Rewards:
     """Drop rewards that no shown item can earn, because the policy masks them.
 
     Args:
@@ -99,7 +99,7 @@ def without_seen(rewards: Rewards, seen: Seen) -> Rewards:
     return rewards.where(theirs[nearest] != mine)
 
 
-class Rewarder:
+class CombinedReward:
     """Several reward functions as one.
 
     Args:
@@ -138,7 +138,7 @@ class Rewarder:
         self.weights = [weight for _, weight in order]
         catalogue = torch.arange(n_items)
         self.item_parts = [
-            (pays(function, {"prompts": catalogue[:0], "completions": catalogue}), weight)
+            (call_reward(function, {"prompts": catalogue[:0], "completions": catalogue}), weight)
             for function, weight in by_scope["items"]
         ]
         """float32[I] what each item pays whoever is shown it, and its weight."""
@@ -159,17 +159,17 @@ class Rewarder:
         )
         return functools.reduce(torch.add, weighted)
 
-    def of_log(self, logged: Logged, users: Tensor) -> Rewards:
+    def of_log(self, logged: LoggedItems, users: Tensor) -> Rewards:
         """Return what the log pays: pairs that earn nothing are left out.
 
         Args:
             logged: the pairs that are asked about.
             users: int64[B] the user of each state.
         """
-        parts = [pays(function, columns(logged, users)) for function, _ in self._log]
+        parts = [call_reward(function, columns(logged, users)) for function, _ in self._log]
         total = torch.zeros(len(logged.items))
         for part, (_, weight) in zip(parts, self._log, strict=True):
-            typical = parallel.mean(part[part != 0]) if self.normalised else 0
+            typical = distributed.data_mean(part[part != 0]) if self.normalised else 0
             total += weight * (part / typical if typical else part)
         stacked = torch.stack(parts) if parts else total[:0].view(0, len(total))
         found = Rewards(logged.states, logged.items, total, stacked)
@@ -181,7 +181,7 @@ class Rewarder:
         return functools.reduce(torch.add, weighted)
 
 
-def columns(logged: Logged, users: Tensor) -> dict[str, Tensor]:
+def columns(logged: LoggedItems, users: Tensor) -> dict[str, Tensor]:
     """Return what a reward function is given for pairs of the log."""
     return {
         "prompts": users[logged.states],
@@ -191,7 +191,7 @@ def columns(logged: Logged, users: Tensor) -> dict[str, Tensor]:
     }
 
 
-def pays(function: RewardFunc, given: dict[str, Tensor], *, lists: bool = False) -> Tensor:
+def call_reward(function: RewardFunc, given: dict[str, Tensor], *, lists: bool = False) -> Tensor:
     """Return float32[N...] what a function pays; None and NaN pay nothing.
 
     Args:
@@ -236,14 +236,14 @@ def _check_signature(function: RewardFunc) -> None:
 
 def _distinct(
     states: np.ndarray, places: np.ndarray, ahead: np.ndarray, dataset: Dataset
-) -> Logged:
+) -> LoggedItems:
     """Number pairs by their place in `train.values`, the nearest of equal ones."""
     items = dataset.train.values[places].astype(np.int64)
     # np.unique keeps the first of equal keys: the nearest place.
     keys, first = np.unique(states * max(1, dataset.n_items) + items, return_index=True)
     ratings = dataset.ratings
     rating = np.full(len(first), np.nan) if ratings is None else ratings[places[first]]
-    return Logged(
+    return LoggedItems(
         torch.from_numpy(keys // max(1, dataset.n_items)),
         torch.from_numpy(items[first]),
         torch.from_numpy(ahead[first]),

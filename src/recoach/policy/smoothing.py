@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recoach.data.split import Ragged
+from recoach.data.split import RaggedArray
 from recoach.policy.rewards import Rewards
 
 _SHRINKAGE = 5
@@ -31,7 +31,7 @@ class Smoothing:
         count: neighbours of an item at the most. An item nobody shares keeps all of its reward.
     """
 
-    def __init__(self, train: Ragged, n_items: int, share: float, count: int) -> None:
+    def __init__(self, train: RaggedArray, n_items: int, share: float, count: int) -> None:
         near = neighbours(train, n_items, count)
         known = np.diff(near.indptr) > 0
         own = sparse.diags_array(np.where(known, 1 - share, 1.0))
@@ -65,7 +65,7 @@ class Smoothing:
         return Rewards(torch.from_numpy(states), items, at_every(rewards.values), parts)
 
 
-def neighbours(train: Ragged, n_items: int, count: int) -> sparse.csr_array:
+def neighbours(train: RaggedArray, n_items: int, count: int) -> sparse.csr_array:
     """Return float32[I, I] the weights of each item's nearest neighbours; a row sums to 1, or is 0.
 
     Items are near by the cosine of who took them, u_ij / sqrt((u_i + 5) (u_j + 5)) with u_ij the

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from recoach.errors import RunError
-from recoach.report.grids import Grid
+from recoach.report.table_formats import Grid
 from recoach.report.tables import MODELS, comparison, number, percent, title
 
 Results = Mapping[str, Any]

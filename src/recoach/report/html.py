@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from recoach.errors import RunError
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import (
     Panel,
     audience_panels,

@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from recoach.experiments.folder import RunFolder
+from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import COLOURS, STYLE
-from recoach.report.grids import Grid, page
+from recoach.report.table_formats import Grid, page
 from recoach.report.tables import MISSING, number, percent, title
 
 Record = Mapping[str, Any]

@@ -14,11 +14,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from recoach.errors import DataError
 from recoach.serving import schemas
-from recoach.serving.difference import difference
-from recoach.serving.guards import Guards, Limits
+from recoach.serving.explanations import explanation
+from recoach.serving.limits import Guards, Limits
 from recoach.serving.schemas import BatchRequest, RecommendRequest, RecommendResponse
 from recoach.serving.service import OverloadedError, Service
-from recoach.serving.shelf import Ask, Best, Shelf
+from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
 _log = logging.getLogger("recoach.serving")
 _FOUND = 20
@@ -131,7 +131,7 @@ def _serve_page(app: FastAPI, service: Service, limits: Limits) -> None:
         shelf = service.shelf
         _, ask = _understood(shelf, request)
         async with asyncio.timeout(limits.seconds):
-            return await service.compute(lambda: difference(shelf, ask))
+            return await service.compute(lambda: explanation(shelf, ask))
 
     @app.get("/v1/items")
     async def items(query: Text = "") -> schemas.Found:
@@ -167,7 +167,7 @@ async def _answer(
     return [_response(shelf, name, next(found[name])) for name, _ in wishes]
 
 
-def _understood(shelf: Shelf, request: RecommendRequest) -> tuple[str, Ask]:
+def _understood(shelf: ModelSnapshot, request: RecommendRequest) -> tuple[str, RecommendQuery]:
     name = request.model or shelf.served
     if name not in shelf.models:
         known = ", ".join(shelf.models)
@@ -189,7 +189,7 @@ def _understood(shelf: Shelf, request: RecommendRequest) -> tuple[str, Ask]:
     return name, ask
 
 
-def _response(shelf: Shelf, model: str, best: Best) -> RecommendResponse:
+def _response(shelf: ModelSnapshot, model: str, best: Recommendation) -> RecommendResponse:
     pairs = zip(best.items.tolist(), best.scores, strict=True)
     return RecommendResponse(
         model=model,

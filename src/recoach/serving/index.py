@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recoach.data.batch import Seen
+from recoach.data.batches import Seen
 from recoach.data.interactions import FloatArray, LongArray
 from recoach.errors import ConfigError
 from recoach.evaluation.ranking import TopItems

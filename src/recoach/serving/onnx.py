@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recoach.data.batch import Queries, histories, user_queries
+from recoach.data.batches import Queries, histories, user_queries
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError, ModelError
 from recoach.models.base import Recommender, frozen_copy

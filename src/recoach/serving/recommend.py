@@ -10,12 +10,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recoach.data.batch import Seen, histories, user_queries
+from recoach.data.batches import Seen, histories, user_queries
 from recoach.data.interactions import LongArray
-from recoach.data.split import Dataset, Ragged
+from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
-from recoach.models.base import Recommender, judging
+from recoach.models.base import Recommender, eval_mode
 from recoach.serving.index import Index, nearest
 
 _AT_ONCE = 1024
@@ -72,7 +72,7 @@ def recommend(
 class Asked(NamedTuple):
     """Whom lists are for."""
 
-    past: Ragged
+    past: RaggedArray
     """Histories, oldest first."""
     rows: LongArray
     """int64[B] row of `past`."""
@@ -110,7 +110,7 @@ def ranked(
     if seen is not None and not isinstance(exclude_seen, bool):
         kept = torch.from_numpy(exclude_seen).to(model.device)[seen.states]
         seen = Seen(seen.states[kept], seen.items[kept])
-    with judging(model):
+    with eval_mode(model):
         vectors, items = model.embed(queries)
     if candidates is None and index is not None:
         return nearest(index, vectors, k, seen)
@@ -171,7 +171,7 @@ def _numbers(dataset: Dataset, names: list[str]) -> np.ndarray:
     return np.array([known[name] for name in names], dtype=np.int64)
 
 
-def _new_histories(dataset: Dataset, users: Mapping[str, Sequence[str]]) -> Ragged:
+def _new_histories(dataset: Dataset, users: Mapping[str, Sequence[str]]) -> RaggedArray:
     known = {name: number for number, name in enumerate(dataset.item_ids.to_list())}
     rows = [[known[str(item)] for item in taken if str(item) in known] for taken in users.values()]
     for name, row in zip(users, rows, strict=True):
@@ -182,4 +182,4 @@ def _new_histories(dataset: Dataset, users: Mapping[str, Sequence[str]]) -> Ragg
             )
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     values = np.array([item for row in rows for item in row], dtype=np.int32)
-    return Ragged(offsets, values)
+    return RaggedArray(offsets, values)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from recoach.errors import RecoachError
-from recoach.serving.shelf import Ask, Best, Shelf
+from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
 AT_ONCE = 64
 """Wishes ranked together."""
@@ -27,10 +27,10 @@ class OverloadedError(RecoachError):
 
 
 class _Job(NamedTuple):
-    shelf: Shelf
+    shelf: ModelSnapshot
     model: str
-    ask: Ask
-    answer: "asyncio.Future[Best]"
+    ask: RecommendQuery
+    answer: "asyncio.Future[Recommendation]"
 
 
 class Service:
@@ -47,7 +47,7 @@ class Service:
 
     def __init__(
         self,
-        load: Callable[[], Shelf],
+        load: Callable[[], ModelSnapshot],
         stamp: Callable[[], Hashable],
         *,
         queue: int = 2048,
@@ -81,7 +81,9 @@ class Service:
         self._ranker.shutdown()
         self._loader.shutdown()
 
-    async def best(self, shelf: Shelf, model: str, asks: Sequence[Ask]) -> list[Best]:
+    async def best(
+        self, shelf: ModelSnapshot, model: str, asks: Sequence[RecommendQuery]
+    ) -> list[Recommendation]:
         """Answer wishes that belong to one request, together with whatever else waits.
 
         Raises:

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from recoach.data.batch import histories, user_queries
+from recoach.data.batches import histories, user_queries
 from recoach.data.interactions import FloatArray
-from recoach.data.split import Dataset, Ragged
-from recoach.models.base import Embedded, Recommender, judging
+from recoach.data.split import Dataset, RaggedArray
+from recoach.models.base import Embeddings, Recommender, eval_mode
 from recoach.models.checkpoint import write_atomically
 
 _AT_ONCE = 1024
@@ -56,8 +56,8 @@ def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
     return vectors
 
 
-def _embedded(model: Recommender, past: Ragged, users: np.ndarray) -> Embedded:
+def _embedded(model: Recommender, past: RaggedArray, users: np.ndarray) -> Embeddings:
     length = model.history_length
     queries = user_queries(past, users, length, model.n_items, mask_seen=False)
-    with judging(model):
+    with eval_mode(model):
         return model.embed(queries.to(model.device))

@@ -2,7 +2,7 @@
 
 from recoach.models.base import Recommender
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Rewarder
+from recoach.policy.rewards import CombinedReward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Estimator
 from recoach.training.exact import ExactEstimator
@@ -12,7 +12,7 @@ from recoach.training.slates import SlateEstimator
 
 
 def estimator_for(
-    args: GRPOConfig, policy: Policy, rewarder: Rewarder, model: Recommender
+    args: GRPOConfig, policy: Policy, rewarder: CombinedReward, model: Recommender
 ) -> Estimator:
     """Return GRPO's own estimator, or a rival in its place.
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from recoach.data.batch import States
+from recoach.data.batches import States
 from recoach.data.split import Dataset
 from recoach.evaluation.evaluator import MaskSeen, masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
-from recoach.models.base import TABLES, Recommender, Table
+from recoach.models.base import GROUP_NAMES, GroupName, Recommender
 from recoach.policy.objective import LossType, ScaleRewards
 from recoach.policy.policy import Logits, calibrate_temperature
 from recoach.policy.reward_funcs import DISCOUNTED, RewardName
@@ -126,7 +126,7 @@ class GRPOConfig(BaseModel):
     shared_dropout: bool = True
     """Where dropout is on, one mask for all policies of a step; with several they differ at equal
     weights, and the ratio and the KL are noise."""
-    trainable: tuple[Table, ...] = TABLES
+    trainable: tuple[GroupName, ...] = GROUP_NAMES
     """Tables that move; the others stay bitwise as they are."""
     level: Literal["ego", "final"] = "ego"
     """Move a graph model's tables, or its propagated vectors as if they were tables."""

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recoach import parallel
-from recoach.data.batch import Batch, Queries, Seen, StateBatches, seen_before
+from recoach import distributed
+from recoach.data.batches import Batch, Queries, Seen, StateBatches, seen_before
 from recoach.data.interactions import LongArray
-from recoach.data.split import Dataset, Ragged, assemble, chosen
+from recoach.data.split import Dataset, RaggedArray, assemble, select
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
-from recoach.models.base import Recommender, judging
+from recoach.models.base import Recommender, eval_mode
 from recoach.policy.objective import log_weight
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
@@ -153,13 +153,13 @@ def log_p_of_places(
         batch_size=_STATES_AT_ONCE,
     )
     own: list[Tensor] = []  # each process judges some of the places
-    with judging(model):
+    with eval_mode(model):
         for batch in places.epoch(torch.Generator()):
             some = _some(batch, asked[batch.positions])
             queries = _masked(some, train) if masks else some.queries
             log_p = _log_p(model, policy, queries, some.targets)
             own.append(torch.stack((torch.from_numpy(some.positions).double(), log_p)))
-    positions, values = parallel.gathered(torch.cat(own, dim=1).T).T.numpy()
+    positions, values = distributed.all_gather(torch.cat(own, dim=1).T).T.numpy()
     found = np.zeros(len(train.values))
     found[positions.astype(np.int64)] = values
     return found
@@ -172,7 +172,7 @@ def _some(batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
     return Batch(queries, batch.positions[kept], batch.targets[which])
 
 
-def _masked(batch: Batch, train: Ragged) -> Queries:
+def _masked(batch: Batch, train: RaggedArray) -> Queries:
     """Return a batch's states with what they may not be shown: all they have had but the next."""
     starts = train.offsets[batch.queries.state_users.numpy()]
     seen = seen_before(train.values, starts, batch.positions)
@@ -194,7 +194,7 @@ def _log_p(model: Recommender, policy: Policy, asked: Queries, targets: Tensor) 
 
 
 def _without(dataset: Dataset, held: np.ndarray) -> Dataset:
-    parts = (chosen(dataset.train, ~held), dataset.valid, dataset.test)
+    parts = (select(dataset.train, ~held), dataset.valid, dataset.test)
     part = assemble(dataset.name, (dataset.user_ids, dataset.item_ids), parts)
     ratings = None if dataset.ratings is None else dataset.ratings[~held]
     return replace(part, split=dataset.split, ratings=ratings)

@@ -6,37 +6,37 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from recoach import parallel
-from recoach.data.batch import Queries
+from recoach import distributed
+from recoach.data.batches import Queries
 from recoach.evaluation.ranking import between
-from recoach.models.base import Embedded, Recommender, TrainingBatch
+from recoach.models.base import Embeddings, Recommender, TrainingBatch
 from recoach.models.softmax import Block
 from recoach.policy.candidates import Candidates
 from recoach.policy.objective import Clip, Surrogate, sampled_kl
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Logged, Rewards
+from recoach.policy.rewards import LoggedItems, Rewards
 from recoach.training.config import GRPOConfig
 
 _ENTROPY_STATES = 32
 """States of a step whose entropy is logged: an estimate, not worth a pass over all."""
 
 
-class Task(NamedTuple):
+class RLBatch(NamedTuple):
     """One batch of states and what their futures reward."""
 
     queries: Queries
     rewards: Rewards
     candidates: Candidates | None = None
     """The part of the catalogue that stands for all of it; items are numbered within it."""
-    logged: Logged | None = None
+    logged: LoggedItems | None = None
     """What the log knows of the states, where reward functions are asked about draws."""
     own: TrainingBatch | None = None
     """A batch for the model's own loss, where that goes along."""
 
-    def embed(self, policy: Policy, model: Recommender) -> Embedded:
+    def embed(self, policy: Policy, model: Recommender) -> Embeddings:
         """Return the policy's vectors of the states and of the items that take part."""
         users, items = policy.embed(model, self.queries)
-        return Embedded(users, items if self.candidates is None else items[self.candidates.items])
+        return Embeddings(users, items if self.candidates is None else items[self.candidates.items])
 
     @property
     def bias(self) -> Tensor | None:
@@ -83,7 +83,9 @@ class Statistics:
         # Read once, at the end: on a GPU every float() waits for all that is under way.
         sums = [sum(float(part) for part in parts) for parts in self._sums.values()]
         counts = [self._counts[name] for name in self._sums]
-        both = parallel.added(torch.tensor([sums, counts], dtype=torch.float64)).tolist()
+        both = distributed.all_reduce_sum(
+            torch.tensor([sums, counts], dtype=torch.float64)
+        ).tolist()
         return {
             name: part / max(1, count) for name, part, count in zip(self._sums, *both, strict=True)
         }
@@ -92,35 +94,35 @@ class Statistics:
 class Estimator(Protocol):
     """A way to estimate the surrogate of Eq. 5 and its gradient."""
 
-    remembers: bool
+    needs_rollout: bool
     """Whether an update needs a rollout; on policy the probabilities of its own pass serve."""
     needs_reference: bool
     """Whether the base's own policy is needed even without a KL."""
     head: nn.Module | None
     """What is trained beside the model, if anything."""
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Return what the old policy did."""
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return the loss and what to log."""
 
 
-class Penalty:
+class Regulariser:
     """What the policy pays for leaving the reference and for losing its entropy."""
 
     def __init__(
         self,
         args: GRPOConfig,
         policy: Policy,
-        task: Task,
-        reference: Embedded | None,
+        task: RLBatch,
+        reference: Embeddings | None,
         statistics: Statistics,
     ) -> None:
         self.args, self.reference, self.statistics = args, reference, statistics
-        self.count = parallel.total(len(task.queries))
+        self.count = distributed.data_sum(len(task.queries))
         """States of all processes."""
         if reference is not None:
             self.catalogue = policy.catalogue(reference, task.queries.seen, task.bias)
@@ -156,7 +158,7 @@ def clip_of(args: GRPOConfig) -> Clip:
     return Clip(args.epsilon, args.epsilon_high or args.epsilon)
 
 
-def earned(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
+def rewarded_pairs(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
     """Return state within the block, item and value of what its states may earn, and where."""
     where = between(rewards.states, block.which.start, block.which.stop)
     states = rewards.states[where] - block.which.start

@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from recoach import parallel
-from recoach.models.base import Embedded
+from recoach import distributed
+from recoach.models.base import Embeddings
 from recoach.models.softmax import Block
 from recoach.policy.objective import exact_surrogate, log_weight, objective
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Rewarder
+from recoach.policy.rewards import CombinedReward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import (
-    Penalty,
+    Regulariser,
+    RLBatch,
     Rollout,
     Statistics,
-    Task,
     clip_of,
-    earned,
     log_block,
+    rewarded_pairs,
 )
 
 
@@ -31,7 +31,7 @@ class ExactEstimator:
     needs_reference = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: Rewarder) -> None:
+    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
         self.args, self.policy, self.rewarder = args, policy, rewarder
         self.clip = clip_of(args)
         self._transform = (args.loss_type, args.pass_k, args.power)
@@ -40,29 +40,29 @@ class ExactEstimator:
         same_mask = args.disable_dropout or args.shared_dropout
         # One pass can scale its loss by its own weights only where they scale all of it.
         alone = not (args.beta or args.entropy_coef) and self._of_items is None
-        self.remembers = not (on_policy and same_mask and alone)
+        self.needs_rollout = not (on_policy and same_mask and alone)
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
         del generator  # nothing is drawn
         parts = [
-            block.log_p(*earned(task.rewards, block)[:2]).detach()
+            block.log_p(*rewarded_pairs(task.rewards, block)[:2]).detach()
             for block in self.policy.catalogue(old, task.queries.seen, task.bias).blocks(old.users)
         ]
         return Rollout(torch.cat(parts))
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return minus the expected surrogate, plus the penalty."""
         statistics, weights = Statistics(), []
         known = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], task)
-        penalty = Penalty(self.args, self.policy, task, reference, statistics)
+        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
         # What the log pays is scaled to average 1 by `known`, its weights with it.
         count = penalty.count * (self.rewarder.log_weight if self.args.normalize_weights else 1)
 
         def block_loss(block: Block) -> Tensor:
-            states, items, values, where = earned(task.rewards, block)
+            states, items, values, where = rewarded_pairs(task.rewards, block)
             log_p = block.log_p(states, items)
             old = log_p.detach() if rollout is None else rollout.log_p[where]
             weight = self._weight(old)
@@ -79,7 +79,7 @@ class ExactEstimator:
         self._log_parts(statistics, task)
         return (total / self._divisor(weights, task) if rollout is None else total), statistics
 
-    def _expected(self, block: Block, task: Task, statistics: Statistics) -> Tensor:
+    def _expected(self, block: Block, task: RLBatch, statistics: Statistics) -> Tensor:
         """Return what items are expected to pay, summed over states."""
         if self._of_items is None:
             raise ValueError("no reward function is of items")
@@ -98,10 +98,10 @@ class ExactEstimator:
         p = old_log_p.exp()
         return weight.minimum(self.args.advantage_clip * p / (1 - p).clamp(min=1e-8))
 
-    def _divisor(self, weights: list[Tensor], task: Task) -> float:
+    def _divisor(self, weights: list[Tensor], task: RLBatch) -> float:
         if not self.args.normalize_weights:
-            return parallel.total(len(task.queries))
-        total = parallel.total(float((torch.cat(weights) * task.rewards.values).sum()))
+            return distributed.data_sum(len(task.queries))
+        total = distributed.data_sum(float((torch.cat(weights) * task.rewards.values).sum()))
         return total if total > 0 else 1.0
 
     def _log(
@@ -117,7 +117,7 @@ class ExactEstimator:
         statistics.add("policy/p_mean", p)
         statistics.add("objective", objective(log_p, *self._transform))
 
-    def _log_parts(self, statistics: Statistics, task: Task) -> None:
+    def _log_parts(self, statistics: Statistics, task: RLBatch) -> None:
         """Log what each of several functions paid for an average rewarded pair."""
         parts = task.rewards.parts
         if parts is not None and len(self.rewarder.names) > 1:

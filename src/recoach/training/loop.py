@@ -16,21 +16,27 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from recoach import parallel
+from recoach import distributed
 from recoach.errors import ModelError
 from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, frozen_copy
 from recoach.models.checkpoint import (
-    COMPANION,
+    EXTRA_MODULE,
     load_tensors,
-    own_weights,
+    model_weights,
     save_description,
     save_tensors,
 )
-from recoach.models.divided import cut, for_file, own_table, unite, united
-from recoach.training.guards import divergence, last_good, spoilt
-from recoach.training.observers import Observer, Outcome
-from recoach.training.saved import fill_optimiser, optimiser_tensors
+from recoach.models.sharded_embedding import (
+    gather_embedding,
+    gathered_embedding,
+    gathered_state,
+    local_state,
+    sharded_table,
+)
+from recoach.training.callbacks import Callback, TrainResult
+from recoach.training.health import divergence, last_good, non_finite_groups
+from recoach.training.optimizer_state import fill_optimiser, optimiser_tensors
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
@@ -57,7 +63,7 @@ class Trainer(Protocol[Batch]):
     def refresh(self, step: int) -> None:
         """Prepare for the step after `step` steps."""
 
-    def companions(self) -> dict[str, nn.Module]:
+    def checkpointed_modules(self) -> dict[str, nn.Module]:
         """Return what else changes in training; checkpoints keep it by its name."""
 
     def diagnostics(self) -> dict[str, float]:
@@ -91,7 +97,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class RunContext:
     """Where a training runs and who watches."""
 
     seed: int = 0
@@ -100,7 +106,7 @@ class Session:
     """Protocol of the validation ranking."""
     folder: Path | None = None
     """Where checkpoints go; None keeps the best in memory."""
-    observer: Observer = field(default_factory=Observer)
+    callback: Callback = field(default_factory=Callback)
     """Told of every step and evaluation."""
     resume: bool = False
     """Go on from the folder's last checkpoint, if there is one."""
@@ -141,12 +147,12 @@ class Loop(Generic[Batch]):
         trainer: Trainer[Batch],
         schedule: Schedule,
         evaluate: Callable[[Recommender], dict[str, float]],
-        session: Session,
+        context: RunContext,
     ) -> None:
         self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
-        self.session, self.folder, self.seed = session, session.folder, session.seed
-        self.observer = session.observer if parallel.first() else Observer()
-        self._divided = own_table(trainer.model) is not None
+        self.context, self.folder, self.seed = context, context.folder, context.seed
+        self.callback = context.callback if distributed.is_main_process() else Callback()
+        self._divided = sharded_table(trainer.model) is not None
         self.progress = _Progress()
         self._judged = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
         self._start = self._best = self._copy()
@@ -154,27 +160,27 @@ class Loop(Generic[Batch]):
         self._count = 0
         self._saved_at = self._began = time.monotonic()
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainResult:
         """Train to the end and leave the selected weights in the model, whole.
 
         Raises:
             ModelError: the loss is not finite, or a checkpoint is damaged.
         """
-        with parallel.same_rows(same=self._divided):
+        with distributed.replicated_batches(same=self._divided):
             outcome = self._run()
-        unite(self.trainer.model)
-        self.observer.on_end(outcome)
-        parallel.wait()  # what comes next reads what the first has written
+        gather_embedding(self.trainer.model)
+        self.callback.on_end(outcome)
+        distributed.barrier()  # what comes next reads what the first has written
         return outcome
 
-    def _run(self) -> Outcome:
+    def _run(self) -> TrainResult:
         if self.folder is not None:
             save_description(self.folder, self.trainer.model)
-            if self.session.resume and (self.folder / "last.safetensors").exists():
+            if self.context.resume and (self.folder / "last.safetensors").exists():
                 self._restore(self.folder)
-        parallel.check_alike(self.trainer.model)
+        distributed.check_same_weights(self.trainer.model)
         progress = self.progress
-        self.observer.on_begin(self._total_steps(), progress.step)
+        self.callback.on_begin(self._total_steps(), progress.step)
         self._began = time.monotonic() - progress.seconds
         with torch.random.fork_rng(devices=[]):
             if progress.step == 0 and self.schedule.start_is_candidate and progress.evaluated < 0:
@@ -185,7 +191,7 @@ class Loop(Generic[Batch]):
                 self._interpolate()
         chosen = self._best if self.schedule.select == "best" else self._copy()
         self.trainer.model.load_state_dict(chosen)
-        return Outcome(
+        return TrainResult(
             progress.step,
             progress.seconds,
             progress.best_step if self.schedule.select == "best" else progress.step,
@@ -206,7 +212,7 @@ class Loop(Generic[Batch]):
                 self._save()
             if progress.finished:
                 return
-            if self.observer.stops():
+            if self.callback.stops():
                 raise KeyboardInterrupt
         progress.epoch, progress.batch = progress.epoch + 1, 0
         last = progress.epoch >= schedule.epochs
@@ -215,13 +221,13 @@ class Loop(Generic[Batch]):
 
     def _due(self) -> bool:
         """Return whether to save between evaluations; the first decides where all must help."""
-        due = time.monotonic() - self._saved_at > _SAVE_SECONDS or self.observer.stops()
-        return parallel.as_first(due) if self._divided else due
+        due = time.monotonic() - self._saved_at > _SAVE_SECONDS or self.callback.stops()
+        return distributed.broadcast_bool(due) if self._divided else due
 
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         self.trainer.refresh(progress.step)
-        name = f"dropout {parallel.rank()}" if parallel.rank() else "dropout"
+        name = f"dropout {distributed.data_rank()}" if distributed.data_rank() else "dropout"
         torch.manual_seed(derive(self.seed, name, progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
         self._average()
@@ -232,7 +238,7 @@ class Loop(Generic[Batch]):
         self._count += 1
         for name, value in logs.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self.observer.on_step(progress.step, logs)
+        self.callback.on_step(progress.step, logs)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -248,7 +254,7 @@ class Loop(Generic[Batch]):
 
     def _companions(self) -> dict[str, nn.Module]:
         average = {} if self._judged is self.trainer.model else {"average": self._judged}
-        return self.trainer.companions() | average
+        return self.trainer.checkpointed_modules() | average
 
     def _evaluate(self, *, last: bool = False) -> None:
         """Measure, remember the best, decide whether to go on, save, report."""
@@ -260,7 +266,7 @@ class Loop(Generic[Batch]):
         try:
             measured = self._measured()
         except ModelError as error:
-            tables = ", ".join(spoilt(self.trainer.model)) or "none"
+            tables = ", ".join(non_finite_groups(self.trainer.model)) or "none"
             raise ModelError(
                 f"Step {progress.step}: {error} {last_good(self.folder)}Tables with numbers that "
                 f"are not finite: {tables}."
@@ -286,12 +292,12 @@ class Loop(Generic[Batch]):
         row |= {f"valid/{name}": number for name, number in measured.items()}
         row |= self.trainer.diagnostics()
         # Told before it is saved: a process killed in between measures again and tells it anew.
-        self.observer.on_row(row)
+        self.callback.on_row(row)
         self._sums, self._count = {}, 0
         self._save(best=progress.best_step == progress.step)
 
     def _measured(self) -> dict[str, float]:
-        with united(self._judged):
+        with gathered_embedding(self._judged):
             return self.evaluate(self._judged)
 
     def _interpolate(self) -> None:
@@ -327,17 +333,17 @@ class Loop(Generic[Batch]):
         self._saved_at = time.monotonic()
         if self.progress.finished and self.schedule.select == "last":
             self._best, best = self._copy(), True  # the folder keeps what the training returns
-        if self.folder is None or not (parallel.first() or self._divided):
+        if self.folder is None or not (distributed.is_main_process() or self._divided):
             return
         self.progress.seconds = self._saved_at - self._began
         state, model = asdict(self.progress), self.trainer.model
         if best:
-            save_tensors(self.folder / "best.safetensors", for_file(model, self._best), state)
-        tensors = for_file(model, model.state_dict())
+            save_tensors(self.folder / "best.safetensors", gathered_state(model, self._best), state)
+        tensors = gathered_state(model, model.state_dict())
         tensors |= optimiser_tensors(self.trainer.optimiser, model)
         for name, other in self._companions().items():
-            own = for_file(other, other.state_dict())
-            tensors |= {f"{COMPANION}{name}.{key}": value for key, value in own.items()}
+            own = gathered_state(other, other.state_dict())
+            tensors |= {f"{EXTRA_MODULE}{name}.{key}": value for key, value in own.items()}
         state["sums"], state["count"] = self._sums, self._count
         save_tensors(self.folder / "last.safetensors", tensors, state)
 
@@ -348,13 +354,13 @@ class Loop(Generic[Batch]):
             self._sums, self._count = dict(state.pop("sums")), int(state.pop("count"))
             self.progress = _Progress(**state)
             model = self.trainer.model
-            model.load_state_dict(cut(model, own_weights(tensors)))
+            model.load_state_dict(local_state(model, model_weights(tensors)))
             for name, other in self._companions().items():
-                before = f"{COMPANION}{name}."
+                before = f"{EXTRA_MODULE}{name}."
                 own = {
                     n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)
                 }
-                other.load_state_dict(cut(other, own))
+                other.load_state_dict(local_state(other, own))
             fill_optimiser(self.trainer.optimiser, model, tensors)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(
@@ -371,7 +377,7 @@ class Loop(Generic[Batch]):
         not: they are the end of the training.
         """
         best, state = load_tensors(path)
-        self._best = cut(self.trainer.model, best)
+        self._best = local_state(self.trainer.model, best)
         progress = self.progress
         if progress.finished and progress.share is None and state.get("share") is not None:
             for name in ("share", "best_value", "best_step"):

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recoach import parallel
-from recoach.data.batch import Queries
-from recoach.models.base import Embedded, Recommender, judging
+from recoach import distributed
+from recoach.data.batches import Queries
+from recoach.models.base import Embeddings, Recommender, eval_mode
 from recoach.models.softmax import Block
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Rewarder
+from recoach.policy.rewards import CombinedReward
 from recoach.training.config import GRPOConfig
-from recoach.training.estimators import Penalty, Rollout, Statistics, Task, earned
-from recoach.training.sampled import SampledEstimator, worth
+from recoach.training.estimators import Regulariser, RLBatch, Rollout, Statistics, rewarded_pairs
+from recoach.training.sampled import SampledEstimator, lookup_rewards
 
 _MOST_RATIO = 20.0
 """Cap of importance weights (about e^3, Chen et al. 2019)."""
@@ -31,7 +31,7 @@ _GAMMA = 0.5
 class Reinforce(SampledEstimator):
     """REINFORCE (Williams 1992): what is earned weighs the gradient, nothing is compared."""
 
-    def advantages(self, parts: list[Tensor], old: Embedded) -> Tensor:
+    def advantages(self, parts: list[Tensor], old: Embeddings) -> Tensor:
         """Return float[B, G], the rewards themselves."""
         del old
         return self.rewarder.total(parts)
@@ -40,7 +40,7 @@ class Reinforce(SampledEstimator):
 class RAFT(SampledEstimator):
     """Rejection sampling (Dong et al. 2023): cross-entropy on the draws that earned something."""
 
-    def advantages(self, parts: list[Tensor], old: Embedded) -> Tensor:
+    def advantages(self, parts: list[Tensor], old: Embeddings) -> Tensor:
         """Return float[B, G], each draw's share of its group's rewards, of mean 1."""
         del old
         rewards = self.rewarder.total(parts).clamp(min=0)
@@ -51,7 +51,7 @@ class PPO(SampledEstimator):
     """PPO (Schulman et al. 2017): a value head, not the group, says what was to be expected."""
 
     def __init__(
-        self, args: GRPOConfig, policy: Policy, rewarder: Rewarder, model: Recommender
+        self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward, model: Recommender
     ) -> None:
         super().__init__(args, policy, rewarder)
         self.value = nn.Linear(_dim(model), 1, device=model.device)
@@ -59,14 +59,14 @@ class PPO(SampledEstimator):
         nn.init.zeros_(self.value.bias)
         self.head = self.value
 
-    def advantages(self, parts: list[Tensor], old: Embedded) -> Tensor:
+    def advantages(self, parts: list[Tensor], old: Embeddings) -> Tensor:
         """Return float[B, G], what was earned beyond the state's value, whitened."""
         beyond: Tensor = self.rewarder.total(parts) - self.value(old.users.detach())
-        everybodys = parallel.gathered(beyond)
+        everybodys = distributed.all_gather(beyond)
         return (beyond - everybodys.mean()) / (everybodys.std() + 1e-8)
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return the clipped surrogate's loss plus the head's squared error."""
         loss, statistics = super().loss(new, task, rollout, reference)
@@ -74,25 +74,25 @@ class PPO(SampledEstimator):
             raise ValueError("a value is learnt from a rollout's rewards")
         error = self.value(new.users.detach())[:, 0] - rollout.rewards.mean(dim=1)
         statistics.add("value_loss", error.square())
-        return loss + parallel.share_of_mean(error.square()), statistics
+        return loss + distributed.mean_contribution(error.square()), statistics
 
 
 class _OverLogged:
     """A loss over the pairs that the log rewards."""
 
     needs_reference = False
-    remembers = False
+    needs_rollout = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: Rewarder) -> None:
+    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
         self.args, self.policy, self.rewarder = args, policy, rewarder
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Raise: nothing is drawn from an old policy."""
         raise NotImplementedError(f"{type(self).__name__} has no rollout")
 
-    def _total(self, task: Task) -> float:
-        return parallel.total(float(task.rewards.values.sum())) or 1.0
+    def _total(self, task: RLBatch) -> float:
+        return distributed.data_sum(float(task.rewards.values.sum())) or 1.0
 
 
 class TopKOffPolicy(_OverLogged):
@@ -104,18 +104,18 @@ class TopKOffPolicy(_OverLogged):
     needs_reference = True
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return minus the weighted log-likelihood of what the log rewards."""
         del rollout
         if reference is None:
             raise ValueError("importance weights need the behaviour's policy")
         statistics, total = Statistics(), self._total(task)
-        penalty = Penalty(self.args, self.policy, task, reference, statistics)
+        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
         behaviour = self.policy.catalogue(reference, task.queries.seen)
 
         def block_loss(block: Block) -> Tensor:
-            states, items, values, _ = earned(task.rewards, block)
+            states, items, values, _ = rewarded_pairs(task.rewards, block)
             there = behaviour.block(reference.users[block.which], block.which)
             log_p, log_b = block.log_p(states, items), there.log_p(states, items).detach()
             p, now = log_p.detach().exp(), log_p.detach()
@@ -137,7 +137,7 @@ class SDPO(_OverLogged):
     needs_reference = True
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return the mean preference loss of the rewarded pairs."""
         del rollout
@@ -147,10 +147,10 @@ class SDPO(_OverLogged):
         anchor = self.policy.catalogue(reference, task.queries.seen)
         shape = (len(task.queries), _PREFERRED_OVER)
         drawn = torch.randint(len(new.items), shape, device=new.items.device).sort(dim=1).values
-        wanted = worth(drawn, task.rewards[:3]) > 0
+        wanted = lookup_rewards(drawn, task.rewards[:3]) > 0
 
         def block_loss(block: Block) -> Tensor:
-            states, items, values, _ = earned(task.rewards, block)
+            states, items, values, _ = rewarded_pairs(task.rewards, block)
             there = anchor.block(reference.users[block.which], block.which)
             others = drawn[block.which]
             log_b = there.log_p_of(others).detach()
@@ -175,7 +175,7 @@ class SAC(_OverLogged):
     """
 
     def __init__(
-        self, args: GRPOConfig, policy: Policy, rewarder: Rewarder, model: Recommender
+        self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward, model: Recommender
     ) -> None:
         super().__init__(args, policy, rewarder)
         self.query = nn.Linear(_dim(model), _dim(model), device=model.device)
@@ -184,18 +184,18 @@ class SAC(_OverLogged):
         self.head = self.query
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return the actor's loss plus the critic's."""
         del rollout
         statistics, rewards = Statistics(), task.rewards
-        penalty = Penalty(self.args, self.policy, task, reference, statistics)
+        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
         critic, q = self._critic(new, task)
         weight = q.detach().clamp(min=0)
-        total = parallel.total(float((rewards.values * weight).sum())) or 1.0
+        total = distributed.data_sum(float((rewards.values * weight).sum())) or 1.0
 
         def block_loss(block: Block) -> Tensor:
-            states, items, values, where = earned(rewards, block)
+            states, items, values, where = rewarded_pairs(rewards, block)
             log_p = block.log_p(states, items)
             statistics.add("policy/p_mean", log_p.detach().exp())
             return penalty.of(block) - (values * weight[where] * log_p).sum() / total
@@ -205,7 +205,7 @@ class SAC(_OverLogged):
         actor = self.policy.loss(new, block_loss, task.queries.seen)
         return actor + critic, statistics
 
-    def _critic(self, new: Embedded, task: Task) -> tuple[Tensor, Tensor]:
+    def _critic(self, new: Embeddings, task: RLBatch) -> tuple[Tensor, Tensor]:
         """Return the Q head's squared error, and float[N], Q of the rewarded pairs."""
         users, items = self.query(new.users.detach()), new.items.detach()
         states, logged, values = task.rewards[:3]
@@ -222,10 +222,10 @@ class SAC(_OverLogged):
 
 
 def _squared(found: Tensor, wanted: Tensor) -> Tensor:
-    return parallel.share_of_mean(functional.mse_loss(found, wanted, reduction="none"))
+    return distributed.mean_contribution(functional.mse_loss(found, wanted, reduction="none"))
 
 
-def _next_states(task: Task) -> Tensor:
+def _next_states(task: RLBatch) -> Tensor:
     """Return int64[B], where in the batch the same history stands one item later; -1 if nowhere."""
     queries = task.queries
     width = int(queries.ends.max()) + 2
@@ -239,5 +239,5 @@ def _dim(model: Recommender) -> int:
     """Return the width of a model's vectors; no table tells it of mixed scores."""
     one = torch.ones(1, dtype=torch.int64)
     state = Queries(users=one - 1, history=one[None] - 1, lengths=one, rows=one - 1, ends=one)
-    with torch.no_grad(), judging(model):
+    with torch.no_grad(), eval_mode(model):
         return int(model.embed(state.to(model.device)).users.shape[1])

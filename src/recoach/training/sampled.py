@@ -3,22 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from recoach import parallel
-from recoach.models.base import Embedded
+from recoach import distributed
+from recoach.models.base import Embeddings
 from recoach.models.softmax import Block
 from recoach.policy.objective import clipped_surrogate, group_advantages
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Rewarder, pays
+from recoach.policy.rewards import CombinedReward, call_reward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import (
-    Penalty,
+    Regulariser,
+    RLBatch,
     Rollout,
     Statistics,
-    Task,
     clip_of,
-    earned,
     groups_of,
     log_block,
+    rewarded_pairs,
 )
 
 _RESAMPLES = 3
@@ -30,11 +30,11 @@ class SampledEstimator:
     needs_reference = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: Rewarder) -> None:
+    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
         self.args, self.policy, self.rewarder = args, policy, rewarder
-        self.clip, self.remembers = clip_of(args), True
+        self.clip, self.needs_rollout = clip_of(args), True
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Draw a group for each state, note what its items earned, and compare them."""
         catalogue = self.policy.catalogue(old, task.queries.seen, task.bias)
         drawn = [self._draw(block, task, generator) for block in catalogue.blocks(old.users)]
@@ -43,7 +43,7 @@ class SampledEstimator:
         rewards = self.rewarder.total(parts)
         return Rollout(log_p, items, rewards, self.advantages(parts, old))
 
-    def advantages(self, parts: list[Tensor], old: Embedded) -> Tensor:
+    def advantages(self, parts: list[Tensor], old: Embeddings) -> Tensor:
         """Return float[B, G], what each draw earned relative to its group.
 
         Args:
@@ -51,14 +51,16 @@ class SampledEstimator:
             old: the vectors of the states.
         """
         del old  # groups know all that is needed
-        return compared(self.args, self.rewarder, parts)
+        return reward_advantages(self.args, self.rewarder, parts)
 
-    def _draw(self, block: Block, task: Task, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        pairs = earned(task.rewards, block)[:3]
+    def _draw(
+        self, block: Block, task: RLBatch, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        pairs = rewarded_pairs(task.rewards, block)[:3]
         drawn = self._group(block, generator)
         how, of_items = self.args.dead_groups, self.rewarder.of_items
         for _ in range({"resample": _RESAMPLES, "force_positive": 1}.get(how, 0)):
-            rewards = worth(drawn, pairs)
+            rewards = lookup_rewards(drawn, pairs)
             if of_items is not None:
                 rewards += of_items.to(drawn.device)[drawn]
             dead = rewards.amax(dim=1) == rewards.amin(dim=1)
@@ -75,13 +77,13 @@ class SampledEstimator:
         return draw(self.args.group_size, generator)
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return minus the clipped surrogate over groups and states, plus the penalty."""
         old, drawn, rewards, advantages = groups_of(rollout)
         statistics = Statistics()
-        penalty = Penalty(self.args, self.policy, task, reference, statistics)
-        count = parallel.total(len(task.queries))
+        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
+        count = distributed.data_sum(len(task.queries))
 
         def block_loss(block: Block) -> Tensor:
             log_p = block.log_p_of(drawn[block.which])
@@ -97,7 +99,7 @@ class SampledEstimator:
         return loss, statistics
 
 
-def compared(args: GRPOConfig, rewarder: Rewarder, parts: list[Tensor]) -> Tensor:
+def reward_advantages(args: GRPOConfig, rewarder: CombinedReward, parts: list[Tensor]) -> Tensor:
     """Return the group-relative advantages of several rewards, summed or normalised first.
 
     Args:
@@ -107,15 +109,15 @@ def compared(args: GRPOConfig, rewarder: Rewarder, parts: list[Tensor]) -> Tenso
     """
     if rewarder.normalised:
         found = rewarder.total([group_advantages(part) for part in parts])
-        found = group_advantages(found, "batch", pooled=parallel.mean)  # GDPO: one size
+        found = group_advantages(found, "batch", pooled=distributed.data_mean)  # GDPO: one size
     else:
         scale = "none" if args.loss_type == "dr_grpo" else args.scale_rewards
-        found = group_advantages(rewarder.total(parts), scale, pooled=parallel.mean)
+        found = group_advantages(rewarder.total(parts), scale, pooled=distributed.data_mean)
     limit = args.advantage_clip
     return found if limit is None else found.clamp(-limit, limit)
 
 
-def rewards_of_draws(rewarder: Rewarder, task: Task, drawn: Tensor) -> list[Tensor]:
+def rewards_of_draws(rewarder: CombinedReward, task: RLBatch, drawn: Tensor) -> list[Tensor]:
     """Return float[B, G] for each reward function, unweighted, in the rewarder's order.
 
     Args:
@@ -125,30 +127,32 @@ def rewards_of_draws(rewarder: Rewarder, task: Task, drawn: Tensor) -> list[Tens
     """
     log = task.rewards
     parts = log.values[None] if log.parts is None else log.parts
-    found = [worth(drawn, (log.states, log.items, part)) for part in parts]
+    found = [lookup_rewards(drawn, (log.states, log.items, part)) for part in parts]
     found += [values.to(drawn.device)[drawn] for values, _ in rewarder.item_parts]
     if rewarder.on_draws:
         given = columns_of_draws(task, drawn)
-        found += [pays(function, given).to(drawn.device) for function, _ in rewarder.on_draws]
+        found += [
+            call_reward(function, given).to(drawn.device) for function, _ in rewarder.on_draws
+        ]
     return found
 
 
-def columns_of_draws(task: Task, drawn: Tensor) -> dict[str, Tensor]:
+def columns_of_draws(task: RLBatch, drawn: Tensor) -> dict[str, Tensor]:
     """Return what a reward function is given for draws int64[B, G], each row sorted."""
     if task.logged is None:
         raise ValueError("a task whose draws are asked about knows what the log holds")
     states, items, ahead, rating = (tensor.to(drawn.device) for tensor in task.logged)
-    nowhere = worth(drawn, (states, items, torch.ones_like(rating))) == 0
-    rated = worth(drawn, (states, items, rating)).masked_fill(nowhere, torch.nan)
+    nowhere = lookup_rewards(drawn, (states, items, torch.ones_like(rating))) == 0
+    rated = lookup_rewards(drawn, (states, items, rating)).masked_fill(nowhere, torch.nan)
     return {
         "prompts": task.queries.state_users[:, None].expand_as(drawn),
         "completions": drawn,
-        "ahead": worth(drawn, (states, items, ahead.float())).long(),
+        "ahead": lookup_rewards(drawn, (states, items, ahead.float())).long(),
         "rating": rated,
     }
 
 
-def worth(drawn: Tensor, earned: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def lookup_rewards(drawn: Tensor, earned: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Return float[B, G], what each draw has earned, 0 where nothing is said.
 
     Args:

@@ -3,23 +3,28 @@
 import torch
 from torch import Tensor, nn
 
-from recoach import parallel
-from recoach.models.base import Embedded
+from recoach import distributed
+from recoach.models.base import Embeddings
 from recoach.models.softmax import Block
 from recoach.policy.objective import clipped_surrogate
 from recoach.policy.policy import Policy
-from recoach.policy.rewards import Rewarder, pays
+from recoach.policy.rewards import CombinedReward, call_reward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import (
-    Penalty,
+    Regulariser,
+    RLBatch,
     Rollout,
     Statistics,
-    Task,
     clip_of,
     groups_of,
     log_block,
 )
-from recoach.training.sampled import columns_of_draws, compared, log_rewards, worth
+from recoach.training.sampled import (
+    columns_of_draws,
+    log_rewards,
+    lookup_rewards,
+    reward_advantages,
+)
 
 _ALMOST_ALL = 1 - 1e-6
 """What earlier places may have taken at the most: the last item's log-probability stays finite."""
@@ -36,11 +41,11 @@ class SlateEstimator:
     needs_reference = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: Rewarder) -> None:
+    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
         self.args, self.policy, self.rewarder = args, policy, rewarder
-        self.clip, self.remembers = clip_of(args), True
+        self.clip, self.needs_rollout = clip_of(args), True
 
-    def roll_out(self, old: Embedded, task: Task, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Draw a group of lists for each state and compare what their ranks return."""
         catalogue = self.policy.catalogue(old, task.queries.seen, task.bias)
         shape = (self.args.group_size, self.args.slate_length)
@@ -51,11 +56,13 @@ class SlateEstimator:
             log_p.append(plackett_luce(block, lists).detach())
         lists = torch.cat(drawn)
         parts = [tails.transpose(1, 2).flatten(0, 1) for tails in self._returns(task, lists)]
-        advantages = compared(self.args, self.rewarder, parts)  # int[B L, G]: a group is a rank's
+        advantages = reward_advantages(
+            self.args, self.rewarder, parts
+        )  # int[B L, G]: a group is a rank's
         advantages = advantages.view(len(lists), shape[1], shape[0]).transpose(1, 2)
         return Rollout(torch.cat(log_p), lists, self.rewarder.total(parts), advantages)
 
-    def _returns(self, task: Task, lists: Tensor) -> list[Tensor]:
+    def _returns(self, task: RLBatch, lists: Tensor) -> list[Tensor]:
         """Return float[B, G, L] for each reward function, the return from each rank on."""
         shape, log = lists.shape, task.rewards
         flat, order = lists.flatten(1).sort(dim=1)
@@ -67,7 +74,7 @@ class SlateEstimator:
         ranks = torch.arange(shape[2], device=lists.device)
         discount = 1 / (ranks + 2.0).log2()
         parts = log.values[None] if log.parts is None else log.parts
-        gains = [placed(worth(flat, (log.states, log.items, part))) for part in parts]
+        gains = [placed(lookup_rewards(flat, (log.states, log.items, part))) for part in parts]
         gains += [values.to(lists.device)[lists] for values, _ in self.rewarder.item_parts]
         found = [_tail(discount * gain) for gain in gains]
         if self.rewarder.on_draws:
@@ -75,7 +82,7 @@ class SlateEstimator:
             given = {name: column.flatten(0, 1) for name, column in given.items()}
             given["prompts"] = given["prompts"][:, 0]
             for function, _ in self.rewarder.on_draws:
-                answer = pays(function, given, lists=True).to(lists.device)
+                answer = call_reward(function, given, lists=True).to(lists.device)
                 if answer.ndim == 1:
                     found.append(answer.view(*shape[:2], 1).expand(shape))
                 else:
@@ -83,13 +90,13 @@ class SlateEstimator:
         return found
 
     def loss(
-        self, new: Embedded, task: Task, rollout: Rollout | None, reference: Embedded | None
+        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
     ) -> tuple[Tensor, Statistics]:
         """Return minus the clipped surrogate over ranks, lists and states, plus the penalty."""
         old, lists, rewards, advantages = groups_of(rollout)
         statistics = Statistics()
-        penalty = Penalty(self.args, self.policy, task, reference, statistics)
-        count = parallel.total(len(task.queries))
+        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
+        count = distributed.data_sum(len(task.queries))
 
         def block_loss(block: Block) -> Tensor:
             log_ratio = plackett_luce(block, lists[block.which]) - old[block.which]

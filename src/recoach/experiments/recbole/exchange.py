@@ -10,11 +10,11 @@ from recoach.data.split import Dataset
 from recoach.errors import ModelError, RunError
 from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.experiments.config import ExperimentConfig, resolve
-from recoach.experiments.folder import RunFolder
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
 from recoach.experiments.recbole.log import read_log
 from recoach.experiments.recbole.settings import converted, valid_metric
 from recoach.experiments.recbole.weights import fill, tuned
+from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
 from recoach.models.registry import build_from_config, model_entry

@@ -11,7 +11,7 @@ from torch import Tensor
 from recoach.errors import ModelError
 from recoach.experiments.recbole.checkpoint import Checkpoint, Stored
 from recoach.models.base import Recommender
-from recoach.models.lightgcn import LightGCN
+from recoach.models.graph.lightgcn import LightGCN
 
 _TABLES = ("users.weight", "items.weight")
 """Our names of what has a row for each user or item."""

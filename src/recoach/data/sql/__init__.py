@@ -1,0 +1,1 @@
+"""Logs that SQL engines prepare: DuckDB and Spark."""

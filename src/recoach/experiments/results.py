@@ -1,0 +1,251 @@
+"""What a run leaves behind: results with their protocol, per-user values, a few users' lists."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from recoach.data.batches import histories
+from recoach.data.split import Dataset
+from recoach.evaluation.beyond_accuracy import activity_groups, list_metrics, popularity_buckets
+from recoach.evaluation.evaluator import Evaluation, evaluate, top_lists
+from recoach.evaluation.significance import paired_bootstrap
+from recoach.experiments.config import ExperimentConfig
+from recoach.experiments.run_folder import RunFolder, environment
+from recoach.models.base import Recommender
+from recoach.models.registry import build_model
+from recoach.training.callbacks import TrainResult
+from recoach.training.health import health_warnings
+
+FORMAT = 1
+_SHOWN_USERS = 6
+_LIST_LENGTH = 10
+
+Stage = Literal["base", "tuned", "control"]
+
+_LOGGED = (
+    "log_ratio/abs_mean",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "frac_reward_zero_std",
+    "kl",
+    "entropy",
+    "temperature",
+)
+"""What GRPO logs and results keep, beside how far the tables have moved."""
+
+
+class Trained(NamedTuple):
+    """A model and how its training ended."""
+
+    model: Recommender
+    outcome: TrainResult
+
+
+def write_results(
+    folder: RunFolder,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    trained: Mapping[Stage, Trained],
+) -> dict[str, Any]:
+    """Judge every model of a run and write results.json, per_user.parquet and lists.json.
+
+    Returns:
+        The content of results.json.
+    """
+    models: dict[str, Recommender] = {"popularity": build_model("popularity", dataset)}
+    models |= {stage: trained[stage].model for stage in trained}
+    ks, mask = config.evaluation.ks, config.evaluation.mask_seen
+    judged = {
+        name: {
+            "valid": evaluate(model, dataset, "valid", ks=ks, mask_seen=mask),
+            "test": evaluate(model, dataset, "test", ks=ks, mask_seen=mask),
+        }
+        for name, model in models.items()
+    }
+    tests = {name: splits["test"] for name, splits in judged.items()}
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "name": folder.path.name,
+        "dataset": _described(dataset),
+        "model": config.model_name,
+        "seed": config.seed,
+        "protocol": _protocol(config, dataset, tests),
+        "models": {
+            name: _summary(judged[name], trained.get(name))  # type: ignore[call-overload]
+            | _beyond(models[name], dataset, tests[name], config)
+            for name in models
+        },
+        "comparisons": _comparisons(tests),
+        "diagnostics": _diagnostics(folder.metrics(), dataset.n_items, config.grpo.beta),
+        "config": config.tables(),
+        "environment": environment(),
+    }
+    folder.write_frame("per_user.parquet", _per_user(dataset, tests))
+    titles = folder.titles(dataset.item_ids).to_list()
+    folder.write_json("lists.json", _lists(config, dataset, models, tests, titles))
+    folder.write_json("results.json", results)
+    return results
+
+
+def _summary(judged: Mapping[str, Evaluation], trained: Trained | None) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        split: {name: round(value, 6) for name, value in evaluation.means().items()}
+        for split, evaluation in judged.items()
+    }
+    summary["seen_masked"] = judged["test"].protocol["seen_masked_for_this_model"]
+    if trained is not None:
+        outcome = trained.outcome
+        summary |= {
+            "steps": outcome.steps,
+            "best_step": outcome.best_step,
+            "seconds": round(outcome.seconds, 1),
+        }
+        if outcome.share is not None:
+            summary["share"] = outcome.share
+    return summary
+
+
+def _beyond(
+    model: Recommender, dataset: Dataset, test: Evaluation, config: ExperimentConfig
+) -> dict[str, Any]:
+    """Return what the lists are like and whom they serve, by popularity of the target."""
+    mask = config.evaluation.mask_seen
+    lists = top_lists(model, dataset, test.users, _LIST_LENGTH, mask_seen=mask)
+    targets = np.concatenate([dataset.test.row(int(user)) for user in test.users])
+    buckets = popularity_buckets(
+        targets, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
+    )
+    held = np.repeat(test.users, dataset.test.lengths[test.users])
+    groups = activity_groups(dataset.train.lengths[held], test.ranks, k=_LIST_LENGTH)
+    found = list_metrics(lists, dataset.train, dataset.n_items)
+    return {
+        "lists": {name: round(value, 6) for name, value in found.items()},
+        "popularity_buckets": [
+            {"items": b.items, "targets": b.targets, f"recall@{_LIST_LENGTH}": round(b.recall, 6)}
+            for b in buckets
+            if b.targets
+        ],
+        "activity_groups": [
+            {
+                "shortest": group.shortest,
+                "longest": group.longest,
+                "targets": group.targets,
+                f"recall@{_LIST_LENGTH}": round(group.recall, 6),
+            }
+            for group in groups
+        ],
+    }
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    rows = sum(len(part.values) for part in (dataset.train, dataset.valid, dataset.test))
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": rows,
+        "average_length": round(rows / dataset.n_users, 3),
+        "density": rows / (dataset.n_users * dataset.n_items),
+    }
+
+
+def _protocol(
+    config: ExperimentConfig, dataset: Dataset, tests: Mapping[str, Evaluation]
+) -> dict[str, Any]:
+    measured = next(iter(tests.values())).protocol
+    kept = ("ranking", "mask_seen", "ties", "n_users", "n_items", "ks")
+    return {
+        "split": dataset.split,
+        **{name: measured[name] for name in kept},
+        "selection": {
+            "best": f"valid/{config.grpo.metric}, step 0 a candidate",
+            "best_tuned": f"valid/{config.grpo.metric}",
+            "last": "the last step",
+        }[config.grpo.select],
+        "interval": "95 %, paired bootstrap over users",
+    }
+
+
+def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    pairs = [("tuned", "base"), ("control", "base"), ("tuned", "control"), ("base", "popularity")]
+    return [
+        {"a": a, "b": b, "split": "test", "metric": metric}
+        | {
+            name: round(value, 8) if isinstance(value, float) else value
+            for name, value in paired_bootstrap(tests[a].metrics[metric], tests[b].metrics[metric])
+            ._asdict()
+            .items()
+        }
+        for a, b in pairs
+        if a in tests and b in tests
+        for metric in tests[a].metrics
+    ]
+
+
+def _per_user(dataset: Dataset, tests: Mapping[str, Evaluation]) -> pl.DataFrame:
+    frames = []
+    for name, evaluation in tests.items():
+        values = {metric: v.astype(np.float32) for metric, v in evaluation.metrics.items()}
+        frame = pl.DataFrame({"user_id": dataset.user_ids.gather(evaluation.users), **values})
+        frames.append(frame.insert_column(1, pl.lit(name).alias("model")))
+    return pl.concat(frames)
+
+
+def _lists(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    models: Mapping[str, Recommender],
+    tests: Mapping[str, Evaluation],
+    titles: list[str],
+) -> list[dict[str, Any]]:
+    """Return histories and lists of a few users drawn by the seed, not chosen by outcome."""
+    asked = tests["base"].users
+    drawn = np.random.default_rng(config.seed).permutation(len(asked))[:_SHOWN_USERS]
+    past = histories(dataset, "test")
+    names = [name for name in ("base", "tuned") if name in models]
+    mask = config.evaluation.mask_seen
+    lists = {
+        name: top_lists(models[name], dataset, asked[drawn], _LIST_LENGTH, mask_seen=mask)
+        for name in names
+    }
+    rows = []
+    for place, index in enumerate(drawn):
+        user = int(asked[index])
+        row: dict[str, Any] = {
+            "user": dataset.user_ids[user],
+            "history": [titles[i] for i in past.row(user)[-10:]],
+            "target": titles[int(dataset.test.row(user)[0])],
+        }
+        for name in names:
+            row[name] = [titles[i] for i in lists[name][place] if i >= 0]
+            row[f"{name}_rank"] = int(_first_rank(tests[name], dataset, index))
+        rows.append(row)
+    return rows
+
+
+def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
+    before = dataset.test.lengths[evaluation.users[:index]].sum()
+    return int(evaluation.ranks[before])
+
+
+def _diagnostics(rows: Sequence[Mapping[str, Any]], n_items: int, beta: float) -> dict[str, Any]:
+    """Return what GRPO logged in its first and last stretch, what worries, and the curve."""
+    tuned = [row for row in rows if row["stage"] == "tuned"]
+    if not tuned:
+        return {}
+    ends = {"first": next((row for row in tuned if row["step"] > 0), tuned[0]), "last": tuned[-1]}
+    found: dict[str, Any] = {
+        end: {
+            name: round(float(value), 6)
+            for name, value in row.items()
+            if name in _LOGGED or name.startswith("drift/")
+        }
+        for end, row in ends.items()
+    }
+    metric = "valid/ndcg@10"
+    curve = [[int(row["step"]), round(float(row[metric]), 6)] for row in tuned if metric in row]
+    worries = health_warnings(ends["last"], {**ends["first"], **tuned[0]}, n_items, beta)
+    return found | {"curve": curve} | ({"concerns": worries} if worries else {})

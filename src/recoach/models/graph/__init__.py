@@ -1,0 +1,1 @@
+"""Models that propagate vectors over the graph of users and items."""

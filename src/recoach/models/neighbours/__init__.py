@@ -1,0 +1,1 @@
+"""Models without training by gradient steps: counts and neighbours."""

@@ -1,0 +1,1 @@
+"""The paper's tables, the measured gains and their ablations: cells, aggregation, tables."""

@@ -1,0 +1,240 @@
+"""The paper's tables with ours beside them, from the joined record of a suite."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from recoach.experiments.run_folder import RunFolder
+from recoach.report.table_cells import intervals, measured, verdict
+from recoach.report.table_formats import Grid, latex, markdown, page
+from recoach.report.tables import MISSING, number, percent, title
+from recoach.reproduction.beyond_accuracy_tables import STAGES, beyond, cutoffs
+from recoach.reproduction.datasets import Sizes, category_of
+from recoach.reproduction.figures import NAMES, draw_factors, draw_figure1, draw_gains
+from recoach.reproduction.gains_tables import ablation, future, gains, rivals, tail
+from recoach.reproduction.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
+from recoach.reproduction.simulator_tables import draw_front, simulated
+
+Record = Mapping[str, Any]
+
+_COLUMNS: Final = ("Method", *(f"{title(m)} {who}" for m in METRICS for who in ("paper", "ours")))
+
+
+def write_table1(found: Mapping[str, Sizes], k_core: int, folder: Path) -> list[Path]:
+    """Write table 1, ours beside the paper's 5-cores, and return the files, Markdown first."""
+    rows = []
+    for name, sizes in found.items():
+        category = category_of(name)
+        paper = TABLE1.get(category or "")
+        same = name in TABLE1 and paper is not None
+        for place, what in enumerate(("users", "items", "interactions", "average length")):
+            ours = sizes[place]
+            theirs = None if paper is None else paper[place]
+            gap = f"{ours - theirs:+,.2f}".removesuffix(".00") if same and theirs else MISSING
+            shown = [
+                MISSING if n is None else f"{n:,.2f}".removesuffix(".00") for n in (theirs, ours)
+            ]
+            label = f"{name}, {what}"
+            rows.append((label, *shown, gap))
+    note = (
+        f"Iterated {k_core}-core of users and items, repeated interactions kept, no rating "
+        "threshold; prepared and split folders as they are. A difference is given where the log "
+        "is the paper's own category."
+    )
+    grid = Grid(
+        "Table 1: sizes of the data", ("Data set", "paper", "ours", "difference"), rows, note
+    )
+    return _write([grid], "table1", folder)
+
+
+def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
+    """Write a suite's tables, its figure and its record; return the files, Markdown first."""
+    write = {
+        "table3": _table3,
+        "table4": _table4,
+        "factors": _factors,
+        "figure1": _figure1,
+        "gains": gains,
+        "future": future,
+        "ablation": ablation,
+        "rivals": rivals,
+        "tail": tail,
+        "simulator": simulated,
+    }
+    drawings = {
+        "figure1": draw_figure1,
+        "factors": draw_factors,
+        "gains": draw_gains,
+        "simulator": draw_front,
+    }
+    drawn = drawings[what](record, folder) if what in drawings else []
+    picture = next((path.read_bytes() for path in drawn if path.suffix == ".png"), b"")
+    paths = _write(write[what](record), what, folder, picture) + drawn
+    name = f"{record['suite']}.json"
+    RunFolder(folder).write_json(name, record)
+    return [*paths, folder / name]
+
+
+def _write(grids: list[Grid], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
+    texts = {
+        f"{name}.md": markdown(grids),
+        f"{name}.tex": latex(grids),
+        f"{name}.html": page(grids[0].heading.partition(":")[0], grids, picture=picture),
+    }
+    for file, text in texts.items():
+        RunFolder(folder).write_text(file, text)
+    return [folder / file for file in texts]
+
+
+def _table3(record: Record) -> list[Grid]:
+    ends = ("NDCG@10 against base", "against supervised")
+    grids = []
+    for name, found in record["data"].items():
+        rows = _popularity(found)
+        for model, cell in found["cells"].items():
+            for stage, ending in STAGES.items():
+                theirs = TABLE3.get((model, stage), {}).get(category_of(name) or "")
+                before = TABLE3.get((model, "base"), {}).get(category_of(name) or "")
+                told = [verdict(cell, stage, other) for other in ("base", "control")]
+                figures = _beside(theirs, before, cell, stage)
+                rows.append((f"{NAMES[model]}{ending}", *figures, *told))
+        grids.append(
+            Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _with_control(record, found))
+        )
+        grids += [cutoffs(name, found), beyond(name, found)]
+    return grids
+
+
+def _popularity(found: Record) -> list[tuple[str, ...]]:
+    """Return the row of the model that knows nobody, where anything was run."""
+    for cell in found["cells"].values():
+        test = cell["models"]["popularity"]["test"]
+        figures = [text for m in METRICS for text in (MISSING, number(test[m]["mean"]))]
+        return [("Popularity", *figures, MISSING, MISSING)]
+    return []
+
+
+def _table4(record: Record) -> list[Grid]:
+    grids = []
+    for name, found in record["data"].items():
+        category = category_of(name) or ""
+        before = TABLE4["base"].get(category)
+        rows: list[tuple[str, ...]] = []
+        for cell_name, cell in found["cells"].items():
+            moved = cell_name.removeprefix("gsau-").removesuffix("-no-dropout")
+            moved = "item+user" if moved == "gsau" else moved
+            still = cell_name.endswith("-no-dropout")
+            theirs = None if still else TABLE4.get(moved, {}).get(category)
+            label = f"{moved}, dropout {'off' if still else 'on'}"
+            figures = _beside(theirs, before, cell, "tuned")
+            rows.append((label, *figures, verdict(cell, "tuned", "base")))
+            if "control" in cell["models"]:
+                first = ("supervised steps", *_beside(None, None, cell, "control"))
+                rows.insert(0, (*first, verdict(cell, "control", "base")))
+        columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
+        grids.append(Grid(f"Table 4: {name}", columns, rows, _with_control(record, found)))
+    return grids
+
+
+_FACTOR_COLUMNS: Final = (
+    "Changed from the paper",
+    "NDCG@10 base",
+    "NDCG@10 after",
+    "Recall@50 after",
+    "NDCG@10 against base",
+    "|log ratio|",
+    "clipped",
+    "dead groups",
+    "best step",
+)
+
+
+def _factors(record: Record) -> list[Grid]:
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for cell_name, cell in found["cells"].items():
+            model, _, factor = cell_name.partition("-")
+            if "control" in cell["models"]:
+                label = f"{NAMES[model]}: supervised steps instead"
+                rows.append(
+                    (label, *_after(cell, "control"), *[MISSING] * 3, _best(cell, "control"))
+                )
+            first = cell["diagnostics"].get("first", {})
+            ends = [first.get(f"clip_ratio/{end}_mean") for end in ("low", "high")]
+            clipped = None if None in ends else sum(ends)
+            label = f"{NAMES[model]}: {factor.replace('-', ' ') or 'nothing'}"
+            told = (first.get("log_ratio/abs_mean"), clipped, first.get("frac_reward_zero_std"))
+            figures = [number(figure) for figure in told]
+            rows.append((label, *_after(cell, "tuned"), *figures, _best(cell, "tuned")))
+        note = (
+            f"{_with_control(record, found)} The ratio is measured before each batch's first "
+            "update, over the steps to the first evaluation."
+        )
+        grids.append(Grid(f"Factors: {name}", _FACTOR_COLUMNS, rows, note))
+    return grids
+
+
+def _after(cell: Record, stage: str) -> tuple[str, ...]:
+    before = measured(cell, "base", "ndcg@10")
+    after = [measured(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
+    return (before, *after, verdict(cell, stage, "base"))
+
+
+def _best(cell: Record, stage: str) -> str:
+    return ", ".join(str(step) for step in cell["models"][stage]["best_step"])
+
+
+def _figure1(record: Record) -> list[Grid]:
+    grids = []
+    for name, found in record["data"].items():
+        rows: list[tuple[str, ...]] = []
+        for model, cell in found["cells"].items():
+            theirs = TABLE3[(model, "base")].get(category_of(name) or "")
+            rows.append((NAMES[model], *_beside(theirs, None, cell, "base")))
+        grids.append(Grid(f"Figure 1: {name}", _COLUMNS, rows, _note(record, found)))
+    return grids
+
+
+def _beside(
+    theirs: tuple[float, ...] | None, before: tuple[float, ...] | None, cell: Record, stage: str
+) -> list[str]:
+    """Return the paper's figure and ours for every metric."""
+    return [
+        text
+        for place, metric in enumerate(METRICS)
+        for text in (_printed(theirs, before, place, stage), measured(cell, stage, metric))
+    ]
+
+
+def _printed(
+    theirs: tuple[float, ...] | None, before: tuple[float, ...] | None, place: int, stage: str
+) -> str:
+    if theirs is None:
+        return MISSING
+    text = number(theirs[place])
+    if stage == "base" or before is None:
+        return text
+    return f"{text} ({percent(theirs[place] / before[place] - 1)})"
+
+
+def _note(record: Record, found: Record) -> str:
+    if not found["cells"]:
+        return "Nothing is run yet."
+    data, cell = found["dataset"], next(iter(found["cells"].values()))
+    category = CATEGORIES.get(category_of(data["name"]) or "", "none")
+    protocol, seeds = cell["protocol"], ", ".join(str(seed) for seed in cell["seeds"])
+    return (
+        f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
+        f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
+        f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
+        f"intervals: 95 %, {intervals(found['cells'])}. Changes in brackets are against the base."
+    )
+
+
+def _with_control(record: Record, found: Record) -> str:
+    """Return the note of a table that shows the supervised control."""
+    note = _note(record, found)
+    if not any("control" in cell["models"] for cell in found["cells"].values()):
+        return note
+    return f"{note} Supervised steps: as many as GRPO's, as large, at its learning rate."

@@ -1,0 +1,1 @@
+"""Simulated shops: a synthetic log, a Gymnasium environment, bandits."""

@@ -1,0 +1,52 @@
+"""What a checkpoint holds of a training beside the weights: the optimiser, whole."""
+
+import torch
+from torch import Tensor
+
+from recoach.models.base import Recommender
+from recoach.models.checkpoint import OPTIMIZER
+from recoach.models.sharded_embedding import gather_rows, sharded_table
+from recoach.models.sharded_softmax import local_rows
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, model: Recommender) -> dict[str, Tensor]:
+    """Return an optimiser's state by names, of all rows of a divided table."""
+    table, parameters = sharded_table(model), _parameters(optimiser)
+    return {
+        f"{OPTIMIZER}{index}.{name}": (
+            gather_rows(value)
+            if table and value.dim() and parameters[index] is table.weight
+            else value
+        )
+        for index, entries in optimiser.state_dict()["state"].items()
+        for name, value in entries.items()
+        if value is not None  # SGD without momentum
+    }
+
+
+def fill_optimiser(
+    optimiser: torch.optim.Optimizer, model: Recommender, tensors: dict[str, Tensor]
+) -> None:
+    """Fill in a saved state.
+
+    Raises:
+        ValueError: it is of other parameters.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    table, parameters = sharded_table(model), _parameters(optimiser)
+    for name, tensor in tensors.items():
+        if name.startswith(OPTIMIZER):
+            _, index, key = name.split(".", 2)
+            own = table and tensor.dim() and parameters[int(index)] is table.weight
+            here = tensor[local_rows(table.n_items)].clone() if table and own else tensor
+            state.setdefault(int(index), {})[key] = here
+    for number, entries in state.items():
+        for name, value in entries.items():
+            if value.dim() and value.shape != parameters[number].shape:
+                raise ValueError(f"{OPTIMIZER}{number}.{name} has the shape {tuple(value.shape)}")
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimiser.param_groups for p in group["params"]]

@@ -1,0 +1,203 @@
+"""Supervised training of a recommender by its own loss."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from recoach import distributed
+from recoach.data.batches import Batch, EdgeBatches, Queries, Rows, StateBatches
+from recoach.data.split import Dataset, RaggedArray, drop_last
+from recoach.evaluation.evaluator import MaskSeen, evaluate
+from recoach.evaluation.metrics import METRIC_NAME
+from recoach.models.base import Recommender, TrainingBatch
+from recoach.models.sharded_embedding import shard_embedding
+from recoach.training.callbacks import TrainResult
+from recoach.training.loop import Loop, RunContext, Schedule
+
+
+class PretrainConfig(BaseModel):
+    """Settings of supervised training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(200, gt=0)
+    """Passes over the training states (or edges) at the most."""
+    batch_size: int = Field(512, gt=0)
+    """States (and edges) in a step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam's step size."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay (AdamW)."""
+    rows: Rows = "all_positions"
+    """Read all states of a history in one pass, or give each prefix a row of its own (RecBole)."""
+    patience: int = Field(10, ge=0)
+    """Evaluations without improvement before stopping; 0 never stops."""
+    metric: str = Field("ndcg@10", pattern=METRIC_NAME)
+    """Validation metric that selects the weights."""
+    eval_steps: int = Field(0, ge=0)
+    """Steps between evaluations; 0 evaluates after each epoch."""
+    max_steps: int = Field(0, ge=0)
+    """Steps at the most; 0 leaves it to `epochs`."""
+    select: Literal["best", "last"] = "best"
+    """Which weights to keep."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Above 0, what is judged and kept is a moving average of the weights."""
+    interpolate: bool = False
+    """Return the best point on validation between start and best."""
+    hold_out: int = Field(0, ge=0)
+    """Last training items of every user that are kept back, so that GRPO's reward is news; a graph
+    model must be built without them too (`recoach run` does)."""
+    shard_items: bool = False
+    """Under torchrun, give each process a part of the item table in place of a part of the batch
+    (SASRec and GRU4Rec with loss `ce`)."""
+
+    def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
+        """Return the part the loop needs."""
+        names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select"]
+        chosen = {name: getattr(self, name) for name in [*names, "ema_decay", "interpolate"]}
+        return Schedule(**chosen, start_is_candidate=start_is_candidate)
+
+
+class SupervisedTrainer:
+    """Moves all weights of a model down its own loss."""
+
+    def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
+        self.model, self._user_ids = model, dataset.user_ids
+        if config.shard_items:
+            shard_embedding(model)
+        train = drop_last(dataset.train, config.hold_out)
+        self._loaders: dict[str, StateBatches | EdgeBatches] = {
+            kind: _loader(kind, model, config, train) for kind in model.needs
+        }
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def __len__(self) -> int:
+        return max(len(loader) for loader in self._loaders.values())
+
+    def epoch(self, generator: torch.Generator) -> Iterator[TrainingBatch]:
+        """Yield steps until the longest kind of batch has been gone through once."""
+        longest = max(self._loaders, key=lambda kind: len(self._loaders[kind]))
+        others = {k: _forever(v, generator) for k, v in self._loaders.items() if k != longest}
+        for batch in self._loaders[longest].epoch(generator):
+            kinds = {longest: batch} | {kind: next(more) for kind, more in others.items()}
+            yield TrainingBatch(**{kind: _moved(part, self.model) for kind, part in kinds.items()})
+
+    def step(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, float]:
+        """Take one step down the model's loss."""
+        self.model.train()
+        loss = self.model.loss(batch, generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        distributed.all_reduce_gradients(self.model.parameters())
+        self.optimiser.step()
+        return {"loss": distributed.data_sum(float(loss.detach()))}
+
+    def users(self, batch: TrainingBatch) -> list[str]:
+        """Return the first users of a batch, for messages."""
+        part = next(part for part in batch if part is not None)
+        return first_ids(part.queries, self._user_ids)
+
+    def refresh(self, step: int) -> None:
+        """Do nothing: there is no policy to follow."""
+
+    def checkpointed_modules(self) -> dict[str, nn.Module]:
+        """Return nothing: there is only the model."""
+        return {}
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return nothing: the loss says it all."""
+        return {}
+
+
+def pretrain(
+    model: Recommender,
+    dataset: Dataset,
+    config: PretrainConfig | None = None,
+    context: RunContext | None = None,
+    *,
+    start_is_candidate: bool = False,
+) -> TrainResult:
+    """Train a model by its own loss and leave the selected weights in it.
+
+    Args:
+        model: moved in place; one without a loss (popularity) is left as it is.
+        dataset: trains on `train`, selects on `valid`.
+        config: how long and how fast.
+        context: seed, checkpoints, protocol of the validation.
+        start_is_candidate: whether the weights given may come back as the best.
+
+    Raises:
+        ModelError: the training diverged.
+    """
+    config, context = config or PretrainConfig(), context or RunContext()
+    if not model.needs:
+        return TrainResult(0, 0.0, 0, 0.0, None)
+    loop = Loop(
+        SupervisedTrainer(model, config, dataset),
+        config.schedule(start_is_candidate=start_is_candidate),
+        validation(dataset, config.metric, context.mask_seen),
+        context,
+    )
+    return loop.run()
+
+
+def validation(
+    dataset: Dataset, metric: str, mask_seen: MaskSeen
+) -> Callable[[Recommender], dict[str, float]]:
+    """Return a function that lets a model rank the validation items and averages over users.
+
+    Args:
+        dataset: gives the validation items.
+        metric: what selects, like "ndcg@10"; measured beside the metrics at 10.
+        mask_seen: the protocol.
+    """
+    ks = sorted({10, int(metric.partition("@")[2])})
+    return lambda model: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
+
+
+def first_ids(queries: Queries, user_ids: pl.Series) -> list[str]:
+    """Return the ids of the first three users who are asked about."""
+    users = list(dict.fromkeys(queries.state_users.tolist()))[:3]
+    return [str(user_ids[user]) for user in users if user >= 0]
+
+
+def own_batches(
+    model: Recommender, train: RaggedArray, batch_size: int, generator: torch.Generator
+) -> Iterator[TrainingBatch]:
+    """Yield batches for a model's own loss without end."""
+    config = PretrainConfig(batch_size=batch_size)
+    kinds = {kind: _forever(_loader(kind, model, config, train), generator) for kind in model.needs}
+    while True:
+        yield TrainingBatch(**{kind: _moved(next(more), model) for kind, more in kinds.items()})
+
+
+def _moved(batch: Batch, model: Recommender) -> Batch:
+    return Batch(batch.queries.to(model.device), batch.positions, batch.targets.to(model.device))
+
+
+def _loader(
+    kind: str, model: Recommender, config: PretrainConfig, train: RaggedArray
+) -> StateBatches | EdgeBatches:
+    if kind == "edges":
+        return EdgeBatches(train, batch_size=config.batch_size)
+    return StateBatches(
+        train,
+        n_items=model.n_items,
+        history_length=model.history_length,
+        batch_size=config.batch_size,
+        rows=config.rows,
+    )
+
+
+def _forever(loader: StateBatches | EdgeBatches, generator: torch.Generator) -> Iterator[Batch]:
+    return itertools.chain.from_iterable(loader.epoch(generator) for _ in itertools.count())

@@ -1,0 +1,85 @@
+"""What worries in a log of GRPO, in words, and what does not."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from recoach.data.split import leave_last_out
+from recoach.evaluation.evaluator import top_lists
+from recoach.models.registry import build_model
+from recoach.simulation.shop import cycle
+from recoach.training.callbacks import Callback
+from recoach.training.config import GRPOConfig
+from recoach.training.health import COVERAGE, CollapseMonitor, coverage, health_warnings
+from recoach.training.loop import RunContext
+from recoach.training.trainer import GRPOTrainer
+
+GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("row", "beta", "words"),
+    [
+        ({}, 0.0, ""),
+        ({}, 0.1, ""),
+        ({"entropy": 0.01}, 0.0, "collapsed: its entropy fell from 3 to 0.01 nats"),
+        ({COVERAGE: 0.09}, 0.0, "lists have collapsed: the share of the catalogue in them fell"),
+        ({COVERAGE: 0.11}, 0.0, ""),
+        ({"kl": 1e-9}, 0.1, "beta = 0.1 holds back nothing"),
+        ({"kl": 1e-9}, 0.0, ""),
+        ({"kl": 20.0}, 0.1, "little of the base is left"),
+    ],
+)
+def test_only_what_is_wrong_is_said(row, beta, words):
+    found = health_warnings(GOOD | row, GOOD, 1000, beta)
+    assert len(found) == bool(words)
+    assert words in " ".join(found)
+
+
+def test_a_policy_that_was_sure_from_the_start_has_not_collapsed():
+    assert health_warnings(GOOD | {"entropy": 0.01}, GOOD | {"entropy": 0.015}, 1000, 0.0) == []
+    assert math.log(1000) * 0.02 > 0.01
+
+
+def test_a_warning_comes_once():
+    watching = CollapseMonitor(1000)
+    watching.on_row({"step": 0.0})
+    watching.on_row(GOOD)
+    with pytest.warns(UserWarning, match="Step 20: The policy has collapsed"):
+        watching.on_row(GOOD | {"entropy": 0.01, "step": 20.0})
+    watching.on_row(GOOD | {"entropy": 0.01, "step": 30.0})  # a second one would be an error here
+
+
+def test_lists_are_compared_with_those_of_the_base_before_the_first_step():
+    watching = CollapseMonitor(1000)
+    watching.on_row({"step": 0.0, COVERAGE: 0.5})
+    watching.on_row(GOOD | {COVERAGE: 0.2})
+    with pytest.warns(UserWarning, match="Step 20: The lists have collapsed: .* from 0.5 to 0.05"):
+        watching.on_row(GOOD | {COVERAGE: 0.05, "step": 20.0})
+
+
+def test_coverage_is_the_share_of_the_catalogue_in_validation_lists():
+    dataset = leave_last_out(cycle(600, 40, length=7))
+    same_for_all = build_model("popularity", dataset)
+    shown = coverage(same_for_all, dataset, "none")
+    assert shown == 10 / 40
+    lists = top_lists(same_for_all, dataset, np.arange(600), 10, split="valid", mask_seen="all")
+    assert coverage(same_for_all, dataset, "all") <= len(np.unique(lists)) / 40
+    assert coverage(same_for_all, dataset, "all") > shown
+
+
+def test_a_fine_tuning_that_sends_all_users_to_the_same_items_is_warned_of():
+    dataset = leave_last_out(cycle(60, 60, length=8))
+    model = build_model("bprmf", dataset, dim=8)
+
+    class Collapse(Callback):
+        def on_step(self, step, logs):
+            with torch.no_grad():
+                model.users.weight[:] = 1.0
+
+    args = GRPOConfig(max_steps=2, eval_steps=1, ema_decay=0.0, mask_seen=False)
+    context = RunContext(mask_seen="none", callback=Collapse())
+    with pytest.warns(UserWarning, match="The lists have collapsed"):
+        GRPOTrainer(model, args=args, train_dataset=dataset, context=context).train()
