@@ -142,6 +142,6 @@ def test_a_catalogue_too_large_for_a_full_block_is_ranked_in_smaller_ones(monkey
     targets = (torch.arange(11).repeat_interleave(2), torch.arange(22))
     seen = (torch.tensor([0, 4, 10]), torch.tensor([3, 9, 49]))
     wanted = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
-    monkeypatch.setattr(ranking, "_ROOM", 3 * 50)
+    monkeypatch.setattr(ranking, "_MAX_SCORES", 3 * 50)
     found = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""Full ranking of held-out items by any recommender."""
+"""Evaluate a recommender by full ranking of held-out items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from recoach.evaluation.ranking import target_ranks, top_items
 from recoach.models.base import Recommender, eval_mode
 
 MaskSeen = Literal["all", "recbole", "none"]
-"""Mask what a user has taken: always, only for models that read no history (RecBole), or never."""
+"""Mask items of a user's history: always, only if the model reads no history (RecBole), never."""
 
 KS = (1, 5, 10, 50)
 _USERS_AT_ONCE = 1024
@@ -24,31 +24,31 @@ _USERS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """How one model ranked the held-out items of each user."""
+    """Ranks and per-user metrics of one model on the held-out items of a split."""
 
     users: np.ndarray
-    """int64[B] the users who have a held-out item."""
+    """int64[B] the evaluated users, each with at least one held-out item."""
     ranks: np.ndarray
     """int64[N] rank of each held-out item."""
     metrics: dict[str, np.ndarray]
-    """`"ndcg@10"` -> float64[B], a value for each user."""
+    """`"ndcg@10"` -> float64[B], one value per user."""
     protocol: dict[str, object]
-    """What was measured and how; belongs beside the numbers wherever they go."""
+    """How the metrics were computed; saved together with them in every results file."""
 
     def means(self) -> dict[str, float]:
         """Return the average of every metric over users."""
         return {name: float(values.mean()) for name, values in self.metrics.items()}
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value:.4f}" for name, value in self.means().items())
-        return f"Evaluation({len(self.users)} users, {self.protocol['split']}: {shown})"
+        means = ", ".join(f"{name}={value:.4f}" for name, value in self.means().items())
+        return f"Evaluation({len(self.users)} users, {self.protocol['split']}: {means})"
 
 
 def masks_seen(mask_seen: MaskSeen, model: Recommender) -> bool:
-    """Return whether this model's seen items are masked under the protocol.
+    """Return whether the protocol masks seen items for this model.
 
-    `"recbole"` masks models that read no history and leaves sequential ones alone, as RecBole's
-    and the GSAU authors' loaders do.
+    `"recbole"` masks them for models that read no history and not for sequential ones, as the
+    data loaders of RecBole and of the GSAU authors do.
     """
     return mask_seen == "all" or (mask_seen == "recbole" and model.history_length == 0)
 
@@ -66,29 +66,32 @@ def evaluate(
     """Rank all items for every user with a held-out item and return per-user metrics.
 
     Args:
-        model: any recommender; put into evaluation mode and back.
+        model: any recommender; in evaluation mode during the call, restored afterwards.
         dataset: the split log.
         split: `"valid"` (history: train) or `"test"` (history: train and valid).
         ks: list lengths.
-        mask_seen: which seen items are out of the ranking; the target never is.
-        users: int64[B] ask only for these (default: everybody with a target).
+        mask_seen: whether to mask the items of a user's history; targets are never masked.
+        users: int64[B] evaluate only these (default: all users with a held-out item).
 
     Raises:
-        ConfigError: a k below 1.
-        DataError: nobody has a held-out item.
-        ModelError: the model yields non-finite vectors.
+        ConfigError: `ks` is empty or holds a value below 1.
+        DataError: no user has a held-out item in this split.
+        ModelError: the model returns non-finite vectors.
     """
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be list lengths of at least 1, not {tuple(ks)}.")
     held_out = dataset.valid if split == "valid" else dataset.test
-    asked = np.flatnonzero(held_out.lengths > 0) if users is None else np.asarray(users)
-    asked = asked[held_out.lengths[asked] > 0]
-    if len(asked) == 0:
-        raise DataError(f"No user of {dataset.name or 'the dataset'} has an item in {split}.")
+    users = np.flatnonzero(held_out.lengths > 0) if users is None else np.asarray(users)
+    users = users[held_out.lengths[users] > 0]
+    if len(users) == 0:
+        raise DataError(
+            f"No user of {dataset.name or 'the dataset'} has an item in {split}. Evaluate on "
+            "another split or with other users."
+        )
     mask = masks_seen(mask_seen, model)
-    ranks = _ranks_of_all(model, histories(dataset, split), held_out, asked, mask=mask)
-    counts = held_out.lengths[asked]
-    states = np.repeat(np.arange(len(asked)), counts)
+    ranks = _ranks_of_users(model, histories(dataset, split), held_out, users, mask=mask)
+    counts = held_out.lengths[users]
+    states = np.repeat(np.arange(len(users)), counts)
     protocol: dict[str, object] = {
         "split": split,
         "ranking": "full",
@@ -96,10 +99,10 @@ def evaluate(
         "mask_seen": mask_seen,
         "seen_masked_for_this_model": mask,
         "ties": "against the model",
-        "n_users": len(asked),
+        "n_users": len(users),
         "ks": list(ks),
     }
-    return Evaluation(asked, ranks, per_user(ranks, states, counts, ks), protocol)
+    return Evaluation(users, ranks, per_user(ranks, states, counts, ks), protocol)
 
 
 @torch.no_grad()
@@ -112,68 +115,76 @@ def top_lists(
     split: Split = "test",
     mask_seen: MaskSeen = "all",
 ) -> np.ndarray:
-    """Return int64[B, k], what users would have been shown before a split, best first.
+    """Return the top-k lists of users, given their histories before a split.
 
     Args:
-        model: any recommender; put into evaluation mode and back.
+        model: any recommender; in evaluation mode during the call, restored afterwards.
         dataset: the split log.
         users: int64[B].
-        k: list length; -1 fills a list that ends early.
-        split: before which part they would have been shown.
-        mask_seen: which seen items are out of the lists.
+        k: list length.
+        split: `"valid"` (history: train) or `"test"` (history: train and valid).
+        mask_seen: whether to mask the items of a user's history.
+
+    Returns:
+        int64[B, k] items, best first; -1 after the end of a list that has fewer than k items.
     """
     past, mask = histories(dataset, split), masks_seen(mask_seen, model)
-    rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # whose list it is, and the list
+    rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # index into users, then the list
     rows[:, 0] = np.arange(len(users))
-    own = np.zeros(len(users), dtype=np.bool_)
+    is_local = np.zeros(len(users), dtype=np.bool_)
     starts = range(0, len(users), _USERS_AT_ONCE)
     with eval_mode(model):
         for start in starts[distributed.data_rank() :: distributed.data_world_size()]:
             part = slice(start, start + _USERS_AT_ONCE)
-            own[part] = True
+            is_local[part] = True
             queries = user_queries(
                 past, users[part], model.history_length, model.n_items, mask_seen=mask
             ).to(model.device)
-            found = top_items(*model.embed(queries), k, queries.seen).items.cpu().numpy()
-            rows[part, 1 : 1 + found.shape[1]] = found
-    everybodys = distributed.all_gather(torch.from_numpy(rows[own])).numpy()
-    return np.ascontiguousarray(everybodys[np.argsort(everybodys[:, 0]), 1:])
+            items = top_items(*model.embed(queries), k, queries.seen).items.cpu().numpy()
+            rows[part, 1 : 1 + items.shape[1]] = items
+    all_rows = distributed.all_gather(torch.from_numpy(rows[is_local])).numpy()
+    return np.ascontiguousarray(all_rows[np.argsort(all_rows[:, 0]), 1:])
 
 
-def _ranks_of_all(
+def _ranks_of_users(
     model: Recommender, past: RaggedArray, held_out: RaggedArray, users: np.ndarray, *, mask: bool
 ) -> np.ndarray:
-    """Rank in parts of users with histories of like length, so that little is padding.
+    """Return int64[N], the ranks of all held-out items of the users, in the order of `users`.
 
-    Each process ranks some of the parts; a user is in one of them.
+    Users are sorted by history length and cut into batches, which keeps the padding short. The
+    batches are distributed over the data-parallel ranks and the results gathered.
     """
     order = np.argsort(past.lengths[users], kind="stable")
-    parts = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
-    own = parts[distributed.data_rank() :: distributed.data_world_size()]
+    batches = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
+    local_batches = batches[distributed.data_rank() :: distributed.data_world_size()]
     with eval_mode(model):
-        ranks = [_ranks(model, past, held_out, users[part], mask=mask) for part in own]
-    ranked = np.concatenate([order[:0], *own])
-    asked = np.repeat(ranked, held_out.lengths[users[ranked]])
-    both = torch.from_numpy(np.stack([asked, np.concatenate([order[:0], *ranks])], axis=1))
-    asked, found = distributed.all_gather(both).numpy().T
-    return np.ascontiguousarray(found[np.argsort(asked, kind="stable")])
+        local_ranks = [
+            _ranks_of_batch(model, past, held_out, users[batch], mask=mask)
+            for batch in local_batches
+        ]
+    local_order = np.concatenate([order[:0], *local_batches])
+    index = np.repeat(local_order, held_out.lengths[users[local_order]])
+    pairs = torch.from_numpy(np.stack([index, np.concatenate([order[:0], *local_ranks])], axis=1))
+    index, ranks = distributed.all_gather(pairs).numpy().T
+    return np.ascontiguousarray(ranks[np.argsort(index, kind="stable")])
 
 
-def _ranks(
+def _ranks_of_batch(
     model: Recommender, past: RaggedArray, held_out: RaggedArray, users: np.ndarray, *, mask: bool
 ) -> np.ndarray:
+    """Return int64[N], the ranks of the held-out items of one batch of users."""
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
     queries = queries.to(model.device)
     vectors, items = model.embed(queries)
-    # A sum with one non-finite term is not finite: one pass, no masks.
+    # One non-finite element makes the sum non-finite: checked in one pass, without masks.
     if not bool(torch.isfinite(vectors.sum() + items.sum())):
         raise ModelError(
-            f"{type(model).__name__} yields non-finite vectors: the model has diverged. Lower the "
-            "learning rate and start again from an earlier checkpoint."
+            f"{type(model).__name__} yields non-finite vectors: training has diverged. Lower the "
+            "learning rate and restart from an earlier checkpoint."
         )
     rows = np.repeat(np.arange(len(users)), held_out.lengths[users])
     first = held_out.offsets[users][rows]
     within = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    wanted = held_out.values[first + within].astype(np.int64)
-    targets = (torch.from_numpy(rows).to(model.device), torch.from_numpy(wanted).to(model.device))
+    target_items = torch.from_numpy(held_out.values[first + within].astype(np.int64))
+    targets = (torch.from_numpy(rows).to(model.device), target_items.to(model.device))
     return target_ranks(vectors, items, targets, queries.seen).cpu().numpy()
