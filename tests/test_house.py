@@ -16,7 +16,7 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
-FLOORS = ["errors", "distributed", "data", "models", "evaluation", "simulation", "policy"]
+FLOORS = ["config errors", "distributed", "data", "models", "evaluation", "simulation", "policy"]
 FLOORS += ["training", "experiments serving", "report", "reproduction", "cli"]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 APART = {"serving": {"training", "policy"}, "report": {"training", "policy", "models"}}

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from recoach import distributed
+from recoach.config import StrictConfig
 from recoach.data.filters import deduplicate, k_core, rating_at_least
 from recoach.data.formats import UNREADABLE
 from recoach.data.ingest import read_interactions
@@ -36,12 +37,8 @@ _PARTS = ("train", "valid", "test")
 _SAMPLE = 1 << 20  # bytes hashed at the start, in the middle and at the end of a source
 
 
-class PrepareConfig(BaseModel):
+class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
     """How a log becomes a prepared set; filters run in the order of the fields."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     min_rating: float | None = None
     """Keep only interactions rated this or better; needs a rating column."""
@@ -55,7 +52,7 @@ class PrepareConfig(BaseModel):
     test_items: int = Field(default=1, ge=1)
     """Last interactions of every user that are held out for test."""
 
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Our column names (user_id, item_id, rating, timestamp) to the names in the file."""
 
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"] = "auto"
