@@ -209,14 +209,16 @@ def against_published() -> str:
 
 TABLES = {
     "README.md": summary,
-    "docs/verification.md": verification,
-    "docs/paper.md": lambda: suites("paper", "table1", "table3", "table4", "factors"),
-    "docs/gains.md": lambda: (
+    "docs/results/verification.md": verification,
+    "docs/results/paper.md": lambda: suites("paper", "table1", "table3", "table4", "factors"),
+    "docs/results/gains.md": lambda: (
         suites("gains", "gains", "future", "ablation", "rivals")
         + "\n### Beside published figures\n\n"
         + against_published()
     ),
-    "docs/long-term.md": lambda: suites("gains", "tail") + "\n" + suites("simulator", "simulator"),
+    "docs/results/beyond-the-next-item.md": lambda: (
+        suites("gains", "tail") + "\n" + suites("simulator", "simulator")
+    ),
 }
 
 

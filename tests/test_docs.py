@@ -62,7 +62,7 @@ def test_there_are_experiments():
     assert EXPERIMENTS
 
 
-METHOD = (ROOT / "docs" / "method.md").read_text()
+METHOD = (ROOT / "docs" / "explanation" / "method.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(recoach(?:\.\w+)+)`", METHOD))))

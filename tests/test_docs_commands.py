@@ -10,7 +10,10 @@ from pages import ROOT, commands
 from recoach.cli import runs
 from recoach.cli.main import app
 
-PAGES = [ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs" / "verbs").glob("*.md"))]
+PAGES = [
+    ROOT / "docs" / "tutorials" / "quick-start.md",
+    *sorted((ROOT / "docs" / "reference" / "cli").glob("*.md")),
+]
 RUN = {"compare", "convert-config", "data describe", "data prepare", "doctor", "evaluate"}
 RUN |= {"finetune", "pretrain", "recommend", "report", "run"}
 # Run elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py), search,

@@ -19,18 +19,17 @@ NAV = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
 
 # Where a verb is explained; the others have a page of their name.
 ELSEWHERE = {
-    "convert-config": "verbs/exchange.md",
-    "demo": "verbs/run.md",
-    "export": "verbs/exchange.md",
-    "import": "verbs/exchange.md",
-    "search": "search.md",
-    "serve": "serving.md",
+    "convert-config": "exchange.md",
+    "demo": "run.md",
+    "export": "exchange.md",
+    "import": "exchange.md",
+    "serve": "../../how-to/serve-recommendations.md",
 }
 VERBS = [name for name in app if not name.startswith("-")]
 
 
 def page_of(verb):
-    return DOCS / ELSEWHERE.get(verb, f"verbs/{verb}.md")
+    return DOCS / "reference" / "cli" / ELSEWHERE.get(verb, f"{verb}.md")
 
 
 def arguments(verb):
@@ -114,7 +113,7 @@ def logged():
 
 
 def test_the_page_of_the_diagnostics_explains_all_that_is_logged_and_nothing_else(logged):
-    text = (DOCS / "diagnostics.md").read_text()
+    text = (DOCS / "reference" / "diagnostics.md").read_text()
     assert {name for row in tables(text) for name in codes(row[0])} == logged
 
 
@@ -128,7 +127,7 @@ def test_the_lines_of_a_run_say_of_which_stage_they_are(tmp_path):
 
 
 def test_the_page_for_trl_s_users_has_every_setting_with_its_default():
-    text = (DOCS / "from-trl.md").read_text().split("## Names that both have")[1]
+    text = (DOCS / "reference" / "trl.md").read_text().split("## Names that both have")[1]
     told = {codes(row[0])[0]: row[1] for row in tables(text.split("## TRL's that")[0])}
     defaults = GRPOConfig().model_dump(mode="json")
     assert {
@@ -139,7 +138,11 @@ def test_the_page_for_trl_s_users_has_every_setting_with_its_default():
 
 # --- comparison -------------------------------------------------------------------------------
 
-LINES = [row for row in tables((DOCS / "comparison.md").read_text()) if "**" not in row[0]]
+LINES = [
+    row
+    for row in tables((DOCS / "explanation" / "comparison.md").read_text())
+    if "**" not in row[0]
+]
 
 
 @pytest.mark.parametrize("row", LINES, ids=lambda row: row[0])
@@ -161,7 +164,7 @@ def test_the_comparison_also_says_what_others_do_better():
 
 
 def test_the_reference_has_every_public_name():
-    named = re.findall(r"^::: recoach\.(\w+)$", (DOCS / "reference.md").read_text(), re.M)
+    named = re.findall(r"^::: recoach\.(\w+)$", (DOCS / "reference" / "api.md").read_text(), re.M)
     assert sorted(named) == recoach.__all__
 
 
@@ -172,6 +175,6 @@ def test_the_doctor_s_page_lists_the_extras_for_users():
 
 
 def test_the_two_tower_example_is_short():
-    (defined, _, *_) = blocks(DOCS / "own-model.md", "python")
+    (defined, _, *_) = blocks(DOCS / "how-to" / "wrap-a-pytorch-model.md", "python")
     body = [line for line in defined.split("class TwoTowers")[1].splitlines() if line.strip()]
     assert len(body) <= 16

@@ -1,6 +1,6 @@
 """What the paper compares, cell by cell: each cell is one run with settings of its own.
 
-Readings of what the paper leaves open stand in `docs/method.md`.
+Readings of what the paper leaves open stand in `docs/explanation/method.md`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The figures of Jeon et al. 2025, as printed; errors in them are listed in docs/paper.md."""
+"""The figures of Jeon et al. 2025, as printed; docs/explanation/paper.md lists the errors."""
 
 from typing import Final
 
