@@ -1,4 +1,4 @@
-"""Settings of a run: strict, layered (defaults < preset < file < --set), and written out whole."""
+"""The configuration of a run: strict, layered (defaults < preset < file < --set), round-trips."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ def read(tmp_path, text, *changes):
     return read_config(tmp_path / "a.toml", changes)
 
 
-def test_no_file_means_the_defaults():
+def test_without_a_file_all_settings_are_the_defaults():
     config = read_config(None)
     assert config.grpo == GRPOConfig(mask_seen=True)
     assert config.pretrain == PretrainConfig()
@@ -30,23 +30,23 @@ def test_no_file_means_the_defaults():
     assert (config.seed, config.finetune) == (2020, True)
 
 
-def test_the_preset_is_the_paper(tmp_path):
+def test_the_paper_preset_sets_the_papers_settings(tmp_path):
     assert read(tmp_path, '[grpo]\npreset = "paper"\n').grpo == GRPOConfig.paper()
     assert GRPOConfig.paper() != GRPOConfig()
 
 
-def test_the_file_stands_above_the_preset_and_a_change_above_the_file(tmp_path):
+def test_the_file_overrides_the_preset_and_set_overrides_the_file(tmp_path):
     text = '[grpo]\npreset = "paper"\nbeta = 0.5\nepochs = 7\n'
     assert read(tmp_path, text).grpo == GRPOConfig.paper(beta=0.5, epochs=7)
-    changed = read(tmp_path, text, "grpo.beta=0.25", "grpo.horizon=4").grpo
-    assert changed == GRPOConfig.paper(beta=0.25, epochs=7, horizon=4)
+    overridden = read(tmp_path, text, "grpo.beta=0.25", "grpo.horizon=4").grpo
+    assert overridden == GRPOConfig.paper(beta=0.25, epochs=7, horizon=4)
     assert read(tmp_path, text, "grpo.preset=default").grpo == GRPOConfig(
         beta=0.5, epochs=7, mask_seen=True
     )
 
 
 @pytest.mark.parametrize(
-    ("judged", "asked", "masked"),
+    ("evaluation", "grpo", "expected"),
     [
         ("all", "auto", True),
         ("none", "auto", False),
@@ -55,12 +55,12 @@ def test_the_file_stands_above_the_preset_and_a_change_above_the_file(tmp_path):
         ("none", "true", True),
     ],
 )
-def test_the_policy_masks_what_the_evaluation_masks_unless_told_otherwise(judged, asked, masked):
-    changes = [f"evaluation.mask_seen={judged}", f"grpo.mask_seen={asked}"]
-    assert read_config(None, changes).grpo.mask_seen == masked
+def test_grpo_masks_as_the_evaluation_does_by_default(evaluation, grpo, expected):
+    changes = [f"evaluation.mask_seen={evaluation}", f"grpo.mask_seen={grpo}"]
+    assert read_config(None, changes).grpo.mask_seen == expected
 
 
-def test_changes_are_toml_values_or_bare_words():
+def test_overrides_are_toml_values_or_bare_words():
     config = read_config(
         None,
         [
@@ -81,11 +81,11 @@ def test_changes_are_toml_values_or_bare_words():
     assert (config.finetune, config.seed) == (False, 5)
 
 
-def test_the_last_of_two_changes_counts():
+def test_the_later_of_two_overrides_wins():
     assert read_config(None, ["grpo.beta=1", "grpo.beta=2"]).grpo.beta == 2
 
 
-ROUND = {
+ROUND_TRIPS = {
     "defaults": "",
     "paper": '[grpo]\npreset = "paper"\n',
     "odd values": 'seed = 0\n[data]\npath = "a \\"b\\".csv"\ncolumns = {user_id = "wer"}\n'
@@ -93,18 +93,18 @@ ROUND = {
 } | {name: f'[model]\nname = "{name}"\n' for name in MODELS}
 
 
-@pytest.mark.parametrize("case", ROUND)
-def test_written_settings_read_back_as_the_same(tmp_path, case):
-    config = read(tmp_path, ROUND[case])
-    again = resolve(tomllib.loads(config.toml()), "again")
-    assert again == config
-    assert again.tables() == config.tables()
+@pytest.mark.parametrize("case", ROUND_TRIPS)
+def test_a_written_config_reads_back_unchanged(tmp_path, case):
+    config = read(tmp_path, ROUND_TRIPS[case])
+    reread = resolve(tomllib.loads(config.toml()), "reread")
+    assert reread == config
+    assert reread.tables() == config.tables()
 
 
 UNSET = {"epsilon_high", "num_generations", "advantage_clip", "entropy_floor"}  # None
 
 
-def test_written_settings_leave_nothing_to_the_defaults():
+def test_a_written_config_holds_every_setting():
     tables = read_config(None).tables()
     assert set(tables["pretrain"]) == set(PretrainConfig.model_fields)
     assert set(tables["grpo"]) == set(GRPOConfig.model_fields) - UNSET
@@ -129,13 +129,13 @@ def test_written_settings_leave_nothing_to_the_defaults():
         "finetune=0",
     ],
 )
-def test_a_value_of_another_type_is_refused(change):
+def test_a_value_of_the_wrong_type_is_rejected(change):
     with pytest.raises(ConfigError, match=change.partition("=")[0].split(".")[-1]):
         read_config(None, [change])
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         (
             "grpo.reward_smoothing=2",
@@ -160,14 +160,14 @@ def test_a_value_of_another_type_is_refused(change):
         ("grpo.temperature=-1", "grpo: temperature must be positive or 'auto'."),
     ],
 )
-def test_a_refused_value_is_named_by_its_place_and_all_that_it_may_be(change, sentence):
+def test_the_error_names_the_key_and_all_accepted_types(change, message):
     with pytest.raises(ConfigError) as error:
         read_config(None, [change])
-    assert str(error.value) == f"the defaults with --set {change}: {sentence}"
+    assert str(error.value) == f"the defaults with --set {change}: {message}"
 
 
 @pytest.mark.parametrize(
-    ("raw", "near"),
+    ("raw", "closest"),
     [
         ({"grppo": {}}, "'grpo'"),
         ({"grpo": {"batchsize": 1}}, "'batch_size'"),
@@ -177,12 +177,12 @@ def test_a_refused_value_is_named_by_its_place_and_all_that_it_may_be(change, se
         ({"evaluation": {"mask": "all"}}, "'mask_seen'"),
     ],
 )
-def test_the_nearest_right_name_is_suggested(raw, near):
-    with pytest.raises(ConfigError, match=f"did you mean {near}"):
+def test_the_closest_valid_name_is_suggested(raw, closest):
+    with pytest.raises(ConfigError, match=f"did you mean {closest}"):
         resolve(raw, "here")
 
 
-def test_a_name_like_none_is_answered_with_all():
+def test_without_a_close_name_all_valid_names_are_listed():
     with pytest.raises(ConfigError, match="there are control, ks, mask_seen"):
         resolve({"evaluation": {"zzz": 1}}, "here")
 
@@ -191,8 +191,8 @@ CONFIGS = [DataConfig, EvaluationConfig, GRPOConfig, PretrainConfig]
 CONFIGS += [entry.config for entry in MODELS.values()]
 
 
-def undescribed(config):
-    """Return the fields that a class declares without saying what they are."""
+def undocumented_fields(config):
+    """Return the fields of a config class that have no description below them."""
     module = importlib.import_module(config.__module__)
     body = next(
         node.body
@@ -208,15 +208,16 @@ def undescribed(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
-def test_every_setting_says_what_it_is(config):
-    family = [kind for kind in config.__mro__ if issubclass(kind, BaseModel)]
-    own = [kind for kind in family if kind is not BaseModel]
-    assert own
-    assert {kind.__name__: undescribed(kind) for kind in own} == {k.__name__: [] for k in own}
+def test_every_setting_has_a_description(config):
+    models = [kind for kind in config.__mro__ if issubclass(kind, BaseModel)]
+    classes = [kind for kind in models if kind is not BaseModel]
+    assert classes
+    undocumented = {kind.__name__: undocumented_fields(kind) for kind in classes}
+    assert undocumented == {kind.__name__: [] for kind in classes}
 
 
-def test_a_weight_is_given_for_each_reward():
+def test_reward_weights_must_match_reward_funcs():
     with pytest.raises(ConfigError, match=r"reward_weights has 1 numbers for 2 reward_funcs"):
         read_config(None, ["grpo.reward_funcs=['next', 'novelty']", "grpo.reward_weights=[1.0]"])
-    several = read_config(None, ["grpo.reward_funcs=['next', 'novelty']"]).grpo
-    assert several.reward_funcs == ("next", "novelty")
+    config = read_config(None, ["grpo.reward_funcs=['next', 'novelty']"]).grpo
+    assert config.reward_funcs == ("next", "novelty")

@@ -1,4 +1,4 @@
-"""One run as a TOML file: strict tables, one for each component."""
+"""The configuration of a run: a TOML file with one strictly checked table per component."""
 
 import json
 import tomllib
@@ -22,74 +22,80 @@ Table = TypeVar("Table", bound=BaseModel)
 
 
 class DataConfig(PrepareConfig):
-    """The log of a run and how it is prepared."""
+    """Where the interaction log of a run is and how it is filtered."""
 
     path: str | None = None
-    """A log, or a folder made by `recoach data prepare`, relative to where the command is given;
-    without it, the embedded simulated shop."""
+    """A log file, or a folder made by `recoach data prepare`; a relative path starts at the working
+    directory. Unset: the embedded simulated shop."""
     name: str = ""
-    """What results call the data; the file's name where empty."""
+    """Name of the dataset in the results; empty: the name of the file."""
     items: str | None = None
-    """A table of items with their titles, for lists that people read."""
+    """A table of items with their titles, which printed recommendation lists show."""
 
 
 class EvaluationConfig(BaseModel):
-    """How models are judged."""
+    """How models are evaluated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mask_seen: MaskSeen = "all"
-    """Mask what a user has taken: `all`, `recbole` (only models that read no history), `none`."""
+    """Which models have the items in a user's history masked when ranking: `all`, `recbole` (only
+    models that do not read the history, as RecBole does) or `none`."""
     ks: tuple[int, ...] = Field(KS, min_length=1)
-    """List lengths."""
+    """The cut-offs k of the metrics, such as NDCG@k."""
     control: bool = True
-    """Also train the base for as many steps of its own loss as GRPO took."""
+    """Also continue supervised training of the base model for as many steps as GRPO took."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExperimentConfig:
-    """Everything that decides a run's numbers."""
+    """All settings that a run's numbers depend on."""
 
     seed: int
-    """Of initial weights, batches, dropout and draws."""
+    """Seed of initial weights, batches, dropout and sampling."""
     finetune: bool
-    """Whether GRPO and its control follow the base."""
+    """Whether GRPO and the continued-training control run after the base model is trained."""
     data: DataConfig
-    """The log and its filters."""
+    """The interaction log and its filters."""
     model_name: str
-    """A key of `MODELS`."""
+    """The model's name, a key of `recoach.models.registry.MODELS`."""
     model: BaseModel
-    """The model's own settings."""
+    """The model's settings, an instance of its config class."""
     pretrain: PretrainConfig
-    """How the base is trained."""
+    """Supervised training of the base model."""
     grpo: GRPOConfig
-    """How it is fine-tuned."""
+    """Fine-tuning of the base model."""
     evaluation: EvaluationConfig
-    """How all are judged."""
+    """Evaluation of all models of the run."""
 
     def tables(self) -> dict[str, Any]:
-        """Return the resolved settings as nested plain values, without those that are None."""
-        model = {"name": self.model_name} | _plain(self.model)
+        """Return the resolved settings as nested dicts of plain values, without None values."""
+        model = {"name": self.model_name} | _to_dict(self.model)
         return {
             "seed": self.seed,
             "finetune": self.finetune,
-            "data": _plain(self.data),
+            "data": _to_dict(self.data),
             "model": model,
-            "pretrain": _plain(self.pretrain),
-            "grpo": _plain(self.grpo),
-            "evaluation": _plain(self.evaluation),
+            "pretrain": _to_dict(self.pretrain),
+            "grpo": _to_dict(self.grpo),
+            "evaluation": _to_dict(self.evaluation),
         }
 
     def toml(self) -> str:
-        """Return the resolved settings as TOML, from which the run can be repeated."""
+        """Return the resolved settings as TOML, from which the run can be reproduced."""
         return tomli_w.dumps(self.tables())
 
 
 def read_config(path: Path | None, changes: Sequence[str] = ()) -> ExperimentConfig:
-    """Read a run's TOML and apply changes like `grpo.beta=0.02`; no file means all defaults.
+    """Read the TOML file of a run, apply overrides and fill in the defaults.
+
+    Args:
+        path: the file; None starts from the defaults.
+        changes: overrides like `grpo.beta=0.02`, as `--set` takes them; later ones win.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown key, a wrong type or a value out of range.
+        ConfigError: the file does not exist or is not TOML, a key is unknown, or a value has the
+            wrong type or is out of range.
     """
     raw: dict[str, Any] = {}
     where = "the defaults"
@@ -100,68 +106,73 @@ def read_config(path: Path | None, changes: Sequence[str] = ()) -> ExperimentCon
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"Cannot read {path}: {error}.") from error
         except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}.") from error
+            raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     for change in changes:
-        raw, where = _changed(raw, change), f"{where} with --set {change}"
+        raw, where = _with_override(raw, change), f"{where} with --set {change}"
     return resolve(raw, where)
 
 
 def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
-    """Check nested plain values table by table and fill in the defaults.
+    """Validate nested plain values table by table and fill in the defaults.
 
     Args:
-        raw: as a TOML file holds them; `grpo.preset = "paper"` starts from the paper's setting.
-        where: named in errors.
+        raw: the parsed TOML; `grpo.preset = "paper"` takes the paper's settings as the defaults
+            of the table.
+        where: the source of the values, named in error messages.
 
     Raises:
-        ConfigError: names the table, the key and the nearest right one.
+        ConfigError: a key is unknown or a value invalid; the message names the table and the key
+            and suggests the closest valid key.
     """
-    known = {"seed", "finetune", "data", "model", "pretrain", "grpo", "evaluation"}
+    tables = {"seed", "finetune", "data", "model", "pretrain", "grpo", "evaluation"}
     for key in raw:
-        if key not in known:
+        if key not in tables:
             raise ConfigError(
-                f"{where}: no table or setting called {key!r}; {suggestion(key, known)}"
+                f"{where}: there is no table or setting {key!r}; {suggestion(key, tables)}"
             )
     seed = raw.get("seed", 2020)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(f"{where}: seed must be a whole number of at least 0, not {seed!r}.")
+        raise ConfigError(f"{where}: seed must be an integer of at least 0, not {seed!r}.")
     finetune = raw.get("finetune", True)
     if not isinstance(finetune, bool):
-        raise ConfigError(f"{where}: finetune is true or false, not {finetune!r}.")
+        raise ConfigError(f"{where}: finetune must be true or false, not {finetune!r}.")
     model = _table(raw, "model", where)
     name = str(model.pop("name", "sasrec"))
-    judged = _checked(EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation")
+    evaluation = _validate(
+        EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation"
+    )
     return ExperimentConfig(
         seed=seed,
         finetune=finetune,
-        data=_checked(DataConfig, _table(raw, "data", where), f"{where}: data"),
+        data=_validate(DataConfig, _table(raw, "data", where), f"{where}: data"),
         model_name=name,
-        model=_checked(model_entry(name).config, model, f"{where}: model"),
-        pretrain=_checked(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
-        grpo=_tuning(_table(raw, "grpo", where), judged, where),
-        evaluation=judged,
+        model=_validate(model_entry(name).config, model, f"{where}: model"),
+        pretrain=_validate(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
+        grpo=_grpo_config(_table(raw, "grpo", where), evaluation, where),
+        evaluation=evaluation,
     )
 
 
-def _tuning(grpo: dict[str, Any], judged: EvaluationConfig, where: str) -> GRPOConfig:
-    preset = grpo.pop("preset", "default")
+def _grpo_config(values: dict[str, Any], evaluation: EvaluationConfig, where: str) -> GRPOConfig:
+    preset = values.pop("preset", "default")
     if preset not in ("default", "paper"):
-        raise ConfigError(f"{where}: grpo.preset is 'default' or 'paper', not {preset!r}.")
+        raise ConfigError(f"{where}: grpo.preset must be 'default' or 'paper', not {preset!r}.")
     if preset == "paper":
-        grpo = GRPOConfig.paper().model_dump() | grpo
-    tuning = _checked(GRPOConfig, grpo, f"{where}: grpo")
-    if len(tuning.reward_weights) not in (0, len(tuning.reward_funcs)):
+        values = GRPOConfig.paper().model_dump() | values
+    config = _validate(GRPOConfig, values, f"{where}: grpo")
+    if len(config.reward_weights) not in (0, len(config.reward_funcs)):
         raise ConfigError(
-            f"{where}: grpo.reward_weights has {len(tuning.reward_weights)} numbers for "
-            f"{len(tuning.reward_funcs)} reward_funcs; give one for each, or none."
+            f"{where}: grpo.reward_weights has {len(config.reward_weights)} numbers for "
+            f"{len(config.reward_funcs)} reward_funcs; give one for each, or none."
         )
-    if tuning.mask_seen == "auto" and judged.mask_seen != "recbole":  # that is up to the model
-        return tuning.model_copy(update={"mask_seen": judged.mask_seen == "all"})
-    return tuning
+    # With the masking of RecBole, "auto" depends on the model and is resolved by the trainer.
+    if config.mask_seen == "auto" and evaluation.mask_seen != "recbole":
+        return config.model_copy(update={"mask_seen": evaluation.mask_seen == "all"})
+    return config
 
 
 def toml_value(text: str) -> object:
-    """Return what a text is as a value of TOML; a bare word is a string."""
+    """Parse text as a TOML value; text that is not valid TOML, such as a bare word, is a string."""
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -172,22 +183,23 @@ def toml_value(text: str) -> object:
 def _table(raw: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     table = raw.get(name, {})
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: {name} is a table of settings ([{name}]), not {table!r}.")
+        raise ConfigError(f"{where}: {name} must be a table of settings ([{name}]), not {table!r}.")
     return dict(table)
 
 
-def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Table:
+def _validate(config: type[Table], values: Mapping[str, Any], where: str) -> Table:
     try:
-        # Strict as JSON is: "5" is no number and true is no 1, but a list serves as a tuple.
+        # Validated as JSON: "5" is not accepted as a number nor true as 1, but a list is
+        # accepted as a tuple.
         return config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         problem, *more = error.errors()
         key = _key(problem, values)
         if problem["type"] == "extra_forbidden":
             near = suggestion(key, config.model_fields)
-            raise ConfigError(f"{where}: no setting called {key!r}; {near}") from error
+            raise ConfigError(f"{where}: there is no setting {key!r}; {near}") from error
         reason = problem["msg"].removeprefix("Value error, ")
-        for other in more:  # a number or a word: one of them would do
+        for other in more:  # a union, such as a number or "auto": name every accepted type
             if _key(other, values) == key:
                 reason += f", or {other['msg'].removeprefix('Input should be ')}"
         given = f" (given: {problem['input']!r})" if key else ""
@@ -195,35 +207,35 @@ def _checked(config: type[Table], values: Mapping[str, Any], where: str) -> Tabl
 
 
 def _key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
-    """Return the name of a refused setting; pydantic appends the kinds that it may be of."""
+    """Return the dotted key of an invalid value, without the union members pydantic appends."""
     first, *rest = problem["loc"] or ("",)
     path = [str(first)]
-    here: Any = values.get(path[0])
+    value: Any = values.get(path[0])
     for part in rest:
-        index = isinstance(here, list) and isinstance(part, int)
-        if not index and not (isinstance(here, Mapping) and part in here):
+        is_index = isinstance(value, list) and isinstance(part, int)
+        if not is_index and not (isinstance(value, Mapping) and part in value):
             break
-        here = here[part]
+        value = value[part]
         path.append(str(part))
     return ".".join(path)
 
 
-def _changed(raw: dict[str, Any], change: str) -> dict[str, Any]:
-    key, sign, text = change.partition("=")
+def _with_override(raw: dict[str, Any], change: str) -> dict[str, Any]:
+    key, equals, text = change.partition("=")
     path = key.strip().split(".")
-    if not sign or not all(path):
+    if not equals or not all(path):
         raise ConfigError(f"--set takes TABLE.KEY=VALUE, like grpo.beta=0.02, not {change!r}.")
     result = dict(raw)
     table = result
     for part in path[:-1]:
-        inner = table.get(part, {})
-        if not isinstance(inner, Mapping):
+        nested = table.get(part, {})
+        if not isinstance(nested, Mapping):
             raise ConfigError(f"--set {change}: {part!r} is a value, not a table.")
-        table[part] = dict(inner)
+        table[part] = dict(nested)
         table = table[part]
     table[path[-1]] = toml_value(text)
     return result
 
 
-def _plain(config: BaseModel) -> dict[str, Any]:
+def _to_dict(config: BaseModel) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
