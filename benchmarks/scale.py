@@ -16,7 +16,7 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.config import resolve
 from recoach.models.registry import build_from_config, build_model, model_entry
 from recoach.reproduction.paper_cells import Source, table3
-from recoach.reproduction.published import TABLE1
+from recoach.reproduction.paper_results import TABLE1
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext

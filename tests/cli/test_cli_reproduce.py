@@ -18,7 +18,7 @@ import pytest
 from recoach.report.tables import number
 from recoach.reproduction import paper_cells
 from recoach.reproduction.datasets import find_sources, missing_categories
-from recoach.reproduction.published import METRICS, TABLE1, TABLE3, TABLE4
+from recoach.reproduction.paper_results import METRICS, TABLE1, TABLE3, TABLE4
 from recoach.simulation.shop import block_graph
 from recoach.training.trainer import GRPOTrainer
 
@@ -199,8 +199,8 @@ def start(*arguments):
     code = f"""
 from recoach.cli.main import main
 from recoach.reproduction import paper_cells
-suites._PRETRAIN["quick"] = dict.fromkeys(suites.BACKBONES, {PRETRAIN})
-suites._BUDGET["quick"] = {BUDGET}
+paper_cells._PRETRAIN["quick"] = dict.fromkeys(paper_cells.BACKBONES, {PRETRAIN})
+paper_cells._BUDGET["quick"] = {BUDGET}
 main()
 """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -20,7 +20,7 @@ from recoach.reproduction.gains_tables import ablation as ablation_table
 from recoach.reproduction.gains_tables import gains as gains_table
 from recoach.reproduction.gains_tables import tail as tail_table
 from recoach.reproduction.paper_cells import BACKBONES, Source
-from recoach.reproduction.suite import Plan
+from recoach.reproduction.runner import Plan
 from recoach.training.config import Algorithm
 
 LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_split=True)

@@ -5,7 +5,7 @@ import pytest
 from recoach.experiments.config import resolve
 from recoach.reproduction.gains_cells import GAINS
 from recoach.reproduction.paper_cells import BACKBONES, FACTORS, SUITES, TABLE4, Source
-from recoach.reproduction.published import CATEGORIES
+from recoach.reproduction.paper_results import CATEGORIES
 from recoach.training.config import GRPOConfig
 
 SOURCE = Source("shop", "shop.csv")

@@ -8,7 +8,7 @@ from recoach.experiments.config import resolve
 from recoach.experiments.run_folder import RunFolder
 from recoach.reproduction.aggregate import _compared, _diagnostics, _mean_and_deviation, join
 from recoach.reproduction.paper_cells import Source
-from recoach.reproduction.suite import Plan, _run
+from recoach.reproduction.runner import Plan, _run
 
 
 def finished(tmp_path, gains):

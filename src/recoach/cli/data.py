@@ -26,7 +26,7 @@ from recoach.data.prepared import PrepareConfig
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
-from recoach.reproduction.published import CATEGORIES
+from recoach.reproduction.paper_results import CATEGORIES
 
 app = App(name="data", help="Look at interaction logs and prepare them.")
 

@@ -11,8 +11,8 @@ from recoach.errors import ConfigError
 from recoach.reproduction.datasets import find_sources, missing_categories, statistics_of_sources
 from recoach.reproduction.paper_cells import Profile
 from recoach.reproduction.paper_tables import write_suite, write_table1
-from recoach.reproduction.suite import Plan
-from recoach.reproduction.suite import reproduce as run_suite
+from recoach.reproduction.runner import Plan
+from recoach.reproduction.runner import reproduce as run_suite
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 

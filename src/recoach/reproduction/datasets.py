@@ -9,7 +9,7 @@ from recoach.data.prepared import MANIFEST, PrepareConfig, filtered, load_datase
 from recoach.data.statistics import describe
 from recoach.errors import ConfigError, DataError
 from recoach.reproduction.paper_cells import Source
-from recoach.reproduction.published import CATEGORIES
+from recoach.reproduction.paper_results import CATEGORIES
 
 _ENDINGS = (".jsonl.gz", ".jsonl", ".csv.gz", ".csv")
 

@@ -17,7 +17,7 @@ from recoach.report.figures import COLOURS as STAGES
 from recoach.report.figures import MARKERS, STYLE
 from recoach.report.table_cells import comparison
 from recoach.report.tables import title
-from recoach.reproduction.published import METRICS
+from recoach.reproduction.paper_results import METRICS
 
 COLOURS: Final = {"sasrec": "#0072b2", "lightgcn": "#d55e00", "gsau": "#4d4d4d"}
 NAMES: Final = {"sasrec": "SASRec", "lightgcn": "LightGCN", "gsau": "GSAU"}

@@ -12,7 +12,7 @@ from recoach.reproduction.beyond_accuracy_tables import STAGES, beyond, cutoffs
 from recoach.reproduction.datasets import Sizes, category_of
 from recoach.reproduction.figures import NAMES, draw_factors, draw_figure1, draw_gains
 from recoach.reproduction.gains_tables import ablation, future, gains, rivals, tail
-from recoach.reproduction.published import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
+from recoach.reproduction.paper_results import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.reproduction.simulator_tables import draw_front, simulated
 
 Record = Mapping[str, Any]
