@@ -1,9 +1,16 @@
-"""Several processes that train one model, as torchrun starts them: what they tell each other.
+"""Collective operations for training under torchrun, on top of torch.distributed.
 
-Each takes its share of every batch and computes its share of every sum: a loss is divided by what
-all have together, so that losses and gradients of the processes add up to those of one. Where
-there is only one process, everything comes back as it was given; as it does where all go through
-the same rows, because it is the catalogue that they divide (`same_rows`).
+There are two kinds of ranks:
+
+- **World ranks** (`rank`, `world_size`) number the processes that torchrun has started.
+- **Data-parallel ranks** (`data_rank`, `data_world_size`) number the processes over which the rows
+  of a batch are sharded. They equal the world ranks, except inside `replicated_batches`: there
+  every process has the same rows (the item table is sharded instead, see
+  `models/sharded_embedding.py`), so that the data-parallel world size is 1.
+
+Each data-parallel rank divides its loss by the number of rows on all ranks. Losses and gradients
+are therefore summed over the ranks, not averaged, and equal those of a single process. With one
+process every function returns its argument unchanged.
 """
 
 import os
@@ -22,75 +29,87 @@ from recoach.errors import RunError
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 
 
-_SAME_ROWS = ContextVar("same rows", default=False)
+_REPLICATED = ContextVar("replicated batches", default=False)
 
 
 def world_size() -> int:
-    """Return how many processes there are, whatever they divide."""
+    """Return the number of processes in the process group, 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return which of them this is, from 0."""
+    """Return the rank of this process in the process group, 0 without one."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def data_world_size() -> int:
-    """Return among how many processes the rows of a batch are divided."""
-    return 1 if _SAME_ROWS.get() else world_size()
+    """Return the number of processes over which the rows of a batch are sharded."""
+    return 1 if _REPLICATED.get() else world_size()
 
 
 def data_rank() -> int:
-    """Return which of those this is, from 0."""
+    """Return the rank of this process among those over which rows are sharded, from 0."""
     return rank() if data_world_size() > 1 else 0
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that writes and shows."""
+    """Return whether this is world rank 0, the process that writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
-def replicated_batches(*, same: bool = True) -> Iterator[None]:
-    """Let all processes go through the same rows for a while, or (`same=False`) through shares."""
-    token = _SAME_ROWS.set(same)
+def replicated_batches(*, enabled: bool = True) -> Iterator[None]:
+    """Within this context every process has all rows of a batch: the data world size is 1.
+
+    Args:
+        enabled: False shards the rows again, within a context that replicates them.
+    """
+    token = _REPLICATED.set(enabled)
     try:
         yield
     finally:
-        _SAME_ROWS.reset(token)
+        _REPLICATED.reset(token)
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun has started, if it has started this one.
+    """Initialise the process group if torchrun has started this process, and destroy it on exit.
 
     Raises:
-        RunError: they do not come together.
+        RunError: the process group cannot be initialised.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    _together(dist.init_process_group)  # gloo for what is on a CPU, NCCL for what is on a GPU
+    _collective(dist.init_process_group)  # gloo for CPU tensors, NCCL for CUDA tensors
     yield
-    dist.destroy_process_group()  # not after an error: the others may wait for ever
+    # Not destroyed after an exception: that may block for ever, waiting for the other ranks.
+    dist.destroy_process_group()
+
+
+def rank_slice() -> slice:
+    """Return the slice of a sequence that belongs to this data-parallel rank: every n-th entry."""
+    return slice(data_rank(), None, data_world_size())
 
 
 def shard_rows(rows: Rows) -> Rows:
-    """Return this process's rows of a batch that all of them hold.
+    """Return the rows of a batch that belong to this data-parallel rank.
 
-    Fewer rows than processes are taken whole by every one of them: means stay what they are.
+    A batch with fewer rows than ranks is replicated on all ranks instead. Losses divide by the
+    number of rows on all ranks, so that its mean loss stays the same.
     """
-    alone = data_world_size() == 1 or len(rows) < data_world_size()
-    return rows if alone else rows[data_rank() :: data_world_size()]
+    replicate = data_world_size() == 1 or len(rows) < data_world_size()
+    return rows if replicate else rows[rank_slice()]
 
 
 def rank_generator(generator: torch.Generator) -> torch.Generator:
-    """Return a generator for what is drawn for the own share.
+    """Return a generator for draws that differ between data-parallel ranks.
 
     Args:
-        generator: in the same state in all processes, on the CPU; it stays so.
+        generator: on the CPU, in the same state on all ranks. It is advanced by one draw on every
+            rank and so stays in the same state. With one rank it is returned itself.
     """
     if data_world_size() == 1:
         return generator
@@ -99,63 +118,67 @@ def rank_generator(generator: torch.Generator) -> torch.Generator:
 
 
 def data_sum(number: float) -> float:
-    """Return the sum of a number over all shares of the rows."""
+    """Return the sum of a number over the data-parallel ranks (all-reduce)."""
     if data_world_size() == 1:
         return number
     return float(all_reduce_sum(torch.tensor([number], dtype=torch.float64)))
 
 
 def all_reduce_sum(numbers: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes, without a gradient."""
+    """Return the elementwise sum of a tensor over the world (all-reduce), without gradient."""
     if world_size() == 1:
         return numbers
     result = numbers.detach().clone().contiguous()
-    _together(lambda: dist.all_reduce(result))
+    _collective(lambda: dist.all_reduce(result))
     return result
 
 
 def all_reduce_max(numbers: Tensor) -> Tensor:
-    """Return the maximum of a tensor over all processes, number by number, without a gradient."""
+    """Return the elementwise maximum of a tensor over the world (all-reduce), without gradient."""
     if world_size() == 1:
         return numbers
     result = numbers.detach().clone().contiguous()
-    _together(lambda: dist.all_reduce(result, dist.ReduceOp.MAX))
+    _collective(lambda: dist.all_reduce(result, dist.ReduceOp.MAX))
     return result
 
 
-def broadcast_bool(answer: bool) -> bool:
-    """Return what the first process answers to yes or no."""
-    return bool(all_reduce_max(torch.tensor(float(answer and is_main_process()))))
+def broadcast_bool(value: bool) -> bool:
+    """Return the value of world rank 0 on all ranks (broadcast)."""
+    return bool(all_reduce_max(torch.tensor(float(value and is_main_process()))))
 
 
 def all_gather(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, the first one's first, without a gradient."""
-    return rows if world_size() == 1 else torch.cat(_parts(rows))
+    """Concatenate the rows of all world ranks in rank order (all-gather), without gradient.
+
+    The ranks may have different numbers of rows.
+    """
+    return rows if world_size() == 1 else torch.cat(_gather_parts(rows))
 
 
 def all_gather_with_grad(vectors: Tensor) -> Tensor:
-    """Return the rows of all processes, of which only the own ones have a gradient.
+    """Concatenate the rows of all data-parallel ranks; gradients flow to this rank's rows only.
 
-    A loss of them is the same in every process (see `once`), and each finds its own rows' part of
-    the gradient.
+    A loss of the result has the same value on all ranks (see `scale_replicated`), and each rank
+    computes the gradient with respect to its own rows.
     """
     if data_world_size() == 1:
         return vectors
-    parts = _parts(vectors)
+    parts = _gather_parts(vectors)
     parts[data_rank()] = vectors
     return torch.cat(parts)
 
 
 def scale_replicated(loss: Tensor) -> Tensor:
-    """Return a loss that every process has computed whole, so that all add up to one of it.
+    """Scale the value of a loss that all data-parallel ranks computed, so that it sums to the loss.
 
-    Only the value is divided: the gradients are of different rows already.
+    Only the value is divided by the world size. The gradients are not: each rank has those of
+    different rows (see `all_gather_with_grad`).
     """
     return loss if data_world_size() == 1 else loss - loss.detach() * (1 - 1 / data_world_size())
 
 
 def data_mean(values: Tensor) -> Tensor:
-    """Return the mean over all processes' values, without a gradient; 0 where there are none."""
+    """Return the mean of the values on all data-parallel ranks, without gradient; 0 if empty."""
     if data_world_size() == 1:
         return values.mean() if values.numel() else values.sum()
     values = values.detach()
@@ -163,34 +186,38 @@ def data_mean(values: Tensor) -> Tensor:
 
 
 def mean_contribution(values: Tensor) -> Tensor:
-    """Return the own share of the mean over all processes' values: the shares add up to it."""
+    """Return this rank's sum over the number of values on all data-parallel ranks.
+
+    The sum of the results over the ranks is the mean of all values.
+    """
     return values.mean() if data_world_size() == 1 else values.sum() / data_sum(values.numel())
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace gradients by their sums over all processes.
+    """Replace gradients by their sums over the data-parallel ranks (all-reduce).
 
     Args:
-        parameters: the same in all processes; one without a gradient anywhere is left without.
+        parameters: in the same order on all ranks. A parameter without a gradient on every rank
+            stays without one; where only some ranks have one, the others count as zero.
     """
     if data_world_size() == 1:
         return
-    moved = list(parameters)
-    there = torch.tensor([p.grad is not None for p in moved]).to(moved[0])
-    zero_or_grad = [torch.zeros_like(p) if p.grad is None else p.grad for p in moved]
-    flat = torch.cat([there, *(gradient.flatten() for gradient in zero_or_grad)])
-    _together(lambda: dist.all_reduce(flat))
-    known, *parts = torch.split(flat, [len(moved), *(p.numel() for p in moved)])
-    for parameter, part, anywhere in zip(moved, parts, (known > 0).tolist(), strict=True):
-        if anywhere:
+    params = list(parameters)
+    has_grad = torch.tensor([p.grad is not None for p in params]).to(params[0])
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    flat = torch.cat([has_grad, *(grad.flatten() for grad in grads)])
+    _collective(lambda: dist.all_reduce(flat))
+    n_with_grad, *parts = torch.split(flat, [len(params), *(p.numel() for p in params)])
+    for parameter, part, any_grad in zip(params, parts, (n_with_grad > 0).tolist(), strict=True):
+        if any_grad:
             parameter.grad = part.view_as(parameter)
 
 
 def check_same_weights(model: torch.nn.Module) -> None:
-    """Make sure that all processes begin with the same weights.
+    """Check that all data-parallel ranks hold the same weights.
 
     Raises:
-        RunError: they do not.
+        RunError: the weights differ.
     """
     if data_world_size() == 1:
         return
@@ -198,35 +225,36 @@ def check_same_weights(model: torch.nn.Module) -> None:
     sums = torch.stack([tensor.detach().double().sum().cpu() for tensor in weights])
     if not torch.equal(all_reduce_max(sums), -all_reduce_max(-sums)):
         raise RunError(
-            "the processes hold different weights: build the model with the same seed in each, "
-            "and let all of them see the same run folder."
+            "the weights of the model differ between ranks. Build the model with the same seed on "
+            "every rank and give all ranks access to the same run folder."
         )
 
 
 def barrier() -> None:
-    """Wait until all processes have come here."""
+    """Block until all world ranks have reached this call."""
     all_reduce_sum(torch.zeros(1))
 
 
-def _parts(rows: Tensor) -> list[Tensor]:
-    """Return the rows of each process, which may be different in number."""
+def _gather_parts(rows: Tensor) -> list[Tensor]:
+    """Return the rows of each world rank; the numbers of rows may differ."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-    own_length = torch.tensor([len(rows)])
-    _together(lambda: dist.all_gather(lengths, own_length))
-    most = max(int(length) for length in lengths)
-    padded = rows.new_zeros(most, *rows.shape[1:])
+    local_length = torch.tensor([len(rows)])
+    _collective(lambda: dist.all_gather(lengths, local_length))
+    max_length = max(int(length) for length in lengths)
+    padded = rows.new_zeros(max_length, *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in lengths]
-    _together(lambda: dist.all_gather(parts, padded))
+    _collective(lambda: dist.all_gather(parts, padded))
     return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
 
-def _together(work: Callable[[], object]) -> None:
+def _collective(operation: Callable[[], object]) -> None:
+    """Run a collective operation; a failure of torch.distributed becomes a RunError."""
     try:
-        work()
+        operation()
     except RuntimeError as error:
         raise RunError(
-            f"process {os.environ.get('RANK', '?')} has lost the others "
-            f"({str(error).splitlines()[0][:120]}). What was trained up to the last checkpoint is "
-            "saved; the same command with --resume goes on."
+            f"rank {os.environ.get('RANK', '?')} has lost the connection to the other ranks "
+            f"({str(error).splitlines()[0][:120]}). Run the same command again with --resume: it "
+            "continues from the last checkpoint."
         ) from error

@@ -290,7 +290,7 @@ def test_a_base_that_comes_back_is_told_of(caplog, monkeypatch):
     assert all(torch.equal(before[name], p) for name, p in base.state_dict().items())
     assert "No step of GRPO was better than the base on validation (ndcg@10 0." in caplog.text
     caplog.clear()
-    monkeypatch.setattr("recoach.distributed.first", lambda: False)
+    monkeypatch.setattr("recoach.distributed.is_main_process", lambda: False)
     GRPOTrainer(base, args=args, train_dataset=DATASET).train()
     assert not caplog.text
     monkeypatch.undo()

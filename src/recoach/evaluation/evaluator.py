@@ -134,7 +134,7 @@ def top_lists(
     is_local = np.zeros(len(users), dtype=np.bool_)
     starts = range(0, len(users), _USERS_AT_ONCE)
     with eval_mode(model):
-        for start in starts[distributed.data_rank() :: distributed.data_world_size()]:
+        for start in starts[distributed.rank_slice()]:
             part = slice(start, start + _USERS_AT_ONCE)
             is_local[part] = True
             queries = user_queries(
@@ -156,7 +156,7 @@ def _ranks_of_users(
     """
     order = np.argsort(past.lengths[users], kind="stable")
     batches = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
-    local_batches = batches[distributed.data_rank() :: distributed.data_world_size()]
+    local_batches = batches[distributed.rank_slice()]
     with eval_mode(model):
         local_ranks = [
             _ranks_of_batch(model, past, held_out, users[batch], mask=mask)

@@ -95,7 +95,7 @@ def gathered_embedding(model: Recommender) -> Iterator[None]:
         return
     gather_embedding(model)
     try:
-        with distributed.replicated_batches(same=False):
+        with distributed.replicated_batches(enabled=False):
             yield
     finally:
         model.items = own

@@ -166,7 +166,7 @@ class Loop(Generic[Batch]):
         Raises:
             ModelError: the loss is not finite, or a checkpoint is damaged.
         """
-        with distributed.replicated_batches(same=self._divided):
+        with distributed.replicated_batches(enabled=self._divided):
             outcome = self._run()
         gather_embedding(self.trainer.model)
         self.callback.on_end(outcome)
