@@ -15,7 +15,7 @@ import time
 import polars as pl
 import pytest
 
-from recoach.report.tables import number
+from recoach.report.tables import format_metric
 from recoach.reproduction import paper_cells
 from recoach.reproduction.datasets import find_sources, missing_categories
 from recoach.reproduction.paper_results import METRICS, TABLE1, TABLE3, TABLE4
@@ -127,7 +127,7 @@ def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder)
                 mean = found["test"][f"{kind}@{k}"]["mean"]
                 assert cuts[label][f"{shown}@{k}"].startswith(f"{mean:.4f}")
         fifths = [bucket["recall@10"] for bucket in found["popularity_buckets"]]
-        assert list(lists[label].values())[-5:] == [number(recall) for recall in fifths]
+        assert list(lists[label].values())[-5:] == [format_metric(recall) for recall in fifths]
         assert lists[label]["Gini"] == f"{found['lists']['gini@10']['mean']:.4f}"
     assert "Supervised steps: as many as GRPO's, as large" in text
     assert "Supervised steps" not in (folder / "quick" / "figure1.md").read_text()

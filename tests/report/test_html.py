@@ -30,7 +30,7 @@ def test_the_same_records_give_the_same_page(run):
 def test_the_page_tells_verdict_protocol_and_settings(run):
     text = page(run)
     for words in (
-        "GRPO lifts NDCG@10 from 0.0592 to 0.0619",
+        "GRPO raises NDCG@10 from 0.0592 to 0.0619",
         "Each user&#39;s last interaction is the test item",
         "Averages run over 19,412 test users.",
         "30 steps, step 20 kept",
@@ -70,7 +70,7 @@ def test_a_pretrained_run_gets_a_page_without_grpo(run):
     (run / "metrics.jsonl").write_text("\n".join(kept))
     (run / "lists.json").unlink()
     text = page(run)
-    assert "it has not been tuned yet" in text
+    assert "it is not fine-tuned yet" in text
     assert "GRPO, step by step" not in text
     assert "frac_reward_zero_std" not in text
     assert "Training of the base" in text

@@ -3,9 +3,9 @@
 import html.parser
 import re
 
-from recoach.report.table_formats import Grid, latex, markdown, page
+from recoach.report.table_formats import ResultTable, latex, markdown, page
 
-NASTY = Grid(
+NASTY = ResultTable(
     "50 % & more_of <b>it</b>",
     ("Method", "a|b", "±"),
     [("x_{1}", "−3 %", r"back\slash"), ("y", "<i>", "~$#")],

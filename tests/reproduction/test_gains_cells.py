@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 
 from recoach.experiments.config import resolve
-from recoach.report.table_cells import verdict
+from recoach.report.table_cells import comparison_cell
 from recoach.reproduction import figures
 from recoach.reproduction.gains_cells import (
     ABLATION,
@@ -219,13 +219,13 @@ def test_a_model_from_scratch_is_not_compared_with_a_base_of_one_step():
 
 
 def test_what_was_not_compared_has_no_verdict():
-    assert verdict(a_cell(("better", "better")), "control", "base") == "–"
+    assert comparison_cell(a_cell(("better", "better")), "control", "base") == "–"
 
 
 def test_the_interval_over_seeds_is_told_where_there_are_seeds_enough():
     cell = a_cell(("better", "better"), (1, 2, 3))
-    assert verdict(cell, "tuned", "base") == "better (+10.0 % to +20.0 %)"
+    assert comparison_cell(cell, "tuned", "base") == "better (+10.0 % to +20.0 %)"
     for found in cell["comparisons"]:
         found["seeds"] = [-0.01, 0.05]
     told = "better (+10.0 % to +20.0 %; seeds −10.0 % to +50.0 %)"
-    assert verdict(cell, "tuned", "base") == told
+    assert comparison_cell(cell, "tuned", "base") == told

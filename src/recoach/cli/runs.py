@@ -15,7 +15,7 @@ from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import execute, open_run, wanted
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.report.html import write_report
-from recoach.report.tables import comparison_table, verdict
+from recoach.report.tables import comparison_table, summary
 from recoach.training.callbacks import Callback, CallbackList
 
 ReportTo = Annotated[list[TrackerName] | None, Parameter(consume_multiple=True, negative="")]
@@ -202,7 +202,7 @@ def _show(path: Path, results: dict[str, Any]) -> None:
         return
     page = write_report(path)
     console.print(comparison_table(results))
-    console.print(verdict(results), highlight=False)
+    console.print(summary(results), highlight=False)
     console.print(f"The run is in {path}; look at {page}", highlight=False)
 
 

@@ -14,7 +14,7 @@ from recoach.experiments.search import Plan, SearchCallback
 from recoach.experiments.search import search as run_search
 from recoach.experiments.space import read_space
 from recoach.report.search import change, drawn, search_table, search_verdict, write_search
-from recoach.report.tables import number
+from recoach.report.tables import format_metric
 from recoach.training.callbacks import TrainResult
 
 
@@ -31,7 +31,9 @@ class _Trials(SearchCallback):
 
     def on_search(self, base: float, done: int) -> None:
         earlier = f", {done} of {self._total} trials are there" if done else ""
-        console.print(f"[bold]Search[/]: the base has {number(base)}{earlier}", highlight=False)
+        console.print(
+            f"[bold]Search[/]: the base has {format_metric(base)}{earlier}", highlight=False
+        )
 
     def on_begin(self, total_steps: int, step: int) -> None:
         interrupts.begin_training()
@@ -52,7 +54,7 @@ class _Trials(SearchCallback):
         self._progress.stop()  # the next one may train bases first, with a bar of their own
         came = f"pruned: {trial['pruned']}"
         if trial["value"] is not None:
-            came = f"{number(trial['value'])} ({change(trial['value'], base)})"
+            came = f"{format_metric(trial['value'])} ({change(trial['value'], base)})"
         line = f"  trial {trial['trial']:>3} of {self._total}  {came}  {drawn(trial)}"
         console.print(line, highlight=False, markup=False)
 

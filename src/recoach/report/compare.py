@@ -4,15 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from recoach.errors import RunError
-from recoach.report.table_formats import Grid
-from recoach.report.tables import MODELS, comparison, number, percent, title
+from recoach.report.table_formats import ResultTable
+from recoach.report.tables import (
+    MODELS,
+    find_comparison,
+    format_metric,
+    format_percent,
+    metric_label,
+)
 
 Results = Mapping[str, Any]
 
 _PROTOCOL: Final = ("split", "ranking", "mask_seen", "ties", "n_users", "n_items")
 
 
-def compared(runs: Mapping[str, Results], metrics: Sequence[str]) -> Grid:
+def compared(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultTable:
     """Return a table of all models of several runs on the test items, popularity once.
 
     Args:
@@ -38,8 +44,8 @@ def compared(runs: Mapping[str, Results], metrics: Sequence[str]) -> Grid:
         f"{protocol['mask_seen']}. Brackets: against the run's own base; * differs at 95 %, paired "
         "bootstrap over users."
     )
-    head = ("Model", *(title(metric) for metric in metrics))
-    return Grid("Runs side by side", head, rows, note)
+    head = ("Model", *(metric_label(metric) for metric in metrics))
+    return ResultTable("Runs side by side", head, rows, note)
 
 
 def _check(first_name: str, first: Results, name: str, results: Results) -> None:
@@ -61,9 +67,12 @@ def _figure(results: Results, key: str, metric: str, name: str) -> str:
     test = results["models"][key]["test"]
     if metric not in test:
         raise RunError(f"{name} has no {metric}; it has {', '.join(test)}.")
-    text, base = number(test[metric]), results["models"].get("base", {}).get("test", {}).get(metric)
-    found = comparison(results, key, "base", metric)
+    text, base = (
+        format_metric(test[metric]),
+        results["models"].get("base", {}).get("test", {}).get(metric),
+    )
+    found = find_comparison(results, key, "base", metric)
     if found is None or not base:
         return text
     star = "" if found["verdict"] == "no difference" else "*"
-    return f"{text} ({percent(test[metric] / base - 1)}{star})"
+    return f"{text} ({format_percent(test[metric] / base - 1)}{star})"

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from recoach.report.tables import MODELS, Results, comparison, title, value
+from recoach.report.tables import MODELS, Results, find_comparison, metric_label, metric_value
 
 COLOURS: Final = {
     "popularity": "#9a9a9a",
@@ -78,7 +78,7 @@ def grpo_panels(metrics: Metrics, results: Results) -> list[Panel]:
     if not any(row["stage"] == "tuned" for row in metrics):
         return []
     best = {stage: results["models"].get(stage, {}).get("best_step") for stage in stages}
-    level = value(results, "base", "ndcg@10", "valid")
+    level = metric_value(results, "base", "ndcg@10", "valid")
     panels = [_curve(metrics, "Validation NDCG@10", VALID, stages, best=best, level=level)]
     panels += [_curve(metrics, heading, key, ("tuned",)) for key, heading in GRPO.items()]
     panels.append(_drift(metrics))
@@ -220,7 +220,7 @@ def _trade(results: Results) -> Panel | None:
     figure, axes = _canvas()
     drawn = False
     for key in MODELS:
-        accuracy = value(results, key, "ndcg@10")
+        accuracy = metric_value(results, key, "ndcg@10")
         shown = results["models"].get(key, {}).get("lists", {}).get("coverage@10")
         if accuracy is None or shown is None:
             continue
@@ -239,12 +239,12 @@ def _trade(results: Results) -> Panel | None:
 def _bars(results: Results, metric: str) -> Panel:
     """Draw a bar per model, its value written above."""
     figure, axes = _canvas()
-    shown = [key for key in MODELS if value(results, key, metric) is not None]
-    heights = [value(results, key, metric) or 0.0 for key in shown]
+    shown = [key for key in MODELS if metric_value(results, key, metric) is not None]
+    heights = [metric_value(results, key, metric) or 0.0 for key in shown]
     axes.bar(range(len(shown)), heights, width=0.62, color=[COLOURS[key] for key in shown])
-    base = value(results, "base", metric) or 0.0
+    base = metric_value(results, "base", metric) or 0.0
     for place, key in enumerate(shown):
-        found = comparison(results, key, "base", metric)
+        found = find_comparison(results, key, "base", metric)
         top = heights[place]
         if found is not None and key != "popularity":
             ends = (base + found["low"], base + found["high"])
@@ -256,7 +256,7 @@ def _bars(results: Results, metric: str) -> Panel:
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.15)
-    heading = f"{title(metric)} on the test items"
+    heading = f"{metric_label(metric)} on the test items"
     return Panel(heading, _svg(figure, heading))
 
 
@@ -266,11 +266,12 @@ def _gains(results: Results, names: Sequence[str]) -> Panel | None:
     drawn = False
     for shift, stage in ((-0.16, "tuned"), (0.16, "control")):
         found = [
-            (place, comparison(results, stage, "base", name)) for place, name in enumerate(names)
+            (place, find_comparison(results, stage, "base", name))
+            for place, name in enumerate(names)
         ]
         known = [(place, entry) for place, entry in found if entry is not None]
         for place, entry in known:
-            base = value(results, "base", entry["metric"])
+            base = metric_value(results, "base", entry["metric"])
             if base:
                 ends = [100 * entry["low"] / base, 100 * entry["high"] / base]
                 axes.plot(ends, [place + shift] * 2, color=COLOURS[stage])
@@ -283,7 +284,7 @@ def _gains(results: Results, names: Sequence[str]) -> Panel | None:
     if not drawn:
         return None
     axes.axvline(0, color=COLOURS["base"], linestyle=":")
-    axes.set_yticks(range(len(names)), [title(name) for name in names])
+    axes.set_yticks(range(len(names)), [metric_label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("change to the base, %")
     figure.legend(loc="outside upper center", ncols=2)

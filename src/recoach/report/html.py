@@ -27,13 +27,13 @@ from recoach.report.tables import (
     MODELS,
     Results,
     columns,
-    comparison,
-    interval,
-    number,
-    percent,
+    find_comparison,
+    format_interval,
+    format_metric,
+    format_percent,
+    metric_label,
     rows,
-    title,
-    verdict,
+    summary,
 )
 
 FORMAT: Final = 1
@@ -110,11 +110,11 @@ def _context(
         "name": results["name"],
         "model": results["model"],
         "seed": results.get("seed", "–"),
-        "verdict": verdict(results),
+        "verdict": summary(results),
         "dataset": results["dataset"].get("name", "–"),
         "statistics": _statistics(results["dataset"]),
         "protocol": _protocol(results["protocol"]),
-        "columns": [title(name) for name in names],
+        "columns": [metric_label(name) for name in names],
         "rows": rows(results, names),
         "marks": MARKS,
         "comparisons": _comparisons(results, names),
@@ -171,14 +171,14 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
 def _comparisons(results: Results, names: list[str]) -> list[dict[str, str]]:
     """Return the recorded paired comparisons on the test items as rows of text."""
     pairs = (("tuned", "base"), ("control", "base"), ("tuned", "control"))
-    found = [comparison(results, a, b, name) for name in names for a, b in pairs]
+    found = [find_comparison(results, a, b, name) for name in names for a, b in pairs]
     return [
         {
-            "metric": title(entry["metric"]),
+            "metric": metric_label(entry["metric"]),
             "pair": f"{MODELS[entry['a']]} to {MODELS[entry['b']]}",
-            "change": percent(entry["relative"]),
-            "interval": interval(results, entry),
-            "p_value": number(entry["p_value"]),
+            "change": format_percent(entry["relative"]),
+            "interval": format_interval(results, entry),
+            "p_value": format_metric(entry["p_value"]),
             "verdict": entry["verdict"],
         }
         for entry in found

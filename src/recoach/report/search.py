@@ -13,8 +13,8 @@ from rich.table import Table
 
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import COLOURS, STYLE
-from recoach.report.table_formats import Grid, page
-from recoach.report.tables import MISSING, number, percent, title
+from recoach.report.table_formats import ResultTable, page
+from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
 
 Record = Mapping[str, Any]
 
@@ -26,17 +26,17 @@ def search_table(record: Record) -> Table:
     trials, base = ranked(record), record["base"]
     pruned = len(record["trials"]) - len(trials)
     table = Table(
-        title=f"Search: {title(record['metric'])} on validation",
+        title=f"Search: {metric_label(record['metric'])} on validation",
         caption=f"pruned: {pruned} of {len(record['trials'])} trials" if pruned else None,
     )
-    for name in ("Trial", title(record["metric"]), "to the base"):
+    for name in ("Trial", metric_label(record["metric"]), "to the base"):
         table.add_column(name, justify="right")
     table.add_column("Settings of grpo")
-    table.add_row("base", number(base), "", "")
+    table.add_row("base", format_metric(base), "", "")
     for trial in trials[:_LONGEST]:
         table.add_row(
             str(trial["trial"]),
-            number(trial["value"]),
+            format_metric(trial["value"]),
             change(trial["value"], base),
             drawn(trial),
             style="bold" if trial["trial"] == record["best"] else None,
@@ -50,10 +50,11 @@ def search_verdict(record: Record) -> str:
     count = len(record["trials"])
     if not trials:
         return f"None of {count} trials came to its end; the last: {record['trials'][-1]['pruned']}"
-    told = f"{title(record['metric'])} on validation {number(trials[0]['value'])}"
+    told = f"{metric_label(record['metric'])} on validation {format_metric(trials[0]['value'])}"
     if record["best"] is None:
         return (
-            f"No trial beats the base: the best of {count} has {told}, the base {number(base)}. "
+            f"No trial beats the base: the best of {count} has {told}, the base "
+            f"{format_metric(base)}. "
             "There is no best.toml; keep the base, or vary other settings."
         )
     shares = sorted(record["importance"].items(), key=lambda pair: -pair[1])
@@ -69,10 +70,10 @@ def search_verdict(record: Record) -> str:
 def write_search(record: Record, folder: Path) -> Path:
     """Write search.html, verdict, figure and all trials on one page; return it."""
     trials, base = ranked(record), record["base"]
-    metric = title(record["metric"])
-    rows: list[tuple[str, ...]] = [("base", number(base), "", "")]
+    metric = metric_label(record["metric"])
+    rows: list[tuple[str, ...]] = [("base", format_metric(base), "", "")]
     rows += [
-        (str(one["trial"]), number(one["value"]), change(one["value"], base), drawn(one))
+        (str(one["trial"]), format_metric(one["value"]), change(one["value"], base), drawn(one))
         for one in trials
     ]
     rows += [
@@ -80,7 +81,9 @@ def write_search(record: Record, folder: Path) -> Path:
         for one in record["trials"]
         if one["value"] is None
     ]
-    grid = Grid("Trials, best first", ("Trial", metric, "to the base", "Settings of grpo"), rows)
+    grid = ResultTable(
+        "Trials, best first", ("Trial", metric, "to the base", "Settings of grpo"), rows
+    )
     lead, picture = search_verdict(record), _drawn(record)
     RunFolder(folder).write_text("search.html", page("Search", [grid], lead=lead, picture=picture))
     return folder / "search.html"
@@ -111,7 +114,7 @@ def ranked(record: Record) -> list[Mapping[str, Any]]:
 
 def change(value: float, base: float) -> str:
     """Return the distance of a trial to the base in per cent."""
-    return percent(value / base - 1 if base else None)
+    return format_percent(value / base - 1 if base else None)
 
 
 def drawn(trial: Mapping[str, Any]) -> str:
@@ -131,5 +134,5 @@ def _history(axes: Axes, record: Record) -> None:
     axes.plot(steps, values, "o", color=COLOURS["tuned"], label="trial")
     axes.plot(steps, best, drawstyle="steps-post", color=COLOURS["control"], label="best so far")
     axes.set_xlabel("trial")
-    axes.set_ylabel(f"{title(record['metric'])} on validation")
+    axes.set_ylabel(f"{metric_label(record['metric'])} on validation")
     axes.legend(loc="best")

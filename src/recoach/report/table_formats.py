@@ -29,7 +29,7 @@ _LATEX: Final = str.maketrans(
 )
 
 
-class Grid(NamedTuple):
+class ResultTable(NamedTuple):
     """One table: a heading, the columns' names, rows of text, a note below."""
 
     heading: str
@@ -38,7 +38,7 @@ class Grid(NamedTuple):
     note: str = ""
 
 
-def markdown(grids: Iterable[Grid]) -> str:
+def markdown(grids: Iterable[ResultTable]) -> str:
     """Return the tables as Markdown; first columns left, the others right."""
     parts = []
     for grid in grids:
@@ -52,7 +52,7 @@ def markdown(grids: Iterable[Grid]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex(grids: Iterable[Grid]) -> str:
+def latex(grids: Iterable[ResultTable]) -> str:
     """Return the tables as LaTeX with booktabs' rules."""
     parts = []
     for grid in grids:
@@ -73,7 +73,7 @@ def latex(grids: Iterable[Grid]) -> str:
     return "\n".join(parts)
 
 
-def page(title: str, grids: Iterable[Grid], *, lead: str = "", picture: bytes = b"") -> str:
+def page(title: str, grids: Iterable[ResultTable], *, lead: str = "", picture: bytes = b"") -> str:
     """Return the tables as one self-contained HTML page, below a paragraph and a PNG."""
     body = "\n".join(_html(grid) for grid in grids)
     if picture:
@@ -97,7 +97,7 @@ _STYLE: Final = (
 )
 
 
-def _html(grid: Grid) -> str:
+def _html(grid: ResultTable) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in grid.head)
     rows = "\n".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in grid.rows

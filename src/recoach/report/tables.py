@@ -1,7 +1,7 @@
-"""The results of a run as words and tables: a verdict, a console table, rows for a README.
+"""The results of a run as text: a summary, a console table and the cells of the report's table.
 
-Everything here reads the dictionary of results.json; the only arithmetic is turning a difference
-into per cent of the value it is compared to.
+Every function reads the dictionary of results.json. The only arithmetic here divides a difference
+by the value it refers to.
 """
 
 import math
@@ -15,9 +15,18 @@ Results = Mapping[str, Any]
 MODELS: Final = {
     "popularity": "Popularity",
     "base": "Base",
-    "control": "Base + supervised steps",
+    "control": "Base + continued training",
     "tuned": "Base + GRPO",
 }
+"""The label of each model of a run, in the order of the tables."""
+OBJECTIVE: Final = (
+    "The default objective is weighted maximum likelihood of the items users took next, in GRPO's "
+    'frame; `loss_type = "grpo"` selects GRPO\'s own transform.'
+)
+CONTROL: Final = (
+    "The control continues the base's own supervised training for as many steps as GRPO, with the "
+    "same learning rate and the same selection."
+)
 METRICS: Final = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
 MARKS: Final = {"better": "▲", "worse": "▼", "no difference": "="}
 STYLES: Final = {"better": "green", "worse": "red", "no difference": "dim"}
@@ -25,7 +34,7 @@ MISSING: Final = "–"
 
 
 class Cell(NamedTuple):
-    """One value of a table with its distance to the base ("" where there is none)."""
+    """One value of a table and its change against the base ("" if they were not compared)."""
 
     value: str
     change: str
@@ -33,7 +42,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One model of a table; `cells` follow the columns."""
+    """One model of a table; `cells` has one entry per column."""
 
     key: str
     label: str
@@ -41,14 +50,14 @@ class Row(NamedTuple):
 
 
 def comparison_table(results: Results) -> Table:
-    """Return the test figures as a console table: a row per metric@k, a column per model.
+    """Return the test metrics as a console table: one row per metric@k, one column per model.
 
-    Beside each value stands its distance to the base in per cent and a mark: ▲ better, ▼ worse,
-    = no difference that the paired test can tell from chance.
+    Each value is followed by its change against the base in per cent and a mark: ▲ significantly
+    better, ▼ significantly worse, = no significant difference in the paired test.
     """
     table = Table(
         title=f"{results['name']}: test",
-        caption="change to the base; ▲ better  ▼ worse  = no difference",
+        caption="change against the base; ▲ better  ▼ worse  = no significant difference",
     )
     table.add_column("Metric")
     names = columns(results)
@@ -56,34 +65,34 @@ def comparison_table(results: Results) -> Table:
     for model in models:
         table.add_column(model.label, justify="right")
     for place, name in enumerate(names):
-        table.add_row(title(name), *(_styled(model.cells[place]) for model in models))
+        table.add_row(metric_label(name), *(_with_style(model.cells[place]) for model in models))
     return table
 
 
-def verdict(results: Results) -> str:
-    """Return a few sentences: GRPO against the base, then against the control, then what worries.
+def summary(results: Results) -> str:
+    """Return a few sentences: GRPO against the base and against the control, then warnings.
 
-    A difference counts only where its record says better or worse. A run without GRPO is
-    described by its base alone.
+    A difference is called a gain or a loss only if the recorded comparison is significant. A run
+    without fine-tuning is described by the test metrics of its base.
     """
     if "tuned" not in results["models"]:
-        return _base_alone(results)
-    clauses = [_clause(results, metric) for metric in ("ndcg@10", "recall@10")]
+        return _base_summary(results)
+    clauses = [_gain_clause(results, metric) for metric in ("ndcg@10", "recall@10")]
     first = f"GRPO {clauses[0]} and {clauses[1]}."
     if results["models"]["tuned"].get("best_step") == 0:
-        first = "GRPO made no difference: no step beat the base on validation, the base was kept."
-    worries = results.get("diagnostics", {}).get("concerns", ())
-    return " ".join(filter(None, [first, _control(results), *worries]))
+        first = "No improvement: base kept. No step of GRPO had a higher validation score."
+    warnings = results.get("diagnostics", {}).get("concerns", ())
+    return " ".join(filter(None, [first, _control_sentence(results), *warnings]))
 
 
 def columns(results: Results) -> list[str]:
-    """Return the metric@k names of the tables: recall and NDCG at every k of the protocol."""
+    """Return the metrics of the tables: recall and NDCG at every cutoff k of the protocol."""
     ks = results["protocol"]["ks"]
     return [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in ks]
 
 
 def rows(results: Results, names: Iterable[str]) -> list[Row]:
-    """Return the test figures of every model that was run, popularity first."""
+    """Return the test metrics of every model of the run, popularity first."""
     names = list(names)
     return [
         Row(key, label, tuple(_cell(results, key, name) for name in names))
@@ -92,99 +101,106 @@ def rows(results: Results, names: Iterable[str]) -> list[Row]:
     ]
 
 
-def comparison(results: Results, a: str, b: str, metric: str) -> Mapping[str, Any] | None:
-    """Return the recorded test comparison of model a to model b, or None."""
-    wanted = (a, b, "test", metric)
-    for found in results.get("comparisons", ()):
-        if (found["a"], found["b"], found["split"], found["metric"]) == wanted:
-            entry: Mapping[str, Any] = found
-            return entry
+def find_comparison(results: Results, a: str, b: str, metric: str) -> Mapping[str, Any] | None:
+    """Return the recorded comparison of model `a` with model `b` on the test items, or None."""
+    key = (a, b, "test", metric)
+    for entry in results.get("comparisons", ()):
+        if (entry["a"], entry["b"], entry["split"], entry["metric"]) == key:
+            result: Mapping[str, Any] = entry
+            return result
     return None
 
 
-def value(results: Results, model: str, metric: str, split: str = "test") -> float | None:
-    """Return a recorded metric, or None where the model or the metric was not run."""
-    found: float | None = results["models"].get(model, {}).get(split, {}).get(metric)
-    return found
+def metric_value(results: Results, model: str, metric: str, split: str = "test") -> float | None:
+    """Return a recorded metric, or None if the model or the metric is not in the record."""
+    result: float | None = results["models"].get(model, {}).get(split, {}).get(metric)
+    return result
 
 
-def title(metric: str) -> str:
-    """Return a metric's name for people: "ndcg@10" becomes "NDCG@10"."""
+def metric_label(metric: str) -> str:
+    """Return the label of a metric: "ndcg@10" becomes "NDCG@10"."""
     name, at, k = metric.partition("@")
     return METRICS.get(name, name) + at + k
 
 
-def number(figure: float | None) -> str:
-    """Return a metric with four decimals, a dash where it is unknown."""
-    return MISSING if figure is None or not math.isfinite(figure) else f"{figure:.4f}"
+def format_metric(number: float | None) -> str:
+    """Return a number with four decimals, or a dash if it is None or not finite."""
+    return MISSING if number is None or not math.isfinite(number) else f"{number:.4f}"
 
 
-def percent(share: float | None) -> str:
-    """Return a share as signed per cent with one decimal: 0.046 becomes "+4.6 %"."""
-    text = _signed(share)
+def format_percent(fraction: float | None) -> str:
+    """Return a fraction as signed per cent with one decimal: 0.046 becomes "+4.6 %"."""
+    text = _signed_percent(fraction)
     return text if text == MISSING else f"{text} %"
 
 
-def interval(results: Results, found: Mapping[str, Any]) -> str:
-    """Return a comparison's interval in per cent of its reference: "+2.9 to +6.2 %"."""
-    reference = value(results, found["b"], found["metric"], found["split"])
+def format_interval(results: Results, entry: Mapping[str, Any]) -> str:
+    """Return the interval of a comparison in per cent of the reference model: "+2.9 to +6.2 %"."""
+    reference = metric_value(results, entry["b"], entry["metric"], entry["split"])
     if not reference:
         return MISSING
-    return f"{_signed(found['low'] / reference)} to {percent(found['high'] / reference)}"
+    low, high = entry["low"] / reference, entry["high"] / reference
+    return f"{_signed_percent(low)} to {format_percent(high)}"
 
 
-def _signed(share: float | None) -> str:
-    if share is None or not math.isfinite(share):
+def _signed_percent(fraction: float | None) -> str:
+    if fraction is None or not math.isfinite(fraction):
         return MISSING
-    text = f"{100 * share:+.1f}"
+    text = f"{100 * fraction:+.1f}"
     return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")
 
 
 def _cell(results: Results, model: str, metric: str) -> Cell:
-    found = comparison(results, model, "base", metric)
-    own = number(value(results, model, metric))
-    return (
-        Cell(own, "", "")
-        if found is None
-        else Cell(own, percent(found["relative"]), found["verdict"])
-    )
+    value = format_metric(metric_value(results, model, metric))
+    entry = find_comparison(results, model, "base", metric)
+    if entry is None:
+        return Cell(value, "", "")
+    return Cell(value, format_percent(entry["relative"]), entry["verdict"])
 
 
-def _styled(cell: Cell) -> str:
+def _with_style(cell: Cell) -> str:
     if not cell.change:
         return cell.value
     style = STYLES.get(cell.verdict, "default")
     return f"{cell.value} [{style}]{cell.change} {MARKS.get(cell.verdict, '')}[/{style}]"
 
 
-def _clause(results: Results, metric: str) -> str:
-    before, after = (number(value(results, key, metric)) for key in ("base", "tuned"))
-    found = comparison(results, "tuned", "base", metric)
-    if found is None:
-        return f"takes {title(metric)} from {before} to {after} (not compared)"
-    gain = f"{percent(found['relative'])}, 95 % interval {interval(results, found)}"
-    if found["verdict"] == "no difference":
-        return f"makes no measurable difference to {title(metric)} ({before} to {after}: {gain})"
-    verb = "lifts" if found["verdict"] == "better" else "lowers"
-    return f"{verb} {title(metric)} from {before} to {after} ({gain})"
+def _gain_clause(results: Results, metric: str) -> str:
+    """Return the change of a metric from the base to the fine-tuned model as part of a sentence."""
+    label = metric_label(metric)
+    before, after = (format_metric(metric_value(results, key, metric)) for key in ("base", "tuned"))
+    entry = find_comparison(results, "tuned", "base", metric)
+    if entry is None:
+        return f"changes {label} from {before} to {after} (not compared)"
+    gain = f"{format_percent(entry['relative'])}, 95 % interval {format_interval(results, entry)}"
+    if entry["verdict"] == "no difference":
+        return f"makes no significant difference to {label} ({before} to {after}: {gain})"
+    verb = "raises" if entry["verdict"] == "better" else "lowers"
+    return f"{verb} {label} from {before} to {after} ({gain})"
 
 
-def _control(results: Results) -> str:
-    """Say what the same number of supervised steps does, and whether GRPO is ahead of that."""
-    gain = comparison(results, "control", "base", "ndcg@10")
+def _control_sentence(results: Results) -> str:
+    """Return what the control gains over the base, and whether GRPO is better than the control."""
+    gain = find_comparison(results, "control", "base", "ndcg@10")
     if gain is None:
         return ""
-    note = "" if gain["verdict"] != "no difference" else ", no measurable difference"
-    said = f"The same number of supervised steps gives {percent(gain['relative'])} NDCG@10{note}"
-    lead = comparison(results, "tuned", "control", "ndcg@10")
+    note = " (no significant difference)" if gain["verdict"] == "no difference" else ""
+    text = (
+        "Continued supervised training for as many steps changes NDCG@10 by "
+        f"{format_percent(gain['relative'])}{note}"
+    )
+    lead = find_comparison(results, "tuned", "control", "ndcg@10")
     if lead is None:
-        return f"{said}."
-    ends = {"better": "GRPO is ahead of that by", "worse": "GRPO falls short of that by"}
-    end = ends.get(lead["verdict"], "GRPO cannot be told apart from that:")
-    return f"{said}; {end} {percent(lead['relative'])} (95 % {interval(results, lead)})."
+        return f"{text}."
+    words = {"better": "GRPO is better than that", "worse": "GRPO is worse than that"}
+    versus = words.get(lead["verdict"], "GRPO does not differ significantly from that")
+    change = format_percent(lead["relative"])
+    return f"{text}; {versus} ({change}, 95 % interval {format_interval(results, lead)})."
 
 
-def _base_alone(results: Results) -> str:
-    base, popular = (number(value(results, key, "ndcg@10")) for key in ("base", "popularity"))
-    beside = "" if popular == MISSING else f", popularity {popular}"
-    return f"The base reaches NDCG@10 {base} on the test items{beside}; it has not been tuned yet."
+def _base_summary(results: Results) -> str:
+    base, popularity = (
+        format_metric(metric_value(results, key, "ndcg@10")) for key in ("base", "popularity")
+    )
+    note = "" if popularity == MISSING else f" (popularity: {popularity})"
+    return f"The base has NDCG@10 {base} on the test items{note}; it is not fine-tuned yet."

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from recoach.report.table_cells import measured
-from recoach.report.table_formats import Grid
-from recoach.report.tables import number, title
+from recoach.report.table_cells import metric_cell
+from recoach.report.table_formats import ResultTable
+from recoach.report.tables import format_metric, metric_label
 from recoach.reproduction.figures import NAMES
 
 Record = Mapping[str, Any]
@@ -21,34 +21,38 @@ _LISTS: Final = {
 _FIFTHS: Final = ("head", "2nd fifth", "3rd fifth", "4th fifth", "tail")
 
 
-def cutoffs(name: str, found: Record) -> Grid:
+def cutoffs(name: str, found: Record) -> ResultTable:
     """Return Recall and NDCG at every cut-off that was measured."""
     models = list(_models(found))
     measures = models[0][2]["models"]["base"]["test"] if models else {}
     lengths = sorted({int(metric.partition("@")[2]) for metric in measures})
     names = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in lengths]
     rows = [
-        (label, *(measured(cell, stage, metric, change=False) for metric in names))
+        (label, *(metric_cell(cell, stage, metric, change=False) for metric in names))
         for label, stage, cell in models
     ]
     note = "At 1 the two are the same where a user has one test item."
-    return Grid(f"All cut-offs: {name}", ("Method", *(title(m) for m in names)), rows, note)
+    return ResultTable(
+        f"All cut-offs: {name}", ("Method", *(metric_label(m) for m in names)), rows, note
+    )
 
 
-def beyond(name: str, found: Record) -> Grid:
+def beyond(name: str, found: Record) -> ResultTable:
     """Return what the lists of ten are like, and recall by popularity of the target."""
     rows = []
     for label, stage, cell in _models(found):
         there = cell["models"][stage]
-        lists = [number(there["lists"][key]["mean"]) for key in _LISTS]
-        fifths = [number(bucket["recall@10"]) for bucket in there["popularity_buckets"]]
+        lists = [format_metric(there["lists"][key]["mean"]) for key in _LISTS]
+        fifths = [format_metric(bucket["recall@10"]) for bucket in there["popularity_buckets"]]
         rows.append((label, *lists, *fifths))
     note = (
         "Lists of ten. Popularity: mean training interactions; novelty: bits; diversity: 1 - mean "
         "cosine of items' users. Then Recall@10 by popularity of the target: fifths of the "
         "interactions, from the most popular items (head) to the least (tail)."
     )
-    return Grid(f"Beyond accuracy: {name}", ("Method", *_LISTS.values(), *_FIFTHS), rows, note)
+    return ResultTable(
+        f"Beyond accuracy: {name}", ("Method", *_LISTS.values(), *_FIFTHS), rows, note
+    )
 
 
 def _models(found: Record) -> Iterator[tuple[str, str, Record]]:

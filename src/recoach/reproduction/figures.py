@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import COLOURS as STAGES
 from recoach.report.figures import MARKERS, STYLE
-from recoach.report.table_cells import comparison
-from recoach.report.tables import title
+from recoach.report.table_cells import find_comparison
+from recoach.report.tables import metric_label
 from recoach.reproduction.paper_results import METRICS
 
 COLOURS: Final = {"sasrec": "#0072b2", "lightgcn": "#d55e00", "gsau": "#4d4d4d"}
@@ -90,7 +90,7 @@ def _bars(axes: Axes, cells: Mapping[str, Any]) -> None:
         heights = [cell["models"]["base"]["test"][metric]["mean"] for metric in METRICS]
         left = [index + (place - (len(cells) - 1) / 2) * _WIDTH for index in range(len(METRICS))]
         axes.bar(left, heights, _WIDTH, label=NAMES[model], color=COLOURS[model])
-    axes.set_xticks(range(len(METRICS)), [title(metric) for metric in METRICS])
+    axes.set_xticks(range(len(METRICS)), [metric_label(metric) for metric in METRICS])
     axes.grid(axis="x", visible=False)
     axes.legend()
 
@@ -110,7 +110,7 @@ def _forest(axes: Axes, cells: Mapping[str, Any]) -> None:
     for place, cell in enumerate(cells.values()):
         figures = {s: m["test"][_GAINED]["mean"] for s, m in cell["models"].items()}
         base = figures["base"] or math.nan
-        told = comparison(cell, "tuned", "base", _GAINED)
+        told = find_comparison(cell, "tuned", "base", _GAINED)
         ends = [] if told is None else [100 * told[end] / base for end in ("low", "high")]
         axes.plot(ends, [place] * len(ends), color=STAGES["tuned"])
         for stage, label in _LEGEND.items():
@@ -121,5 +121,5 @@ def _forest(axes: Axes, cells: Mapping[str, Any]) -> None:
     axes.set_yticks(range(len(cells)), list(cells))
     axes.set_ylim(len(cells) + 0.4, -0.6)  # the first on top, and a place for the legend
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"change of {title(_GAINED)}, %")
+    axes.set_xlabel(f"change of {metric_label(_GAINED)}, %")
     axes.legend(fontsize=8, loc="lower right")

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from recoach.evaluation.significance import verdict as over_seeds
-from recoach.report.table_cells import comparison, intervals, measured, verdict
-from recoach.report.table_formats import Grid
-from recoach.report.tables import MISSING, title
+from recoach.report.table_cells import comparison_cell, find_comparison, interval_note, metric_cell
+from recoach.report.table_formats import ResultTable
+from recoach.report.tables import MISSING, metric_label
 from recoach.reproduction.figures import NAMES
 
 Record = Mapping[str, Any]
@@ -27,34 +27,34 @@ _COLUMNS: Final = (
 )
 
 
-def gains(record: Record, recipe: str = "") -> list[Grid]:
+def gains(record: Record, recipe: str = "") -> list[ResultTable]:
     """Return a table for each data set, after one that counts what was won."""
     grids = [_counts(record, f"Data sets won{recipe}")]
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for cell_name, cell in found["cells"].items():
             rows += [(label(cell_name), *row) for row in _figures(cell)]
-        grids.append(Grid(f"{name}{recipe}", _COLUMNS, rows, _note(found)))
+        grids.append(ResultTable(f"{name}{recipe}", _COLUMNS, rows, _note(found)))
     return grids
 
 
-def future(record: Record) -> list[Grid]:
+def future(record: Record) -> list[ResultTable]:
     """Return the same of the recipe that rewards the coming items alone."""
     return gains(record, ", the coming items alone")
 
 
-def tail(record: Record) -> list[Grid]:
+def tail(record: Record) -> list[ResultTable]:
     """Return for each data set what the recipe gains over the next several interactions."""
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for cell_name, cell in found["cells"].items():
             rows += [(label(cell_name), *row) for row in _figures(cell)]
-        grids.append(Grid(f"The longer run: {name}", _COLUMNS, rows, _note(found)))
+        grids.append(ResultTable(f"The longer run: {name}", _COLUMNS, rows, _note(found)))
     return grids
 
 
-def overview(record: Record, earlier: Record) -> Grid:
+def overview(record: Record, earlier: Record) -> ResultTable:
     """Return one table of all data sets, in NDCG@10.
 
     Args:
@@ -68,35 +68,41 @@ def overview(record: Record, earlier: Record) -> Grid:
         before = earlier["data"].get(name, nothing)["cells"]
         missing = {n: c for n, c in before.items() if n.split("-")[0] not in cells}
         for cell_name, cell in (cells | missing).items():
-            figures = [measured(cell, stage, "ndcg@10") for stage in ("base", "control", "tuned")]
-            told = [verdict(cell, "tuned", other) for other in ("base", "control")]
+            figures = [
+                metric_cell(cell, stage, "ndcg@10") for stage in ("base", "control", "tuned")
+            ]
+            told = [comparison_cell(cell, "tuned", other) for other in ("base", "control")]
             rows.append((name, label(cell_name), *figures, *told))
-    return Grid("NDCG@10 on the test items", ("Log", "Model", *_COLUMNS[2:]), rows)
+    return ResultTable("NDCG@10 on the test items", ("Log", "Model", *_COLUMNS[2:]), rows)
 
 
-def ablation(record: Record) -> list[Grid]:
+def ablation(record: Record) -> list[ResultTable]:
     """Return for each data set what every change to the recipe makes of its gain."""
     return _changes(record, "Ablation", "Each row changes one thing in the recipe.")
 
 
-def rivals(record: Record) -> list[Grid]:
+def rivals(record: Record) -> list[ResultTable]:
     """Return for each data set what other algorithms gain in the recipe's place."""
     return _changes(record, "Rivals", "All have the states and rewards of future alone.")
 
 
-def _changes(record: Record, heading: str, told: str) -> list[Grid]:
+def _changes(record: Record, heading: str, told: str) -> list[ResultTable]:
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for cell_name, cell in found["cells"].items():
             model, _, change = cell_name.partition("-")
             started = change != "from-scratch"  # else there is no base worth the name
-            figures = [measured(cell, "tuned", metric, change=started) for metric in METRICS]
+            figures = [metric_cell(cell, "tuned", metric, change=started) for metric in METRICS]
             changed = f"{NAMES[model]}: {change.replace('-', ' ') or 'the recipe'}"
-            base = verdict(cell, "tuned", "base") if started else MISSING
+            base = comparison_cell(cell, "tuned", "base") if started else MISSING
             rows.append((changed, *figures, base))
-        head = ("Changed", *(title(metric) for metric in METRICS), "NDCG@10 against the base")
-        grids.append(Grid(f"{heading}: {name}", head, rows, f"{told} {_note(found)}"))
+        head = (
+            "Changed",
+            *(metric_label(metric) for metric in METRICS),
+            "NDCG@10 against the base",
+        )
+        grids.append(ResultTable(f"{heading}: {name}", head, rows, f"{told} {_note(found)}"))
     return grids
 
 
@@ -104,9 +110,9 @@ def _figures(cell: Record) -> list[tuple[str, ...]]:
     """Return a row a metric: base, control, tuned, and what the last is to the others."""
     rows = []
     for metric in METRICS:
-        figures = [measured(cell, stage, metric) for stage in ("base", "control", "tuned")]
-        told = [verdict(cell, "tuned", other, metric) for other in ("base", "control")]
-        rows.append((title(metric), *figures, *told))
+        figures = [metric_cell(cell, stage, metric) for stage in ("base", "control", "tuned")]
+        told = [comparison_cell(cell, "tuned", other, metric) for other in ("base", "control")]
+        rows.append((metric_label(metric), *figures, *told))
     return rows
 
 
@@ -117,7 +123,7 @@ def label(cell_name: str) -> str:
     return f"{NAMES[model]}, {words}" if words else NAMES[model]
 
 
-def _counts(record: Record, heading: str) -> Grid:
+def _counts(record: Record, heading: str) -> ResultTable:
     """Count the data sets on which each model is better, no different and worse at 95 %."""
     known = {name for found in record["data"].values() for name in found["cells"]}
     rows = []
@@ -126,12 +132,12 @@ def _counts(record: Record, heading: str) -> Grid:
         for metric in METRICS:
             told = []
             for other in ("base", "control"):
-                made = [comparison(cell, "tuned", other, metric) for cell in cells]
+                made = [find_comparison(cell, "tuned", other, metric) for cell in cells]
                 found = [one for one in made if one is not None]
                 users = Counter(one["verdict"] for one in found)
                 seeds = Counter(over_seeds(*one["seeds"]) for one in found if "seeds" in one)
                 told += [f"{users[word]} ({seeds[word]})" for word in _VERDICTS]
-            rows.append((label(cell_name), title(metric), *told))
+            rows.append((label(cell_name), metric_label(metric), *told))
     ends = ("better", "no different", "worse")
     head = (
         "Model",
@@ -142,7 +148,7 @@ def _counts(record: Record, heading: str) -> Grid:
         "At 95 %, paired bootstrap over users; in brackets by Student's interval over seeds, of "
         "the logs with three and more."
     )
-    return Grid(heading, head, rows, note)
+    return ResultTable(heading, head, rows, note)
 
 
 def _note(found: Record) -> str:
@@ -155,6 +161,6 @@ def _note(found: Record) -> str:
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions. "
         f"Split: {protocol['split'].replace('_', ' ')}; full ranking; seen items masked: "
         f"{protocol['mask_seen']}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, "
-        f'{intervals(found["cells"])}; behind "seeds", Student\'s interval over what each seed '
+        f'{interval_note(found["cells"])}; behind "seeds", Student\'s interval over what each seed '
         "gained, from three seeds on. Changes in brackets are against the base."
     )

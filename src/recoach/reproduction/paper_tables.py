@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from recoach.experiments.run_folder import RunFolder
-from recoach.report.table_cells import intervals, measured, verdict
-from recoach.report.table_formats import Grid, latex, markdown, page
-from recoach.report.tables import MISSING, number, percent, title
+from recoach.report.table_cells import comparison_cell, interval_note, metric_cell
+from recoach.report.table_formats import ResultTable, latex, markdown, page
+from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
 from recoach.reproduction.beyond_accuracy_tables import STAGES, beyond, cutoffs
 from recoach.reproduction.datasets import Sizes, category_of
 from recoach.reproduction.figures import NAMES, draw_factors, draw_figure1, draw_gains
@@ -17,7 +17,10 @@ from recoach.reproduction.simulator_tables import draw_front, simulated
 
 Record = Mapping[str, Any]
 
-_COLUMNS: Final = ("Method", *(f"{title(m)} {who}" for m in METRICS for who in ("paper", "ours")))
+_COLUMNS: Final = (
+    "Method",
+    *(f"{metric_label(m)} {who}" for m in METRICS for who in ("paper", "ours")),
+)
 
 
 def write_table1(found: Mapping[str, Sizes], k_core: int, folder: Path) -> list[Path]:
@@ -41,7 +44,7 @@ def write_table1(found: Mapping[str, Sizes], k_core: int, folder: Path) -> list[
         "threshold; prepared and split folders as they are. A difference is given where the log "
         "is the paper's own category."
     )
-    grid = Grid(
+    grid = ResultTable(
         "Table 1: sizes of the data", ("Data set", "paper", "ours", "difference"), rows, note
     )
     return _write([grid], "table1", folder)
@@ -75,7 +78,7 @@ def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
     return [*paths, folder / name]
 
 
-def _write(grids: list[Grid], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
+def _write(grids: list[ResultTable], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
     texts = {
         f"{name}.md": markdown(grids),
         f"{name}.tex": latex(grids),
@@ -86,7 +89,7 @@ def _write(grids: list[Grid], name: str, folder: Path, picture: bytes = b"") -> 
     return [folder / file for file in texts]
 
 
-def _table3(record: Record) -> list[Grid]:
+def _table3(record: Record) -> list[ResultTable]:
     ends = ("NDCG@10 against base", "against supervised")
     grids = []
     for name, found in record["data"].items():
@@ -95,11 +98,11 @@ def _table3(record: Record) -> list[Grid]:
             for stage, ending in STAGES.items():
                 theirs = TABLE3.get((model, stage), {}).get(category_of(name) or "")
                 before = TABLE3.get((model, "base"), {}).get(category_of(name) or "")
-                told = [verdict(cell, stage, other) for other in ("base", "control")]
+                told = [comparison_cell(cell, stage, other) for other in ("base", "control")]
                 figures = _beside(theirs, before, cell, stage)
                 rows.append((f"{NAMES[model]}{ending}", *figures, *told))
         grids.append(
-            Grid(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _with_control(record, found))
+            ResultTable(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _with_control(record, found))
         )
         grids += [cutoffs(name, found), beyond(name, found)]
     return grids
@@ -109,12 +112,12 @@ def _popularity(found: Record) -> list[tuple[str, ...]]:
     """Return the row of the model that knows nobody, where anything was run."""
     for cell in found["cells"].values():
         test = cell["models"]["popularity"]["test"]
-        figures = [text for m in METRICS for text in (MISSING, number(test[m]["mean"]))]
+        figures = [text for m in METRICS for text in (MISSING, format_metric(test[m]["mean"]))]
         return [("Popularity", *figures, MISSING, MISSING)]
     return []
 
 
-def _table4(record: Record) -> list[Grid]:
+def _table4(record: Record) -> list[ResultTable]:
     grids = []
     for name, found in record["data"].items():
         category = category_of(name) or ""
@@ -127,12 +130,12 @@ def _table4(record: Record) -> list[Grid]:
             theirs = None if still else TABLE4.get(moved, {}).get(category)
             label = f"{moved}, dropout {'off' if still else 'on'}"
             figures = _beside(theirs, before, cell, "tuned")
-            rows.append((label, *figures, verdict(cell, "tuned", "base")))
+            rows.append((label, *figures, comparison_cell(cell, "tuned", "base")))
             if "control" in cell["models"]:
                 first = ("supervised steps", *_beside(None, None, cell, "control"))
-                rows.insert(0, (*first, verdict(cell, "control", "base")))
+                rows.insert(0, (*first, comparison_cell(cell, "control", "base")))
         columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
-        grids.append(Grid(f"Table 4: {name}", columns, rows, _with_control(record, found)))
+        grids.append(ResultTable(f"Table 4: {name}", columns, rows, _with_control(record, found)))
     return grids
 
 
@@ -149,7 +152,7 @@ _FACTOR_COLUMNS: Final = (
 )
 
 
-def _factors(record: Record) -> list[Grid]:
+def _factors(record: Record) -> list[ResultTable]:
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
@@ -165,34 +168,34 @@ def _factors(record: Record) -> list[Grid]:
             clipped = None if None in ends else sum(ends)
             label = f"{NAMES[model]}: {factor.replace('-', ' ') or 'nothing'}"
             told = (first.get("log_ratio/abs_mean"), clipped, first.get("frac_reward_zero_std"))
-            figures = [number(figure) for figure in told]
+            figures = [format_metric(figure) for figure in told]
             rows.append((label, *_after(cell, "tuned"), *figures, _best(cell, "tuned")))
         note = (
             f"{_with_control(record, found)} The ratio is measured before each batch's first "
             "update, over the steps to the first evaluation."
         )
-        grids.append(Grid(f"Factors: {name}", _FACTOR_COLUMNS, rows, note))
+        grids.append(ResultTable(f"Factors: {name}", _FACTOR_COLUMNS, rows, note))
     return grids
 
 
 def _after(cell: Record, stage: str) -> tuple[str, ...]:
-    before = measured(cell, "base", "ndcg@10")
-    after = [measured(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
-    return (before, *after, verdict(cell, stage, "base"))
+    before = metric_cell(cell, "base", "ndcg@10")
+    after = [metric_cell(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
+    return (before, *after, comparison_cell(cell, stage, "base"))
 
 
 def _best(cell: Record, stage: str) -> str:
     return ", ".join(str(step) for step in cell["models"][stage]["best_step"])
 
 
-def _figure1(record: Record) -> list[Grid]:
+def _figure1(record: Record) -> list[ResultTable]:
     grids = []
     for name, found in record["data"].items():
         rows: list[tuple[str, ...]] = []
         for model, cell in found["cells"].items():
             theirs = TABLE3[(model, "base")].get(category_of(name) or "")
             rows.append((NAMES[model], *_beside(theirs, None, cell, "base")))
-        grids.append(Grid(f"Figure 1: {name}", _COLUMNS, rows, _note(record, found)))
+        grids.append(ResultTable(f"Figure 1: {name}", _COLUMNS, rows, _note(record, found)))
     return grids
 
 
@@ -203,7 +206,7 @@ def _beside(
     return [
         text
         for place, metric in enumerate(METRICS)
-        for text in (_printed(theirs, before, place, stage), measured(cell, stage, metric))
+        for text in (_printed(theirs, before, place, stage), metric_cell(cell, stage, metric))
     ]
 
 
@@ -212,10 +215,10 @@ def _printed(
 ) -> str:
     if theirs is None:
         return MISSING
-    text = number(theirs[place])
+    text = format_metric(theirs[place])
     if stage == "base" or before is None:
         return text
-    return f"{text} ({percent(theirs[place] / before[place] - 1)})"
+    return f"{text} ({format_percent(theirs[place] / before[place] - 1)})"
 
 
 def _note(record: Record, found: Record) -> str:
@@ -228,7 +231,8 @@ def _note(record: Record, found: Record) -> str:
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
         f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
         f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
-        f"intervals: 95 %, {intervals(found['cells'])}. Changes in brackets are against the base."
+        f"intervals: 95 %, {interval_note(found['cells'])}. Changes in brackets are against the "
+        "base."
     )
 
 

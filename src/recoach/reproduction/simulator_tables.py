@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recoach.report.figures import STYLE
-from recoach.report.table_formats import Grid
-from recoach.report.tables import MISSING, number, percent, title
+from recoach.report.table_formats import ResultTable
+from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
 from recoach.reproduction.figures import save
 
 Record = Mapping[str, Any]
@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 _FRONT: Final = ("ndcg@10", "recall@10", "novelty@10", "diversity@10", "coverage@10")
 
 
-def simulated(record: Record) -> list[Grid]:
+def simulated(record: Record) -> list[ResultTable]:
     """Return what each policy came to, and the front of accuracy and diversity."""
     rows: list[tuple[str, ...]] = []
     for name, found in record["policies"].items():
@@ -42,7 +42,7 @@ def simulated(record: Record) -> list[Grid]:
         'on the same luck; behind "seeds", Student\'s interval over shops. Shown: share of the '
         "catalogue that anybody saw."
     )
-    return [Grid("Simulated customers", head, rows, note), _front(record)]
+    return [ResultTable("Simulated customers", head, rows, note), _front(record)]
 
 
 def draw_front(record: Record, folder: Path) -> list[Path]:
@@ -66,29 +66,31 @@ def draw_front(record: Record, folder: Path) -> list[Path]:
     return save(figure, folder / "simulator")
 
 
-def _front(record: Record) -> Grid:
+def _front(record: Record) -> ResultTable:
     rows = [
         (
             name,
-            *(number(found["log"][metric]) for metric in _FRONT),
+            *(format_metric(found["log"][metric]) for metric in _FRONT),
             f"{found['reward']['mean']:.2f}",
         )
         for name, found in record["policies"].items()
         if found["log"]
     ]
-    head = ("Model", *(title(metric) for metric in _FRONT), "Clicks")
+    head = ("Model", *(metric_label(metric) for metric in _FRONT), "Clicks")
     note = "Accuracy and lists on the log's test items; clicks are those of the table above."
-    return Grid("Accuracy against diversity", head, rows, note)
+    return ResultTable("Accuracy against diversity", head, rows, note)
 
 
 def _verdict(found: Record, record: Record) -> str:
     against = found["against_base"]
     base = record["policies"]["base"]["reward"]["mean"]
-    low, high = (percent(against[end] / base) for end in ("low", "high"))
+    low, high = (format_percent(against[end] / base) for end in ("low", "high"))
     seeds = ""
     if "seeds" in against:
-        seeds = "; seeds {} to {}".format(*(percent(end / base) for end in against["seeds"]))
-    return f"{percent(found['mean'] / base - 1)}: {against['verdict']} ({low} to {high}{seeds})"
+        seeds = "; seeds {} to {}".format(*(format_percent(end / base) for end in against["seeds"]))
+    return (
+        f"{format_percent(found['mean'] / base - 1)}: {against['verdict']} ({low} to {high}{seeds})"
+    )
 
 
 def _points(axes: Axes, points: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -> None:
