@@ -1,4 +1,4 @@
-"""A small log, a model and a shelf of two."""
+"""A small dataset, small models and a snapshot with two of them."""
 
 import numpy as np
 import polars as pl
@@ -14,34 +14,34 @@ SMALL = {"sasrec": {"dim": 8, "layers": 1}, "gsau": {"dim": 8, "layers": 1}, "li
 
 @pytest.fixture(scope="session")
 def build():
-    """Return a function that makes a small model, untrained."""
+    """Return a function that builds a small untrained model."""
 
-    def made(name, dataset, seed=1):
+    def build_small(name, dataset, seed=1):
         return build_model(name, dataset, seed=seed, **SMALL.get(name, {})).eval()
 
-    return made
+    return build_small
 
 
 @pytest.fixture(scope="session")
 def dataset():
-    draw = np.random.default_rng(0)
-    rows = [(f"u{user}", f"i{item}") for user in range(30) for item in draw.permutation(20)[:7]]
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", f"i{item}") for user in range(30) for item in rng.permutation(20)[:7]]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     return leave_last_out(read_interactions(frame), name="small")
 
 
 @pytest.fixture(scope="session")
-def make_shelf(build, dataset):
-    """Return a function that makes a shelf of a base and a tuned model."""
+def make_snapshot(build, dataset):
+    """Return a function that makes a snapshot with a base and a tuned model."""
 
-    def made(version="one", seed=1, name="sasrec"):
+    def make(version="one", seed=1, name="sasrec"):
         models = {"base": build(name, dataset, 0), "tuned": build(name, dataset, seed)}
         titles = [f"Title of {item}" for item in dataset.item_ids]
         return ModelSnapshot(dataset, models, titles, version)
 
-    return made
+    return make
 
 
 @pytest.fixture(scope="session")
-def shelf(make_shelf):
-    return make_shelf()
+def snapshot(make_snapshot):
+    return make_snapshot()

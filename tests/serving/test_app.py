@@ -1,4 +1,4 @@
-"""The service as HTTP: what is answered, what is refused and how."""
+"""The HTTP API: responses, rejected requests and error messages."""
 
 import asyncio
 import time
@@ -9,62 +9,62 @@ pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 
 from recoach.serving.app import build_app
-from recoach.serving.limits import Guards, Limits
+from recoach.serving.limits import Limits, LimitsMiddleware
 from recoach.serving.recommend import recommend
 from recoach.serving.service import Service
 
 
-def client(shelf, **settings):
-    service = Service(lambda: shelf, lambda: 0, queue=settings.pop("queue", 100))
+def make_client(snapshot, queue_size=100, **settings):
+    service = Service(lambda: snapshot, lambda: 0, queue_size=queue_size)
     return TestClient(build_app(service, **settings), raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
-def web(shelf):
-    with client(shelf) as opened:
+def client(snapshot):
+    with make_client(snapshot) as opened:
         yield opened
 
 
-def test_health_and_models(web, shelf):
-    assert web.get("/health").json() == {"status": "ok", "version": "one"}
-    told = web.get("/v1/models").json()
-    assert [(m["name"], m["kind"], m["served"]) for m in told["models"]] == [
+def test_health_and_models_describe_the_run(client, snapshot):
+    assert client.get("/health").json() == {"status": "ok", "version": "one"}
+    info = client.get("/v1/models").json()
+    assert [(m["name"], m["kind"], m["served"]) for m in info["models"]] == [
         ("base", "SASRec", False),
         ("tuned", "SASRec", True),
     ]
-    assert (told["users"], told["items"]) == (shelf.dataset.n_users, shelf.dataset.n_items)
+    assert (info["users"], info["items"]) == (snapshot.dataset.n_users, snapshot.dataset.n_items)
 
 
-def test_a_list_is_the_one_of_recommend(web, shelf):
-    answer = web.post("/v1/recommend", json={"user": "u7", "k": 6}).json()
-    frame = recommend(shelf.models["tuned"], shelf.dataset, ["u7"], k=6)
-    assert [item["item_id"] for item in answer["items"]] == frame["item_id"].to_list()
-    assert [item["rank"] for item in answer["items"]] == frame["rank"].to_list()
-    assert answer["items"][0]["title"] == f"Title of {frame['item_id'][0]}"
-    assert (answer["model"], answer["version"]) == ("tuned", "one")
-    base = web.post("/v1/recommend", json={"user": "u7", "k": 6, "model": "base"}).json()
-    frame = recommend(shelf.models["base"], shelf.dataset, ["u7"], k=6)
+def test_a_list_equals_the_one_of_recommend(client, snapshot):
+    tuned = client.post("/v1/recommend", json={"user": "u7", "k": 6}).json()
+    frame = recommend(snapshot.models["tuned"], snapshot.dataset, ["u7"], k=6)
+    assert [item["item_id"] for item in tuned["items"]] == frame["item_id"].to_list()
+    assert [item["rank"] for item in tuned["items"]] == frame["rank"].to_list()
+    assert tuned["items"][0]["title"] == f"Title of {frame['item_id'][0]}"
+    assert (tuned["model"], tuned["version"]) == ("tuned", "one")
+    base = client.post("/v1/recommend", json={"user": "u7", "k": 6, "model": "base"}).json()
+    frame = recommend(snapshot.models["base"], snapshot.dataset, ["u7"], k=6)
     assert [item["item_id"] for item in base["items"]] == frame["item_id"].to_list()
 
 
-def test_a_batch_is_answered_in_its_order_across_models(web, shelf):
-    wishes = [
+def test_batch_responses_are_in_request_order_across_models(client, snapshot):
+    requests = [
         {"user": "u1", "k": 2},
         {"history": ["i3"], "k": 3, "model": "base"},
         {"user": "u2", "k": 2, "exclude_seen": False, "candidates": ["i1", "i2"]},
     ]
-    answers = web.post("/v1/recommend/batch", json={"requests": wishes}).json()["responses"]
-    alone = [web.post("/v1/recommend", json=one).json() for one in wishes]
-    assert answers == alone
-    assert [answer["model"] for answer in answers] == ["tuned", "base", "tuned"]
+    batch = client.post("/v1/recommend/batch", json={"requests": requests}).json()["responses"]
+    single = [client.post("/v1/recommend", json=request).json() for request in requests]
+    assert batch == single
+    assert [response["model"] for response in batch] == ["tuned", "base", "tuned"]
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "words"),
+    ("body", "status", "message"),
     [
-        ({"user": "nobody"}, 404, "no user 'nobody'"),
-        ({"user": "u1", "model": "best"}, 404, "no model called 'best'; there are base, tuned"),
-        ({"history": ["x"]}, 422, "none of the 1 items"),
+        ({"user": "nobody"}, 404, "No user 'nobody'"),
+        ({"user": "u1", "model": "best"}, 404, "No model called 'best'. Choose one of base, tuned"),
+        ({"history": ["x"]}, 422, "None of the 1 items"),
         ({"user": "u1", "candidates": ["x"]}, 422, "None of the 1 candidates"),
         ({}, 422, "give either user or history"),
         ({"user": "u1", "history": ["i1"]}, 422, "give either user or history"),
@@ -76,117 +76,121 @@ def test_a_batch_is_answered_in_its_order_across_models(web, shelf):
         ({"history": []}, 422, "body.history: List should have at least 1"),
     ],
 )
-def test_what_cannot_be_answered_is_said_in_one_sentence(web, body, status, words):
-    answer = web.post("/v1/recommend", json=body)
-    assert answer.status_code == status
-    assert words in answer.json()["detail"]
-    assert "\n" not in answer.json()["detail"]
+def test_invalid_requests_get_a_one_line_message(client, body, status, message):
+    response = client.post("/v1/recommend", json=body)
+    assert response.status_code == status
+    assert message in response.json()["detail"]
+    assert "\n" not in response.json()["detail"]
 
 
 @pytest.mark.parametrize("text", ["{", '{"user": "u1", "k": NaN}', "[]", "null", '"', "\xff"])
-def test_malformed_bodies_are_refused(web, text):
+def test_malformed_bodies_are_rejected(client, text):
     headers = {"content-type": "application/json"}
-    answer = web.post("/v1/recommend", content=text.encode("latin-1"), headers=headers)
-    assert answer.status_code in (400, 422)
-    assert set(answer.json()) == {"detail"}
+    response = client.post("/v1/recommend", content=text.encode("latin-1"), headers=headers)
+    assert response.status_code in (400, 422)
+    assert set(response.json()) == {"detail"}
 
 
-def test_a_large_batch_or_body_is_refused(shelf):
-    with client(shelf, limits=Limits(body_bytes=2000)) as web:
-        answer = web.post("/v1/recommend", json={"history": ["i1"] * 1000})
-        assert (answer.status_code, answer.json()["detail"]) == (
+def test_a_large_batch_or_body_is_rejected(snapshot):
+    with make_client(snapshot, limits=Limits(max_body_bytes=2000)) as client:
+        response = client.post("/v1/recommend", json={"history": ["i1"] * 1000})
+        assert (response.status_code, response.json()["detail"]) == (
             413,
-            "the body is over 2,000 bytes",
+            "The body is larger than 2,000 bytes. Split it into more requests.",
         )
-        assert web.post("/v1/recommend", json={"user": "u1"}).status_code == 200
-    with client(shelf) as web:
-        answer = web.post("/v1/recommend/batch", json={"requests": [{"user": "u1"}] * 257})
-        assert answer.status_code == 422
+        assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
+    with make_client(snapshot) as client:
+        response = client.post("/v1/recommend/batch", json={"requests": [{"user": "u1"}] * 257})
+        assert response.status_code == 422
 
 
-def test_a_body_that_does_not_come_is_not_waited_for():
+def test_a_slow_upload_is_rejected():
     sent = []
 
-    async def never():
+    async def receive():
         await asyncio.sleep(60)
 
     async def send(message):
         sent.append(message)
 
     scope = {"type": "http", "path": "/v1/recommend", "headers": []}
-    guards = Guards(lambda *_: pytest.fail("reached"), Limits(body_seconds=0.05), None)
-    asyncio.run(guards(scope, never, send))
+    middleware = LimitsMiddleware(
+        lambda *_: pytest.fail("the application was called"),
+        Limits(body_timeout_seconds=0.05),
+        None,
+    )
+    asyncio.run(middleware(scope, receive, send))
     assert sent[0]["status"] == 408
 
 
-def test_no_answer_in_time_is_said_and_the_next_one_is_answered(shelf, monkeypatch):
-    plain = type(shelf).best
-    slow = {"seconds": 0.5}
+def test_a_timeout_gives_504_and_later_requests_succeed(snapshot, monkeypatch):
+    original = type(snapshot).recommend
+    delay = {"seconds": 0.5}
 
-    def best(self, model, asks):
-        time.sleep(slow["seconds"])
-        return plain(self, model, asks)
+    def slow(self, model, queries):
+        time.sleep(delay["seconds"])
+        return original(self, model, queries)
 
-    monkeypatch.setattr(type(shelf), "best", best)
-    with client(shelf, limits=Limits(seconds=0.05)) as web:
-        answer = web.post("/v1/recommend", json={"user": "u1"})
-        assert (answer.status_code, answer.headers["retry-after"]) == (504, "1")
-        slow["seconds"] = 0
+    monkeypatch.setattr(type(snapshot), "recommend", slow)
+    with make_client(snapshot, limits=Limits(response_timeout_seconds=0.05)) as client:
+        response = client.post("/v1/recommend", json={"user": "u1"})
+        assert (response.status_code, response.headers["retry-after"]) == (504, "1")
+        delay["seconds"] = 0
         time.sleep(0.6)
-        assert web.post("/v1/recommend", json={"user": "u1"}).status_code == 200
+        assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
 
 
-def test_a_full_queue_is_a_503(shelf):
-    with client(shelf, queue=1) as web:
-        answer = web.post("/v1/recommend/batch", json={"requests": [{"user": "u1"}] * 2})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+def test_a_full_queue_gives_503(snapshot):
+    with make_client(snapshot, queue_size=1) as client:
+        response = client.post("/v1/recommend/batch", json={"requests": [{"user": "u1"}] * 2})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
-def test_a_failure_of_ours_shows_nothing_of_the_inside(shelf, monkeypatch):
+def test_an_internal_error_reveals_no_details(snapshot, monkeypatch):
     def broken(*_):
         raise RuntimeError("secret /path")
 
-    monkeypatch.setattr(type(shelf), "best", broken)
-    with client(shelf) as web:
-        answer = web.post("/v1/recommend", json={"user": "u1"})
-    assert answer.status_code == 500
-    assert answer.json() == {"detail": "the service failed; its log says why"}
+    monkeypatch.setattr(type(snapshot), "recommend", broken)
+    with make_client(snapshot) as client:
+        response = client.post("/v1/recommend", json={"user": "u1"})
+    assert response.status_code == 500
+    assert response.json() == {"detail": "Internal error. See the log of the service."}
 
 
-def test_a_key_is_asked_of_all_but_the_page_and_the_load_balancer(shelf):
-    with client(shelf, api_key="gehéim") as web:
-        assert web.get("/health").status_code == 200
-        assert web.get("/").status_code == 200
+def test_every_path_except_page_and_health_needs_the_key(snapshot):
+    with make_client(snapshot, api_key="gehéim") as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/").status_code == 200
         for headers in ({}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}):
-            answer = web.post("/v1/recommend", json={"user": "u1"}, headers=headers)
-            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            response = client.post("/v1/recommend", json={"user": "u1"}, headers=headers)
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
         for path in ("/v1/models", "/v1/items", "/v1/users", "/docs", "/openapi.json", "/nothing"):
-            assert web.get(path).status_code == 401
+            assert client.get(path).status_code == 401
         key = "gehéim".encode()
-        assert web.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+        assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200
         bearer = {"authorization": b"bearer " + key}
-        assert web.post("/v1/recommend", json={"user": "u1"}, headers=bearer).status_code == 200
+        assert client.post("/v1/recommend", json={"user": "u1"}, headers=bearer).status_code == 200
 
 
-def test_without_the_page_nothing_lists_users(shelf):
-    with client(shelf, page=False) as web:
+def test_without_the_page_no_route_lists_users(snapshot):
+    with make_client(snapshot, page=False) as client:
         for path in ("/", "/v1/items", "/v1/users"):
-            assert web.get(path).status_code == 404
-        assert web.post("/v1/compare", json={"user": "u1"}).status_code == 404
-        assert web.post("/v1/recommend", json={"user": "u1"}).status_code == 200
+            assert client.get(path).status_code == 404
+        assert client.post("/v1/compare", json={"user": "u1"}).status_code == 404
+        assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
 
 
-def test_what_the_page_looks_up(web, shelf):
-    found = web.get("/v1/items", params={"query": "title of i3"}).json()
-    assert found == {"ids": ["i3"], "titles": ["Title of i3"]}
-    assert web.get("/v1/users", params={"query": "u29"}).json()["ids"] == ["u29"]
-    told = web.post("/v1/compare", json={"user": "u1", "k": 3}).json()
-    assert [len(side["items"]) for side in told["sides"]] == [3, 3]
-    assert "default-src 'none'" in web.get("/").headers["content-security-policy"]
+def test_the_routes_of_the_page(client, snapshot):
+    matches = client.get("/v1/items", params={"query": "title of i3"}).json()
+    assert matches == {"ids": ["i3"], "titles": ["Title of i3"]}
+    assert client.get("/v1/users", params={"query": "u29"}).json()["ids"] == ["u29"]
+    comparison = client.post("/v1/compare", json={"user": "u1", "k": 3}).json()
+    assert [len(side["items"]) for side in comparison["sides"]] == [3, 3]
+    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 
-def test_the_schema_names_every_route(web):
-    paths = web.get("/openapi.json").json()["paths"]
+def test_the_schema_lists_every_route(client):
+    paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         *("/health", "/v1/models", "/v1/recommend", "/v1/recommend/batch"),
         *("/v1/compare", "/v1/items", "/v1/users"),

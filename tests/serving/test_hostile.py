@@ -1,4 +1,4 @@
-"""Callers who mean harm, and many at once while the run changes."""
+"""Malicious requests, fuzzing, and concurrent requests during a reload."""
 
 import asyncio
 import hmac
@@ -22,18 +22,18 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def web(shelf):
-    service = Service(lambda: shelf, lambda: 0)
+def client(snapshot):
+    service = Service(lambda: snapshot, lambda: 0)
     with TestClient(build_app(service), raise_server_exceptions=False) as opened:
         yield opened
 
 
-def assert_tame(answer, statuses=(200, 400, 404, 405, 413, 422)):
-    assert answer.status_code in statuses, (answer.status_code, answer.text[:300])
-    for word in ("Traceback", "/src/", "site-packages", "recoach/", ".py"):
-        assert word not in answer.text
-    if answer.status_code >= 400:
-        assert set(answer.json()) == {"detail"}
+def assert_safe(response, statuses=(200, 400, 404, 405, 413, 422)):
+    assert response.status_code in statuses, (response.status_code, response.text[:300])
+    for text in ("Traceback", "/src/", "site-packages", "recoach/", ".py"):
+        assert text not in response.text
+    if response.status_code >= 400:
+        assert set(response.json()) == {"detail"}
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -57,50 +57,50 @@ def assert_tame(answer, statuses=(200, 400, 404, 405, 413, 422)):
     ],
     ids=range(14),
 )
-def test_odd_bodies_are_answered_tamely(web, path, body):
-    assert_tame(web.post(path, content=body, headers=JSON))
+def test_malicious_bodies_get_safe_responses(client, path, body):
+    assert_safe(client.post(path, content=body, headers=JSON))
 
 
-def test_ten_megabytes_are_refused(web):
+def test_a_body_of_ten_megabytes_is_rejected(client):
     for path in POSTS:
-        assert_tame(web.post(path, content=bytes(10 << 20), headers=JSON), (413,))
-    assert web.post("/v1/recommend", json={"user": "u1"}).status_code == 200
+        assert_safe(client.post(path, content=bytes(10 << 20), headers=JSON), (413,))
+    assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "path", ["/../../etc/passwd", "/v1/%2e%2e/", "/v1/items?query=" + "a" * 9999, "/v1/nothing"]
 )
-def test_odd_paths_are_answered_tamely(web, path):
-    assert_tame(web.get(path))
+def test_malicious_paths_get_safe_responses(client, path):
+    assert_safe(client.get(path))
 
 
 @pytest.mark.parametrize("text", ["(", "[a-", "\\", "%", "\x00", "é" * 200, "<script>", "' OR 1=1"])
-def test_what_is_looked_up_is_text_and_no_pattern(web, text):
+def test_search_queries_are_literal_text(client, text):
     for path in ("/v1/items", "/v1/users"):
-        answer = web.get(path, params={"query": text})
-        assert_tame(answer, (200,))
-        assert answer.json()["ids"] == []
+        response = client.get(path, params={"query": text})
+        assert_safe(response, (200,))
+        assert response.json()["ids"] == []
 
 
-odd = st.recursive(
+any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=6,
 )
-wish = st.fixed_dictionaries(
+request = st.fixed_dictionaries(
     {},
     optional={
-        "user": st.sampled_from(["u1", "u29", "nobody"]) | odd,
-        "history": st.lists(st.sampled_from(["i1", "i3", "x"])) | odd,
-        "k": st.integers(-2, 1200) | odd,
-        "exclude_seen": st.booleans() | odd,
-        "candidates": st.lists(st.sampled_from(["i1", "i2", "x"])) | odd,
-        "model": st.sampled_from(["base", "tuned", "best"]) | odd,
+        "user": st.sampled_from(["u1", "u29", "nobody"]) | any_json,
+        "history": st.lists(st.sampled_from(["i1", "i3", "x"])) | any_json,
+        "k": st.integers(-2, 1200) | any_json,
+        "exclude_seen": st.booleans() | any_json,
+        "candidates": st.lists(st.sampled_from(["i1", "i2", "x"])) | any_json,
+        "model": st.sampled_from(["base", "tuned", "best"]) | any_json,
     },
 )
 
 
-def fuzz(web, examples):
+def fuzz(client, examples):
     @settings(
         max_examples=examples,
         deadline=None,
@@ -110,100 +110,104 @@ def fuzz(web, examples):
     )
     @given(
         st.sampled_from(POSTS),
-        wish | st.fixed_dictionaries({"requests": st.lists(wish, max_size=3)}) | odd,
+        request | st.fixed_dictionaries({"requests": st.lists(request, max_size=3)}) | any_json,
     )
-    def tried(path, body):
+    def send(path, body):
         content = json.dumps(body).encode("utf-8", "surrogatepass")
-        assert_tame(web.post(path, content=content, headers=JSON))
+        assert_safe(client.post(path, content=content, headers=JSON))
 
-    tried()
+    send()
 
 
-def test_any_json_is_answered_tamely(web):
-    fuzz(web, 150)
+def test_any_json_gets_a_safe_response(client):
+    fuzz(client, 150)
 
 
 @pytest.mark.slow
-def test_very_much_json_is_answered_tamely(web):
-    fuzz(web, 20_000)
+def test_many_json_bodies_get_safe_responses(client):
+    fuzz(client, 20_000)
 
 
-def test_keys_are_compared_in_constant_time(shelf, monkeypatch):
+def test_keys_are_compared_in_constant_time(snapshot, monkeypatch):
     compared = []
 
-    def compare(shown, kept):
-        compared.append((shown, kept))
-        return hmac.compare_digest(shown, kept)
+    def compare(sent, expected):
+        compared.append((sent, expected))
+        return hmac.compare_digest(sent, expected)
 
-    fake = type("hmac", (), {"compare_digest": staticmethod(compare)})
-    monkeypatch.setattr(limits, "hmac", fake)
-    app = build_app(Service(lambda: shelf, lambda: 0), api_key="secret")
-    with TestClient(app) as web:
+    fake_hmac = type("hmac", (), {"compare_digest": staticmethod(compare)})
+    monkeypatch.setattr(limits, "hmac", fake_hmac)
+    app = build_app(Service(lambda: snapshot, lambda: 0), api_key="secret")
+    with TestClient(app) as client:
         for key in ("", "s", "secret", "secretly"):
-            web.get("/v1/models", headers={"x-api-key": key})
+            client.get("/v1/models", headers={"x-api-key": key})
     assert compared == [(key.encode(), b"secret") for key in ("", "s", "secret", "secretly")]
 
 
-def at_once(app, service, wishes, change):
-    """Ask 64 at a time; after a third of the answers the run changes."""
+def send_concurrently(app, service, requests, change):
+    """Send requests, 64 at a time; call `change` after a third of the responses."""
     import httpx2 as httpx
 
-    async def ask_all():
-        gate, answers = asyncio.Semaphore(64), [None] * len(wishes)
+    async def send_all():
+        semaphore, responses = asyncio.Semaphore(64), [None] * len(requests)
         transport = httpx.ASGITransport(app=app)
 
-        async def ask(web, place):
-            async with gate:
-                answers[place] = await web.post("/v1/recommend", json=wishes[place])
-                if place == len(wishes) // 3:
+        async def send(client, index):
+            async with semaphore:
+                responses[index] = await client.post("/v1/recommend", json=requests[index])
+                if index == len(requests) // 3:
                     change()
 
-        async with service, httpx.AsyncClient(transport=transport, base_url="http://x") as web:
-            await asyncio.gather(*(ask(web, place) for place in range(len(wishes))))
-        return answers
+        async with service, httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            await asyncio.gather(*(send(client, index) for index in range(len(requests))))
+        return responses
 
-    return asyncio.run(ask_all())
+    return asyncio.run(send_all())
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_no_answer_is_lost_or_wrong_while_the_run_changes(make_shelf, dataset, count):
-    shelves = {"one": make_shelf("one"), "two": make_shelf("two", seed=5)}
-    state = {"now": "one"}
-    service = Service(lambda: shelves[state["now"]], lambda: state["now"], reload_seconds=0.01)
-    wishes = [
+def test_a_reload_loses_and_corrupts_no_response(make_snapshot, dataset, count):
+    snapshots = {"one": make_snapshot("one"), "two": make_snapshot("two", seed=5)}
+    state = {"version": "one"}
+    service = Service(
+        lambda: snapshots[state["version"]], lambda: state["version"], reload_seconds=0.01
+    )
+    requests = [
         {"user": f"u{n % 30}", "k": 1 + n % 7, "model": ("base", "tuned")[n % 2]}
         for n in range(count)
     ]
     users = dataset.user_ids.to_list()
-    offline = {
-        (version, model): recommend(shelves[version].models[model], dataset, users, k=7)
-        for version in shelves
+    frames = {
+        (version, model): recommend(snapshots[version].models[model], dataset, users, k=7)
+        for version in snapshots
         for model in ("base", "tuned")
     }
     lists = {
         key: frame.group_by("user_id", maintain_order=True).agg("item_id").rows_by_key("user_id")
-        for key, frame in offline.items()
+        for key, frame in frames.items()
     }
-    answers = at_once(build_app(service), service, wishes, lambda: state.update(now="two"))
-    seen = set()
-    for asked, answer in zip(wishes, answers, strict=True):
-        assert answer.status_code == 200
-        told = answer.json()
-        seen.add(told["version"])
-        expected = lists[told["version"], asked["model"]][asked["user"]][0][0]
-        assert [item["item_id"] for item in told["items"]] == expected[: asked["k"]]
-    assert seen == {"one", "two"}
+    responses = send_concurrently(
+        build_app(service), service, requests, lambda: state.update(version="two")
+    )
+    versions = set()
+    for request, response in zip(requests, responses, strict=True):
+        assert response.status_code == 200
+        body = response.json()
+        versions.add(body["version"])
+        expected = lists[body["version"], request["model"]][request["user"]][0][0]
+        assert [item["item_id"] for item in body["items"]] == expected[: request["k"]]
+    assert versions == {"one", "two"}
 
 
-def test_what_goes_wrong_inside_is_logged_and_not_shown(shelf, monkeypatch, caplog):
+def test_internal_errors_are_logged_and_not_sent(snapshot, monkeypatch, caplog):
     def broken(*_):
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(type(shelf), "find_items", broken)
-    app = build_app(Service(lambda: shelf, lambda: 0))
-    with TestClient(app, raise_server_exceptions=False) as web:
-        answer = web.get("/v1/items", params={"query": "a"})
-    assert answer.status_code == 500
-    assert answer.json() == {"detail": "the service failed; its log says why"}
-    shown = "".join(traceback.format_exception(caplog.records[0].exc_info[1]))
-    assert "/secret/path" in shown
+    monkeypatch.setattr(type(snapshot), "find_items", broken)
+    app = build_app(Service(lambda: snapshot, lambda: 0))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        response = client.get("/v1/items", params={"query": "a"})
+    assert response.status_code == 500
+    assert response.json() == {"detail": "Internal error. See the log of the service."}
+    logged = "".join(traceback.format_exception(caplog.records[0].exc_info[1]))
+    assert "/secret/path" in logged

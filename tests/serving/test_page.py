@@ -1,4 +1,4 @@
-"""The page in a real browser, against a real server."""
+"""The comparison page in Chromium, against a running server."""
 
 import os
 import shutil
@@ -23,20 +23,20 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def browser():
-    assert CHROMIUM, "this run must test the page, but chromium is not installed"
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    assert CHROMIUM, "RECOACH_NEEDS_BROWSER is set, but chromium is not installed"
+    with playwright.sync_playwright() as api:
+        opened = api.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
 
 
-class Served:
-    """A service on a free port, in a thread."""
+class RunningServer:
+    """A service in a thread, on a free port."""
 
-    def __init__(self, shelf, **settings):
+    def __init__(self, snapshot, **settings):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        app = build_app(Service(lambda: shelf, lambda: 0), **settings)
+        app = build_app(Service(lambda: snapshot, lambda: 0), **settings)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio"))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 
@@ -56,34 +56,38 @@ class Served:
 def page(browser):
     opened = browser.new_page(viewport={"width": 390, "height": 800})
     opened.set_default_timeout(10_000)
-    complaints = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
     yield opened
     opened.close()
-    assert not complaints
+    assert not errors
 
 
-def test_a_user_and_both_lists(page, shelf):
-    with Served(shelf) as url:
+def test_both_lists_of_a_user_are_shown(page, snapshot):
+    with RunningServer(snapshot) as url:
         page.goto(url)
         page.locator("#about", has_text="20 items").wait_for()
         page.fill("#user", "u3")
         page.fill("#k", "4")
         page.click("text=Show both lists")
         page.wait_for_selector("section.side")
-        ask = shelf.ask(user="u3", history=None, k=4, exclude_seen=True, candidates=None)
-        for place, name in enumerate(("base", "tuned")):
-            side = page.locator("section.side").nth(place)
+        query = snapshot.build_query(
+            user="u3", history=None, k=4, exclude_seen=True, candidates=None
+        )
+        for index, name in enumerate(("base", "tuned")):
+            side = page.locator("section.side").nth(index)
             assert side.locator("h2").inner_text() == name
-            wanted = [shelf.titles[item] for item in shelf.best(name, [ask])[0].items]
-            assert side.locator("li > span:first-child").all_inner_texts() == wanted
+            expected = [
+                snapshot.titles[item] for item in snapshot.recommend(name, [query])[0].items
+            ]
+            assert side.locator("li > span:first-child").all_inner_texts() == expected
         assert "of 4 items are in both lists" in page.inner_text("#words")
         width = page.evaluate("document.documentElement.scrollWidth")
-        assert width <= 390  # nothing sticks out on a phone
+        assert width <= 390  # no horizontal scrolling on a phone
 
 
-def test_items_are_picked_by_title_and_taken_out_again(page, shelf):
-    with Served(shelf) as url:
+def test_history_items_are_added_by_title_and_removed(page, snapshot):
+    with RunningServer(snapshot) as url:
         page.goto(url)
         page.fill("#item", "title of i1")
         page.wait_for_selector("#items option[value='i1']", state="attached")
@@ -95,22 +99,22 @@ def test_items_are_picked_by_title_and_taken_out_again(page, shelf):
         assert page.locator("#history .chip").all_inner_texts() == ["Title of i1 ×"]
         page.click("text=Show both lists")
         page.wait_for_selector("section.side")
-        assert page.inner_text("#past").endswith("Title of i1")
+        assert page.inner_text("#shown-history").endswith("Title of i1")
 
 
-def test_what_is_wrong_is_said(page, shelf):
-    with Served(shelf) as url:
+def test_error_messages_are_shown(page, snapshot):
+    with RunningServer(snapshot) as url:
         page.goto(url)
         page.click("text=Show both lists")
-        page.locator("#problem", has_text="pick items").wait_for()
-        assert page.inner_text("#problem") == "Type a user or pick items first."
+        page.locator("#error", has_text="choose items").wait_for()
+        assert page.inner_text("#error") == "Enter a user ID or choose items first."
         page.fill("#user", "nobody")
         page.click("text=Show both lists")
-        page.locator("#problem", has_text="no user 'nobody'").wait_for()
+        page.locator("#error", has_text="No user 'nobody'").wait_for()
 
 
-def test_a_key_is_asked_for_and_kept_for_the_page(page, shelf):
-    with Served(shelf, api_key="secret") as url:
+def test_the_page_asks_for_the_key_and_sends_it(page, snapshot):
+    with RunningServer(snapshot, api_key="secret") as url:
         page.goto(url)
         page.wait_for_selector("#key-box", state="visible")
         page.fill("#key", "secret")
@@ -121,10 +125,12 @@ def test_a_key_is_asked_for_and_kept_for_the_page(page, shelf):
         page.wait_for_selector("section.side")
 
 
-def test_titles_are_text_never_code(page, shelf):
+def test_titles_are_not_interpreted_as_html(page, snapshot):
     attack = "<img src=x onerror=\"document.title='taken over'\">"
-    hostile = ModelSnapshot(shelf.dataset, shelf.models, [attack] * len(shelf.titles), "one")
-    with Served(hostile) as url:
+    hostile = ModelSnapshot(
+        snapshot.dataset, snapshot.models, [attack] * len(snapshot.titles), "one"
+    )
+    with RunningServer(hostile) as url:
         page.goto(url)
         page.fill("#user", "u3")
         page.click("text=Show both lists")

@@ -1,4 +1,4 @@
-"""What the service answers is what its OpenAPI says; schemathesis makes the requests from it."""
+"""Responses conform to the OpenAPI schema; schemathesis generates requests from the schema."""
 
 import pytest
 
@@ -18,34 +18,35 @@ OPERATIONS += [("POST", f"/v1/{name}") for name in ("recommend", "recommend/batc
 
 
 @pytest.fixture
-def schema(shelf):
-    limits = Limits(body_bytes=1 << 26)  # no request is too large; the limit has tests of its own
-    app = build_app(Service(lambda: shelf, lambda: 0), limits=limits)
+def schema(snapshot):
+    limits = Limits(max_body_bytes=1 << 26)  # above any generated request
+    app = build_app(Service(lambda: snapshot, lambda: 0), limits=limits)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
-def named(case):
-    """Put ids of the log in the place of others, so that a right request gets its lists."""
-    wishes = case.body.get("requests", [case.body]) if isinstance(case.body, dict) else []
-    for wish in wishes:
-        known = {"user": "u1", "history": ["i1"], "candidates": ["i1", "i2"], "model": "base"}
-        wish |= {name: known[name] for name in wish if wish[name] and name in known}
+def with_known_ids(case):
+    """Replace IDs and model names by existing ones, so that a valid request succeeds."""
+    requests = case.body.get("requests", [case.body]) if isinstance(case.body, dict) else []
+    known = {"user": "u1", "history": ["i1"], "candidates": ["i1", "i2"], "model": "base"}
+    for request in requests:
+        request |= {name: known[name] for name in request if request[name] and name in known}
     return case
 
 
-def test_every_operation_is_asked(schema):
-    asked = [(found.ok().method.upper(), found.ok().path) for found in schema.get_all_operations()]
-    assert sorted(asked) == sorted(OPERATIONS)
+def test_the_schema_lists_every_operation(schema):
+    results = [result.ok() for result in schema.get_all_operations()]
+    operations = [(operation.method.upper(), operation.path) for operation in results]
+    assert sorted(operations) == sorted(OPERATIONS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "path", "right"),
+    ("method", "path", "valid"),
     [(*operation, True) for operation in OPERATIONS]
-    + [(*operation, False) for operation in OPERATIONS[2:]],  # the first two can be asked no wrong
+    + [(*operation, False) for operation in OPERATIONS[2:]],  # the first two take no input
 )
-def test_every_answer_is_what_the_schema_says(schema, method, path, right):
-    mode = GenerationMode.POSITIVE if right else GenerationMode.NEGATIVE
+def test_responses_conform_to_the_schema(schema, method, path, valid):
+    mode = GenerationMode.POSITIVE if valid else GenerationMode.NEGATIVE
 
     @settings(
         max_examples=500,
@@ -55,10 +56,10 @@ def test_every_answer_is_what_the_schema_says(schema, method, path, right):
         suppress_health_check=list(HealthCheck),
     )
     @given(schema[path][method].as_strategy(generation_mode=mode))
-    def answered(case):
-        # A request that is right in form may still ask for what is not in the log.
-        (named(case) if right else case).call_and_validate(
+    def validate(case):
+        # A request that conforms to the schema may still name IDs that do not exist.
+        (with_known_ids(case) if valid else case).call_and_validate(
             excluded_checks=[positive_data_acceptance]
         )
 
-    answered()
+    validate()

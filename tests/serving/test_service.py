@@ -1,4 +1,4 @@
-"""Many at once, a run that changes below, and a queue that is full."""
+"""Concurrent queries, reloads and a full queue."""
 
 import asyncio
 import threading
@@ -10,148 +10,160 @@ from recoach.serving import service as module
 from recoach.serving.service import OverloadedError, Service
 
 
-def wish(shelf, user, k=5):
-    return shelf.ask(user=user, history=None, k=k, exclude_seen=True, candidates=None)
+def query(snapshot, user, k=5):
+    return snapshot.build_query(user=user, history=None, k=k, exclude_seen=True, candidates=None)
 
 
-def serving(load, stamp=lambda: 0, **settings):
-    return Service(load, stamp, **settings)
+def make_service(load, fingerprint=lambda: 0, **settings):
+    return Service(load, fingerprint, **settings)
 
 
-def test_each_gets_his_own_list_though_ranked_together(shelf, monkeypatch):
+def test_batched_queries_get_the_lists_of_single_queries(snapshot, monkeypatch):
     sizes = []
-    plain = type(shelf).best
+    original = type(snapshot).recommend
 
-    def counted(self, model, asks):
-        sizes.append(len(asks))
-        return plain(self, model, asks)
+    def counted(self, model, queries):
+        sizes.append(len(queries))
+        return original(self, model, queries)
 
-    monkeypatch.setattr(type(shelf), "best", counted)
+    monkeypatch.setattr(type(snapshot), "recommend", counted)
     users = [f"u{n % 30}" for n in range(200)]
 
-    async def ask_all():
-        async with serving(lambda: shelf) as service:
+    async def send_all():
+        async with make_service(lambda: snapshot) as service:
             return await asyncio.gather(
                 *(
-                    service.best(shelf, "base" if n % 2 else "tuned", [wish(shelf, user)])
+                    service.recommend(
+                        snapshot, "base" if n % 2 else "tuned", [query(snapshot, user)]
+                    )
                     for n, user in enumerate(users)
                 )
             )
 
-    answers = asyncio.run(ask_all())
+    results = asyncio.run(send_all())
     assert max(sizes) > 8
-    assert max(sizes) <= module.AT_ONCE
-    for n, (user, answer) in enumerate(zip(users, answers, strict=True)):
-        alone = plain(shelf, "base" if n % 2 else "tuned", [wish(shelf, user)])[0]
-        assert answer[0].items.tolist() == alone.items.tolist()
+    assert max(sizes) <= module.MICRO_BATCH_SIZE
+    for n, (user, result) in enumerate(zip(users, results, strict=True)):
+        expected = original(snapshot, "base" if n % 2 else "tuned", [query(snapshot, user)])[0]
+        assert result[0].items.tolist() == expected.items.tolist()
 
 
-def test_a_change_is_served_and_those_who_asked_before_get_the_old(make_shelf):
-    shelves = {0: make_shelf("one"), 1: make_shelf("two", seed=5)}
-    state = {"stamp": 0}
+def test_a_reload_serves_new_weights_and_pending_queries_get_the_old_ones(make_snapshot):
+    snapshots = {0: make_snapshot("one"), 1: make_snapshot("two", seed=5)}
+    state = {"version": 0}
 
     async def follow():
-        async with serving(
-            lambda: shelves[state["stamp"]], lambda: state["stamp"], reload_seconds=0.01
+        async with make_service(
+            lambda: snapshots[state["version"]], lambda: state["version"], reload_seconds=0.01
         ) as service:
-            old = service.shelf
-            before = service.best(old, "tuned", [wish(old, "u3")])
-            state["stamp"] = 1
-            while service.shelf.version == "one":
+            old = service.snapshot
+            before = service.recommend(old, "tuned", [query(old, "u3")])
+            state["version"] = 1
+            while service.snapshot.version == "one":
                 await asyncio.sleep(0.01)
-            after = await service.best(service.shelf, "tuned", [wish(service.shelf, "u3")])
+            after = await service.recommend(
+                service.snapshot, "tuned", [query(service.snapshot, "u3")]
+            )
             return await before, after
 
     before, after = asyncio.run(follow())
-    for shelf, answer in ((shelves[0], before), (shelves[1], after)):
-        alone = shelf.best("tuned", [wish(shelf, "u3")])[0]
-        assert answer[0].items.tolist() == alone.items.tolist()
-        assert answer[0].scores == alone.scores
+    for snapshot, result in ((snapshots[0], before), (snapshots[1], after)):
+        expected = snapshot.recommend("tuned", [query(snapshot, "u3")])[0]
+        assert result[0].items.tolist() == expected.items.tolist()
+        assert result[0].scores == expected.scores
     assert before[0].scores != after[0].scores
 
 
-def test_a_damaged_change_leaves_the_old_one_in_service_until_it_is_mended(make_shelf):
-    state = {"stamp": 0}
+def test_a_failed_reload_keeps_the_old_snapshot_until_the_run_is_repaired(make_snapshot):
+    state = {"version": 0}
 
     def load():
-        if state["stamp"] == 1:
+        if state["version"] == 1:
             raise ModelError("half a file")
-        return make_shelf(str(state["stamp"]))
+        return make_snapshot(str(state["version"]))
 
     async def follow():
-        async with serving(load, lambda: state["stamp"], reload_seconds=0.01) as service:
-            state["stamp"] = 1
-            while not service.trouble:
+        async with make_service(load, lambda: state["version"], reload_seconds=0.01) as service:
+            state["version"] = 1
+            while not service.reload_error:
                 await asyncio.sleep(0.01)
-            assert service.trouble == "half a file"
-            assert service.shelf.version == "0"
-            state["stamp"] = 2
-            while service.trouble:
+            assert service.reload_error == "half a file"
+            assert service.snapshot.version == "0"
+            state["version"] = 2
+            while service.reload_error:
                 await asyncio.sleep(0.01)
-            assert service.shelf.version == "2"
+            assert service.snapshot.version == "2"
 
     asyncio.run(follow())
 
 
-def test_a_full_queue_refuses_and_recovers(shelf, monkeypatch):
-    go = threading.Event()
-    plain = type(shelf).best
+def test_a_full_queue_rejects_queries_and_recovers(snapshot, monkeypatch):
+    release = threading.Event()
+    original = type(snapshot).recommend
     monkeypatch.setattr(
-        type(shelf), "best", lambda self, model, asks: go.wait(10) and plain(self, model, asks)
+        type(snapshot),
+        "recommend",
+        lambda self, model, queries: release.wait(10) and original(self, model, queries),
     )
 
     async def fill():
-        async with serving(lambda: shelf, queue=3) as service:
-            first = asyncio.create_task(service.best(shelf, "base", [wish(shelf, "u1")]))
-            await asyncio.sleep(0.05)  # taken off the queue, on the ranking thread
+        async with make_service(lambda: snapshot, queue_size=3) as service:
+            first = asyncio.create_task(
+                service.recommend(snapshot, "base", [query(snapshot, "u1")])
+            )
+            await asyncio.sleep(0.05)  # off the queue, in the ranking thread
             more = [
-                asyncio.create_task(service.best(shelf, "base", [wish(shelf, "u2")]))
+                asyncio.create_task(service.recommend(snapshot, "base", [query(snapshot, "u2")]))
                 for _ in range(3)
             ]
             await asyncio.sleep(0.05)
-            with pytest.raises(OverloadedError, match="more than 3"):
-                await service.best(shelf, "base", [wish(shelf, "u3")])
-            go.set()
+            with pytest.raises(OverloadedError, match="queue of 3 requests is full"):
+                await service.recommend(snapshot, "base", [query(snapshot, "u3")])
+            release.set()
             await asyncio.gather(first, *more)
-            return await service.best(shelf, "base", [wish(shelf, "u3")])
+            return await service.recommend(snapshot, "base", [query(snapshot, "u3")])
 
     assert len(asyncio.run(fill())[0].items) == 5
 
 
-def test_who_has_gone_is_not_ranked_for(shelf, monkeypatch):
-    go, asked = threading.Event(), []
-    plain = type(shelf).best
+def test_cancelled_queries_are_not_ranked(snapshot, monkeypatch):
+    release, ranked_users = threading.Event(), []
+    original = type(snapshot).recommend
 
-    def slow(self, model, asks):
-        asked.extend(ask.user for ask in asks)
-        go.wait(10)
-        return plain(self, model, asks)
+    def slow(self, model, queries):
+        ranked_users.extend(query.user for query in queries)
+        release.wait(10)
+        return original(self, model, queries)
 
-    monkeypatch.setattr(type(shelf), "best", slow)
+    monkeypatch.setattr(type(snapshot), "recommend", slow)
 
-    async def leave():
-        async with serving(lambda: shelf) as service:
-            first = asyncio.create_task(service.best(shelf, "base", [wish(shelf, "u1")]))
+    async def cancel_one():
+        async with make_service(lambda: snapshot) as service:
+            first = asyncio.create_task(
+                service.recommend(snapshot, "base", [query(snapshot, "u1")])
+            )
             await asyncio.sleep(0.05)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
-                    await service.best(shelf, "base", [wish(shelf, "u2")])
-            go.set()
+                    await service.recommend(snapshot, "base", [query(snapshot, "u2")])
+            release.set()
             await first
-            await service.best(shelf, "base", [wish(shelf, "u3")])
+            await service.recommend(snapshot, "base", [query(snapshot, "u3")])
 
-    asyncio.run(leave())
-    assert asked == [shelf.users["u1"], shelf.users["u3"]]
+    asyncio.run(cancel_one())
+    assert ranked_users == [snapshot.user_index["u1"], snapshot.user_index["u3"]]
 
 
-def test_a_failure_reaches_all_who_asked_and_the_service_goes_on(shelf, monkeypatch):
-    plain = type(shelf).best
+def test_an_error_reaches_every_caller_and_the_service_continues(snapshot, monkeypatch):
+    original = type(snapshot).recommend
 
     async def fail():
-        async with serving(lambda: shelf) as service:
+        async with make_service(lambda: snapshot) as service:
             with pytest.raises(KeyError):
-                await service.best(shelf, "no such model", [wish(shelf, "u1"), wish(shelf, "u2")])
-            return await service.best(shelf, "base", [wish(shelf, "u1")])
+                await service.recommend(
+                    snapshot, "no such model", [query(snapshot, "u1"), query(snapshot, "u2")]
+                )
+            return await service.recommend(snapshot, "base", [query(snapshot, "u1")])
 
-    expected = plain(shelf, "base", [wish(shelf, "u1")])[0]
+    expected = original(snapshot, "base", [query(snapshot, "u1")])[0]
     assert asyncio.run(fail())[0].items.tolist() == expected.items.tolist()

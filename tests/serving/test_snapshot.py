@@ -1,91 +1,93 @@
-"""What a server says is what `recommend` says, whoever asks at the same time."""
+"""A snapshot gives the lists of `recommend`, whatever else is in the batch."""
 
 import numpy as np
 import pytest
 
 from recoach.errors import DataError
 from recoach.models.registry import MODELS
-from recoach.serving.explanations import explanation
+from recoach.serving.explanations import compare_models
 from recoach.serving.recommend import recommend
 
 
-def wish(shelf, user=None, history=None, k=5, exclude_seen=True, candidates=None):
-    return shelf.ask(
+def query(snapshot, user=None, history=None, k=5, exclude_seen=True, candidates=None):
+    return snapshot.build_query(
         user=user, history=history, k=k, exclude_seen=exclude_seen, candidates=candidates
     )
 
 
-def listed(shelf, best):
-    return [shelf.item_ids[item] for item in best.items]
+def item_ids(snapshot, recommendation):
+    return [snapshot.item_ids[item] for item in recommendation.items]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_mixed_batch_is_answered_as_each_alone_and_as_offline(make_shelf, name):
-    shelf = make_shelf(name=name)
-    model, few = shelf.models["tuned"], ["i1", "i2", "i3", "i4"]
-    asks = [
-        wish(shelf, "u3"),
-        wish(shelf, "u3", exclude_seen=False, k=20),
-        wish(shelf, history=["i5", "unknown", "i6"], k=3),
-        wish(shelf, "u9", candidates=few),
-        wish(shelf, "u8", candidates=few, k=1),
+def test_a_mixed_batch_equals_single_queries_and_recommend(make_snapshot, name):
+    snapshot = make_snapshot(name=name)
+    model, candidates = snapshot.models["tuned"], ["i1", "i2", "i3", "i4"]
+    queries = [
+        query(snapshot, "u3"),
+        query(snapshot, "u3", exclude_seen=False, k=20),
+        query(snapshot, history=["i5", "unknown", "i6"], k=3),
+        query(snapshot, "u9", candidates=candidates),
+        query(snapshot, "u8", candidates=candidates, k=1),
     ]
-    together = shelf.best("tuned", asks)
-    for ask, best in zip(asks, together, strict=True):
-        alone = shelf.best("tuned", [ask])[0]
-        assert alone.scores == pytest.approx(best.scores, abs=1e-6)
-        if name != "popularity":  # many ties there
-            assert alone.items.tolist() == best.items.tolist()
-    offline = [
-        recommend(model, shelf.dataset, ["u3"], k=5),
-        recommend(model, shelf.dataset, ["u3"], k=20, exclude_seen=False),
-        recommend(model, shelf.dataset, {"new": ["i5", "i6"]}, k=3),
-        recommend(model, shelf.dataset, ["u9"], k=5, candidates=few),
-        recommend(model, shelf.dataset, ["u8"], k=1, candidates=few),
+    batch = snapshot.recommend("tuned", queries)
+    for one, recommendation in zip(queries, batch, strict=True):
+        single = snapshot.recommend("tuned", [one])[0]
+        assert single.scores == pytest.approx(recommendation.scores, abs=1e-6)
+        if name != "popularity":  # which has many ties
+            assert single.items.tolist() == recommendation.items.tolist()
+    frames = [
+        recommend(model, snapshot.dataset, ["u3"], k=5),
+        recommend(model, snapshot.dataset, ["u3"], k=20, exclude_seen=False),
+        recommend(model, snapshot.dataset, {"new": ["i5", "i6"]}, k=3),
+        recommend(model, snapshot.dataset, ["u9"], k=5, candidates=candidates),
+        recommend(model, snapshot.dataset, ["u8"], k=1, candidates=candidates),
     ]
-    for best, frame in zip(together, offline, strict=True):
-        assert best.scores == pytest.approx(frame["score"].to_list(), abs=1e-5)
+    for recommendation, frame in zip(batch, frames, strict=True):
+        assert recommendation.scores == pytest.approx(frame["score"].to_list(), abs=1e-5)
         if name != "popularity":
-            assert listed(shelf, best) == frame["item_id"].to_list()
+            assert item_ids(snapshot, recommendation) == frame["item_id"].to_list()
 
 
-def test_who_and_what_is_unknown_is_said(shelf):
+def test_unknown_users_and_items_are_rejected(snapshot):
     with pytest.raises(KeyError):
-        wish(shelf, "nobody")
-    with pytest.raises(DataError, match="none of the 2 items"):
-        wish(shelf, history=["x", "y"])
+        query(snapshot, "nobody")
+    with pytest.raises(DataError, match="None of the 2 items"):
+        query(snapshot, history=["x", "y"])
     with pytest.raises(DataError, match="None of the 1 candidates"):
-        wish(shelf, "u3", candidates=["x"])
+        query(snapshot, "u3", candidates=["x"])
 
 
-def test_items_are_found_by_title_or_id_the_most_taken_first(shelf):
-    found = shelf.find_items("TITLE of i1", 20)
-    assert {shelf.item_ids[item] for item in found} == {"i1", *(f"i{n}" for n in range(10, 20))}
-    taken = shelf.taken[found]
-    assert (np.diff(taken) <= 0).all()
-    assert shelf.find_items("Title of i1", 2) == found[:2]
-    assert shelf.find_items(".*", 20) == []
-    assert shelf.find_users("u1", 3) == ["u1", "u10", "u11"]
+def test_items_are_found_by_title_or_id_most_popular_first(snapshot):
+    matches = snapshot.find_items("TITLE of i1", 20)
+    assert {snapshot.item_ids[item] for item in matches} == {
+        "i1",
+        *(f"i{n}" for n in range(10, 20)),
+    }
+    counts = snapshot.item_counts[matches]
+    assert (np.diff(counts) <= 0).all()
+    assert snapshot.find_items("Title of i1", 2) == matches[:2]
+    assert snapshot.find_items(".*", 20) == []
+    assert snapshot.find_users("u1", 3) == ["u1", "u10", "u11"]
 
 
-def test_the_difference_of_two_lists_in_figures(shelf):
-    ask = wish(shelf, "u3", k=4)
-    told = explanation(shelf, ask)
-    assert [side.model for side in told.sides] == ["base", "tuned"]
-    everything = wish(shelf, "u3", k=20)
-    for side, other in zip(told.sides, ("tuned", "base"), strict=True):
-        ranking = listed(shelf, shelf.best(other, [everything])[0])
+def test_the_figures_of_a_comparison_are_correct(snapshot):
+    comparison = compare_models(snapshot, query(snapshot, "u3", k=4))
+    assert [side.model for side in comparison.sides] == ["base", "tuned"]
+    all_items = query(snapshot, "u3", k=20)
+    for side, other in zip(comparison.sides, ("tuned", "base"), strict=True):
+        ranking = item_ids(snapshot, snapshot.recommend(other, [all_items])[0])
         for item in side.items:
             assert item.other_rank == ranking.index(item.item_id) + 1
-            assert item.taken == shelf.taken[shelf.items[item.item_id]]
-            assert item.because in told.history
+            assert item.taken == snapshot.item_counts[snapshot.item_index[item.item_id]]
+            assert item.because in comparison.history
             assert item.title == f"Title of {item.item_id}"
-    base, tuned = ({item.item_id for item in side.items} for side in told.sides)
-    assert told.words[0] == f"{len(base & tuned)} of 4 items are in both lists."
+    base, tuned = ({item.item_id for item in side.items} for side in comparison.sides)
+    assert comparison.words[0] == f"{len(base & tuned)} of 4 items are in both lists."
 
 
-def test_lists_of_the_same_items_are_called_so(make_shelf):
-    shelf = make_shelf(seed=0)
-    assert explanation(shelf, wish(shelf, "u3")).words == [
-        "Both show the same items in the same order."
+def test_a_comparison_of_equal_lists_says_so(make_snapshot):
+    snapshot = make_snapshot(seed=0)
+    assert compare_models(snapshot, query(snapshot, "u3")).words == [
+        "Both lists contain the same items in the same order."
     ]

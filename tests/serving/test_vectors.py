@@ -1,4 +1,4 @@
-"""Vectors on disk rank as the model does."""
+"""Exported vectors give the scores of the model."""
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ DATASET = leave_last_out(cycle(24, 12, length=7))
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"popularity"}))
-def test_products_of_the_vectors_are_the_scores(name, tmp_path):
+def test_dot_products_of_exported_vectors_equal_the_scores(name, tmp_path):
     model = build_model(name, DATASET, dim=8)
     users, items = (
         pl.read_parquet(path) for path in export_vectors(model, DATASET, tmp_path / "v")
@@ -23,8 +23,8 @@ def test_products_of_the_vectors_are_the_scores(name, tmp_path):
     assert items["item_id"].to_list() == DATASET.item_ids.to_list()
     assert users["vector"].dtype == pl.Array(pl.Float32, items["vector"].dtype.shape)
     scores = users["vector"].to_numpy() @ items["vector"].to_numpy().T
-    asked = recommend(model, DATASET, ["u0003"], k=12, exclude_seen=False)
-    place = {item: number for number, item in enumerate(DATASET.item_ids)}
-    mine = scores[users["user_id"].to_list().index("u0003")]
-    found = [mine[place[item]] for item in asked["item_id"]]
-    assert np.allclose(found, asked["score"].to_numpy(), atol=1e-5)
+    frame = recommend(model, DATASET, ["u0003"], k=12, exclude_seen=False)
+    item_index = {item_id: index for index, item_id in enumerate(DATASET.item_ids)}
+    user_scores = scores[users["user_id"].to_list().index("u0003")]
+    exported = [user_scores[item_index[item_id]] for item_id in frame["item_id"]]
+    assert np.allclose(exported, frame["score"].to_numpy(), atol=1e-5)

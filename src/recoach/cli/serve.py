@@ -80,11 +80,11 @@ def serve(
         h11_max_incomplete_event_size=65_536,
     )
     console.print(
-        f"{path} ({', '.join(service.shelf.models)}) at "
+        f"{path} ({', '.join(service.snapshot.models)}) at "
         f"http://{host}:{listening.getsockname()[1]}/ ; docs at /docs, Ctrl-C stops",
         highlight=False,
     )
-    if service.shelf.dataset.n_items > EXACT_UP_TO and not service.shelf.indexes:
+    if service.snapshot.dataset.n_items > EXACT_UP_TO and not service.snapshot.faiss_indexes:
         console.print(
             "Every list looks at all items; pip install 'recoach[ann]' makes it quicker.",
             markup=False,

@@ -1,1 +1,1 @@
-"""Recommendations from a trained model; knows nothing of training."""
+"""Recommendations from a trained model: lists, HTTP service, exports. Imports no training code."""

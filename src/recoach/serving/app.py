@@ -1,4 +1,4 @@
-"""The service as HTTP: routes, errors in one sentence, nothing of the inside shown."""
+"""The HTTP API: routes, error responses and the comparison page."""
 
 import asyncio
 import logging
@@ -14,28 +14,28 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from recoach.errors import DataError
 from recoach.serving import schemas
-from recoach.serving.explanations import explanation
-from recoach.serving.limits import Guards, Limits
+from recoach.serving.explanations import compare_models
+from recoach.serving.limits import Limits, LimitsMiddleware
 from recoach.serving.schemas import BatchRequest, RecommendRequest, RecommendResponse
 from recoach.serving.service import OverloadedError, Service
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
 _log = logging.getLogger("recoach.serving")
-_FOUND = 20
+_MAX_SEARCH_RESULTS = 20
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
 
 Text = Annotated[str, Query(max_length=200)]
-_PROBLEMS = {
-    400: "the body is not UTF-8",
-    401: "no valid API key",
-    404: "no such user or model",
-    408: "the body came too slowly",
-    413: "the body is too large",
-    422: "a value out of range, or ids that are not in the log",
-    503: "too many requests wait",
-    504: "no answer in time",
+_ERRORS = {
+    400: "The body is not valid UTF-8.",
+    401: "The API key is missing or wrong.",
+    404: "The user or the model does not exist.",
+    408: "The body took too long to arrive.",
+    413: "The body is too large.",
+    422: "A value is out of range, or no ID is in the catalogue.",
+    503: "The queue is full.",
+    504: "The response took too long.",
 }
 
 
@@ -49,12 +49,12 @@ def build_app(
     """Return the ASGI application.
 
     Args:
-        service: ranks; started and stopped with the application.
-        limits: what a request may cost.
-        api_key: asked of every caller but those of `/` and `/health`; None lets everybody in.
-        page: offer the page at `/` and what it looks things up with, user ids among it.
+        service: computes the recommendations; started and stopped with the application.
+        limits: largest size and longest times of a request.
+        api_key: required on every path except `/` and `/health`; None accepts every caller.
+        page: serve the comparison page at `/` and the routes it uses, which list user IDs.
     """
-    bounds = limits or Limits()
+    request_limits = limits or Limits()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -63,61 +63,61 @@ def build_app(
 
     app = FastAPI(
         title="Recoach",
-        description="Lists from a recommender, before and after fine-tuning.",
+        description="Recommendations from a base model and its fine-tuned version.",
         version=metadata.version("recoach"),
         lifespan=lifespan,
         responses={
-            status: {"model": schemas.Problem, "description": words}
-            for status, words in _PROBLEMS.items()
+            status: {"model": schemas.ErrorResponse, "description": description}
+            for status, description in _ERRORS.items()
         },
     )
-    app.add_middleware(Guards, limits=bounds, api_key=api_key)
-    _handle_errors(app)
-    _serve_lists(app, service, bounds)
+    app.add_middleware(LimitsMiddleware, limits=request_limits, api_key=api_key)
+    _add_error_handlers(app)
+    _add_recommend_routes(app, service, request_limits)
     if page:
-        _serve_page(app, service, bounds)
+        _add_page_routes(app, service, request_limits)
     return app
 
 
-def _serve_lists(app: FastAPI, service: Service, limits: Limits) -> None:
+def _add_recommend_routes(app: FastAPI, service: Service, limits: Limits) -> None:
     @app.get("/health")
     async def health() -> schemas.Health:
-        """Tell that the service answers, and by which weights."""
-        return schemas.Health(version=service.shelf.version)
+        """Return the status of the service and the version of its weights."""
+        return schemas.Health(version=service.snapshot.version)
 
     @app.get("/v1/models")
     async def models() -> schemas.Models:
-        """Tell which models can be asked."""
-        shelf = service.shelf
+        """Return the models of the run and the size of its dataset."""
+        snapshot = service.snapshot
         return schemas.Models(
             models=[
                 schemas.ModelInfo(
                     name=name,
                     kind=type(model).__name__,
-                    served=name == shelf.served,
-                    search="approximate" if name in shelf.indexes else "exact",
+                    served=name == snapshot.default_model,
+                    search="approximate" if name in snapshot.faiss_indexes else "exact",
                 )
-                for name, model in shelf.models.items()
+                for name, model in snapshot.models.items()
             ],
-            version=shelf.version,
-            dataset=shelf.dataset.name,
-            users=shelf.dataset.n_users,
-            items=shelf.dataset.n_items,
-            trouble=service.trouble,
+            version=snapshot.version,
+            dataset=snapshot.dataset.name,
+            users=snapshot.dataset.n_users,
+            items=snapshot.dataset.n_items,
+            trouble=service.reload_error,
         )
 
     @app.post("/v1/recommend")
     async def recommend(request: RecommendRequest) -> RecommendResponse:
-        """Return the best items of a user, or after a history."""
-        return (await _answer(service, [request], limits))[0]
+        """Return the best items for a user of the log or for a history."""
+        return (await _recommend(service, [request], limits))[0]
 
     @app.post("/v1/recommend/batch")
     async def recommend_batch(batch: BatchRequest) -> schemas.BatchResponse:
-        """Return several lists; one wrong request refuses all."""
-        return schemas.BatchResponse(responses=await _answer(service, batch.requests, limits))
+        """Return one list for each request; one invalid request rejects the whole batch."""
+        return schemas.BatchResponse(responses=await _recommend(service, batch.requests, limits))
 
 
-def _serve_page(app: FastAPI, service: Service, limits: Limits) -> None:
+def _add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
     content = files("recoach.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -127,53 +127,59 @@ def _serve_page(app: FastAPI, service: Service, limits: Limits) -> None:
 
     @app.post("/v1/compare")
     async def compare(request: RecommendRequest) -> schemas.Comparison:
-        """Return the lists of base and served model for the same wish, and what sets them apart."""
-        shelf = service.shelf
-        _, ask = _understood(shelf, request)
-        async with asyncio.timeout(limits.seconds):
-            return await service.compute(lambda: explanation(shelf, ask))
+        """Return the lists of the base and the default model, and their differences."""
+        snapshot = service.snapshot
+        _, query = _validate(snapshot, request)
+        async with asyncio.timeout(limits.response_timeout_seconds):
+            return await service.run_in_rank_thread(lambda: compare_models(snapshot, query))
 
     @app.get("/v1/items")
-    async def items(query: Text = "") -> schemas.Found:
-        """Return the items whose title or id holds what was typed; the most taken first."""
-        shelf = service.shelf
-        found = await service.compute(lambda: shelf.find_items(query, _FOUND))
-        ids, titles = ([names[item] for item in found] for names in (shelf.item_ids, shelf.titles))
-        return schemas.Found(ids=ids, titles=titles)
+    async def items(query: Text = "") -> schemas.SearchResults:
+        """Return items whose title or ID contains the query, most popular first."""
+        snapshot = service.snapshot
+        matches = await service.run_in_rank_thread(
+            lambda: snapshot.find_items(query, _MAX_SEARCH_RESULTS)
+        )
+        return schemas.SearchResults(
+            ids=[snapshot.item_ids[item] for item in matches],
+            titles=[snapshot.titles[item] for item in matches],
+        )
 
     @app.get("/v1/users")
-    async def users(query: Text = "") -> schemas.Found:
-        """Return user ids that begin with what was typed."""
-        shelf = service.shelf
-        ids = await service.compute(lambda: shelf.find_users(query, _FOUND))
-        return schemas.Found(ids=ids, titles=ids)
+    async def users(query: Text = "") -> schemas.SearchResults:
+        """Return user IDs that begin with the query."""
+        snapshot = service.snapshot
+        ids = await service.run_in_rank_thread(
+            lambda: snapshot.find_users(query, _MAX_SEARCH_RESULTS)
+        )
+        return schemas.SearchResults(ids=ids, titles=ids)
 
 
-async def _answer(
+async def _recommend(
     service: Service, requests: Sequence[RecommendRequest], limits: Limits
 ) -> list[RecommendResponse]:
-    """Rank for the requests of one call, all by the same state of the run."""
-    shelf = service.shelf
-    wishes = [_understood(shelf, request) for request in requests]
-    names = list(dict.fromkeys(name for name, _ in wishes))
-    async with asyncio.timeout(limits.seconds):
+    """Return the responses to the requests of one call, all from the same snapshot."""
+    snapshot = service.snapshot
+    validated = [_validate(snapshot, request) for request in requests]
+    queries: dict[str, list[RecommendQuery]] = {}
+    for name, query in validated:
+        queries.setdefault(name, []).append(query)
+    async with asyncio.timeout(limits.response_timeout_seconds):
         lists = await asyncio.gather(
-            *(
-                service.best(shelf, name, [ask for chosen, ask in wishes if chosen == name])
-                for name in names
-            )
+            *(service.recommend(snapshot, name, group) for name, group in queries.items())
         )
-    found = dict(zip(names, map(iter, lists), strict=True))
-    return [_response(shelf, name, next(found[name])) for name, _ in wishes]
+    results = dict(zip(queries, map(iter, lists), strict=True))
+    return [_response(snapshot, name, next(results[name])) for name, _ in validated]
 
 
-def _understood(shelf: ModelSnapshot, request: RecommendRequest) -> tuple[str, RecommendQuery]:
-    name = request.model or shelf.served
-    if name not in shelf.models:
-        known = ", ".join(shelf.models)
-        raise HTTPException(404, f"no model called {name!r}; there are {known}")
+def _validate(snapshot: ModelSnapshot, request: RecommendRequest) -> tuple[str, RecommendQuery]:
+    """Return the name of the model and the query of a request, or raise an HTTP error."""
+    name = request.model or snapshot.default_model
+    if name not in snapshot.models:
+        names = ", ".join(snapshot.models)
+        raise HTTPException(404, f"No model called {name!r}. Choose one of {names}.")
     try:
-        ask = shelf.ask(
+        query = snapshot.build_query(
             user=request.user,
             history=request.history,
             k=request.k,
@@ -182,43 +188,49 @@ def _understood(shelf: ModelSnapshot, request: RecommendRequest) -> tuple[str, R
         )
     except KeyError:
         raise HTTPException(
-            404, f"no user {request.user!r} in the log; give new users by their history"
+            404, f"No user {request.user!r} in the log. Send the history of a new user instead."
         ) from None
     except DataError as error:
         raise HTTPException(422, str(error)) from None
-    return name, ask
+    return name, query
 
 
-def _response(shelf: ModelSnapshot, model: str, best: Recommendation) -> RecommendResponse:
-    pairs = zip(best.items.tolist(), best.scores, strict=True)
+def _response(
+    snapshot: ModelSnapshot, model: str, recommendation: Recommendation
+) -> RecommendResponse:
+    scored_items = zip(recommendation.items.tolist(), recommendation.scores, strict=True)
     return RecommendResponse(
         model=model,
-        version=shelf.version,
+        version=snapshot.version,
         items=[
             schemas.Item(
-                rank=place, item_id=shelf.item_ids[item], score=score, title=shelf.titles[item]
+                rank=rank,
+                item_id=snapshot.item_ids[item],
+                score=score,
+                title=snapshot.titles[item],
             )
-            for place, (item, score) in enumerate(pairs, start=1)
+            for rank, (item, score) in enumerate(scored_items, start=1)
         ],
     )
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
+        location = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"detail": f"{location}: {first['msg']}"}, 422)
 
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 503, {"retry-after": "1"})
 
     @app.exception_handler(TimeoutError)
-    async def late(_: Request, __: TimeoutError) -> JSONResponse:
-        return JSONResponse({"detail": "no answer in time; try again"}, 504, {"retry-after": "1"})
+    async def timed_out(_: Request, __: TimeoutError) -> JSONResponse:
+        detail = "The response took too long. Try again."
+        return JSONResponse({"detail": detail}, 504, {"retry-after": "1"})
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
         _log.error("A request failed", exc_info=error)
-        return JSONResponse({"detail": "the service failed; its log says why"}, 500)
+        return JSONResponse({"detail": "Internal error. See the log of the service."}, 500)

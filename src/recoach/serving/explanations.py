@@ -1,4 +1,4 @@
-"""Why two models show the same user different lists, in figures and in words."""
+"""Comparison of the lists of two models for the same user, as figures and as sentences."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,106 +11,114 @@ from recoach.data.batches import Queries, user_queries
 from recoach.data.split import RaggedArray
 from recoach.evaluation.ranking import target_ranks
 from recoach.models.base import Embeddings, eval_mode
-from recoach.serving.schemas import Compared, Comparison, Side
+from recoach.serving.schemas import ComparedItem, ComparedList, Comparison
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
-_SHOWN = 20
-"""Last items of a history that are shown and searched for reasons."""
+_MAX_HISTORY = 20
+"""Number of last history items that are shown and compared with the recommended items."""
 
 
-def explanation(shelf: ModelSnapshot, ask: RecommendQuery) -> Comparison:
-    """Answer a wish by the first and the last model of a shelf and tell the lists apart.
+def compare_models(snapshot: ModelSnapshot, query: RecommendQuery) -> Comparison:
+    """Return the lists of the first and the default model for one query, and their differences.
 
-    With one model only there is one list and nothing to tell.
+    A snapshot with one model gives one list and no sentences.
     """
-    names = list(dict.fromkeys((next(iter(shelf.models)), shelf.served)))
-    lists = {name: shelf.best(name, [ask])[0] for name in names}
-    vectors = {name: _embedded(shelf, name, ask) for name in names}
+    names = list(dict.fromkeys((next(iter(snapshot.models)), snapshot.default_model)))
+    lists = {name: snapshot.recommend(name, [query])[0] for name in names}
+    embedded = {name: _embed(snapshot, name, query) for name in names}
     sides = []
     for name in names:
         other = names[1 - names.index(name)] if len(names) > 1 else name
-        ranks = _ranks(vectors[other], lists[name])
-        because = _nearest(vectors[name][1].items, lists[name], ask)
-        sides.append(_side(shelf, name, lists[name], ranks, because))
-    shown = ask.history[-_SHOWN:]
-    words = _words(shelf, [lists[name] for name in names]) if len(names) > 1 else []
-    return Comparison(history=[shelf.titles[item] for item in shown], sides=sides, words=words)
+        other_ranks = _ranks(embedded[other], lists[name])
+        similar_items = _most_similar(embedded[name][1].items, lists[name], query)
+        sides.append(_compared_list(snapshot, name, lists[name], other_ranks, similar_items))
+    history = [snapshot.titles[item] for item in query.history[-_MAX_HISTORY:]]
+    words = _summarize(snapshot, [lists[name] for name in names]) if len(names) > 1 else []
+    return Comparison(history=history, sides=sides, words=words)
 
 
 @torch.no_grad()
-def _embedded(shelf: ModelSnapshot, name: str, ask: RecommendQuery) -> tuple[Queries, Embeddings]:
-    model = shelf.models[name]
-    past = RaggedArray(np.array([0, len(ask.history)]), ask.history)
-    length = model.history_length or len(ask.history)
+def _embed(snapshot: ModelSnapshot, name: str, query: RecommendQuery) -> tuple[Queries, Embeddings]:
+    model = snapshot.models[name]
+    past = RaggedArray(np.array([0, len(query.history)]), query.history)
+    length = model.history_length or len(query.history)
     queries = user_queries(
-        past, np.zeros(1, dtype=np.int64), length, model.n_items, mask_seen=ask.exclude_seen
+        past, np.zeros(1, dtype=np.int64), length, model.n_items, mask_seen=query.exclude_seen
     )
-    queries = replace(queries, users=torch.tensor([ask.user])).to(model.device)
+    queries = replace(queries, users=torch.tensor([query.user])).to(model.device)
     with eval_mode(model):
         return queries, model.embed(queries)
 
 
-def _ranks(asked: tuple[Queries, Embeddings], best: Recommendation) -> list[int]:
-    queries, vectors = asked
-    items = torch.from_numpy(best.items).to(vectors.items.device)
+def _ranks(embedded: tuple[Queries, Embeddings], recommendation: Recommendation) -> list[int]:
+    """Return the rank of each recommended item in a model's full ranking."""
+    queries, vectors = embedded
+    items = torch.from_numpy(recommendation.items).to(vectors.items.device)
     ranks = target_ranks(
         vectors.users, vectors.items, (torch.zeros_like(items), items), queries.seen
     )
     return [int(rank) for rank in ranks]
 
 
-def _nearest(items: Tensor, best: Recommendation, ask: RecommendQuery) -> list[int]:
-    """Return, for each item of a list, the item of the history with the most similar vector."""
-    past = torch.from_numpy(ask.history[-_SHOWN:].astype(np.int64)).to(items.device)
-    listed = torch.from_numpy(best.items).to(items.device)
-    alike = (
-        torch.nn.functional.normalize(items[listed], dim=1)
-        @ torch.nn.functional.normalize(items[past], dim=1).T
+def _most_similar(
+    item_vectors: Tensor, recommendation: Recommendation, query: RecommendQuery
+) -> list[int]:
+    """Return for each recommended item the history item with the highest cosine; -1 for none."""
+    history = torch.from_numpy(query.history[-_MAX_HISTORY:].astype(np.int64))
+    history = history.to(item_vectors.device)
+    recommended = torch.from_numpy(recommendation.items).to(item_vectors.device)
+    cosine = (
+        torch.nn.functional.normalize(item_vectors[recommended], dim=1)
+        @ torch.nn.functional.normalize(item_vectors[history], dim=1).T
     )
-    if not alike.shape[1]:
-        return [-1] * len(listed)
-    alike = alike.masked_fill(listed[:, None] == past[None, :], -torch.inf)
-    return [int(item) for item in past[alike.argmax(dim=1)]]
+    if not cosine.shape[1]:
+        return [-1] * len(recommended)
+    cosine = cosine.masked_fill(recommended[:, None] == history[None, :], -torch.inf)
+    return [int(item) for item in history[cosine.argmax(dim=1)]]
 
 
-def _side(
-    shelf: ModelSnapshot,
+def _compared_list(
+    snapshot: ModelSnapshot,
     name: str,
-    best: Recommendation,
-    ranks: Sequence[int],
-    because: Sequence[int],
-) -> Side:
-    rows = zip(best.items.tolist(), ranks, because, strict=True)
-    return Side(
+    recommendation: Recommendation,
+    other_ranks: Sequence[int],
+    similar_items: Sequence[int],
+) -> ComparedList:
+    rows = zip(recommendation.items.tolist(), other_ranks, similar_items, strict=True)
+    return ComparedList(
         model=name,
         items=[
-            Compared(
-                rank=place,
-                item_id=shelf.item_ids[item],
-                title=shelf.titles[item],
-                other_rank=rank,
-                taken=int(shelf.taken[item]),
-                because=shelf.titles[near] if near >= 0 else "",
+            ComparedItem(
+                rank=rank,
+                item_id=snapshot.item_ids[item],
+                title=snapshot.titles[item],
+                other_rank=other_rank,
+                taken=int(snapshot.item_counts[item]),
+                because=snapshot.titles[similar] if similar >= 0 else "",
             )
-            for place, (item, rank, near) in enumerate(rows, start=1)
+            for rank, (item, other_rank, similar) in enumerate(rows, start=1)
         ],
     )
 
 
-def _words(shelf: ModelSnapshot, lists: Sequence[Recommendation]) -> list[str]:
-    base, tuned = (set(best.items.tolist()) for best in lists)
-    if not base or not tuned:
+def _summarize(snapshot: ModelSnapshot, lists: Sequence[Recommendation]) -> list[str]:
+    """Return sentences on the overlap of two lists and the popularity of the items that differ."""
+    first, second = (set(recommendation.items.tolist()) for recommendation in lists)
+    if not first or not second:
         return []
-    both, new = base & tuned, tuned - base
-    if not new:
-        same = lists[0].items.tolist() == lists[1].items.tolist()
-        return ["Both show the same items" + (" in the same order." if same else ", reordered.")]
-    told = [f"{len(both)} of {len(tuned)} items are in both lists."]
-    gone = base - tuned
-    before, after = (float(np.median(shelf.taken[list(part)])) for part in (gone or base, new))
-    turn = "as often taken" if before == after else ("rarer" if after < before else "more popular")
-    told.append(
-        f"What came in is {turn}: taken {after:,.0f} times in the log (median), "
-        f"what left {before:,.0f} times."
+    common, added, removed = first & second, second - first, first - second
+    if not added:
+        same_order = lists[0].items.tolist() == lists[1].items.tolist()
+        order = "the same order" if same_order else "a different order"
+        return [f"Both lists contain the same items in {order}."]
+    before, after = (
+        float(np.median(snapshot.item_counts[list(items)])) for items in (removed or first, added)
     )
-    return told
+    comparison = "as" if before == after else ("less" if after < before else "more")
+    conjunction = "as" if before == after else "than"
+    reference = "the removed items" if removed else "the items of the first list"
+    return [
+        f"{len(common)} of {len(second)} items are in both lists.",
+        f"The added items are {comparison} popular {conjunction} {reference}: "
+        f"{after:,.0f} and {before:,.0f} interactions in the log (median).",
+    ]

@@ -1,4 +1,4 @@
-"""Approximate search, for catalogues too large to look through for every list."""
+"""Approximate nearest-neighbour search with faiss, for catalogues too large to score in full."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,30 +16,30 @@ from recoach.evaluation.ranking import TopItems
 from recoach.models.checkpoint import write_atomically
 
 EXACT_UP_TO = 1_000_000
-"""Items that are all looked at for every list."""
-_LISTS_PER_ROOT, _PROBED = 4, 256
+"""Largest catalogue that is scored in full for every list."""
+_LISTS_PER_SQRT_ITEMS, _N_PROBE = 4, 256
 
 
 class Index(Protocol):
-    """What a faiss index can do."""
+    """The part of the faiss index interface used here."""
 
     ntotal: int
 
     def search(self, vectors: FloatArray, k: int) -> tuple[FloatArray, LongArray]:
-        """Return scores and items, float32[B, k] and int64[B, k], best first; -1 for none."""
+        """Return scores float32[B, k] and items int64[B, k], best first; item -1 fills up a row."""
 
 
 def has_faiss() -> bool:
-    """Return whether the extra is installed."""
+    """Return whether faiss (the `ann` extra) is installed."""
     return find_spec("faiss") is not None
 
 
 def build_index(items: FloatArray, *, exact_up_to: int = EXACT_UP_TO) -> Index:
-    """Return an index by inner product: of all items where they are few, inverted lists beyond.
+    """Return an inner-product index: flat (exact) for small catalogues, inverted lists for large.
 
     Args:
         items: float32[I, D].
-        exact_up_to: items up to which every search looks at all of them.
+        exact_up_to: largest number of items for which the index is flat.
 
     Raises:
         ConfigError: faiss is not installed.
@@ -50,44 +50,51 @@ def build_index(items: FloatArray, *, exact_up_to: int = EXACT_UP_TO) -> Index:
         flat: Index = faiss.IndexFlatIP(dim)
         flat.add(items)  # type: ignore[attr-defined]
         return flat
-    lists = int(_LISTS_PER_ROOT * count**0.5)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
+    n_lists = int(_LISTS_PER_SQRT_ITEMS * count**0.5)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, n_lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid, index.cp.niter = 64, 10
     index.train(items)
-    index.nprobe = min(_PROBED, lists)
+    index.nprobe = min(_N_PROBE, n_lists)
     index.add(items)
     inverted: Index = index
     return inverted
 
 
 def write_index(index: Index, path: Path) -> None:
-    """Write an index whole, for `faiss.read_index`; RunError where it cannot be written."""
+    """Write an index for `faiss.read_index`, atomically.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     write_atomically(path, _faiss().serialize_index(index).tobytes())
 
 
-def nearest(index: Index, users: Tensor, k: int, seen: Seen | None = None) -> TopItems:
-    """Return the k best items of each state that the index finds among those it may be shown.
+def search_index(index: Index, users: Tensor, k: int, seen: Seen | None = None) -> TopItems:
+    """Return the k best items that the index finds for each state, without the seen ones.
 
-    The index is asked for as many more as have to be left out.
+    The index is asked for k items plus the largest number of seen items of a state, so that k are
+    left after filtering.
 
     Args:
-        index: of the items' vectors, by their numbers.
+        index: of the item vectors; its row numbers are item indices.
         users: float[B, D] state vectors.
-        k: list length; cut to the number of items.
-        seen: items to leave out.
+        k: maximum length of a list; cut to the number of items.
+        seen: items to exclude.
     """
     k = min(k, index.ntotal)
-    most = 0 if seen is None or not len(seen.states) else int(torch.bincount(seen.states).max())
-    found = index.search(
-        np.ascontiguousarray(users.float().cpu().numpy()), min(k + most, index.ntotal)
+    max_seen = 0 if seen is None or not len(seen.states) else int(torch.bincount(seen.states).max())
+    arrays = index.search(
+        np.ascontiguousarray(users.float().cpu().numpy()), min(k + max_seen, index.ntotal)
     )
-    scores, items = (torch.from_numpy(part) for part in found)
-    none = items < 0
+    scores, items = (torch.from_numpy(array) for array in arrays)
+    excluded = items < 0
     if seen is not None:
-        keys = seen.states.cpu() * index.ntotal + seen.items.cpu()
-        none |= torch.isin(items + torch.arange(len(users))[:, None] * index.ntotal, keys)
-    best, place = scores.masked_fill(none, -torch.inf).topk(k, dim=1)
-    return TopItems(items.gather(1, place).masked_fill(best == -torch.inf, -1), best)
+        seen_keys = seen.states.cpu() * index.ntotal + seen.items.cpu()
+        keys = items + torch.arange(len(users))[:, None] * index.ntotal
+        excluded |= torch.isin(keys, seen_keys)
+    top_scores, position = scores.masked_fill(excluded, -torch.inf).topk(k, dim=1)
+    top = items.gather(1, position).masked_fill(top_scores == -torch.inf, -1)
+    return TopItems(top, top_scores)
 
 
 def _faiss() -> ModuleType:
@@ -95,6 +102,6 @@ def _faiss() -> ModuleType:
         import faiss  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError(
-            "an index needs faiss; install it with pip install 'recoach[ann]'."
+            "A faiss index needs faiss. Install it with pip install 'recoach[ann]'."
         ) from error
     return faiss

@@ -1,4 +1,4 @@
-"""What stands between the network and the service: size, time, key."""
+"""ASGI middleware that checks the API key, the body size and the upload time of every request."""
 
 import asyncio
 import hmac
@@ -13,89 +13,93 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_OPEN = ("/", "/health")
-"""What needs no key: the page asks for it, a load balancer has none."""
+_PATHS_WITHOUT_KEY = ("/", "/health")
+"""The page has an input field for the key; load balancers call /health without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may cost."""
+    """Largest size and longest times of a request."""
 
-    body_bytes: int = 1_048_576
-    body_seconds: float = 10.0
-    """For the body to arrive."""
-    seconds: float = 10.0
-    """For the answer."""
+    max_body_bytes: int = 1_048_576
+    body_timeout_seconds: float = 10.0
+    """For receiving the body."""
+    response_timeout_seconds: float = 10.0
+    """For computing the response."""
 
 
-class Guards:
-    """Refuses, before anything is parsed, what is too large, too slow or has no key.
+class LimitsMiddleware:
+    """Rejects requests without a valid key, with a large body or a slow upload before parsing them.
 
     Args:
-        app: what is guarded.
+        app: the wrapped application.
         limits: sizes and times.
-        api_key: what callers must show as `X-API-Key` or `Authorization: Bearer`; None lets
-            everybody in.
+        api_key: the key that callers send as `X-API-Key` or `Authorization: Bearer`; None accepts
+            every caller.
     """
 
     def __init__(self, app: App, limits: Limits, api_key: str | None) -> None:
         self._app, self._limits = app, limits
-        self._key = None if api_key is None else api_key.encode()
+        self._api_key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request or refuse it; anything but HTTP passes."""
+        """Pass a request on or reject it; messages other than HTTP are passed on unchecked."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if not self._has_key(scope):
-            await _refuse(send, 401, "a valid API key is needed, as X-API-Key or as a bearer token")
+        if not self._has_valid_key(scope):
+            await _reject(send, 401, "No valid API key. Send it as X-API-Key or as a bearer token.")
             return
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                body = await self._body(receive)
+            async with asyncio.timeout(self._limits.body_timeout_seconds):
+                body = await self._read_body(receive)
         except TimeoutError:
-            await _refuse(send, 408, f"the body took over {self._limits.body_seconds:g} s")
+            seconds = self._limits.body_timeout_seconds
+            await _reject(send, 408, f"The body took longer than {seconds:g} s. Send it faster.")
             return
         if body is None:
-            await _refuse(send, 413, f"the body is over {self._limits.body_bytes:,} bytes")
+            size = self._limits.max_body_bytes
+            await _reject(
+                send, 413, f"The body is larger than {size:,} bytes. Split it into more requests."
+            )
             return
-        await self._app(scope, _replayed(body, receive), send)
+        await self._app(scope, _replay_body(body, receive), send)
 
-    def _has_key(self, scope: Scope) -> bool:
-        if self._key is None or scope["path"] in _OPEN:
+    def _has_valid_key(self, scope: Scope) -> bool:
+        if self._api_key is None or scope["path"] in _PATHS_WITHOUT_KEY:
             return True
         headers = dict(scope["headers"])
-        shown = headers.get(b"x-api-key", b"")
-        if not shown:
+        sent_key = headers.get(b"x-api-key", b"")
+        if not sent_key:
             scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-            shown = token.strip() if scheme.lower() == b"bearer" else b""
-        return hmac.compare_digest(shown, self._key)
+            sent_key = token.strip() if scheme.lower() == b"bearer" else b""
+        return hmac.compare_digest(sent_key, self._api_key)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """Return the whole body, None where it is too large; nothing beyond the limit is kept."""
-        parts, size = [], 0
+    async def _read_body(self, receive: Receive) -> bytes | None:
+        """Return the whole body, or None if it exceeds the limit; the excess is not stored."""
+        chunks, size = [], 0
         while True:
             message = await receive()
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self._limits.body_bytes:
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._limits.max_body_bytes:
                 return None
-            parts.append(part)
+            chunks.append(chunk)
             if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return b"".join(parts)
+                return b"".join(chunks)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a receive that gives a body that was read already, then goes on as before."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first returns the body already read, then calls the original."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return again
+    return replay
 
 
-async def _refuse(send: Send, status: int, detail: str) -> None:
+async def _reject(send: Send, status: int, detail: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

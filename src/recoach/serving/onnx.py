@@ -1,4 +1,4 @@
-"""The query encoder of a model as ONNX, for runtimes without PyTorch."""
+"""Export of a model's history encoder as ONNX, for runtimes without PyTorch."""
 
 import logging
 import warnings
@@ -17,13 +17,13 @@ from recoach.errors import ConfigError, ModelError
 from recoach.models.base import Recommender, frozen_copy
 from recoach.models.checkpoint import write_atomically
 
-_CHECKED = 256
+_N_CHECKED_USERS = 256
 _TOLERANCE = 1e-4
-_INSTEAD = "use `recoach export vectors`"
+_ALTERNATIVE = "Use `recoach export vectors`."
 
 
 class _Encoder(nn.Module):
-    """Histories to vectors: the one way through a model that a graph can hold."""
+    """Maps histories to state vectors; the part of a model that ONNX can represent."""
 
     def __init__(self, model: Recommender) -> None:
         super().__init__()
@@ -42,70 +42,72 @@ class _Encoder(nn.Module):
 
 @torch.no_grad()
 def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[Path, float]:
-    """Write query.onnx: the last items of a history in, the vector of its state out.
+    """Write query.onnx, which maps the last items of a history to the vector of its state.
 
-    Inputs are `history`, int64[B, T] numbers of items (rows of items.parquet), oldest first, padded
-    on the right with n_items, T the length the model reads; and `length`, int64[B] from 1. Output
-    is `vector`, float[B, D]; its products with the vectors of items.parquet are the scores. The
-    file is run by onnxruntime on histories of the dataset and compared before it takes its name.
+    Inputs are `history`, int64[B, T] item indices (rows of items.parquet), oldest first, padded on
+    the right with n_items, T the length the model reads; and `length`, int64[B], at least 1. The
+    output is `vector`, float[B, D]; its dot products with the vectors of items.parquet are the
+    scores. onnxruntime runs the model on histories of the dataset, and the file is written only if
+    the vectors agree with those of PyTorch.
 
     Args:
-        model: reads histories, and nothing else of a user.
-        dataset: gives histories to check with.
-        directory: made where it is not there.
+        model: a model whose state vectors depend on the history alone.
+        dataset: has the histories for the check.
+        directory: created if it does not exist.
 
     Returns:
-        The file and the largest difference found in a vector.
+        The path of the file and the largest absolute difference between two vectors.
 
     Raises:
-        ConfigError: the extra is missing, or the model reads no history, or not it alone.
+        ConfigError: the `onnx` extra is missing, or the vectors do not depend on the history alone.
         ModelError: ONNX and PyTorch disagree.
         RunError: the file cannot be written.
     """
     try:
         import onnxruntime  # noqa: PLC0415 - an extra
-        import onnxscript  # noqa: F401, PLC0415 - what torch writes ONNX with
+        import onnxscript  # noqa: F401, PLC0415 - torch.onnx imports it
     except ImportError as error:
         raise ConfigError(
-            f"ONNX needs {error.name}; install it with pip install 'recoach[onnx]'."
+            f"The ONNX export needs {error.name}. Install it with pip install 'recoach[onnx]'."
         ) from error
     name = type(model).__name__
     if not model.history_length:
-        raise ConfigError(f"{name} reads no history: its users are rows of a table; {_INSTEAD}.")
+        raise ConfigError(f"{name} reads no history, so it has no history encoder. {_ALTERNATIVE}")
     encoder = _Encoder(frozen_copy(model).cpu()).eval()
-    queries = _full_width(encoder.model, dataset)
+    queries = _padded_queries(encoder.model, dataset)
     history, length = queries.history, queries.lengths
-    wanted = encoder.model.embed(queries).users
-    if not torch.allclose(encoder(history, length), wanted, atol=_TOLERANCE):
+    expected = encoder.model.embed(queries).users
+    if not torch.allclose(encoder(history, length), expected, atol=_TOLERANCE):
         raise ConfigError(
-            f"the vectors of this {name} depend on who asks, not on the history alone; {_INSTEAD}."
+            f"The vectors of this {name} depend on the user, not on the history alone. "
+            f"{_ALTERNATIVE}"
         )
-    content = _exported(encoder, (history[:2], length[:2]))
+    content = _export_program(encoder, (history[:2], length[:2]))
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"history": history.numpy(), "length": length.numpy()})
-    difference = float(np.abs(found - wanted.numpy()).max())
+    (vectors,) = session.run(None, {"history": history.numpy(), "length": length.numpy()})
+    difference = float(np.abs(vectors - expected.numpy()).max())
     if not difference <= _TOLERANCE:
         raise ModelError(
-            f"onnxruntime and PyTorch differ by {difference:.2g} for {name}; {_INSTEAD}."
+            f"onnxruntime and PyTorch differ by {difference:.2g} for {name}. {_ALTERNATIVE}"
         )
     path = directory / "query.onnx"
     write_atomically(path, content)
     return path, difference
 
 
-def _full_width(model: Recommender, dataset: Dataset) -> Queries:
-    """Return known users after all of their past, padded to what the model reads."""
+def _padded_queries(model: Recommender, dataset: Dataset) -> Queries:
+    """Return users of the dataset with whole histories, padded to the length the model reads."""
     past = histories(dataset, "future")
-    users = np.flatnonzero(past.lengths)[:_CHECKED]
+    users = np.flatnonzero(past.lengths)[:_N_CHECKED_USERS]
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=False)
-    width = model.history_length - queries.history.shape[1]
-    history = nn.functional.pad(queries.history, (0, width), value=model.n_items)
+    padding = model.history_length - queries.history.shape[1]
+    history = nn.functional.pad(queries.history, (0, padding), value=model.n_items)
     return Queries(queries.users, history, queries.lengths, queries.rows, queries.ends)
 
 
-def _exported(encoder: _Encoder, example: tuple[Tensor, Tensor]) -> bytes:
-    batch = torch.export.Dim.DYNAMIC
-    with _quiet():
+def _export_program(encoder: _Encoder, example: tuple[Tensor, Tensor]) -> bytes:
+    batch_size = torch.export.Dim.DYNAMIC
+    with _suppress_exporter_output():
         program: Any = torch.onnx.export(
             encoder,
             example,
@@ -113,15 +115,15 @@ def _exported(encoder: _Encoder, example: tuple[Tensor, Tensor]) -> bytes:
             output_names=["vector"],
             dynamo=True,
             verbose=False,
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=({0: batch_size}, {0: batch_size}),
         )
     content: bytes = program.model_proto.SerializeToString()
     return content
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what the exporter tells of its own workings."""
+def _suppress_exporter_output() -> Iterator[None]:
+    """Silence the log messages and warnings of the exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""Lists of items for users, known or new, with external ids on both sides."""
+"""Top-k lists as a table, for users of the log or for new users, with external IDs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
 from recoach.models.base import Recommender, eval_mode
-from recoach.serving.index import Index, nearest
+from recoach.serving.index import Index, search_index
 
-_AT_ONCE = 1024
-_FOLD_IN = 50
-"""Last items by which a model that reads no history learns to know a new user."""
+_BATCH_SIZE = 1024
+_NEW_USER_HISTORY_LENGTH = 50
+"""Last items from which a model that reads no history represents a new user."""
 
 
 def recommend(
@@ -32,153 +32,168 @@ def recommend(
     exclude_seen: bool = True,
     candidates: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """Return the k best items of each user after all that is known of them.
+    """Return the k best items of each user, given the user's whole history.
 
     Args:
         model: any recommender.
-        dataset: gives the ids and the histories of its users.
-        users: external ids of known users, or new users as `{id: [item ids, oldest first]}`;
-            None asks for everybody.
-        k: list length.
-        exclude_seen: leave out what the user has taken.
-        candidates: item ids to choose among, such as what is in stock; None for the catalogue.
+        dataset: has the IDs and the histories of its users.
+        users: external IDs of known users, or new users as `{id: [item ids, oldest first]}`;
+            None stands for all users of the dataset.
+        k: maximum length of a list.
+        exclude_seen: exclude items of the user's history.
+        candidates: item IDs to choose from, such as the items in stock; None for the whole
+            catalogue.
 
     Returns:
-        A frame user_id, rank (from 1), item_id, score, a user's rows together. Items of a new
-        user's history, and candidates, that the catalogue does not hold are skipped.
+        A frame with columns user_id, rank (from 1), item_id and score; the rows of a user are
+        consecutive. Items of a new user's history and candidates that are not in the catalogue are
+        skipped.
 
     Raises:
-        ConfigError: k below 1.
-        DataError: a user is not in the dataset, a new user has no known item, or no candidate is
-            known.
+        ConfigError: k is below 1.
+        DataError: a user is not in the dataset, or no item of a new user's history or no candidate
+            is in the catalogue.
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, not {k}.")
     if isinstance(users, Mapping):
-        names, past = list(users), _new_histories(dataset, users)
-        rows, numbers = np.arange(len(names)), np.full(len(names), -1)
+        user_ids, past = list(users), _new_user_histories(dataset, users)
+        rows, user_indices = np.arange(len(user_ids)), np.full(len(user_ids), -1)
     else:
-        names = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
+        user_ids = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
         past = histories(dataset, "future")
-        rows = numbers = _numbers(dataset, names)
-    among = None if candidates is None else known_items(dataset, candidates)
-    parts = [
-        ranked(model, Asked(past, rows[part], numbers[part], exclude_seen), k, among)
-        for part in (slice(at, at + _AT_ONCE) for at in range(0, len(rows), _AT_ONCE))
+        rows = user_indices = _user_indices(dataset, user_ids)
+    allowed = None if candidates is None else candidate_indices(dataset, candidates)
+    batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(rows), _BATCH_SIZE)]
+    results = [
+        rank_items(
+            model, UserBatch(past, rows[batch], user_indices[batch], exclude_seen), k, allowed
+        )
+        for batch in batches
     ]
-    return _frame(dataset, names, parts)
+    return _to_frame(dataset, user_ids, results)
 
 
-class Asked(NamedTuple):
-    """Whom lists are for."""
+class UserBatch(NamedTuple):
+    """The users that one call ranks items for."""
 
-    past: RaggedArray
-    """Histories, oldest first."""
+    histories: RaggedArray
+    """Item indices, oldest first."""
     rows: LongArray
-    """int64[B] row of `past`."""
+    """int64[B], row of each user in `histories`."""
     users: LongArray
-    """int64[B] number of the user, -1 for a new one."""
+    """int64[B], user index; -1 for a new user."""
     exclude_seen: bool | npt.NDArray[np.bool_]
-    """Whether to leave out what is in the history; one for all, or bool[B]."""
+    """Whether to exclude items of the history; one value for all users, or bool[B]."""
 
 
 @torch.no_grad()
-def ranked(
+def rank_items(
     model: Recommender,
-    asked: Asked,
+    batch: UserBatch,
     k: int,
     candidates: LongArray | None = None,
     *,
     block_size: int = BLOCK_SIZE,
     index: Index | None = None,
 ) -> TopItems:
-    """Return the k best items after each of these histories, in the numbers of the dataset.
+    """Return the k best items of each user in the batch, as dataset indices.
 
     Args:
         model: any recommender.
-        asked: whom for.
-        k: list length.
-        candidates: int64[C] sorted distinct items to choose among; None for the catalogue.
+        batch: B users with their histories.
+        k: maximum length of a list.
+        candidates: int64[C], sorted distinct items to choose from; None for the whole catalogue.
         block_size: see `top_items`.
-        index: of the model's item vectors, searched instead of the whole catalogue.
+        index: faiss index of the model's item vectors, searched instead of scoring all items; not
+            used with candidates.
     """
-    past, rows, users, exclude_seen = asked
-    length = model.history_length or _FOLD_IN
+    past, rows, users, exclude_seen = batch
+    length = model.history_length or _NEW_USER_HISTORY_LENGTH
     queries = user_queries(past, rows, length, model.n_items, mask_seen=bool(np.any(exclude_seen)))
     queries = replace(queries, users=torch.from_numpy(users)).to(model.device)
     seen = queries.seen
     if seen is not None and not isinstance(exclude_seen, bool):
-        kept = torch.from_numpy(exclude_seen).to(model.device)[seen.states]
-        seen = Seen(seen.states[kept], seen.items[kept])
+        is_excluded = torch.from_numpy(exclude_seen).to(model.device)[seen.states]
+        seen = Seen(seen.states[is_excluded], seen.items[is_excluded])
     with eval_mode(model):
-        vectors, items = model.embed(queries)
+        user_vectors, item_vectors = model.embed(queries)
     if candidates is None and index is not None:
-        return nearest(index, vectors, k, seen)
+        return search_index(index, user_vectors, k, seen)
     if candidates is None:
-        return top_items(vectors, items, k, seen, block_size=block_size)
-    among = torch.from_numpy(candidates).to(model.device)
-    few = top_items(vectors, items[among], k, seen and _within(seen, among), block_size=block_size)
-    return TopItems(among[few.items].masked_fill(few.items < 0, -1), few.scores)
+        return top_items(user_vectors, item_vectors, k, seen, block_size=block_size)
+    allowed = torch.from_numpy(candidates).to(model.device)
+    top = top_items(
+        user_vectors,
+        item_vectors[allowed],
+        k,
+        seen and _seen_candidates(seen, allowed),
+        block_size=block_size,
+    )
+    return TopItems(allowed[top.items].masked_fill(top.items < 0, -1), top.scores)
 
 
-def known_items(dataset: Dataset, items: Sequence[str]) -> LongArray:
-    """Return the sorted distinct numbers of those items that the catalogue holds.
+def candidate_indices(dataset: Dataset, item_ids: Sequence[str]) -> LongArray:
+    """Return the sorted distinct indices of those item IDs that are in the catalogue.
 
     Raises:
-        DataError: it holds none of them.
+        DataError: none of them is.
     """
-    wanted = pl.Series([str(item) for item in items], dtype=pl.String)
-    numbers = np.flatnonzero(dataset.item_ids.is_in(wanted.implode()).to_numpy())
-    if not len(numbers):
+    requested = pl.Series([str(item_id) for item_id in item_ids], dtype=pl.String)
+    indices = np.flatnonzero(dataset.item_ids.is_in(requested.implode()).to_numpy())
+    if not len(indices):
         raise DataError(
-            f"None of the {len(wanted)} candidates is in the catalogue of "
-            f"{dataset.name or 'the dataset'}; check that the ids are those of the log."
+            f"None of the {len(requested)} candidates is in the catalogue of "
+            f"{dataset.name or 'the dataset'}. Check that the IDs are those of the log."
         )
-    return numbers.astype(np.int64)
+    return indices.astype(np.int64)
 
 
-def _within(seen: Seen, among: Tensor) -> Seen:
-    """Return the seen pairs whose items are candidates, by their places among these."""
-    place = torch.searchsorted(among, seen.items).clamp(max=len(among) - 1)
-    kept = among[place] == seen.items
-    return Seen(seen.states[kept], place[kept])
+def _seen_candidates(seen: Seen, candidates: Tensor) -> Seen:
+    """Return the seen pairs whose items are candidates, with positions among the candidates."""
+    position = torch.searchsorted(candidates, seen.items).clamp(max=len(candidates) - 1)
+    is_candidate = candidates[position] == seen.items
+    return Seen(seen.states[is_candidate], position[is_candidate])
 
 
-def _frame(dataset: Dataset, names: list[str], parts: list[TopItems]) -> pl.DataFrame:
+def _to_frame(dataset: Dataset, user_ids: list[str], results: list[TopItems]) -> pl.DataFrame:
     schema = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float32}
-    if not parts:
+    if not results:
         return pl.DataFrame(schema=schema)
-    items = torch.cat([part.items for part in parts]).cpu().numpy()
-    scores = torch.cat([part.scores for part in parts]).cpu().numpy()
-    rows, places = np.nonzero(items >= 0)
+    items = torch.cat([result.items for result in results]).cpu().numpy()
+    scores = torch.cat([result.scores for result in results]).cpu().numpy()
+    rows, positions = np.nonzero(items >= 0)
     columns = {
-        "user_id": pl.Series(names, dtype=pl.String).gather(rows),
-        "rank": places + 1,
-        "item_id": dataset.item_ids.gather(items[rows, places]),
-        "score": scores[rows, places],
+        "user_id": pl.Series(user_ids, dtype=pl.String).gather(rows),
+        "rank": positions + 1,
+        "item_id": dataset.item_ids.gather(items[rows, positions]),
+        "score": scores[rows, positions],
     }
     return pl.DataFrame(columns, schema=schema)
 
 
-def _numbers(dataset: Dataset, names: list[str]) -> np.ndarray:
-    known = {name: number for number, name in enumerate(dataset.user_ids.to_list())}
-    unknown = [name for name in names if name not in known]
+def _user_indices(dataset: Dataset, user_ids: list[str]) -> np.ndarray:
+    index_of = {user_id: index for index, user_id in enumerate(dataset.user_ids.to_list())}
+    unknown = [user_id for user_id in user_ids if user_id not in index_of]
     if unknown:
         raise DataError(
             f"User {unknown[0]!r} is not in {dataset.name or 'the dataset'} ({len(unknown)} of "
-            f"{len(names)} are not); give new users with their histories."
+            f"{len(user_ids)} are not). Pass new users together with their histories."
         )
-    return np.array([known[name] for name in names], dtype=np.int64)
+    return np.array([index_of[user_id] for user_id in user_ids], dtype=np.int64)
 
 
-def _new_histories(dataset: Dataset, users: Mapping[str, Sequence[str]]) -> RaggedArray:
-    known = {name: number for number, name in enumerate(dataset.item_ids.to_list())}
-    rows = [[known[str(item)] for item in taken if str(item) in known] for taken in users.values()]
-    for name, row in zip(users, rows, strict=True):
+def _new_user_histories(dataset: Dataset, users: Mapping[str, Sequence[str]]) -> RaggedArray:
+    index_of = {item_id: index for index, item_id in enumerate(dataset.item_ids.to_list())}
+    rows = [
+        [index_of[str(item)] for item in history if str(item) in index_of]
+        for history in users.values()
+    ]
+    for user_id, row in zip(users, rows, strict=True):
         if not row:
             raise DataError(
-                f"No item in the history of user {name!r} is in the catalogue of "
-                f"{dataset.name or 'the dataset'}; check that the ids are those of the log."
+                f"No item in the history of user {user_id!r} is in the catalogue of "
+                f"{dataset.name or 'the dataset'}. Check that the IDs are those of the log."
             )
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     values = np.array([item for row in rows for item in row], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What the service is asked and what it answers, as OpenAPI shows it."""
+"""Request and response bodies of the HTTP API; the OpenAPI page is generated from them."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,45 +10,49 @@ MAX_K, MAX_ITEMS, MAX_BATCH = 1000, 10_000, 256
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-def _only(given: str, absent: str) -> JsonDict:
+def _exactly(present: str, absent: str) -> JsonDict:
+    """Return a JSON schema that requires one field and forbids a value for the other."""
     return {
-        "required": [given],
-        "properties": {given: {"not": {"type": "null"}}, absent: {"type": "null"}},
+        "required": [present],
+        "properties": {present: {"not": {"type": "null"}}, absent: {"type": "null"}},
     }
 
 
 class RecommendRequest(BaseModel):
-    """A list for one user: known by id, or new with a history."""
+    """A request for one list, for a user of the log or for a history."""
 
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={"oneOf": [_only("user", "history"), _only("history", "user")]},
+        json_schema_extra={"oneOf": [_exactly("user", "history"), _exactly("history", "user")]},
     )
 
-    user: Id | None = Field(None, description="Id of a user in the log.")
+    user: Id | None = Field(None, description="ID of a user in the log.")
     history: list[Id] | None = Field(
         None,
         min_length=1,
         max_length=MAX_ITEMS,
-        description="Item ids, oldest first, in place of a user. Unknown ones are skipped.",
+        description="Item IDs of a new user, oldest first, instead of `user`. Unknown IDs are "
+        "skipped.",
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="Length of the list.")
-    exclude_seen: bool = Field(True, description="Leave out what is in the history.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Maximum length of the list.")
+    exclude_seen: bool = Field(True, description="Exclude items of the user's history.")
     candidates: list[Id] | None = Field(
-        None, min_length=1, max_length=MAX_ITEMS, description="Choose among these items only."
+        None, min_length=1, max_length=MAX_ITEMS, description="Recommend only these item IDs."
     )
-    model: str | None = Field(None, description="A name of /v1/models; the served one if absent.")
+    model: str | None = Field(
+        None, description="Model name from /v1/models; the default model if absent."
+    )
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_user_or_history(self) -> Self:
         if (self.user is None) == (self.history is None):
             raise ValueError("give either user or history")
         return self
 
 
 class BatchRequest(BaseModel):
-    """Several lists at once."""
+    """Several requests in one call."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -56,89 +60,94 @@ class BatchRequest(BaseModel):
 
 
 class Item(BaseModel):
-    """A place in a list."""
+    """One recommended item."""
 
-    rank: int
+    rank: int = Field(description="Position in the list, from 1.")
     item_id: str
-    score: float
+    score: float = Field(description="Score by which the model ranks; not a probability.")
     title: str
 
 
 class RecommendResponse(BaseModel):
-    """A list, and which weights it is from."""
+    """A list of items and the model that ranked it."""
 
     model: str
-    version: str
-    items: list[Item]
+    version: str = Field(description="Version of the weights.")
+    items: list[Item] = Field(description="At most k items, best first.")
 
 
 class BatchResponse(BaseModel):
-    """The lists in the order of the requests."""
+    """One response for each request, in the same order."""
 
     responses: list[RecommendResponse]
 
 
 class Health(BaseModel):
-    """Whether the service answers."""
+    """Status of the service."""
 
     status: str = "ok"
-    version: str
+    version: str = Field(description="Version of the weights.")
 
 
 class ModelInfo(BaseModel):
-    """A model that can be asked."""
+    """A model of the run."""
 
     name: str
-    kind: str
-    served: bool
+    kind: str = Field(description="Name of the model class.")
+    served: bool = Field(description="Whether this is the default model.")
     search: Literal["exact", "approximate"]
 
 
 class Models(BaseModel):
-    """What is served."""
+    """The models of the run and the size of its dataset."""
 
     models: list[ModelInfo]
-    version: str
+    version: str = Field(description="Version of the weights.")
     dataset: str
-    users: int
-    items: int
-    trouble: str = Field(description="Why the newest state of the run is not served, if so.")
+    users: int = Field(description="Number of users.")
+    items: int = Field(description="Number of items.")
+    trouble: str = Field(
+        description="Error of the last attempt to reload the run; empty if it succeeded."
+    )
 
 
-class Found(BaseModel):
-    """Ids that fit what was typed."""
+class SearchResults(BaseModel):
+    """IDs that match a query."""
 
     ids: list[str]
     titles: list[str]
 
 
-class Compared(BaseModel):
-    """An item of a list, seen from two models."""
+class ComparedItem(BaseModel):
+    """An item of one model's list with its rank in the other model."""
 
     rank: int
     item_id: str
     title: str
-    other_rank: int = Field(description="Its rank in the full ranking of the other model.")
-    taken: int = Field(description="How often it was taken in the log.")
-    because: str = Field(description="The item of the history that is nearest for this model.")
+    other_rank: int = Field(description="Rank of the item in the full ranking of the other model.")
+    taken: int = Field(description="Number of interactions with the item in the log.")
+    because: str = Field(
+        description="Title of the history item with the most similar vector in this model; empty "
+        "if there is none."
+    )
 
 
-class Side(BaseModel):
-    """A model's list."""
+class ComparedList(BaseModel):
+    """The list of one model."""
 
     model: str
-    items: list[Compared]
+    items: list[ComparedItem]
 
 
 class Comparison(BaseModel):
-    """Two models' lists for the same wish, and in words what sets them apart."""
+    """The lists of the base and the default model for one request, and their differences."""
 
-    history: list[str]
-    sides: list[Side]
-    words: list[str]
+    history: list[str] = Field(description="Titles of the last items of the history, oldest first.")
+    sides: list[ComparedList] = Field(description="One list for each model.")
+    words: list[str] = Field(description="Sentences that summarise the differences.")
 
 
-class Problem(BaseModel):
-    """Why a request was not answered."""
+class ErrorResponse(BaseModel):
+    """The body of every error."""
 
-    detail: str
+    detail: str = Field(description="What is wrong and what to do.")

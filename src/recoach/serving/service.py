@@ -1,7 +1,7 @@
-"""Answers for many at once: wishes that wait together are ranked together, runs change below.
+"""Micro-batches concurrent requests and hot-reloads the model when the run changes.
 
-One thread ranks. While it works, new wishes gather; it then takes all of them in one go. A wish is
-bound to the shelf it met, so that a reload neither loses nor mixes answers.
+One thread ranks. Requests that arrive while it works are queued and then ranked as one batch. Every
+request keeps the snapshot it was validated against, so a reload changes no pending request.
 """
 
 import asyncio
@@ -15,140 +15,150 @@ from typing import NamedTuple, Self, TypeVar
 from recoach.errors import RecoachError
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
-AT_ONCE = 64
-"""Wishes ranked together."""
+MICRO_BATCH_SIZE = 64
+"""Largest number of queries ranked in one batch."""
 
 _log = logging.getLogger("recoach.serving")
 Result = TypeVar("Result")
 
 
 class OverloadedError(RecoachError):
-    """More wishes wait than the service may hold."""
+    """The queue is full."""
 
 
 class _Job(NamedTuple):
-    shelf: ModelSnapshot
+    snapshot: ModelSnapshot
     model: str
-    ask: RecommendQuery
-    answer: "asyncio.Future[Recommendation]"
+    query: RecommendQuery
+    future: "asyncio.Future[Recommendation]"
 
 
 class Service:
-    """Ranks for concurrent callers and follows the run it serves.
+    """Ranks for concurrent callers and reloads the run when it changes.
 
-    Use it as `async with service:`; outside, nothing is answered.
+    Use it as `async with service:`; queries are processed only inside that block.
 
     Args:
-        load: reads the run anew.
-        stamp: tells, cheaply, whether the run has changed: another value means yes.
-        queue: wishes that may wait.
-        reload_seconds: how often to look for a change.
+        load: reads the run.
+        fingerprint: returns a cheap value that changes when the run changes.
+        queue_size: largest number of pending queries.
+        reload_seconds: time between two checks for a change.
     """
 
     def __init__(
         self,
         load: Callable[[], ModelSnapshot],
-        stamp: Callable[[], Hashable],
+        fingerprint: Callable[[], Hashable],
         *,
-        queue: int = 2048,
+        queue_size: int = 2048,
         reload_seconds: float = 2.0,
     ) -> None:
-        self._load, self._stamp = load, stamp
-        self._queue, self._reload_seconds = queue, reload_seconds
-        self._seen = stamp()
-        self.shelf = load()
-        self.trouble = ""
-        """Why the newest state of the run is not served; empty where it is."""
-        self._waiting: list[_Job] = []
-        self._ranker = ThreadPoolExecutor(1, thread_name_prefix="recoach-rank")
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="recoach-load")
+        self._load, self._fingerprint = load, fingerprint
+        self._queue_size, self._reload_seconds = queue_size, reload_seconds
+        self._loaded_fingerprint = fingerprint()
+        self.snapshot = load()
+        self.reload_error = ""
+        """Message of the last reload; empty if it succeeded."""
+        self._pending: list[_Job] = []
+        self._rank_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-rank")
+        self._load_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-load")
         self._tasks: list[asyncio.Task[None]] = []
-        self._wake = asyncio.Event()
+        self._has_pending = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Start to answer and to watch the run."""
-        self._tasks = [asyncio.create_task(self._answer()), asyncio.create_task(self._watch())]
+        """Start to process the queue and to check the run for changes."""
+        self._tasks = [
+            asyncio.create_task(self._process_queue()),
+            asyncio.create_task(self._reload_on_change()),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop; who still waits is told so."""
+        """Stop, and cancel pending requests."""
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        for job in self._waiting:
-            job.answer.cancel()
-        self._ranker.shutdown()
-        self._loader.shutdown()
+        for job in self._pending:
+            job.future.cancel()
+        self._rank_executor.shutdown()
+        self._load_executor.shutdown()
 
-    async def best(
-        self, shelf: ModelSnapshot, model: str, asks: Sequence[RecommendQuery]
+    async def recommend(
+        self, snapshot: ModelSnapshot, model: str, queries: Sequence[RecommendQuery]
     ) -> list[Recommendation]:
-        """Answer wishes that belong to one request, together with whatever else waits.
+        """Return the recommendations of one request, ranked in a batch with other pending ones.
 
         Raises:
-            OverloadedError: too many wait already.
+            OverloadedError: the queue is full.
         """
-        if len(self._waiting) + len(asks) > self._queue:
-            raise OverloadedError(f"more than {self._queue} lists are waited for; try again later")
+        if len(self._pending) + len(queries) > self._queue_size:
+            raise OverloadedError(
+                f"The queue of {self._queue_size} requests is full. Try again later."
+            )
         loop = asyncio.get_running_loop()
-        jobs = [_Job(shelf, model, ask, loop.create_future()) for ask in asks]
-        self._waiting += jobs
-        self._wake.set()
+        jobs = [_Job(snapshot, model, query, loop.create_future()) for query in queries]
+        self._pending += jobs
+        self._has_pending.set()
         try:
-            return list(await asyncio.gather(*(job.answer for job in jobs)))
+            return list(await asyncio.gather(*(job.future for job in jobs)))
         finally:
             for job in jobs:
-                if not job.answer.cancel() and not job.answer.cancelled():
-                    job.answer.exception()  # looked at: the first one has been raised
+                if not job.future.cancel() and not job.future.cancelled():
+                    job.future.exception()  # marks it as retrieved: the first one has been raised
 
-    async def compute(self, work: Callable[[], Result]) -> Result:
-        """Run other work of a request on the thread that ranks."""
-        return await asyncio.get_running_loop().run_in_executor(self._ranker, work)
+    async def run_in_rank_thread(self, function: Callable[[], Result]) -> Result:
+        """Return the result of a function that runs in the thread that ranks."""
+        return await asyncio.get_running_loop().run_in_executor(self._rank_executor, function)
 
-    async def _answer(self) -> None:
+    async def _process_queue(self) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                jobs, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                await self._rank([job for job in jobs if not job.answer.done()])
+            await self._has_pending.wait()
+            self._has_pending.clear()
+            while self._pending:
+                jobs = self._pending[:MICRO_BATCH_SIZE]
+                self._pending = self._pending[MICRO_BATCH_SIZE:]
+                await self._rank([job for job in jobs if not job.future.done()])
 
     async def _rank(self, jobs: Sequence[_Job]) -> None:
         groups: dict[tuple[int, str], list[_Job]] = {}
         for job in jobs:
-            groups.setdefault((id(job.shelf), job.model), []).append(job)
+            groups.setdefault((id(job.snapshot), job.model), []).append(job)
         for (_, model), group in groups.items():
-            asks = [job.ask for job in group]
-            done = await _done(self._ranker, partial(group[0].shelf.best, model, asks))
-            error = done.exception()
-            for place, job in enumerate(group):
-                if job.answer.done():
+            queries = [job.query for job in group]
+            finished = await _run_until_done(
+                self._rank_executor, partial(group[0].snapshot.recommend, model, queries)
+            )
+            error = finished.exception()
+            for index, job in enumerate(group):
+                if job.future.done():
                     continue
                 if error is None:
-                    job.answer.set_result(done.result()[place])
+                    job.future.set_result(finished.result()[index])
                 else:
-                    job.answer.set_exception(error)
+                    job.future.set_exception(error)
 
-    async def _watch(self) -> None:
+    async def _reload_on_change(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._reload_seconds)
-            stamp = await loop.run_in_executor(self._loader, self._stamp)
-            if stamp == self._seen:
+            fingerprint = await loop.run_in_executor(self._load_executor, self._fingerprint)
+            if fingerprint == self._loaded_fingerprint:
                 continue
-            done = await _done(self._loader, self._load)
-            if error := done.exception():  # half-copied or damaged: the old one goes on
-                self.trouble = str(error)
+            finished = await _run_until_done(self._load_executor, self._load)
+            if error := finished.exception():  # half-copied or damaged: keep the old snapshot
+                self.reload_error = str(error)
                 _log.warning("The run has changed and cannot be read: %s", error)
             else:
-                self.shelf, self.trouble = done.result(), ""
-                _log.info("Serving version %s", self.shelf.version)
-            self._seen = stamp
+                self.snapshot, self.reload_error = finished.result(), ""
+                _log.info("Serving version %s", self.snapshot.version)
+            self._loaded_fingerprint = fingerprint
 
 
-async def _done(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> "asyncio.Future[Result]":
-    """Return the outcome of work on a thread, be it a result or an error to hand on."""
-    outcome = asyncio.get_running_loop().run_in_executor(pool, work)
-    await asyncio.wait([outcome])
-    return outcome
+async def _run_until_done(
+    executor: ThreadPoolExecutor, function: Callable[[], Result]
+) -> "asyncio.Future[Result]":
+    """Run a function in a thread and return its finished future, with a result or an error."""
+    future = asyncio.get_running_loop().run_in_executor(executor, function)
+    await asyncio.wait([future])
+    return future

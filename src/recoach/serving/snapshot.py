@@ -1,4 +1,4 @@
-"""What a server answers from: models, ids, histories and titles of one state of a run, frozen."""
+"""An immutable snapshot of a run for serving: models, item titles, IDs and user histories."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,26 +14,29 @@ from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import DataError
 from recoach.models.base import Recommender
 from recoach.serving.index import Index
-from recoach.serving.recommend import Asked, known_items, ranked
+from recoach.serving.recommend import UserBatch, candidate_indices, rank_items
 
 BLOCK_SIZE = 8
-"""States scored together: few ask at once, and a block is filled up. Who asks at the same time
-moves a score by a rounding at most, when the model reads histories of several lengths."""
+"""States scored together. A service ranks few at a time, and blocks are padded to this size. Other
+queries in the batch change a score by rounding only, if the model reads histories of different
+lengths."""
 
 
 class RecommendQuery(NamedTuple):
-    """One wish for a list, in the numbers of the dataset."""
+    """A validated request for one list, with dataset indices in place of external IDs."""
 
     user: int
-    """-1 for somebody the model has never met."""
+    """User index; -1 for a new user."""
     history: IntArray
+    """Item indices, oldest first."""
     k: int
     exclude_seen: bool
     candidates: LongArray | None
+    """Sorted distinct item indices to rank; None ranks the whole catalogue."""
 
 
 class Recommendation(NamedTuple):
-    """The answer to a wish: at most k items, best first."""
+    """The result of one query: at most k items, best first."""
 
     items: LongArray
     scores: list[float]
@@ -41,36 +44,40 @@ class Recommendation(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelSnapshot:
-    """Everything a server answers from; a change of the run makes another one."""
+    """Everything the service needs to answer requests; a reload builds a new snapshot."""
 
     dataset: Dataset
     models: Mapping[str, Recommender]
-    """By stage; the last one is the one to serve."""
+    """Models by stage; the last one is the default."""
     titles: Sequence[str]
-    """What to call each item."""
+    """Display title of each item."""
     version: str
-    """Of the weights."""
-    indexes: Mapping[str, Index] = field(default_factory=dict)
-    """By stage; where there is one, lists from the whole catalogue are looked up in it."""
-    past: RaggedArray = field(init=False)
-    """Everything known of each user."""
+    """Version of the weights."""
+    faiss_indexes: Mapping[str, Index] = field(default_factory=dict)
+    """By stage: an index that replaces full scoring when the whole catalogue is ranked."""
+    user_histories: RaggedArray = field(init=False)
+    """All items of each user, oldest first."""
     item_ids: Sequence[str] = field(init=False)
-    """Of the dataset, as a list: quick to look up one by one."""
-    users: Mapping[str, int] = field(init=False)
-    items: Mapping[str, int] = field(init=False)
-    taken: LongArray = field(init=False)
-    """int64[n_items], how often each item was taken."""
+    """Item IDs of the dataset as a list, for fast access to single IDs."""
+    user_index: Mapping[str, int] = field(init=False)
+    """Index of each user ID."""
+    item_index: Mapping[str, int] = field(init=False)
+    """Index of each item ID."""
+    item_counts: LongArray = field(init=False)
+    """int64[n_items], number of interactions with each item."""
 
     def __post_init__(self) -> None:
-        past, item_ids = histories(self.dataset, "future"), self.dataset.item_ids.to_list()
-        known = {
-            "past": past,
+        user_histories = histories(self.dataset, "future")
+        item_ids = self.dataset.item_ids.to_list()
+        user_ids = self.dataset.user_ids.to_list()
+        derived = {
+            "user_histories": user_histories,
             "item_ids": item_ids,
-            "users": {name: row for row, name in enumerate(self.dataset.user_ids.to_list())},
-            "items": {name: row for row, name in enumerate(item_ids)},
-            "taken": np.bincount(past.values, minlength=self.dataset.n_items),
+            "user_index": {user_id: index for index, user_id in enumerate(user_ids)},
+            "item_index": {item_id: index for index, item_id in enumerate(item_ids)},
+            "item_counts": np.bincount(user_histories.values, minlength=self.dataset.n_items),
         }
-        for name, value in known.items():
+        for name, value in derived.items():
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -79,11 +86,11 @@ class ModelSnapshot:
         )
 
     @property
-    def served(self) -> str:
-        """The model that answers where nobody says which."""
+    def default_model(self) -> str:
+        """Name of the model used when a request names none."""
         return list(self.models)[-1]
 
-    def ask(
+    def build_query(
         self,
         *,
         user: str | None,
@@ -92,77 +99,81 @@ class ModelSnapshot:
         exclude_seen: bool,
         candidates: Sequence[str] | None,
     ) -> RecommendQuery:
-        """Return a wish in the numbers of the dataset; either a user or a history is given.
+        """Return a query with dataset indices, for either a user ID or a history of item IDs.
 
         Raises:
-            KeyError: the user is unknown.
+            KeyError: the user is not in the dataset.
             DataError: no item of the history, or no candidate, is in the catalogue.
         """
         if user is not None:
-            number = self.users[user]
-            taken = self.past.row(number)
+            user_index = self.user_index[user]
+            item_indices = self.user_histories.row(user_index)
         else:
-            number, taken = -1, self._numbers(history or ())
-        among = None if candidates is None else known_items(self.dataset, candidates)
-        return RecommendQuery(number, taken, k, exclude_seen, among)
+            user_index, item_indices = -1, self._history_indices(history or ())
+        allowed = None if candidates is None else candidate_indices(self.dataset, candidates)
+        return RecommendQuery(user_index, item_indices, k, exclude_seen, allowed)
 
     def find_items(self, text: str, limit: int) -> list[int]:
-        """Return the items whose title or id holds a text in any case, the most taken first."""
-        names = pl.DataFrame({"id": self.item_ids, "title": self.titles})
-        held = pl.any_horizontal(
+        """Return items whose title or ID contains a text, ignoring case, most popular first."""
+        table = pl.DataFrame({"id": self.item_ids, "title": self.titles})
+        contains = pl.any_horizontal(
             pl.col("id", "title").str.to_lowercase().str.contains(text.lower(), literal=True)
         )
-        fits = np.flatnonzero(names.select(held).to_series().to_numpy())
-        best = fits[np.argsort(-self.taken[fits], kind="stable")][:limit]
-        return [int(item) for item in best]
+        matches = np.flatnonzero(table.select(contains).to_series().to_numpy())
+        order = np.argsort(-self.item_counts[matches], kind="stable")
+        return [int(item) for item in matches[order][:limit]]
 
     def find_users(self, text: str, limit: int) -> list[str]:
-        """Return the first users whose id begins with a text."""
+        """Return the first users whose ID begins with a text."""
         ids = self.dataset.user_ids
         return ids.filter(ids.str.starts_with(text)).head(limit).to_list()
 
-    def best(self, model: str, asks: Sequence[RecommendQuery]) -> list[Recommendation]:
-        """Answer wishes by one model; those with the same candidates are answered together."""
+    def recommend(self, model: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
+        """Return one model's recommendations; queries with equal candidates form one batch."""
         groups: dict[bytes | None, list[int]] = {}
-        for place, ask in enumerate(asks):
-            key = None if ask.candidates is None else ask.candidates.tobytes()
-            groups.setdefault(key, []).append(place)
-        answers: dict[int, Recommendation] = {}
-        for places in groups.values():
-            found = self._ranked(model, [asks[place] for place in places])
-            answers |= zip(places, found, strict=True)
-        return [answers[place] for place in range(len(asks))]
+        for index, query in enumerate(queries):
+            key = None if query.candidates is None else query.candidates.tobytes()
+            groups.setdefault(key, []).append(index)
+        results: dict[int, Recommendation] = {}
+        for indices in groups.values():
+            group_results = self._rank_group(model, [queries[index] for index in indices])
+            results |= zip(indices, group_results, strict=True)
+        return [results[index] for index in range(len(queries))]
 
-    def _ranked(self, model: str, asks: Sequence[RecommendQuery]) -> list[Recommendation]:
-        lengths = [len(ask.history) for ask in asks]
-        past = RaggedArray(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([ask.history for ask in asks]),
+    def _rank_group(self, model: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
+        lengths = [len(query.history) for query in queries]
+        batch = UserBatch(
+            histories=RaggedArray(
+                np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                np.concatenate([query.history for query in queries]),
+            ),
+            rows=np.arange(len(queries)),
+            users=np.array([query.user for query in queries], dtype=np.int64),
+            exclude_seen=np.array([query.exclude_seen for query in queries]),
         )
-        users = np.array([ask.user for ask in asks], dtype=np.int64)
-        top = ranked(
+        top = rank_items(
             self.models[model],
-            Asked(past, np.arange(len(asks)), users, np.array([ask.exclude_seen for ask in asks])),
-            max(ask.k for ask in asks),
-            asks[0].candidates,
+            batch,
+            max(query.k for query in queries),
+            queries[0].candidates,
             block_size=BLOCK_SIZE,
-            index=self.indexes.get(model),
+            index=self.faiss_indexes.get(model),
         )
         return [
-            _cut(items, scores, ask.k)
-            for items, scores, ask in zip(top.items.cpu(), top.scores.cpu(), asks, strict=True)
+            _first_k(items, scores, query.k)
+            for items, scores, query in zip(top.items.cpu(), top.scores.cpu(), queries, strict=True)
         ]
 
-    def _numbers(self, history: Sequence[str]) -> IntArray:
-        known = [self.items[item] for item in history if item in self.items]
-        if not known:
+    def _history_indices(self, history: Sequence[str]) -> IntArray:
+        indices = [self.item_index[item] for item in history if item in self.item_index]
+        if not indices:
             raise DataError(
-                f"none of the {len(history)} items of the history is in the catalogue; check that "
-                "the ids are those of the log"
+                f"None of the {len(history)} items of the history is in the catalogue. Check that "
+                "the IDs are those of the log."
             )
-        return np.array(known, dtype=np.int32)
+        return np.array(indices, dtype=np.int32)
 
 
-def _cut(items: torch.Tensor, scores: torch.Tensor, k: int) -> Recommendation:
-    kept = items[:k] >= 0
-    return Recommendation(items[:k][kept].numpy(), scores[:k][kept].tolist())
+def _first_k(items: torch.Tensor, scores: torch.Tensor, k: int) -> Recommendation:
+    is_item = items[:k] >= 0
+    return Recommendation(items[:k][is_item].numpy(), scores[:k][is_item].tolist())

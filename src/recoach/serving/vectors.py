@@ -1,4 +1,4 @@
-"""A model's vectors as Parquet, for any index or feature store: their products are the scores."""
+"""Export of user and item vectors as Parquet, for vector indexes and feature stores."""
 
 import io
 from pathlib import Path
@@ -13,35 +13,35 @@ from recoach.data.split import Dataset, RaggedArray
 from recoach.models.base import Embeddings, Recommender, eval_mode
 from recoach.models.checkpoint import write_atomically
 
-_AT_ONCE = 1024
+_BATCH_SIZE = 1024
 
 
 @torch.no_grad()
 def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tuple[Path, Path]:
-    """Write users.parquet and items.parquet, each an id and a vector of float32.
+    """Write users.parquet and items.parquet, each with an ID and a float32 vector per row.
 
-    A user's vector is that of his state after all that is known of him; the product of a user's and
-    an item's vector is the score by which items are ranked. Seen items are not left out.
+    A user's vector is that of the state after the whole history. The dot product of a user's and an
+    item's vector is the score by which the model ranks. Seen items are not excluded.
 
     Args:
-        model: any recommender.
-        dataset: gives ids and histories.
-        directory: made where it is not there.
+        model: the model to export.
+        dataset: has the IDs and the histories.
+        directory: created if it does not exist.
 
     Returns:
-        The two files.
+        The paths of the two files.
 
     Raises:
-        RunError: they cannot be written.
+        RunError: a file cannot be written.
     """
-    past, everybody = histories(dataset, "future"), np.arange(dataset.n_users)
-    parts = [
-        _embedded(model, past, everybody[start : start + _AT_ONCE]).users.float().cpu()
-        for start in range(0, dataset.n_users, _AT_ONCE)
+    past, user_indices = histories(dataset, "future"), np.arange(dataset.n_users)
+    user_vectors = [
+        _embed(model, past, user_indices[start : start + _BATCH_SIZE]).users.float().cpu()
+        for start in range(0, dataset.n_users, _BATCH_SIZE)
     ]
-    users = pl.DataFrame({"user_id": dataset.user_ids, "vector": torch.cat(parts).numpy()})
-    items = {"item_id": dataset.item_ids, "vector": item_vectors(model, dataset)}
-    for name, table in (("users", users), ("items", pl.DataFrame(items))):
+    users = pl.DataFrame({"user_id": dataset.user_ids, "vector": torch.cat(user_vectors).numpy()})
+    items = pl.DataFrame({"item_id": dataset.item_ids, "vector": item_vectors(model, dataset)})
+    for name, table in (("users", users), ("items", items)):
         buffer = io.BytesIO()
         table.write_parquet(buffer)
         write_atomically(directory / f"{name}.parquet", buffer.getvalue())
@@ -50,14 +50,14 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
 
 @torch.no_grad()
 def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
-    """Return float32[I, D], the vectors of the items in the order of the dataset."""
-    items = _embedded(model, histories(dataset, "future"), np.arange(1)).items
+    """Return float32[I, D], the item vectors in the order of the dataset."""
+    items = _embed(model, histories(dataset, "future"), np.arange(1)).items
     vectors: FloatArray = np.ascontiguousarray(items.float().cpu().numpy())
     return vectors
 
 
-def _embedded(model: Recommender, past: RaggedArray, users: np.ndarray) -> Embeddings:
+def _embed(model: Recommender, past: RaggedArray, user_indices: np.ndarray) -> Embeddings:
     length = model.history_length
-    queries = user_queries(past, users, length, model.n_items, mask_seen=False)
+    queries = user_queries(past, user_indices, length, model.n_items, mask_seen=False)
     with eval_mode(model):
         return model.embed(queries.to(model.device))
