@@ -22,9 +22,9 @@ check: .venv/checked
 docs: .venv/documented
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # with --quiet nothing counts as a warning
 
-## make results  copy the results of finished runs and write the table of the README
+## make results  write results/ and the tables of the documents from committed and finished runs
 results: .venv/installed
-	.venv/bin/python experiments/collect.py
+	.venv/bin/python -m recoach.reproduction.collect
 
 ## make bench    measure speed against the peers, each in its own environment (hours)
 bench: .venv/installed

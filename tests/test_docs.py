@@ -1,4 +1,4 @@
-"""What the pages say works: Python blocks run, commands parse, settings and experiments read."""
+"""What the pages say works: Python blocks run, commands parse, settings resolve."""
 
 import importlib
 import importlib.util
@@ -9,12 +9,10 @@ import pytest
 
 from pages import PAGES, ROOT, blocks, commands
 from recoach.cli.main import app
-from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
+from recoach.experiments.config import DataConfig, EvaluationConfig, resolve
 from recoach.models.registry import MODELS
 from recoach.training.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig
-
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
 
 
 def test_the_readme_shows_python_and_the_command_line():
@@ -50,16 +48,6 @@ TOML = [(page.name, text) for page in PAGES for text in blocks(page, "toml")]
 @pytest.mark.parametrize(("page", "text"), TOML, ids=lambda part: part.split()[0])
 def test_settings_are_settings(page, text):
     assert resolve(tomllib.loads(text), page)
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiments_read(path):
-    config = read_config(path)
-    assert config.data.path
-
-
-def test_there_are_experiments():
-    assert EXPERIMENTS
 
 
 METHOD = (ROOT / "docs" / "explanation" / "method.md").read_text()

@@ -1,59 +1,58 @@
-"""The committed results are those of the committed experiments, and the README shows them."""
-
-import importlib.util
-import json
-import tomllib
-from pathlib import Path
+"""The committed results have the settings of their cells, and the documents show them."""
 
 import pytest
 
-from recoach.experiments.config import read_config, resolve
+from pages import ROOT
+from recoach.experiments.config import resolve
+from recoach.report.table_formats import latex, markdown
+from recoach.reproduction.collect import (
+    DOCUMENTS,
+    aggregate_committed,
+    committed_cells,
+    committed_tables,
+    documents,
+    restore,
+)
+from recoach.reproduction.committed import read_results
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = sorted((ROOT / "results").glob("*.json"))
-CELLS = sorted((ROOT / "results").glob("*/*/*.json"))
+RECORDS = read_results(ROOT / "results")
+RUNS = [key for key in RECORDS if key.seed is not None]
+CELLS = committed_cells()
 
 
 @pytest.fixture(scope="module")
-def collect():
-    spec = importlib.util.spec_from_file_location("collect", ROOT / "experiments" / "collect.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables(tmp_path_factory):
+    """Return the tables made from the Parquet files alone, without any run."""
+    runs = tmp_path_factory.mktemp("runs")
+    restore(RECORDS, runs)
+    return committed_tables(aggregate_committed(runs), RECORDS)
 
 
-def test_the_cells_of_the_suites_are_written_down(collect):
-    for name, tables in collect.cells().items():
-        assert tomllib.loads((ROOT / "experiments" / name).read_text()) == tables
-    written = (ROOT / "experiments").glob("*/*/*.toml")
-    assert {str(path.relative_to(ROOT / "experiments")) for path in written} == set(collect.cells())
+@pytest.mark.parametrize("key", RUNS, ids=lambda key: "-".join(str(part) for part in key))
+def test_a_result_was_made_with_the_settings_of_its_cell(key):
+    settings = CELLS[key[:3]] | {"seed": key.seed}
+    # A setting that was added later has its default in both.
+    stored = resolve(RECORDS[key]["config"], key.cell).tables()
+    expected = resolve(settings, key.cell)
+    if not expected.finetune:
+        stored.pop("grpo")
+        assert stored == {k: v for k, v in expected.tables().items() if k != "grpo"}
+    else:
+        assert stored == expected.tables()
 
 
-@pytest.mark.parametrize("path", CELLS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_result_of_a_suite_was_made_with_the_settings_of_its_cell(path, collect):
-    cell, _, seed = path.stem.rpartition("-")
-    name = path.relative_to(ROOT / "results").parent / f"{cell}.toml"
-    tables = collect.cells()[str(name)] | {"seed": int(seed)}
-    stored = json.loads(path.read_text())["config"]
-    assert resolve(stored, path.name).tables() == resolve(tables, cell).tables()
+def test_the_parquet_files_reproduce_the_committed_tables(tables):
+    folder = ROOT / "results" / "tables"
+    assert {path.stem for path in folder.glob("*.md")} == set(tables)
+    for name, grids in tables.items():
+        assert (folder / f"{name}.md").read_text() == markdown(grids)
+        assert (folder / f"{name}.tex").read_text() == latex(grids)
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_a_result_was_made_with_the_settings_of_its_experiment(path):
-    config = read_config(ROOT / "experiments" / f"{path.stem}.toml")
-    stored = json.loads(path.read_text())["config"]
-    # A setting that came later has its default in both.
-    found, expected = resolve(stored, path.name).tables(), config.tables()
-    if not config.finetune:
-        for tables in (found, expected):
-            tables.pop("grpo")
-    assert found == expected
+def test_the_documents_show_the_committed_tables(tables):
+    for name, text in documents(ROOT, tables).items():
+        assert (ROOT / name).read_text() == text
 
 
-def test_the_tables_of_the_documents_are_those_of_the_results(collect):
-    for name, table in collect.TABLES.items():
-        assert f"{collect.BEGIN}\n{table()}\n{collect.END}" in (ROOT / name).read_text()
-
-
-def test_every_reference_has_its_experiment(collect):
-    assert all((ROOT / "experiments" / f"{name}.toml").exists() for name in collect.REFERENCES)
+def test_every_table_of_a_document_exists(tables):
+    assert {table for shown in DOCUMENTS.values() for table in shown} <= set(tables)

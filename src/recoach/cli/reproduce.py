@@ -29,6 +29,7 @@ def reproduce(
         "ablation",
         "rivals",
         "tail",
+        "verification",
         "simulator",
     ],
     *,
@@ -53,8 +54,9 @@ def reproduce(
         change at a time); gains (the default recipe on bases trained to their end), future (the
         recipe before it, which rewards the coming items alone), ablation (the first with one
         change at a time), rivals (other algorithms in place of future) or tail (both recipes judged
-        on the next five and ten interactions), for which there is one profile; simulator (customers
-        of a simulated shop, who tire, leave and come back).
+        on the next five and ten interactions), for which there is one profile; verification (base
+        models whose results are published, on logs named toys-2014 and beauty-2014); simulator
+        (customers of a simulated shop, who tire, leave and come back).
     data
         A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
         Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.

@@ -1,5 +1,7 @@
-"""Join what the finished cells of a suite found, over seeds, users and logs."""
+"""Aggregate the finished runs of a suite over seeds, users and logs."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,43 +11,41 @@ import polars as pl
 
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval, verdict
 from recoach.experiments.run_folder import RunFolder
-from recoach.reproduction.gains_cells import GAINS
-from recoach.reproduction.paper_cells import SUITES, Cell, Profile, Source
+from recoach.reproduction.paper_cells import Cell, Profile, Source
+from recoach.reproduction.suites import cells_of
 
 FORMAT = 1
 _PAIRS = (("tuned", "base"), ("control", "base"), ("tuned", "control"))
-_SEEDS_FOR_AN_INTERVAL = 3
+_MIN_SEEDS_FOR_INTERVAL = 3
 
 
-def join(suite: str, profile: Profile, shelf: Path, sources: Sequence[Source]) -> dict[str, Any]:
-    """Return the record of a suite from every cell that is finished, whoever ran it and when.
+def aggregate(
+    suite: str, profile: Profile, folder: Path, sources: Sequence[Source]
+) -> dict[str, Any]:
+    """Return the aggregated record of a suite: every finished run in a folder, grouped by cell.
 
     Args:
-        suite: a key of `SUITES` or `GAINS`.
-        profile: whose cells.
-        shelf: the folder with a folder for each log, and in it one for each cell and seed.
-        sources: logs that come first; the shelf's others follow by name.
+        suite: a suite of `GROUPS`.
+        profile: the budget of the cells.
+        folder: holds one folder for each log, and in it one run folder for each cell and seed.
+        sources: the logs that come first; other logs found in the folder follow by name.
     """
     names = [source.name for source in sources]
     others = sorted(
-        path.name for path in shelf.iterdir() if path.is_dir() and path.name not in names
+        path.name for path in folder.iterdir() if path.is_dir() and path.name not in names
     )
     data = {}
     for source in [*sources, *(Source(name, "") for name in others)]:
-        every = (SUITES | GAINS)[suite](source, profile, 0)
         cells = {
-            cell.name: _over_seeds(folders)
-            for cell in every
-            if (folders := _finished(shelf / source.name, cell))
+            cell.name: _over_seeds(runs, comparisons_file(folder, source.name, cell.name))
+            for cell in cells_of(suite, source, profile, 0)
+            if (runs := _finished_runs(folder / source.name, cell))
         }
         if cells:
-            described = [cell.pop("dataset") for cell in cells.values()]
-            data[source.name] = {"cells": cells, "dataset": described[0]}
+            datasets = [cell.pop("dataset") for cell in cells.values()]
+            data[source.name] = {"cells": cells, "dataset": datasets[0]}
     seeds = {
-        seed
-        for found in data.values()
-        for cell in found["cells"].values()
-        for seed in cell["seeds"]
+        seed for log in data.values() for cell in log["cells"].values() for seed in cell["seeds"]
     }
     return {
         "format": FORMAT,
@@ -56,26 +56,37 @@ def join(suite: str, profile: Profile, shelf: Path, sources: Sequence[Source]) -
     }
 
 
-def _finished(folder: Path, cell: Cell) -> list[RunFolder]:
-    """Return the finished runs of a cell, a seed each."""
-    places = [path.parent for path in folder.glob(f"{cell.name}-*/results.json")]
-    seeds = {path: path.name.removeprefix(f"{cell.name}-") for path in places}
-    return [RunFolder(path) for path in sorted(places) if seeds[path].isdecimal()]
+def comparisons_file(folder: Path, log: str, cell: str) -> Path:
+    """Return the file with a cell's comparisons over users, for runs without per-user values."""
+    return folder / log / f"{cell}.comparisons.json"
 
 
-def _over_seeds(folders: Sequence[RunFolder]) -> dict[str, Any]:
-    """Return means, deviations and comparisons of one cell over its seeds."""
-    records = [folder.read_json("results.json") for folder in folders]
+def digest_of(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return a hash of the metrics of several runs."""
+    text = json.dumps([record["models"] for record in records], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _finished_runs(folder: Path, cell: Cell) -> list[RunFolder]:
+    """Return the finished runs of a cell, one per seed."""
+    paths = [path.parent for path in folder.glob(f"{cell.name}-*/results.json")]
+    seeds = {path: path.name.removeprefix(f"{cell.name}-") for path in paths}
+    return [RunFolder(path) for path in sorted(paths) if seeds[path].isdecimal()]
+
+
+def _over_seeds(runs: Sequence[RunFolder], stored: Path) -> dict[str, Any]:
+    """Return means, standard deviations and comparisons of one cell over its seeds."""
+    records = [run.read_json("results.json") for run in runs]
     first = records[0]
-    stages = list(first["models"])
+    comparisons, users_averaged = _compare(runs, records, stored)
     return {
         "dataset": first["dataset"],
         "model": first["model"],
         "protocol": first["protocol"],
         "seeds": [record["seed"] for record in records],
-        "models": {stage: _statistics(records, stage) for stage in stages},
-        "comparisons": _compared(folders, records),
-        "users_averaged": _whole(folders),
+        "models": {stage: _statistics(records, stage) for stage in first["models"]},
+        "comparisons": comparisons,
+        "users_averaged": users_averaged,
         "diagnostics": _diagnostics(records),
         "config": {k: v for k, v in first["config"].items() if k != "seed"},
         "environment": first["environment"],
@@ -84,61 +95,59 @@ def _over_seeds(folders: Sequence[RunFolder]) -> dict[str, Any]:
 
 def _statistics(records: Iterable[Mapping[str, Any]], stage: str) -> dict[str, Any]:
     models = [record["models"][stage] for record in records]
-    found: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         part: {
             name: _mean_and_deviation([m[part][name] for m in models]) for name in models[0][part]
         }
         for part in ("test", "lists")
+        if part in models[0]
     }
     for name in ("steps", "best_step", "seconds"):
         if name in models[0]:
-            found[name] = [model[name] for model in models]
-    buckets = [model["popularity_buckets"] for model in models]
-    found["popularity_buckets"] = [
+            statistics[name] = [model[name] for model in models]
+    buckets = [model.get("popularity_buckets", []) for model in models]
+    statistics["popularity_buckets"] = [
         {name: round(float(np.mean([b[name] for b in same])), 6) for name in same[0]}
         for same in zip(*buckets, strict=True)
     ]
-    return found
+    return statistics
 
 
 def _mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": round(float(np.mean(values)), 6), "sd": round(spread, 6)}
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": round(float(np.mean(values)), 6), "sd": round(deviation, 6)}
 
 
-def _compared(
-    folders: Sequence[RunFolder], records: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Compare models over users, and from three seeds on over the seeds.
+def _compare(
+    runs: Sequence[RunFolder], records: Sequence[Mapping[str, Any]], stored: Path
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the comparisons of a cell's models, and whether users were averaged over seeds."""
+    rows = _compare_users(runs, records, stored)
+    if rows is None:
+        return _with_seed_intervals(_average_intervals(records), records), False
+    return _with_seed_intervals(rows, records), True
 
-    Each user's values are averaged over the seeds where they are at hand. Where a seed has only
-    its record (it was run elsewhere), the ends of the seeds' own intervals are: as if all seeds
-    erred with the same users, which is never narrower.
+
+def _compare_users(
+    runs: Sequence[RunFolder], records: Sequence[Mapping[str, Any]], stored: Path
+) -> list[dict[str, Any]] | None:
+    """Compare the models user by user, each user's values averaged over the seeds.
+
+    Returns None where the values of single users are missing for a seed, unless `stored` holds
+    what was computed from them for these very runs.
     """
-    stages = list(records[0]["models"])
-    rows = _user_by_user(folders, stages) if _whole(folders) else _seed_by_seed(records)
-    if len(records) >= _SEEDS_FOR_AN_INTERVAL:
-        for row in rows:
-            gains = [
-                _mean_of(record, row["a"], row) - _mean_of(record, row["b"], row)
-                for record in records
-            ]
-            row["seeds"] = [round(end, 8) for end in seeds_interval(gains)]
-    return rows
+    if all((run.path / "per_user.parquet").exists() for run in runs):
+        return _bootstrap_users(runs, list(records[0]["models"]))
+    if stored.exists():
+        content = json.loads(stored.read_text())
+        if content["runs"] == digest_of(records):
+            comparisons: list[dict[str, Any]] = content["comparisons"]
+            return comparisons
+    return None
 
 
-def _whole(folders: Sequence[RunFolder]) -> bool:
-    """Return whether every user's values are at hand, for all seeds."""
-    return all((folder.path / "per_user.parquet").exists() for folder in folders)
-
-
-def _mean_of(record: Mapping[str, Any], stage: str, row: Mapping[str, Any]) -> float:
-    mean: float = record["models"][stage]["test"][row["metric"]]
-    return mean
-
-
-def _user_by_user(folders: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
-    frames = [pl.read_parquet(folder.path / "per_user.parquet") for folder in folders]
+def _bootstrap_users(runs: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
+    frames = [pl.read_parquet(run.path / "per_user.parquet") for run in runs]
     values = (
         pl.concat(frames)
         .group_by("model", "user_id")
@@ -147,43 +156,69 @@ def _user_by_user(folders: Sequence[RunFolder], stages: Sequence[str]) -> list[d
         .partition_by("model", as_dict=True)
     )
     metrics = [name for name in frames[0].columns if name not in ("user_id", "model")]
-    found = []
+    rows = []
     for a, b in _PAIRS:
         if a in stages and b in stages:
             left, right = values[(a,)], values[(b,)]
             for metric in metrics:
-                outcome = paired_bootstrap(left[metric].to_numpy(), right[metric].to_numpy())
-                plain = {
+                result = paired_bootstrap(left[metric].to_numpy(), right[metric].to_numpy())
+                rounded = {
                     name: round(value, 8) if isinstance(value, float) else value
-                    for name, value in outcome._asdict().items()
+                    for name, value in result._asdict().items()
                 }
-                found.append({"a": a, "b": b, "split": "test", "metric": metric} | plain)
-    return found
+                rows.append({"a": a, "b": b, "split": "test", "metric": metric} | rounded)
+    return rows
 
 
-def _seed_by_seed(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    kinds = [
+def _average_intervals(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Average the ends of the seeds' own intervals.
+
+    This assumes that all seeds err on the same users, so the interval is never narrower than that
+    of the averaged users.
+    """
+    by_seed = [
         {(row["a"], row["b"], row["metric"]): row for row in record["comparisons"]}
         for record in records
     ]
-    found = []
-    for a, b, metric in kinds[0]:
-        if (a, b) in _PAIRS and all((a, b, metric) in kind for kind in kinds):
-            same = [kind[a, b, metric] for kind in kinds]
+    rows = []
+    for a, b, metric in by_seed[0]:
+        if (a, b) in _PAIRS and all((a, b, metric) in seed for seed in by_seed):
+            same = [seed[a, b, metric] for seed in by_seed]
             row = {"a": a, "b": b, "split": "test", "metric": metric}
             for name in ("difference", "low", "high", "relative"):
                 row[name] = round(float(np.mean([one[name] for one in same])), 8)
-            found.append(row | {"verdict": verdict(row["low"], row["high"])})
-    return found
+            rows.append(row | {"verdict": verdict(row["low"], row["high"])})
+    return rows
+
+
+def _with_seed_intervals(
+    rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Add Student's interval over the seeds' differences to each row, from three seeds on."""
+    if len(records) < _MIN_SEEDS_FOR_INTERVAL:
+        return [dict(row) for row in rows]
+    with_intervals = []
+    for row in rows:
+        metric = row["metric"]
+        differences = [
+            record["models"][row["a"]]["test"][metric] - record["models"][row["b"]]["test"][metric]
+            for record in records
+        ]
+        ends = [round(end, 8) for end in seeds_interval(differences)]
+        with_intervals.append({**row, "seeds": ends})
+    return with_intervals
 
 
 def _diagnostics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return means of what GRPO logged, and the first seed's curve; nothing if a seed is silent."""
-    told: list[Mapping[str, Any]] = [record.get("diagnostics", {}) for record in records]
-    if not all(told):
+    """Return means of what was logged in fine-tuning, and the first seed's validation curve.
+
+    Empty where a seed has no diagnostics; a quantity that a seed did not log is left out.
+    """
+    logged: list[Mapping[str, Any]] = [record.get("diagnostics", {}) for record in records]
+    if not all(logged):
         return {}
-    found: dict[str, Any] = {"curve": told[0]["curve"]}
+    means: dict[str, Any] = {"curve": logged[0]["curve"]}
     for part in ("first", "last"):
-        names = [name for name in told[0][part] if all(name in one[part] for one in told)]
-        found[part] = {n: round(float(np.mean([one[part][n] for one in told])), 6) for n in names}
-    return found
+        names = [name for name in logged[0][part] if all(name in one[part] for one in logged)]
+        means[part] = {n: round(float(np.mean([one[part][n] for one in logged])), 6) for n in names}
+    return means

@@ -1,6 +1,6 @@
 """The paper's tables with ours beside them, from the joined record of a suite."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from recoach.reproduction.datasets import Sizes, category_of
 from recoach.reproduction.figures import NAMES, draw_factors, draw_figure1, draw_gains
 from recoach.reproduction.gains_tables import ablation, future, gains, rivals, tail
 from recoach.reproduction.paper_results import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
+from recoach.reproduction.published_tables import verification
 from recoach.reproduction.simulator_tables import draw_front, simulated
 
 Record = Mapping[str, Any]
@@ -23,59 +24,59 @@ _COLUMNS: Final = (
 )
 
 
-def write_table1(found: Mapping[str, Sizes], k_core: int, folder: Path) -> list[Path]:
-    """Write table 1, ours beside the paper's 5-cores, and return the files, Markdown first."""
+def table1(sizes: Mapping[str, Sizes], k_core: int) -> list[ResultTable]:
+    """Return table 1: the sizes of each log after the core, beside the paper's 5-cores."""
     rows = []
-    for name, sizes in found.items():
+    for name, ours in sizes.items():
         category = category_of(name)
         paper = TABLE1.get(category or "")
-        same = name in TABLE1 and paper is not None
-        for place, what in enumerate(("users", "items", "interactions", "average length")):
-            ours = sizes[place]
-            theirs = None if paper is None else paper[place]
-            gap = f"{ours - theirs:+,.2f}".removesuffix(".00") if same and theirs else MISSING
-            shown = [
-                MISSING if n is None else f"{n:,.2f}".removesuffix(".00") for n in (theirs, ours)
+        for place, quantity in enumerate(("users", "items", "interactions", "average length")):
+            printed = None if paper is None else paper[place]
+            same_log = name in TABLE1 and printed is not None
+            difference = f"{ours[place] - (printed or 0):+,.2f}".removesuffix(".00")
+            values = [
+                MISSING if value is None else f"{value:,.2f}".removesuffix(".00")
+                for value in (printed, ours[place])
             ]
-            label = f"{name}, {what}"
-            rows.append((label, *shown, gap))
+            label = f"{name}, {quantity}"
+            rows.append((label, *values, difference if same_log else MISSING))
     note = (
         f"Iterated {k_core}-core of users and items, repeated interactions kept, no rating "
         "threshold; prepared and split folders as they are. A difference is given where the log "
         "is the paper's own category."
     )
-    grid = ResultTable(
-        "Table 1: sizes of the data", ("Data set", "paper", "ours", "difference"), rows, note
-    )
-    return _write([grid], "table1", folder)
+    head = ("Data set", "paper", "ours", "difference")
+    return [ResultTable("Table 1: sizes of the data", head, rows, note)]
 
 
-def write_suite(record: Record, what: str, folder: Path) -> list[Path]:
+def write_table1(sizes: Mapping[str, Sizes], k_core: int, folder: Path) -> list[Path]:
+    """Write table 1 and return its files, Markdown first."""
+    return _write(table1(sizes, k_core), "table1", folder)
+
+
+def suite_tables(record: Record, name: str) -> list[ResultTable]:
+    """Return the tables of an aggregated suite.
+
+    Args:
+        record: as `aggregate` or `simulate` return it.
+        name: a suite of `GROUPS`, `figure1` (the base models of table3) or `simulator`.
+    """
+    return _TABLES[name](record)
+
+
+def save_figure(record: Record, name: str, folder: Path) -> list[Path]:
+    """Write the figure of a suite as SVG and PNG and return both files, none without a figure."""
+    return _FIGURES[name](record, folder) if name in _FIGURES else []
+
+
+def write_suite(record: Record, name: str, folder: Path) -> list[Path]:
     """Write a suite's tables, its figure and its record; return the files, Markdown first."""
-    write = {
-        "table3": _table3,
-        "table4": _table4,
-        "factors": _factors,
-        "figure1": _figure1,
-        "gains": gains,
-        "future": future,
-        "ablation": ablation,
-        "rivals": rivals,
-        "tail": tail,
-        "simulator": simulated,
-    }
-    drawings = {
-        "figure1": draw_figure1,
-        "factors": draw_factors,
-        "gains": draw_gains,
-        "simulator": draw_front,
-    }
-    drawn = drawings[what](record, folder) if what in drawings else []
-    picture = next((path.read_bytes() for path in drawn if path.suffix == ".png"), b"")
-    paths = _write(write[what](record), what, folder, picture) + drawn
-    name = f"{record['suite']}.json"
-    RunFolder(folder).write_json(name, record)
-    return [*paths, folder / name]
+    figures = save_figure(record, name, folder)
+    picture = next((path.read_bytes() for path in figures if path.suffix == ".png"), b"")
+    paths = _write(suite_tables(record, name), name, folder, picture) + figures
+    record_name = f"{record['suite']}.json"
+    RunFolder(folder).write_json(record_name, record)
+    return [*paths, folder / record_name]
 
 
 def _write(grids: list[ResultTable], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
@@ -242,3 +243,25 @@ def _with_control(record: Record, found: Record) -> str:
     if not any("control" in cell["models"] for cell in found["cells"].values()):
         return note
     return f"{note} Supervised steps: as many as GRPO's, as large, at its learning rate."
+
+
+_TABLES: Final[dict[str, Callable[[Record], list[ResultTable]]]] = {
+    "table3": _table3,
+    "table4": _table4,
+    "factors": _factors,
+    "figure1": _figure1,
+    "gains": gains,
+    "future": future,
+    "ablation": ablation,
+    "rivals": rivals,
+    "tail": tail,
+    "verification": verification,
+    "simulator": simulated,
+}
+
+_FIGURES: Final[dict[str, Callable[[Record, Path], list[Path]]]] = {
+    "figure1": draw_figure1,
+    "factors": draw_factors,
+    "gains": draw_gains,
+    "simulator": draw_front,
+}

@@ -16,9 +16,9 @@ from recoach.errors import BusyError, ConfigError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import Run, Watch, execute, open_run
-from recoach.reproduction.aggregate import join
-from recoach.reproduction.gains_cells import GAINS
-from recoach.reproduction.paper_cells import SUITES, Cell, Profile, Source
+from recoach.reproduction.aggregate import aggregate
+from recoach.reproduction.paper_cells import Cell, Profile, Source
+from recoach.reproduction.suites import cells_of, group_of, runs_folder
 
 Announce = Callable[[str], None]
 """Told the name of every cell before it is run, and why one is skipped."""
@@ -39,7 +39,7 @@ class Plan:
 
     def cells(self, source: Source, seed: int) -> list[Cell]:
         """Return the wanted cells of one data set and seed."""
-        every = (SUITES | GAINS)[self.suite](source, self.profile, seed)
+        every = cells_of(self.suite, source, self.profile, seed)
         return [
             cell for cell in every if not self.only or any(word in cell.name for word in self.only)
         ]
@@ -64,7 +64,7 @@ class Plan:
     @property
     def shelf(self) -> Path:
         """Where the suite's tables lie: beside those it shares runs with."""
-        return self.output / ("gains" if self.suite in GAINS else self.profile)
+        return self.output / (runs_folder(group_of(self.suite), self.profile))
 
 
 def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
             _run(config, folder, watch)
         except BusyError as busy:
             announce(f"{name}: skipped, {busy.who}")
-    return join(plan.suite, plan.profile, plan.shelf, plan.sources)
+    return aggregate(plan.suite, plan.profile, plan.shelf, plan.sources)
 
 
 def _run(config: ExperimentConfig, folder: RunFolder, watch: Watch) -> None:
