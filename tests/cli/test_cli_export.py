@@ -73,15 +73,15 @@ def test_an_extra_that_is_missing_is_named(recoach, finished, tmp_path, monkeypa
 def test_a_catalogue_beyond_exact_search_is_served_from_an_index(finished, monkeypatch):
     pytest.importorskip("faiss", reason="the ann extra is not installed")
     folder = RunFolder(finished)
-    plain = serve.read_shelf(folder)
-    assert plain.indexes == {}
+    plain = serve.read_snapshot(folder)
+    assert plain.faiss_indexes == {}
     monkeypatch.setattr(serve, "EXACT_UP_TO", 39)
-    indexed = serve.read_shelf(folder)
-    assert set(indexed.indexes) == {"base", "tuned"}
-    wish = plain.ask(user="u3", history=None, k=5, exclude_seen=True, candidates=None)
-    for stage in indexed.indexes:
-        assert indexed.best(stage, [wish])[0].items.tolist() == (
-            plain.best(stage, [wish])[0].items.tolist()
+    indexed = serve.read_snapshot(folder)
+    assert set(indexed.faiss_indexes) == {"base", "tuned"}
+    query = plain.build_query(user="u3", history=None, k=5, exclude_seen=True, candidates=None)
+    for stage in indexed.faiss_indexes:
+        assert indexed.recommend(stage, [query])[0].items.tolist() == (
+            plain.recommend(stage, [query])[0].items.tolist()
         )
     monkeypatch.setattr(serve, "has_faiss", lambda: False)
-    assert serve.read_shelf(folder).indexes == {}
+    assert serve.read_snapshot(folder).faiss_indexes == {}

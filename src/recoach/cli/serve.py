@@ -65,7 +65,7 @@ def serve(
         raise ConfigError(f"--reload-seconds must be above 0, not {reload_seconds:g}.")
     folder = RunFolder(path)
     service = Service(
-        lambda: read_shelf(folder), lambda: stamp(folder), reload_seconds=reload_seconds
+        lambda: read_snapshot(folder), lambda: stamp(folder), reload_seconds=reload_seconds
     )
     app = build_app(service, api_key=os.environ.get(KEY) or None, page=page)
     listening = _listen(host, port)
@@ -95,7 +95,7 @@ def serve(
     console.print("Stopped.")
 
 
-def read_shelf(folder: RunFolder) -> ModelSnapshot:
+def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     """Return what a run has to serve: its base and, where it is there and whole, its tuned model.
 
     Raises:
