@@ -19,7 +19,7 @@ from recoach.report.tables import format_metric
 from recoach.reproduction import paper_cells
 from recoach.reproduction.datasets import find_sources, missing_categories
 from recoach.reproduction.paper_results import METRICS, TABLE1, TABLE3, TABLE4
-from recoach.simulation.shop import block_graph
+from recoach.simulation.toy_logs import block_graph
 from recoach.training.trainer import GRPOTrainer
 
 PRETRAIN = {"max_steps": 3, "batch_size": 128}

@@ -11,7 +11,7 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import GROUP_NAMES, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import MODELS, build_model
-from recoach.simulation.shop import block_graph, checkerboard, cycle
+from recoach.simulation.toy_logs import block_graph, checkerboard, cycle
 from recoach.training.supervised import PretrainConfig, pretrain
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}

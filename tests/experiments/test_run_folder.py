@@ -14,7 +14,7 @@ from recoach.experiments.data import run_dataset
 from recoach.experiments.run_folder import RunFolder, write_frame
 from recoach.experiments.stages import Run, wanted
 from recoach.models.registry import build_model
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.callbacks import Callback, TrainResult
 
 DATA = leave_last_out(cycle(16, 12, length=7))

@@ -13,7 +13,7 @@ from recoach.models.base import TrainingBatch
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
 from recoach.models.softmax import Catalogue, softmax_loss
-from recoach.simulation.shop import block_graph
+from recoach.simulation.toy_logs import block_graph
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext, stream

@@ -7,7 +7,7 @@ from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
 from recoach.models.registry import build_model
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.supervised import PretrainConfig, pretrain
 
 N_ITEMS = 12

@@ -13,7 +13,7 @@ from recoach.models.base import TrainingBatch, draw_negatives
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
 from recoach.models.graph.propagation import Graph, fold_in
 from recoach.models.registry import build_model
-from recoach.simulation.shop import block_graph, cycle
+from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer
 
 # Five users and six items; user 3 and item 5 have no edge, user 0 took item 1 twice.

@@ -11,7 +11,7 @@ from recoach.models.base import TrainingBatch, draw_negatives, interaction_keys
 from recoach.models.registry import build_model
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder, _Dropout
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.supervised import PretrainConfig, pretrain
 
 N_ITEMS = 12

@@ -8,7 +8,7 @@ from recoach import recommend, wrap
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.trainer import GRPOTrainer

@@ -13,7 +13,7 @@ from recoach.models.registry import build_model
 from recoach.policy import smoothing
 from recoach.policy.rewards import Rewards
 from recoach.policy.smoothing import Smoothing, neighbours
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.batch_builder import BatchBuilder
 from recoach.training.config import GRPOConfig
 

@@ -8,7 +8,7 @@ from recoach.errors import ConfigError
 from recoach.reproduction import simulator
 from recoach.reproduction.paper_tables import write_suite
 from recoach.reproduction.simulator import Simulation, simulate
-from recoach.simulation.environment import Moods
+from recoach.simulation.environment import EnvironmentConfig
 from recoach.simulation.shop import Habits
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
@@ -19,7 +19,7 @@ def plan(output, seeds=(1, 2), **settings):
     short = {
         "pretrain": PretrainConfig(max_steps=4, eval_steps=2),
         "grpo": GRPOConfig(max_steps=2, eval_steps=1),
-        "moods": Moods(turns=4),
+        "environment": EnvironmentConfig(max_turns=4),
     }
     return Simulation(seeds, output, customers=60, items=80, **short | settings)
 
@@ -63,7 +63,7 @@ def test_what_is_played_is_not_played_again(played):
 def test_other_settings_need_another_folder(played):
     folder, _, _ = played
     with pytest.raises(ConfigError, match="other settings"):
-        again(folder, moods=Moods(turns=5))
+        again(folder, environment=EnvironmentConfig(max_turns=5))
 
 
 def test_the_habits_are_those_of_the_shop_and_its_customers(played):

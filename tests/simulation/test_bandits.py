@@ -1,4 +1,4 @@
-"""Policies that learn while they serve."""
+"""Bandits, random lists and the oracle in the simulated shop."""
 
 import itertools
 from dataclasses import replace
@@ -7,125 +7,131 @@ import numpy as np
 import pytest
 
 from recoach.data.split import leave_last_out
-from recoach.simulation.bandits import SlateBandit, best_unseen, oracle, random_policy
-from recoach.simulation.environment import Customers, Moods, play
+from recoach.simulation.bandits import SlateBandit, oracle, random_policy, top_unseen
+from recoach.simulation.environment import EnvironmentConfig, ShopVectorEnv
+from recoach.simulation.episodes import run_episodes
 from recoach.simulation.shop import shop
 
 SHOP = shop(60, 80, seed=0, n_categories=4)
 DATASET = leave_last_out(SHOP.interactions)
 
 
-def customers(**moods):
-    return Customers(SHOP, DATASET, replace(Moods(list_length=4, turns=25), **moods))
+CONFIG = EnvironmentConfig(list_length=4, max_turns=25)
 
 
-def bandit(floor, **settings):
-    return SlateBandit(floor, DATASET, 0, **settings)
+def make_env(**config):
+    return ShopVectorEnv(SHOP, DATASET, replace(CONFIG, **config))
 
 
-def test_the_prior_is_where_the_log_went_from_each_shelf():
-    floor = customers()
-    made = bandit(floor)
+def make_bandit(env, **settings):
+    return SlateBandit(env, DATASET, 0, **settings)
+
+
+def test_the_prior_counts_the_logs_transitions_from_each_category():
+    env = make_env()
+    bandit = make_bandit(env)
     moves = np.zeros((4, DATASET.n_items))
     for user in range(DATASET.n_users):
         row = DATASET.train.row(user)
         for before, after in itertools.pairwise(row):
-            moves[floor.shelf[before], after] += 1
+            moves[env.item_category[before], after] += 1
     share = moves / moves.sum(axis=1, keepdims=True)
-    assert np.allclose(made.clicks, 1 + 10 * share)
-    assert np.allclose(made.clicks + made.misses, 12)
+    assert np.allclose(bandit.clicks, 1 + 10 * share)
+    assert np.allclose(bandit.clicks + bandit.misses, 12)
 
 
-def test_what_was_shown_is_counted_where_people_came_from():
-    floor = customers()
-    made = bandit(floor)
-    clicks, misses = made.clicks.copy(), made.misses.copy()
+def test_clicks_and_misses_are_counted_for_the_last_items_category():
+    env = make_env()
+    bandit = make_bandit(env)
+    clicks, misses = bandit.clicks.copy(), bandit.misses.copy()
     last = np.array([5, 9])
-    observed = np.full((2, 6), DATASET.n_items)
-    observed[:, :2] = [[1, 5], [2, 9]]
-    made.learn(observed, np.array([[3, 4, -1], [7, 8, -1]]), np.array([4, -1]))
-    shelves = floor.shelf[last]
-    clicks[shelves[0], 4] += 1
-    misses[shelves[0], 3] += 1
-    misses[shelves[1], [7, 8]] += 1  # an empty place is neither
-    assert np.array_equal(made.clicks, clicks)
-    assert np.array_equal(made.misses, misses)
+    observations = np.full((2, 6), DATASET.n_items)
+    observations[:, :2] = [[1, 5], [2, 9]]
+    bandit.learn(observations, np.array([[3, 4, -1], [7, 8, -1]]), np.array([4, -1]))
+    categories = env.item_category[last]
+    clicks[categories[0], 4] += 1
+    misses[categories[0], 3] += 1
+    misses[categories[1], [7, 8]] += 1  # an empty position is neither
+    assert np.array_equal(bandit.clicks, clicks)
+    assert np.array_equal(bandit.misses, misses)
 
 
-def test_only_unseen_items_are_shown_the_best_first():
-    floor = customers()
-    floor.reset(seed=0)
-    worth = np.tile(np.arange(DATASET.n_items, dtype=float), (60, 1))
-    lists = best_unseen(worth, floor)
-    assert not np.take_along_axis(floor.seen, lists, axis=1).any()
+def test_lists_hold_the_best_unseen_items_in_order():
+    env = make_env()
+    env.reset(seed=0)
+    scores = np.tile(np.arange(DATASET.n_items, dtype=float), (60, 1))
+    lists = top_unseen(scores, env)
+    assert not np.take_along_axis(env.seen, lists, axis=1).any()
     assert (np.diff(lists, axis=1) < 0).all()
     for user in (0, 31):
-        unseen = np.flatnonzero(~floor.seen[user])
+        unseen = np.flatnonzero(~env.seen[user])
         assert lists[user].tolist() == unseen[::-1][:4].tolist()
 
 
-def test_without_exploring_the_mean_rates_decide():
-    floor = customers()
-    observed, _ = floor.reset(seed=0)
-    made = bandit(floor, epsilon=0.0)
-    rates = (made.clicks / (made.clicks + made.misses))[made._context(observed)]
-    assert np.array_equal(made(observed, floor), best_unseen(rates, floor))
-    explored = bandit(floor, epsilon=1.0)(observed, floor)
-    assert not np.array_equal(explored, made(observed, floor))
-    drawn = bandit(floor)
-    assert not np.array_equal(drawn(observed, floor), drawn(observed, floor))
+def test_without_exploration_lists_follow_the_mean_rates():
+    env = make_env()
+    observations, _ = env.reset(seed=0)
+    bandit = make_bandit(env, epsilon=0.0)
+    rates = (bandit.clicks / (bandit.clicks + bandit.misses))[bandit._context(observations)]
+    assert np.array_equal(bandit(observations, env), top_unseen(rates, env))
+    explored = make_bandit(env, epsilon=1.0)(observations, env)
+    assert not np.array_equal(explored, bandit(observations, env))
+    thompson = make_bandit(env)
+    assert not np.array_equal(thompson(observations, env), thompson(observations, env))
 
 
-def test_exploring_shows_a_share_of_the_customers_any_unseen_item():
+def test_epsilon_is_the_share_of_random_lists():
     count = 4000
-    floor = Customers(SHOP, DATASET, Moods(list_length=4), users=np.zeros(count, dtype=int))
-    observed, _ = floor.reset(seed=0)
-    lists = bandit(floor, epsilon=0.3)(observed, floor)
-    best = bandit(floor, epsilon=0.0)(observed, floor)
+    env = ShopVectorEnv(
+        SHOP, DATASET, EnvironmentConfig(list_length=4), users=np.zeros(count, dtype=int)
+    )
+    observations, _ = env.reset(seed=0)
+    lists = make_bandit(env, epsilon=0.3)(observations, env)
+    best = make_bandit(env, epsilon=0.0)(observations, env)
     random = lists[(lists != best).any(axis=1)]
     assert len(random) / count == pytest.approx(0.3, abs=0.03)
-    shown = np.bincount(random.ravel(), minlength=DATASET.n_items) / len(random)
-    unseen = ~floor.seen[0]
-    assert not shown[~unseen].any()
-    assert shown[unseen] == pytest.approx(4 / unseen.sum(), abs=0.04)
+    frequency = np.bincount(random.ravel(), minlength=DATASET.n_items) / len(random)
+    unseen = ~env.seen[0]
+    assert not frequency[~unseen].any()
+    assert frequency[unseen] == pytest.approx(4 / unseen.sum(), abs=0.04)
 
 
 @pytest.mark.parametrize("settings", [{"epsilon": 0.1}, {}])
-def test_a_bandit_learns_from_those_it_serves(settings):
-    """The same customers click more the second time, and more than on lists drawn at random."""
-    floor = customers(outside=3.0, leave_after_none=0.02, return_at_worst=0.95)
-    made = bandit(floor, **settings)
-    first = play(floor, made, 1)
+def test_a_bandit_improves_over_episodes(settings):
+    """With the same random numbers users click more than before, and more than on random lists."""
+    env = make_env(no_click_logit=3.0, leave_after_no_click=0.02, min_return_probability=0.95)
+    bandit = make_bandit(env, **settings)
+    first = run_episodes(env, bandit, 1)
     for seed in range(2, 6):
-        play(floor, made, seed)
-    again = play(floor, made, 1)
-    random = play(floor, random_policy(0), 1)
-    assert again.reward.sum() / again.turns.sum() > 1.1 * first.reward.sum() / first.turns.sum()
-    assert again.reward.mean() > 1.5 * random.reward.mean()
+        run_episodes(env, bandit, seed)
+    last = run_episodes(env, bandit, 1)
+    random = run_episodes(env, random_policy(0), 1)
+    assert last.reward.sum() / last.turns.sum() > 1.1 * first.reward.sum() / first.turns.sum()
+    assert last.reward.mean() > 1.5 * random.reward.mean()
 
 
-def test_nobody_beats_who_knows_the_truth():
-    floor = customers()
-    known = play(floor, oracle, 3).reward.mean()
-    assert known > 1.3 * play(floor, random_policy(0), 3).reward.mean()
-    assert known > 1.1 * play(floor, bandit(floor), 3).reward.mean()
+def test_the_oracle_gets_the_most_clicks():
+    env = make_env()
+    best = run_episodes(env, oracle, 3).reward.mean()
+    assert best > 1.3 * run_episodes(env, random_policy(0), 3).reward.mean()
+    assert best > 1.1 * run_episodes(env, make_bandit(env), 3).reward.mean()
 
 
-def test_a_policy_that_learns_is_told_of_those_who_were_there():
-    told = []
+def test_learn_is_called_with_the_active_users_only():
+    calls = []
 
-    class Listener:
-        def __call__(self, observed, floor):
-            self.asked = observed.copy(), ~floor.gone
-            return best_unseen(np.zeros((len(observed), floor.n_items)), floor)
+    class RecordingPolicy:
+        def __call__(self, observations, env):
+            self.called_with = observations.copy(), ~env.terminated
+            return top_unseen(np.zeros((len(observations), env.n_items)), env)
 
-        def learn(self, observed, lists, clicked):
-            before, here = self.asked
-            assert np.array_equal(observed, before[here])
-            assert len(lists) == len(clicked) == here.sum()
-            told.append((int(here.sum()), int((clicked >= 0).sum())))
+        def learn(self, observations, lists, clicked):
+            before, active = self.called_with
+            assert np.array_equal(observations, before[active])
+            assert len(lists) == len(clicked) == active.sum()
+            calls.append((int(active.sum()), int((clicked >= 0).sum())))
 
-    stay = play(customers(outside=2.0), Listener(), 0)
-    assert sum(there for there, _ in told) == stay.turns.sum()
-    assert sum(clicks for _, clicks in told) == stay.reward.sum() > 0
-    assert told[-1][0] < told[0][0]
+    result = run_episodes(make_env(no_click_logit=2.0), RecordingPolicy(), 0)
+    assert sum(n_active for n_active, _ in calls) == result.turns.sum()
+    assert sum(n_clicks for _, n_clicks in calls) == result.reward.sum() > 0
+    assert calls[-1][0] < calls[0][0]

@@ -8,254 +8,279 @@ from pydantic import ValidationError
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.models.registry import build_model
-from recoach.simulation.environment import Customer, Customers, Moods, play, served_by
+from recoach.simulation import environment
+from recoach.simulation.environment import EnvironmentConfig, ShopEnv, ShopVectorEnv
+from recoach.simulation.episodes import EpisodeResult, model_policy, run_episodes
 from recoach.simulation.shop import shop
 
 SHOP = shop(60, 80, seed=0, n_categories=4)
 DATASET = leave_last_out(SHOP.interactions)
-ALWAYS = Moods(list_length=4, outside=-50.0, leave_after_click=0.0)
-"""Somebody always clicks, and nobody leaves."""
+ALWAYS_CLICK = EnvironmentConfig(list_length=4, no_click_logit=-50.0, leave_after_click=0.0)
+"""Every user clicks in every turn and stays."""
 
 
-def customers(**moods):
-    return Customers(SHOP, DATASET, replace(ALWAYS, **moods))
+def make_env(**config):
+    return ShopVectorEnv(SHOP, DATASET, replace(ALWAYS_CLICK, **config))
 
 
-def best(observed, shop_floor):
-    """Show what people would like most, which only the simulator knows."""
-    del observed
-    return np.argsort(-SHOP.law(shop_floor._visitors), axis=1)[:, : shop_floor.moods.list_length]
+def best(observations, env):
+    """Show the items of highest true click probability."""
+    del observations
+    probabilities = SHOP.click_probabilities(env._states)
+    return np.argsort(-probabilities, axis=1)[:, : env.config.list_length]
 
 
-def anything(observed, shop_floor):
-    rng = np.random.default_rng(int((observed != shop_floor.n_items).sum()))
-    return rng.permuted(np.tile(np.arange(80), (60, 1)), axis=1)[:, : shop_floor.moods.list_length]
+def random_lists(observations, env):
+    rng = np.random.default_rng(int((observations != env.n_items).sum()))
+    return rng.permuted(np.tile(np.arange(80), (60, 1)), axis=1)[:, : env.config.list_length]
 
 
-def test_one_customer_is_a_gymnasium_environment():
-    check_env(Customer(SHOP, DATASET), skip_render_check=True)
+def test_shop_env_passes_gymnasiums_checks():
+    check_env(ShopEnv(SHOP, DATASET), skip_render_check=True)
 
 
-def test_the_seed_draws_which_customer_it_is():
-    one = Customer(SHOP, DATASET, ALWAYS)
-    windows, _ = customers().reset(seed=0)
-    met = []
+def test_the_seed_determines_the_user():
+    env = ShopEnv(SHOP, DATASET, ALWAYS_CLICK)
+    windows, _ = make_env().reset(seed=0)
+    users = []
     for seed in (*range(12), *range(12)):
-        observed, info = one.reset(seed=seed)
-        assert np.array_equal(observed, windows[info["user"]])
-        met.append(int(info["user"]))
-    assert met[:12] == met[12:]
-    assert len(set(met)) > 6
-    assert len({int(one.reset()[1]["user"]) for _ in range(12)}) > 6
+        observations, info = env.reset(seed=seed)
+        assert np.array_equal(observations, windows[info["user"]])
+        users.append(int(info["user"]))
+    assert users[:12] == users[12:]
+    assert len(set(users)) > 6
+    assert len({int(env.reset()[1]["user"]) for _ in range(12)}) > 6
 
 
-def test_all_customers_are_a_vector_environment():
-    floor = customers()
-    observed, info = floor.reset(seed=0)
-    assert observed in floor.observation_space
-    assert floor.action_space.sample() in floor.action_space
+def test_observations_and_actions_are_in_their_spaces():
+    env = make_env()
+    observations, info = env.reset(seed=0)
+    assert observations in env.observation_space
+    assert env.action_space.sample() in env.action_space
     assert info["user"].tolist() == list(range(60))
-    observed, rewards, gone, late, info = floor.step(best(observed, floor))
-    assert observed in floor.observation_space
+    observations, rewards, terminated, truncated, info = env.step(best(observations, env))
+    assert observations in env.observation_space
     assert rewards.tolist() == [1.0] * 60
-    assert not gone.any()
-    assert not late.any()
+    assert not terminated.any()
+    assert not truncated.any()
 
 
-def test_histories_begin_where_the_log_ends_and_grow_by_what_is_clicked():
-    floor = customers(memory=6)
-    observed, _ = floor.reset(seed=0)
+def test_observations_start_with_the_log_and_append_clicks():
+    env = make_env(history_length=6)
+    observations, _ = env.reset(seed=0)
     for user in (0, 7):
         rows = (DATASET.train.row(user), DATASET.valid.row(user), DATASET.test.row(user))
-        assert observed[user].tolist() == np.concatenate(rows)[-6:].tolist()
-    after, _, _, _, info = floor.step(best(observed, floor))
-    assert np.array_equal(after[:, :-1], observed[:, 1:])
+        assert observations[user].tolist() == np.concatenate(rows)[-6:].tolist()
+    after, _, _, _, info = env.step(best(observations, env))
+    assert np.array_equal(after[:, :-1], observations[:, 1:])
     assert np.array_equal(after[:, -1], info["clicked"])
 
 
-def test_a_history_shorter_than_the_memory_grows_to_the_right():
-    floor = customers(memory=61)
-    observed, _ = floor.reset(seed=0)
-    long = (observed != 80).sum(axis=1)
-    after, _, _, _, info = floor.step(best(observed, floor))
-    assert ((after != 80).sum(axis=1) == np.minimum(long + 1, 61)).all()
-    rows = np.flatnonzero(long < 61)
-    assert np.array_equal(after[rows, long[rows]], info["clicked"][rows])
+def test_a_short_observation_grows_to_the_right():
+    env = make_env(history_length=61)
+    observations, _ = env.reset(seed=0)
+    lengths = (observations != 80).sum(axis=1)
+    after, _, _, _, info = env.step(best(observations, env))
+    assert ((after != 80).sum(axis=1) == np.minimum(lengths + 1, 61)).all()
+    rows = np.flatnonzero(lengths < 61)
+    assert np.array_equal(after[rows, lengths[rows]], info["clicked"][rows])
 
 
-def test_the_same_seed_brings_the_same_luck():
-    runs = [play(customers(outside=4.0), best, seed) for seed in (3, 3, 4)]
+def test_the_same_seed_gives_the_same_episodes():
+    runs = [run_episodes(make_env(no_click_logit=4.0), best, seed) for seed in (3, 3, 4)]
     assert np.array_equal(runs[0].reward, runs[1].reward)
     assert not np.array_equal(runs[0].reward, runs[2].reward)
 
 
-def test_what_people_like_keeps_them_longer():
-    liked, shown = (play(customers(outside=3.0), policy, 0) for policy in (best, anything))
-    assert liked.reward.mean() > 2 * shown.reward.mean()
-    assert liked.turns.mean() > shown.turns.mean()
-    assert liked.return_rate > shown.return_rate
+def test_better_lists_give_more_clicks_turns_and_returns():
+    good, random = (
+        run_episodes(make_env(no_click_logit=3.0), policy, 0) for policy in (best, random_lists)
+    )
+    assert good.reward.mean() > 2 * random.reward.mean()
+    assert good.turns.mean() > random.turns.mean()
+    assert good.return_rate > random.return_rate
 
 
-def test_clicks_follow_the_law_of_the_shop():
-    floor = Customers(SHOP, DATASET, replace(ALWAYS, boredom=0.0), users=np.zeros(4000, dtype=int))
-    floor.reset(seed=1)
-    law = SHOP.law(floor._visitors)[0]
-    shown = np.argsort(-law)[:4]
-    *_, info = floor.step(np.tile(shown, (4000, 1)))
-    share = [(info["clicked"] == item).mean() for item in shown]
-    np.testing.assert_allclose(share, law[shown] / law[shown].sum(), atol=0.03)
+def test_clicks_follow_the_shops_click_probabilities():
+    env = ShopVectorEnv(
+        SHOP, DATASET, replace(ALWAYS_CLICK, satiation=0.0), users=np.zeros(4000, dtype=int)
+    )
+    env.reset(seed=1)
+    probabilities = SHOP.click_probabilities(env._states)[0]
+    lists = np.argsort(-probabilities)[:4]
+    *_, info = env.step(np.tile(lists, (4000, 1)))
+    share = [(info["clicked"] == item).mean() for item in lists]
+    np.testing.assert_allclose(share, probabilities[lists] / probabilities[lists].sum(), atol=0.03)
 
 
-def test_the_best_item_at_the_edge_is_clicked_half_the_time():
-    floor = Customers(SHOP, DATASET, Moods(list_length=1), users=np.zeros(4000, dtype=int))
-    floor.reset(seed=1)
-    law = SHOP.law(floor._visitors)[0]
-    level = float(np.log(law.max() * 80))
-    floor.moods = replace(floor.moods, outside=level)
-    *_, info = floor.step(np.full((4000, 1), law.argmax()))
+def test_an_item_with_the_no_click_logit_is_clicked_half_the_time():
+    env = ShopVectorEnv(
+        SHOP, DATASET, EnvironmentConfig(list_length=1), users=np.zeros(4000, dtype=int)
+    )
+    env.reset(seed=1)
+    probabilities = SHOP.click_probabilities(env._states)[0]
+    level = float(np.log(probabilities.max() * 80))
+    env.config = replace(env.config, no_click_logit=level)
+    *_, info = env.step(np.full((4000, 1), probabilities.argmax()))
     assert (info["clicked"] >= 0).mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_shelf_just_bought_from_bores():
-    shares = []
-    for boredom in (0.0, 3.0):
-        floor = customers(boredom=boredom)
-        floor.reset(seed=1)
-        shelf = floor.shelf
-        floor._bored[:, shelf[0]] = 1.0
-        shown = np.array([0, *np.flatnonzero(shelf != shelf[0])[:3]])
-        *_, info = floor.step(np.tile(shown, (60, 1)))
-        shares.append((info["clicked"] == 0).sum())
-    assert shares[1] < shares[0]
+def test_satiation_reduces_clicks_in_the_same_category():
+    clicks = []
+    for satiation in (0.0, 3.0):
+        env = make_env(satiation=satiation)
+        env.reset(seed=1)
+        category = env.item_category
+        env._recent_clicks[:, category[0]] = 1.0
+        lists = np.array([0, *np.flatnonzero(category != category[0])[:3]])
+        *_, info = env.step(np.tile(lists, (60, 1)))
+        clicks.append((info["clicked"] == 0).sum())
+    assert clicks[1] < clicks[0]
 
 
-def test_boredom_passes():
-    floor = customers(recovery=0.5)
-    floor.reset(seed=1)
-    floor._bored[:] = 1.0
-    *_, info = floor.step(floor.action_space.sample())
-    expected = np.full_like(floor._bored, 0.5)
-    expected[np.arange(60), floor.shelf[info["clicked"]]] += 1
-    np.testing.assert_allclose(floor._bored, expected)
+def test_satiation_decays_every_turn():
+    env = make_env(satiation_decay=0.5)
+    env.reset(seed=1)
+    env._recent_clicks[:] = 1.0
+    *_, info = env.step(env.action_space.sample())
+    expected = np.full_like(env._recent_clicks, 0.5)
+    expected[np.arange(60), env.item_category[info["clicked"]]] += 1
+    np.testing.assert_allclose(env._recent_clicks, expected)
 
 
-def test_an_item_shown_twice_counts_once():
-    floor = Customers(SHOP, DATASET, replace(ALWAYS, boredom=0.0), users=np.zeros(4000, dtype=int))
-    floor.reset(seed=1)
-    law = SHOP.law(floor._visitors)[0]
-    a, b = np.argsort(-law)[:2]
-    *_, info = floor.step(np.tile([a, a, a, b], (4000, 1)))
-    assert (info["clicked"] == a).mean() == pytest.approx(law[a] / (law[a] + law[b]), abs=0.03)
+def test_an_item_listed_twice_counts_once():
+    env = ShopVectorEnv(
+        SHOP, DATASET, replace(ALWAYS_CLICK, satiation=0.0), users=np.zeros(4000, dtype=int)
+    )
+    env.reset(seed=1)
+    probabilities = SHOP.click_probabilities(env._states)[0]
+    a, b = np.argsort(-probabilities)[:2]
+    *_, info = env.step(np.tile([a, a, a, b], (4000, 1)))
+    assert (info["clicked"] == a).mean() == pytest.approx(
+        probabilities[a] / (probabilities[a] + probabilities[b]), abs=0.03
+    )
 
 
-def test_who_has_gone_earns_nothing_and_stays_away():
-    floor = customers(leave_after_click=1.0, return_at_best=0.0, return_at_worst=0.0)
-    observed, _ = floor.reset(seed=0)
-    _, first, gone, _, info = floor.step(best(observed, floor))
+def test_a_terminated_user_gets_no_reward_and_does_not_return():
+    env = make_env(leave_after_click=1.0, max_return_probability=0.0, min_return_probability=0.0)
+    observations, _ = env.reset(seed=0)
+    _, first, terminated, _, info = env.step(best(observations, env))
     assert first.sum() == 60
-    assert gone.all()
+    assert terminated.all()
     assert info["left"].all()
     assert not info["returned"].any()
-    _, second, gone, late, info = floor.step(best(observed, floor))
+    _, second, terminated, truncated, info = env.step(best(observations, env))
     assert second.sum() == 0
-    assert gone.all()
-    assert not late.any()
+    assert terminated.all()
+    assert not truncated.any()
     assert (info["clicked"] == -1).all()
 
 
-def test_a_new_session_begins_without_the_last_item_and_with_a_changed_taste():
-    floor = customers(leave_after_click=1.0, return_at_best=1.0)
-    observed, _ = floor.reset(seed=0)
-    before = floor._visitors.taste.copy()
-    stay = play(customers(leave_after_click=1.0, return_at_best=1.0, turns=5), best, 0)
-    assert (stay.sessions == 6).all()
-    assert (stay.turns == 5).all()
-    floor.step(best(observed, floor))
-    assert (floor._visitors.last == -1).all()
-    assert not np.allclose(floor._visitors.taste, before)
-    gap = np.abs(floor._visitors.taste - np.sqrt(1 - 0.2**2) * before)
+def test_a_new_session_resets_the_last_item_and_drifts_the_user_vector():
+    env = make_env(leave_after_click=1.0, max_return_probability=1.0)
+    observations, _ = env.reset(seed=0)
+    before = env._states.vectors.copy()
+    result = run_episodes(
+        make_env(leave_after_click=1.0, max_return_probability=1.0, max_turns=5), best, 0
+    )
+    assert (result.sessions == 6).all()
+    assert (result.turns == 5).all()
+    env.step(best(observations, env))
+    assert (env._states.last_item == -1).all()
+    assert not np.allclose(env._states.vectors, before)
+    gap = np.abs(env._states.vectors - np.sqrt(1 - 0.2**2) * before)
     assert gap.max() < 0.2 * 6
 
 
-def test_a_session_full_of_clicks_brings_people_back_more_often():
-    found = {"clicks": 50.0, "none": -50.0}
-    back = {}
-    for name, level in found.items():
-        floor = customers(outside=-level, leave_after_none=1.0, leave_after_click=1.0, turns=1)
-        back[name] = play(floor, best, 0).return_rate
-    assert back["clicks"] == pytest.approx(0.95, abs=0.1)
-    assert back["none"] == pytest.approx(0.4, abs=0.2)
+def test_users_return_more_often_after_sessions_with_clicks():
+    levels = {"clicks": 50.0, "none": -50.0}
+    return_rate = {}
+    for name, level in levels.items():
+        env = make_env(
+            no_click_logit=-level, leave_after_no_click=1.0, leave_after_click=1.0, max_turns=1
+        )
+        return_rate[name] = run_episodes(env, best, 0).return_rate
+    assert return_rate["clicks"] == pytest.approx(0.95, abs=0.1)
+    assert return_rate["none"] == pytest.approx(0.4, abs=0.2)
 
 
 @pytest.mark.parametrize("clicks", [[0], [0, 0, 0, 1], [1, 0], [1, 1, 0], [0, 1], [1]])
-def test_the_chance_of_another_visit_rises_evenly_with_the_clicks_of_the_whole_last_one(clicks):
-    """From .4 after none to .95 after a visit with a click in every turn."""
-    floor = Customers(SHOP, DATASET, ALWAYS, users=np.zeros(3000, dtype=int))
-    floor.reset(seed=1)
+def test_the_return_probability_is_linear_in_the_click_rate_of_the_session(clicks):
+    """From 0.4 without a click to 0.95 with a click in every turn."""
+    env = ShopVectorEnv(SHOP, DATASET, ALWAYS_CLICK, users=np.zeros(3000, dtype=int))
+    env.reset(seed=1)
     lists = np.tile(np.arange(4), (3000, 1))
     for turn, click in enumerate(clicks, 1):
-        over = float(turn == len(clicks))
+        end = float(turn == len(clicks))
         level = -50.0 if click else 50.0
-        floor.moods = replace(ALWAYS, outside=level, leave_after_none=over, leave_after_click=over)
-        *_, info = floor.step(lists)
+        env.config = replace(
+            ALWAYS_CLICK, no_click_logit=level, leave_after_no_click=end, leave_after_click=end
+        )
+        *_, info = env.step(lists)
         assert (info["clicked"] >= 0).all() == click
     assert info["left"].all()
     assert info["returned"].mean() == pytest.approx(0.4 + 0.55 * np.mean(clicks), abs=0.03)
 
 
-def test_visits_are_those_that_began():
-    last_visits = {"leave_after_click": 1.0, "return_at_best": 0.0}
-    assert (play(customers(**last_visits), best, 0).sessions == 1).all()
-    floor = customers(outside=3.0, leave_after_none=0.6, return_at_best=0.8, turns=500)
-    stay = play(floor, best, 0)
-    assert floor.gone.all()
-    ended = stay.sessions.sum()
-    assert stay.return_rate == pytest.approx(1 - 60 / ended)
+def test_sessions_counts_started_sessions():
+    one_session = {"leave_after_click": 1.0, "max_return_probability": 0.0}
+    assert (run_episodes(make_env(**one_session), best, 0).sessions == 1).all()
+    env = make_env(
+        no_click_logit=3.0, leave_after_no_click=0.6, max_return_probability=0.8, max_turns=500
+    )
+    result = run_episodes(env, best, 0)
+    assert env.terminated.all()
+    n_ended = result.sessions.sum()
+    assert result.return_rate == pytest.approx(1 - 60 / n_ended)
 
 
-def test_the_turns_end():
-    stay = play(customers(turns=7), best, 0)
-    assert (stay.turns == 7).all()
-    assert (stay.reward == 7).all()
+def test_episodes_are_truncated_at_max_turns():
+    result = run_episodes(make_env(max_turns=7), best, 0)
+    assert (result.turns == 7).all()
+    assert (result.reward == 7).all()
 
 
-def test_resetting_forgets_everything():
-    floor = customers(outside=4.0)
-    assert np.array_equal(play(floor, best, 1).reward, play(floor, best, 1).reward)
-    assert np.array_equal(SHOP.visitors().seen, Customers(SHOP, DATASET).shop.visitors().seen)
+def test_reset_restores_the_initial_state():
+    env = make_env(no_click_logit=4.0)
+    assert np.array_equal(run_episodes(env, best, 1).reward, run_episodes(env, best, 1).reward)
+    assert np.array_equal(
+        SHOP.user_states().seen, ShopVectorEnv(SHOP, DATASET).shop.user_states().seen
+    )
 
 
 @pytest.mark.parametrize("name", ["popularity", "sasrec", "lightgcn"])
-def test_a_model_serves_its_best_unseen_items(name):
+def test_a_model_policy_shows_unseen_items(name):
     model = build_model(name, DATASET, **({} if name == "popularity" else {"dim": 8}), seed=0)
-    floor = customers(memory=20)
-    observed, _ = floor.reset(seed=0)
-    policy = served_by(model)
+    env = make_env(history_length=20)
+    observations, _ = env.reset(seed=0)
+    policy = model_policy(model)
     for _ in range(2):
-        shown = policy(observed, floor)
-        assert shown.shape == (60, 4)
-        assert not np.take_along_axis(floor.seen, shown, axis=1).any()
-        assert all(len(set(row)) == 4 for row in shown.tolist())
-        observed, *_ = floor.step(shown)
+        lists = policy(observations, env)
+        assert lists.shape == (60, 4)
+        assert not np.take_along_axis(env.seen, lists, axis=1).any()
+        assert all(len(set(row)) == 4 for row in lists.tolist())
+        observations, *_ = env.step(lists)
 
 
-def test_popularity_serves_the_most_popular():
-    floor = customers()
-    observed, _ = floor.reset(seed=0)
+def test_the_popularity_policy_shows_the_most_popular_unseen_items():
+    env = make_env()
+    observations, _ = env.reset(seed=0)
     counts = np.bincount(DATASET.train.values, minlength=80)
-    for user, shown in enumerate(served_by(build_model("popularity", DATASET))(observed, floor)):
-        unseen = np.where(floor.seen[user], -1, counts)
-        assert sorted(counts[shown].tolist()) == sorted(np.sort(unseen)[-4:].tolist())
+    for user, lists in enumerate(
+        model_policy(build_model("popularity", DATASET))(observations, env)
+    ):
+        unseen = np.where(env.seen[user], -1, counts)
+        assert sorted(counts[lists].tolist()) == sorted(np.sort(unseen)[-4:].tolist())
 
 
-def test_coverage_counts_what_somebody_who_was_there_was_shown():
-    floor = customers(turns=1)
-    assert play(floor, lambda *_: np.tile([0, 1, 2, 3], (60, 1)), 0).coverage == 4 / 80
+def test_coverage_is_the_share_of_items_shown():
+    env = make_env(max_turns=1)
+    assert run_episodes(env, lambda *_: np.tile([0, 1, 2, 3], (60, 1)), 0).coverage == 4 / 80
 
 
-def test_lists_longer_than_the_catalogue_are_refused():
-    with pytest.raises(ConfigError, match="lists of 81"):
-        Customers(SHOP, DATASET, Moods(list_length=81))
+def test_lists_longer_than_the_catalogue_are_rejected():
+    with pytest.raises(ConfigError, match="list_length is 81, but the log has only 80 items"):
+        ShopVectorEnv(SHOP, DATASET, EnvironmentConfig(list_length=81))
 
 
 @pytest.mark.parametrize(
@@ -267,111 +292,170 @@ def test_lists_longer_than_the_catalogue_are_refused():
         np.full((60, 4), -2),
     ],
 )
-def test_lists_that_cannot_be_shown_are_refused(lists):
-    floor = customers()
-    floor.reset(seed=0)
-    with pytest.raises(ConfigError, match=r"an action is int64\[60, 4\], items from 0 to 79"):
-        floor.step(lists)
+def test_invalid_actions_are_rejected(lists):
+    env = make_env()
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"An action must be int64\[60, 4\], items from 0 to 79"):
+        env.step(lists)
 
 
-def test_an_empty_place_is_never_clicked_and_covers_nothing():
-    floor = customers(turns=1)
-    floor.reset(seed=0)
-    liked = floor.worth(np.arange(60)).argmax(axis=1)
+def test_an_empty_position_is_never_clicked_and_not_covered():
+    env = make_env(max_turns=1)
+    env.reset(seed=0)
+    preferred = env.item_logits(np.arange(60)).argmax(axis=1)
     lists = np.full((60, 4), -1)
-    assert lists in floor.action_space
-    *_, info = floor.step(lists)
+    assert lists in env.action_space
+    *_, info = env.step(lists)
     assert (info["clicked"] == -1).all()
-    lists[:, 2] = liked
-    floor.reset(seed=0)
-    *_, info = floor.step(lists)
-    assert np.array_equal(info["clicked"], liked)
-    assert play(floor, lambda *_: lists, 0).coverage == len(np.unique(liked)) / 80
+    lists[:, 2] = preferred
+    env.reset(seed=0)
+    *_, info = env.step(lists)
+    assert np.array_equal(info["clicked"], preferred)
+    assert run_episodes(env, lambda *_: lists, 0).coverage == len(np.unique(preferred)) / 80
 
 
-def test_a_part_of_the_customers_cannot_be_reset():
-    with pytest.raises(ConfigError, match=r"all together; \['reset_mask'\]"):
-        customers().reset(options={"reset_mask": np.ones(60, dtype=bool)})
+def test_resetting_a_part_of_the_users_is_rejected():
+    with pytest.raises(ConfigError, match=r"reset together; the options \['reset_mask'\]"):
+        make_env().reset(options={"reset_mask": np.ones(60, dtype=bool)})
 
 
 @pytest.mark.parametrize(
-    "moods",
+    "values",
     [
         {"list_length": 0},
-        {"turns": 0},
-        {"memory": 0},
-        {"recovery": 5.0},
+        {"max_turns": 0},
+        {"history_length": 0},
+        {"satiation_decay": 5.0},
         {"leave_after_click": -1.0},
-        {"leave_after_none": 1.5},
-        {"return_at_best": 3.0},
-        {"return_at_worst": -0.1},
-        {"boredom": -1.0},
-        {"outside": float("nan")},
+        {"leave_after_no_click": 1.5},
+        {"max_return_probability": 3.0},
+        {"min_return_probability": -0.1},
+        {"satiation": -1.0},
+        {"no_click_logit": float("nan")},
     ],
 )
-def test_moods_that_nobody_has_are_refused(moods):
-    with pytest.raises(ValidationError, match=next(iter(moods))):
-        Moods(**moods)
+def test_invalid_settings_are_rejected(values):
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        EnvironmentConfig(**values)
 
 
-def test_a_visit_begins_without_the_last_item_of_the_log():
-    floor = customers()
-    floor.reset(seed=0)
-    fresh = SHOP.visitors()
-    assert (fresh.last >= 0).any()
-    fresh.last[:] = -1
-    everybody = np.arange(60)
-    worth = np.log(np.maximum(SHOP.law(fresh) * DATASET.n_items, 1e-12))
-    assert np.array_equal(floor.worth(everybody), worth)
-    assert not np.allclose(SHOP.law(fresh), SHOP.law(SHOP.visitors()))
+def test_reset_starts_a_session_without_a_last_item():
+    env = make_env()
+    env.reset(seed=0)
+    states = SHOP.user_states()
+    assert (states.last_item >= 0).any()
+    states.last_item[:] = -1
+    rows = np.arange(60)
+    logits = np.log(np.maximum(SHOP.click_probabilities(states) * DATASET.n_items, 1e-12))
+    assert np.array_equal(env.item_logits(rows), logits)
+    assert not np.allclose(
+        SHOP.click_probabilities(states), SHOP.click_probabilities(SHOP.user_states())
+    )
 
 
-def test_what_is_clicked_is_seen_from_then_on():
-    floor = customers()
-    observed, _ = floor.reset(seed=0)
-    before = floor.seen.sum()
-    *_, info = floor.step(best(observed, floor))
-    assert floor.seen[np.arange(60), info["clicked"]].all()
-    assert floor.seen.sum() == before + 60
-    assert (floor.worth(np.arange(60))[np.arange(60), info["clicked"]] < -20).all()
+def test_a_clicked_item_is_seen_from_then_on():
+    env = make_env()
+    observations, _ = env.reset(seed=0)
+    before = env.seen.sum()
+    *_, info = env.step(best(observations, env))
+    assert env.seen[np.arange(60), info["clicked"]].all()
+    assert env.seen.sum() == before + 60
+    assert (env.item_logits(np.arange(60))[np.arange(60), info["clicked"]] < -20).all()
 
 
-def test_who_comes_back_begins_a_session_of_his_own():
-    floor = customers(leave_after_click=1.0, return_at_best=1.0)
-    observed, _ = floor.reset(seed=0)
-    *_, info = floor.step(best(observed, floor))
+def test_a_returning_user_starts_a_new_session():
+    env = make_env(leave_after_click=1.0, max_return_probability=1.0)
+    observations, _ = env.reset(seed=0)
+    *_, info = env.step(best(observations, env))
     assert info["returned"].all()
-    assert (floor._session == 0).all()
-    assert (floor._visitors.last == -1).all()
+    assert (env._session == 0).all()
+    assert (env._states.last_item == -1).all()
 
 
-def test_lists_for_those_who_have_gone_cover_nothing():
-    def first_items(observed, floor):
-        lists = np.tile(np.arange(4), (len(observed), 1))
-        lists[floor.gone] += 4
+def test_lists_of_terminated_users_are_not_covered():
+    def first_items(observations, env):
+        lists = np.tile(np.arange(4), (len(observations), 1))
+        lists[env.terminated] += 4
         return lists
 
-    floor = customers(outside=50.0, leave_after_none=0.5, return_at_worst=0.0)
-    assert play(floor, first_items, 0).coverage == 4 / DATASET.n_items
+    env = make_env(no_click_logit=50.0, leave_after_no_click=0.5, min_return_probability=0.0)
+    assert run_episodes(env, first_items, 0).coverage == 4 / DATASET.n_items
 
 
-def test_who_goes_leaves_the_luck_of_the_others_as_it_is():
-    """A customer does the same whatever is shown to somebody else."""
+def test_one_users_departure_does_not_change_the_others():
+    """A user behaves the same whatever other users are lists."""
 
-    def served(floor, first_user_sees):
-        observed, _ = floor.reset(seed=4)
-        told = []
+    def simulate(env, list_of_first_user):
+        observations, _ = env.reset(seed=4)
+        responses = []
         for _ in range(12):
-            lists = best(observed, floor)
-            lists[0] = first_user_sees(floor)
-            observed, _, gone, _, info = floor.step(lists)
-            told.append((info["clicked"][1:].tolist(), gone[1:].tolist()))
-        return told, gone[0]
+            lists = best(observations, env)
+            lists[0] = list_of_first_user(env)
+            observations, _, terminated, _, info = env.step(lists)
+            responses.append((info["clicked"][1:].tolist(), terminated[1:].tolist()))
+        return responses, terminated[0]
 
-    likes = {"outside": 2.0, "leave_after_none": 0.6, "return_at_worst": 0.0}
-    liked, _ = served(customers(**likes), lambda floor: best(None, floor)[0])
-    bored, left = served(
-        customers(**likes), lambda floor: np.argsort(floor.worth(np.array([0]))[0])[:4]
+    config = {"no_click_logit": 2.0, "leave_after_no_click": 0.6, "min_return_probability": 0.0}
+    good, _ = simulate(make_env(**config), lambda env: best(None, env)[0])
+    bad, terminated = simulate(
+        make_env(**config), lambda env: np.argsort(env.item_logits(np.array([0]))[0])[:4]
     )
-    assert left
-    assert liked == bored
+    assert terminated
+    assert good == bad
+
+
+def test_earlier_names_work_with_a_warning():
+    renamed = {
+        "Customer": ShopEnv,
+        "Customers": ShopVectorEnv,
+        "Stay": EpisodeResult,
+        "play": run_episodes,
+        "served_by": model_policy,
+    }
+    for old, new in renamed.items():
+        with pytest.warns(DeprecationWarning, match=rf"environment\.{old} is now called"):
+            assert getattr(environment, old) is new
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        environment.Nothing  # noqa: B018
+
+
+def test_earlier_settings_and_attributes_work_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="EnvironmentConfig"):
+        moods = environment.Moods(
+            list_length=4,
+            outside=1.0,
+            boredom=0.1,
+            recovery=0.2,
+            leave_after_none=0.3,
+            return_at_best=0.4,
+            return_at_worst=0.5,
+            turns=6,
+            memory=7,
+        )
+    assert moods == EnvironmentConfig(
+        list_length=4,
+        no_click_logit=1.0,
+        satiation=0.1,
+        satiation_decay=0.2,
+        leave_after_no_click=0.3,
+        max_return_probability=0.4,
+        min_return_probability=0.5,
+        max_turns=6,
+        history_length=7,
+    )
+    with pytest.warns(DeprecationWarning, match="moods is now called config"):
+        env = ShopVectorEnv(SHOP, DATASET, moods=moods)
+    env.reset(seed=0)
+    renamed = {
+        "moods": moods,
+        "shelf": env.item_category,
+        "gone": env.terminated,
+        "here": env.active_rows,
+        "worth": env.item_logits,
+    }
+    for old, value in renamed.items():
+        with pytest.warns(DeprecationWarning, match=rf"Customers\.{old} is now called"):
+            found = getattr(env, old)
+        assert found == value if callable(value) else np.array_equal(found, value)
+    with pytest.raises(AttributeError, match="'ShopVectorEnv' object has no attribute 'nothing'"):
+        env.nothing  # noqa: B018

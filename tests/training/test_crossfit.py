@@ -12,7 +12,8 @@ from recoach.models import softmax
 from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
 from recoach.policy.reward_funcs import name_of, scope_of
-from recoach.simulation.shop import popularity_world, shop
+from recoach.simulation.shop import shop
+from recoach.simulation.toy_logs import popularity_world
 from recoach.training.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
 from recoach.training.supervised import PretrainConfig, pretrain

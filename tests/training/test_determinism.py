@@ -7,7 +7,7 @@ from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.simulation.shop import block_graph
+from recoach.simulation.toy_logs import block_graph
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain

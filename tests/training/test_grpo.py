@@ -9,7 +9,7 @@ from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.simulation.shop import block_graph, cycle
+from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training import exact as exact_module
 from recoach.training import sampled as sampled_module
 from recoach.training.callbacks import Callback

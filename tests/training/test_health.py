@@ -9,7 +9,7 @@ import torch
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import top_lists
 from recoach.models.registry import build_model
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.health import COVERAGE, CollapseMonitor, coverage, health_warnings

@@ -8,7 +8,7 @@ from recoach.data.split import leave_last_out
 from recoach.errors import ModelError
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
-from recoach.simulation.shop import block_graph
+from recoach.simulation.toy_logs import block_graph
 from recoach.training import loop
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig

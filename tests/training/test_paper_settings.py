@@ -9,7 +9,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy, calibrate_temperature
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training import exact, sampled
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig

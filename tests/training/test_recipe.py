@@ -8,7 +8,7 @@ import torch
 
 from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.registry import build_model
-from recoach.simulation.shop import block_graph, cycle
+from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training import loop
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig

@@ -15,7 +15,7 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
 from recoach.policy.rewards import CombinedReward
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.algorithms import estimator_for
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig

@@ -22,7 +22,7 @@ from recoach.policy.reward_funcs import (
 )
 from recoach.policy.reward_funcs import train_set as every_item
 from recoach.policy.rewards import CombinedReward
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.trainer import GRPOTrainer

@@ -15,7 +15,7 @@ from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward, log_reward
 from recoach.policy.rewards import CombinedReward, Rewards
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import RLBatch

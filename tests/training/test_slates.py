@@ -15,7 +15,7 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward
 from recoach.policy.rewards import CombinedReward, LoggedItems
-from recoach.simulation.shop import cycle
+from recoach.simulation.toy_logs import cycle
 from recoach.training.config import GRPOConfig
 from recoach.training.slates import SlateEstimator, plackett_luce
 from recoach.training.supervised import PretrainConfig, pretrain

@@ -20,7 +20,7 @@ from recoach.models.registry import build_model
 from recoach.models.sharded_softmax import ShardedCatalogue, local_rows
 from recoach.models.softmax import Block, softmax_loss
 from recoach.policy.objective import Clip, exact_surrogate, log_weight
-from recoach.simulation.shop import block_graph
+from recoach.simulation.toy_logs import block_graph
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.crossfit import log_p_of_places

@@ -26,7 +26,8 @@ from recoach.training.trainer import GRPOTrainer
 
 try:
     from recoach.simulation.bandits import SlateBandit, oracle, random_policy
-    from recoach.simulation.environment import Customers, Moods, Policy, Stay, play, served_by
+    from recoach.simulation.environment import RECORD_KEYS, EnvironmentConfig, ShopVectorEnv
+    from recoach.simulation.episodes import EpisodeResult, Policy, model_policy, run_episodes
 except ModuleNotFoundError as error:
     raise ConfigError("the simulator needs Gymnasium: pip install 'recoach[sim]'.") from error
 
@@ -51,7 +52,7 @@ class Simulation:
     customers: int = 1500
     items: int = 600
     habits: Habits = BROWSING
-    moods: Moods = field(default_factory=Moods)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     # The shop shows nothing again.
     grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(mask_seen=True))
@@ -62,7 +63,7 @@ class Simulation:
             "customers": self.customers,
             "items": self.items,
             "habits": asdict(self.habits),
-            "moods": asdict(self.moods),
+            "moods": {RECORD_KEYS.get(k, k): v for k, v in asdict(self.environment).items()},
             "pretrain": self.pretrain.model_dump(mode="json"),
             "grpo": self.grpo.model_dump(mode="json"),
             "novelty": list(NOVELTY),
@@ -110,18 +111,18 @@ def _world(plan: Simulation, seed: int, folder: RunFolder, watch: Watch) -> dict
     made = shop(plan.customers, plan.items, seed, habits=plan.habits)
     dataset = leave_last_out(made.interactions)
     models = _models(plan, seed, dataset, folder, watch)
-    floor = Customers(made, dataset, plan.moods)
-    policies: dict[str, Policy] = {name: served_by(model) for name, model in models.items()}
+    env = ShopVectorEnv(made, dataset, plan.environment)
+    policies: dict[str, Policy] = {name: model_policy(model) for name, model in models.items()}
     policies |= {
         "random": random_policy(seed),
-        "epsilon-greedy": SlateBandit(floor, dataset, seed, epsilon=0.1),
-        "Thompson sampling": SlateBandit(floor, dataset, seed),
+        "epsilon-greedy": SlateBandit(env, dataset, seed, epsilon=0.1),
+        "Thompson sampling": SlateBandit(env, dataset, seed),
         "oracle": oracle,
     }
     found = {}
     for name, policy in policies.items():
         judged = _judged(models[name], dataset) if name in models else {}
-        found[name] = _stay(play(floor, policy, seed)) | {"log": judged}
+        found[name] = _episode_record(run_episodes(env, policy, seed)) | {"log": judged}
     return {"seed": seed, "settings": plan.settings(), "policies": found}
 
 
@@ -169,13 +170,13 @@ def _judged(model: Recommender, dataset: Dataset) -> dict[str, float]:
     return {name: round(value, 6) for name, value in found.items()}
 
 
-def _stay(stay: Stay) -> dict[str, Any]:
+def _episode_record(result: EpisodeResult) -> dict[str, Any]:
     return {
-        "reward": stay.reward.tolist(),
-        "turns": stay.turns.tolist(),
-        "sessions": stay.sessions.tolist(),
-        "return_rate": stay.return_rate,
-        "coverage": stay.coverage,
+        "reward": result.reward.tolist(),
+        "turns": result.turns.tolist(),
+        "sessions": result.sessions.tolist(),
+        "return_rate": result.return_rate,
+        "coverage": result.coverage,
     }
 
 

@@ -1,45 +1,47 @@
-"""Policies that learn while they serve, and the simplest ones, to set a model beside."""
+"""Baseline policies for `recoach.simulation.environment`: bandits, random lists and an oracle."""
 
 import numpy as np
 
 from recoach.data.split import Dataset
-from recoach.simulation.environment import Customers, Floats, Longs, Policy
+from recoach.simulation.environment import Floats, Longs, ShopVectorEnv
+from recoach.simulation.episodes import Policy
 
-_TRUST = 10.0
-"""Views that a share of the log is worth before anybody is served."""
+_PRIOR_WEIGHT = 10.0
+"""Number of pseudo-impressions by which the log's transition frequencies enter the prior."""
 
 
 class SlateBandit:
-    """Learns how often an item is clicked by those who come from a shelf, shared by all customers.
+    """A contextual bandit on click-through rates, given the category of a user's last item.
 
-    Thompson sampling draws each rate from its Beta posterior; with `epsilon` it shows the best mean
-    rates, and now and then a random list.
+    The rates are shared by all users and have Beta posteriors. Thompson sampling samples each rate
+    from its posterior; with `epsilon`, lists hold the items of highest mean rate, or random items.
 
     Args:
-        customers: tell the shelves.
-        dataset: its training histories say where people went from each shelf, the prior.
-        seed: of the draws.
-        epsilon: share of random lists; None for Thompson sampling.
+        env: has the categories of the items.
+        dataset: transitions of its training histories, from category to next item, are the prior.
+        seed: of sampled rates and random lists.
+        epsilon: probability of a random list; None for Thompson sampling.
     """
 
     def __init__(
-        self, customers: Customers, dataset: Dataset, seed: int, epsilon: float | None = None
+        self, env: ShopVectorEnv, dataset: Dataset, seed: int, epsilon: float | None = None
     ) -> None:
-        self._shelf, self._epsilon = customers.shelf, epsilon
+        self._item_category, self._epsilon = env.item_category, epsilon
         self._rng = np.random.default_rng(seed)
         train = dataset.train
-        inside = np.ones(len(train.values), dtype=np.bool_)
-        inside[train.offsets[:-1][train.lengths > 0]] = False
-        places = np.flatnonzero(inside)
-        shape = (int(self._shelf.max()) + 1, dataset.n_items)
-        moves = np.zeros(shape)
-        np.add.at(moves, (self._shelf[train.values[places - 1]], train.values[places]), 1)
-        share = moves / np.maximum(1, moves.sum(axis=1, keepdims=True))
-        self.clicks, self.misses = 1 + _TRUST * share, 1 + _TRUST * (1 - share)
+        has_previous = np.ones(len(train.values), dtype=np.bool_)
+        has_previous[train.offsets[:-1][train.lengths > 0]] = False
+        positions = np.flatnonzero(has_previous)
+        transitions = np.zeros((int(self._item_category.max()) + 1, dataset.n_items))
+        previous_category = self._item_category[train.values[positions - 1]]
+        np.add.at(transitions, (previous_category, train.values[positions]), 1)
+        frequency = transitions / np.maximum(1, transitions.sum(axis=1, keepdims=True))
+        self.clicks = 1 + _PRIOR_WEIGHT * frequency
+        self.misses = 1 + _PRIOR_WEIGHT * (1 - frequency)
 
-    def __call__(self, observed: Longs, customers: Customers) -> Longs:
-        """Return the unseen items of the best, or of drawn, rates."""
-        context = self._context(observed)
+    def __call__(self, observations: Longs, env: ShopVectorEnv) -> Longs:
+        """Return the unseen items of highest sampled or mean rate, int64[n, list_length]."""
+        context = self._context(observations)
         clicks, misses = self.clicks[context], self.misses[context]
         if self._epsilon is None:
             rates = self._rng.beta(clicks, misses)
@@ -47,42 +49,45 @@ class SlateBandit:
             rates = clicks / (clicks + misses)
             random = self._rng.random(len(rates)) < self._epsilon
             rates[random] = self._rng.random((int(random.sum()), rates.shape[1]))
-        return best_unseen(rates, customers)
+        return top_unseen(rates, env)
 
-    def learn(self, observed: Longs, lists: Longs, clicked: Longs) -> None:
-        """Count a click or a miss for every item that was shown."""
-        context = np.repeat(self._context(observed)[:, None], lists.shape[1], axis=1)
-        hit, shown = lists == clicked[:, None], lists >= 0
-        for counts, which in ((self.clicks, hit & shown), (self.misses, ~hit & shown)):
-            np.add.at(counts, (context[which], lists[which]), 1)
+    def learn(self, observations: Longs, lists: Longs, clicked: Longs) -> None:
+        """Count a click or a miss for every item shown."""
+        context = np.repeat(self._context(observations)[:, None], lists.shape[1], axis=1)
+        is_click, is_item = lists == clicked[:, None], lists >= 0
+        for counts, mask in ((self.clicks, is_click & is_item), (self.misses, ~is_click & is_item)):
+            np.add.at(counts, (context[mask], lists[mask]), 1)
 
-    def _context(self, observed: Longs) -> Longs:
-        lengths = (observed != len(self._shelf)).sum(axis=1)
-        context: Longs = self._shelf[observed[np.arange(len(observed)), lengths - 1]]
+    def _context(self, observations: Longs) -> Longs:
+        """Return int64[n], the category of each user's last item."""
+        lengths = (observations != len(self._item_category)).sum(axis=1)
+        last_items = observations[np.arange(len(observations)), lengths - 1]
+        context: Longs = self._item_category[last_items]
         return context
 
 
 def random_policy(seed: int) -> Policy:
-    """Return the policy that shows unseen items at random."""
+    """Return the policy that shows random unseen items."""
     rng = np.random.default_rng(seed)
-    return lambda observed, customers: best_unseen(
-        rng.random((len(observed), customers.n_items)), customers
-    )
+    return lambda observations, env: top_unseen(rng.random((len(observations), env.n_items)), env)
 
 
-def oracle(observed: Longs, customers: Customers) -> Longs:
-    """Show what each customer is truly most likely to click now: what nobody can know."""
-    del observed
-    return best_unseen(customers.worth(np.arange(customers.num_envs)), customers)
+def oracle(observations: Longs, env: ShopVectorEnv) -> Longs:
+    """Return the items that each user is most likely to click, by the environment's true logits.
+
+    No real policy has access to these; it is an upper reference for greedy policies.
+    """
+    del observations
+    return top_unseen(env.item_logits(np.arange(env.num_envs)), env)
 
 
-def best_unseen(worth: Floats, customers: Customers) -> Longs:
-    """Return int64[n, list_length], the unseen items of highest worth, best first.
+def top_unseen(scores: Floats, env: ShopVectorEnv) -> Longs:
+    """Return int64[n, list_length], the unseen items of highest score, best first.
 
     Args:
-        worth: float[n, n_items].
-        customers: tell what was seen, and how long a list is.
+        scores: float[n, n_items].
+        env: has the seen items and the length of lists.
     """
-    hidden = np.where(customers.seen, -np.inf, worth)
-    best: Longs = np.argsort(-hidden, axis=1, kind="stable")[:, : customers.moods.list_length]
+    masked = np.where(env.seen, -np.inf, scores)
+    best: Longs = np.argsort(-masked, axis=1, kind="stable")[:, : env.config.list_length]
     return best

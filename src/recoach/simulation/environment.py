@@ -1,18 +1,17 @@
-"""Customers who click, tire, leave and come back: the shop of `data.synthetic` as an environment.
+"""A Gymnasium environment of recommendation sessions with the users of `recoach.simulation.shop`.
 
-It follows the Gymnasium API. What a log does not hold, and long-term figures need, is assumed
-here: a shelf bores those who have just bought from it, nothing to click on makes people leave, and
-those who found something come back. A policy is judged by what it does to people over many turns,
-not by the next click.
+In each turn a user is shown a list and clicks one item or none. What a log does not contain and
+long-term metrics need is assumed here: clicks reduce the interest in their category for a while
+(satiation), turns without a click end sessions, and users return more often after sessions with
+many clicks. A policy is evaluated by the clicks and sessions of many turns instead of the next
+click.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Annotated, Any, Final, NamedTuple, Protocol, runtime_checkable
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -20,340 +19,357 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from recoach.data.batches import Seen, histories, user_queries
+from recoach.data.batches import histories
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError
-from recoach.evaluation.ranking import top_items
-from recoach.models.base import Recommender, eval_mode
-from recoach.simulation.shop import Shop, Visitors
+from recoach.simulation import warn_renamed
+from recoach.simulation.shop import Shop, UserStates
 
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 
-_LEAST: Final = 1e-12
+_MIN_LIFT: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(allow_inf_nan=False))
-class Moods:
-    """How people behave in front of a list.
+class EnvironmentConfig:
+    """Length of lists and episodes, and how users respond to lists.
 
     Raises:
-        ValidationError: a probability beyond 0..1, or a list, a stay or a memory of nothing.
+        ValidationError: a probability outside 0..1, or a length that is not positive.
     """
 
     list_length: Count = 10
-    """Items shown in a turn."""
-    outside: float = 4.0
-    """Log of how much better than a random item the best must be to be as good as no click."""
-    boredom: Annotated[float, Field(ge=0)] = 0.7
-    """Log-odds that an item loses for each recent click on its shelf."""
-    recovery: Share = 0.9
-    """Share of boredom that is left after a turn."""
-    leave_after_click: Share = 0.03
-    """Probability that a session ends after a click."""
-    leave_after_none: Share = 0.25
-    """The same after a turn without one."""
-    return_at_best: Share = 0.95
-    """Probability of another session after one in which every turn had a click."""
-    return_at_worst: Share = 0.4
-    """The same after one without any click; between them it rises evenly."""
-    turns: Count = 100
-    """Turns at the most."""
-    memory: Count = 50
-    """Last items of a user that a policy sees."""
+    """Items shown per turn."""
+    no_click_logit: float = 4.0
+    """Logit of clicking nothing; an item's logit is the log of its click probability relative to a
+    random item's."""
+    satiation: Annotated[float, Field(ge=0)] = 0.7
+    """Subtracted from an item's logit for each recent click in its category."""
+    satiation_decay: Probability = 0.9
+    """Factor by which recent clicks count less after each turn."""
+    leave_after_click: Probability = 0.03
+    """Probability that a session ends after a turn with a click."""
+    leave_after_no_click: Probability = 0.25
+    """Probability that a session ends after a turn without a click."""
+    max_return_probability: Probability = 0.95
+    """Probability of another session after one with a click in every turn."""
+    min_return_probability: Probability = 0.4
+    """Probability of another session after one without any click; between the two it is linear in
+    the share of turns with a click."""
+    max_turns: Count = 100
+    """Turns after which an episode is truncated."""
+    history_length: Count = 50
+    """Number of last items of a user that an observation contains."""
 
 
-class Customers(VectorEnv[Any, Any, Any]):
-    """All customers of a shop at once, as a Gymnasium vector environment.
+RECORD_KEYS: Final = {
+    "no_click_logit": "outside",
+    "satiation": "boredom",
+    "satiation_decay": "recovery",
+    "leave_after_no_click": "leave_after_none",
+    "max_return_probability": "return_at_best",
+    "min_return_probability": "return_at_worst",
+    "max_turns": "turns",
+    "history_length": "memory",
+}
+"""Fields of `EnvironmentConfig` that had another name in earlier versions and have it in the
+records of simulations still."""
 
-    An observation is int64[n, memory], the last items of each customer, oldest first, padded on the
-    right with n_items; an action is int64[n, list_length], the items shown, -1 for an empty place;
-    the reward is 1 for a click. Who does not come back is terminated and earns nothing any more;
-    there is no autoreset, and all are reset together. `infos` holds "user" (int64[n]), "clicked"
-    (the item, or -1), "left" and "returned".
+
+class ShopVectorEnv(VectorEnv[Any, Any, Any]):
+    """All users of a shop at once, as a Gymnasium vector environment.
+
+    An observation is int64[n, history_length], the last items of each user, oldest first, padded on
+    the right with n_items. An action is int64[n, list_length], the items shown, -1 for an empty
+    position. The reward is 1 for a click. A user who does not return is terminated and gets no
+    further reward; there is no autoreset, and all users are reset together. `infos` holds "user"
+    (int64[n]), "clicked" (the item, or -1), "left" (the session ended) and "returned" (another one
+    begins).
 
     Args:
-        shop: the truth from which people click.
-        dataset: the same log, split; items and users are numbered as in it, and histories begin
-            with all of it.
-        moods: how people behave.
-        users: int64[n] the customers who take part; None for all.
+        shop: the users and their click probabilities.
+        dataset: the log of the same shop, split; items and users are numbered as in it, and
+            histories start with all of it.
+        config: how users respond.
+        users: int64[n] the users who take part; None for all.
+        moods: the name of `config` in earlier versions.
 
     Raises:
-        ConfigError: lists longer than the catalogue.
+        ConfigError: lists are longer than the catalogue.
     """
 
     def __init__(
         self,
         shop: Shop,
         dataset: Dataset,
-        moods: Moods | None = None,
+        config: EnvironmentConfig | None = None,
         users: Longs | None = None,
+        *,
+        moods: EnvironmentConfig | None = None,
     ) -> None:
-        self.shop, self.moods = shop, moods or Moods()
-        if self.moods.list_length > dataset.n_items:
+        self.shop, self.config = shop, _config(config, moods)
+        if self.config.list_length > dataset.n_items:
             raise ConfigError(
-                f"lists of {self.moods.list_length} cannot be shown from {dataset.n_items} items."
+                f"list_length is {self.config.list_length}, but the log has only "
+                f"{dataset.n_items} items; make it shorter."
             )
         self.users = np.arange(dataset.n_users) if users is None else np.asarray(users)
         self.n_items = dataset.n_items
-        self._past = histories(dataset, "future")
+        self._histories = histories(dataset, "future")
         names = sorted(set(shop.item_categories))
-        self.shelf = np.array([names.index(name) for name in shop.item_categories])
-        """int64[n_items], which a shop knows of its items."""
+        self.item_category = np.array([names.index(name) for name in shop.item_categories])
+        """int64[n_items], the number of each item's category."""
         self.num_envs = len(self.users)
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = spaces.Box(
-            0, self.n_items, (self.moods.memory,), dtype=np.int64
+            0, self.n_items, (self.config.history_length,), dtype=np.int64
         )
-        places = np.full(self.moods.list_length, self.n_items + 1)
-        self.single_action_space = spaces.MultiDiscrete(places, start=np.full_like(places, -1))
+        choices = np.full(self.config.list_length, self.n_items + 1)
+        self.single_action_space = spaces.MultiDiscrete(choices, start=np.full_like(choices, -1))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - an attribute of any kind
+        if name not in _RENAMED_ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        warn_renamed(f"Customers.{name}", f"ShopVectorEnv.{_RENAMED_ATTRIBUTES[name]}")
+        return getattr(self, _RENAMED_ATTRIBUTES[name])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Longs, dict[str, Any]]:
-        """Put everybody back to where the log leaves them.
+        """Return all users to their states at the end of the log, before a new session.
 
         Raises:
-            ConfigError: `options` ask for more, such as a part of the customers (`reset_mask`).
+            ConfigError: `options` are given, such as a part of the users (`reset_mask`).
         """
         if options:
-            raise ConfigError(f"customers are reset all together; {sorted(options)} do nothing.")
+            raise ConfigError(
+                f"All users are reset together; the options {sorted(options)} are not supported."
+            )
         super().reset(seed=seed)
-        self._visitors: Visitors = self.shop.visitors().rows(self.users)
-        self._visitors.last[:] = -1  # a new session
-        self._bored = np.zeros((self.num_envs, int(self.shelf.max()) + 1))
+        self._states: UserStates = self.shop.user_states().select(self.users)
+        self._states.last_item[:] = -1  # a new session
+        self._recent_clicks = np.zeros((self.num_envs, int(self.item_category.max()) + 1))
         self._session = np.zeros((self.num_envs, 2))  # clicks, turns
-        self.gone = np.zeros(self.num_envs, dtype=np.bool_)
+        self.terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        """bool[n], who has left and does not return."""
         self._turn = 0
-        self._window = _last_items(self._past, self.users, self.moods.memory, self.n_items)
-        return self._window.copy(), {"user": self.users.copy()}
+        self._observation = _last_items(
+            self._histories, self.users, self.config.history_length, self.n_items
+        )
+        return self._observation.copy(), {"user": self.users.copy()}
 
     @property
     def seen(self) -> NDArray[np.bool_]:
-        """bool[n, n_items], what each customer has clicked so far."""
-        seen: NDArray[np.bool_] = self._visitors.seen[:, self.shop.sold]
+        """bool[n, n_items], the items that each user has clicked so far."""
+        seen: NDArray[np.bool_] = self._states.seen[:, self.shop.catalogue_index]
         return seen
 
     @property
-    def here(self) -> Longs:
-        """int64[m], the rows of those who have not gone for good."""
-        return np.flatnonzero(~self.gone)
+    def active_rows(self) -> Longs:
+        """int64[m], the rows of the users who are not terminated."""
+        return np.flatnonzero(~self.terminated)
 
-    def worth(self, rows: Longs) -> Floats:
-        """Return the truth from which people click: log-odds of each item against a random one.
+    def item_logits(self, rows: Longs) -> Floats:
+        """Return the true logits of clicks: log of the lift over a random item, less satiation.
 
         Args:
-            rows: int64[m] customers.
+            rows: int64[m] users.
 
         Returns:
-            float64[m, n_items], boredom taken off.
+            float64[m, n_items].
         """
-        lift = self.shop.law(self._visitors.rows(rows)) * self.n_items
-        worth: Floats = np.log(np.maximum(lift, _LEAST))
-        return worth - self.moods.boredom * self._bored[rows][:, self.shelf]
+        probabilities = self.shop.click_probabilities(self._states.select(rows))
+        lift = probabilities * self.n_items
+        logits: Floats = np.log(np.maximum(lift, _MIN_LIFT))
+        return logits - self.config.satiation * self._recent_clicks[rows][:, self.item_category]
 
     def step(
         self, actions: Longs
     ) -> tuple[Longs, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Show everybody who is still there a list and see what they do.
+        """Show a list to every user who is not terminated and sample clicks and departures.
 
         Raises:
-            ConfigError: a list is too long or too short, or names an item that is not sold.
+            ConfigError: a list has the wrong length or contains an item outside the catalogue.
         """
-        here, shown = self.here, np.asarray(actions)
-        shape = (self.num_envs, self.moods.list_length)
-        least, most = shown.min(initial=0), shown.max(initial=0)
-        if shown.shape != shape or least < -1 or most >= self.n_items:
+        active, lists = self.active_rows, np.asarray(actions)
+        shape = (self.num_envs, self.config.list_length)
+        low, high = lists.min(initial=0), lists.max(initial=0)
+        if lists.shape != shape or low < -1 or high >= self.n_items:
             raise ConfigError(
-                f"an action is int64{list(shape)}, items from 0 to {self.n_items - 1} and -1 for "
-                f"an empty place; this one has shape {list(shown.shape)}, items from "
-                f"{least} to {most}."
+                f"An action must be int64{list(shape)}, items from 0 to {self.n_items - 1} and -1 "
+                f"for an empty position; this one has shape {list(lists.shape)} and items from "
+                f"{low} to {high}."
             )
-        # Drawn for everybody: whoever goes leaves the others' luck as it is.
-        luck = self.np_random.random((3, self.num_envs))
+        # Sampled for all users, so that one user's departure does not change the others' numbers.
+        uniform = self.np_random.random((3, self.num_envs))
         clicked = np.full(self.num_envs, -1)
-        clicked[here] = self._choose(here, shown[here], luck[0])
-        some = clicked >= 0
-        self._take(np.flatnonzero(some), clicked[some])
-        left, returned = self._leave(here, some[here], luck[1:])
+        clicked[active] = self._sample_clicks(active, lists[active], uniform[0])
+        has_click = clicked >= 0
+        self._update_states(np.flatnonzero(has_click), clicked[has_click])
+        left, returned = self._end_sessions(active, has_click[active], uniform[1:])
         self._turn += 1
-        late = np.full(self.num_envs, self._turn >= self.moods.turns) & ~self.gone
+        truncated = np.full(self.num_envs, self._turn >= self.config.max_turns) & ~self.terminated
         info = {"user": self.users.copy(), "clicked": clicked, "left": left, "returned": returned}
-        return self._window.copy(), some.astype(np.float64), self.gone.copy(), late, info
+        rewards = has_click.astype(np.float64)
+        return self._observation.copy(), rewards, self.terminated.copy(), truncated, info
 
-    def _choose(self, rows: Longs, shown: Longs, luck: Floats) -> Longs:
-        """Draw what is clicked, -1 for nothing; an item shown twice counts once."""
-        worth = np.take_along_axis(self.worth(rows), shown, axis=1)
-        order = np.sort(shown, axis=1)
-        if (order[:, 1:] == order[:, :-1]).any():
-            worth[_repeated(shown)] = -np.inf
-        worth[shown < 0] = -np.inf
-        weights = np.exp(np.column_stack([worth, np.full(len(rows), self.moods.outside)]))
-        cumulated = weights.cumsum(axis=1)
-        mark = luck[rows, None] * cumulated[:, -1:]
-        place = (cumulated <= mark).sum(axis=1)
-        items = np.column_stack([shown, np.full(len(rows), -1)])
-        chosen: Longs = items[np.arange(len(rows)), place]
-        return chosen
+    def _sample_clicks(self, rows: Longs, lists: Longs, uniform: Floats) -> Longs:
+        """Sample the clicked items, -1 for none; an item listed twice counts once."""
+        logits = np.take_along_axis(self.item_logits(rows), lists, axis=1)
+        ordered = np.sort(lists, axis=1)
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            logits[_duplicates(lists)] = -np.inf
+        logits[lists < 0] = -np.inf
+        no_click = np.full(len(rows), self.config.no_click_logit)
+        weights = np.exp(np.column_stack([logits, no_click]))
+        cumulative = weights.cumsum(axis=1)
+        threshold = uniform[rows, None] * cumulative[:, -1:]
+        position = (cumulative <= threshold).sum(axis=1)
+        choices = np.column_stack([lists, np.full(len(rows), -1)])
+        clicked: Longs = choices[np.arange(len(rows)), position]
+        return clicked
 
-    def _take(self, rows: Longs, items: Longs) -> None:
-        self._bored *= self.moods.recovery
-        places = self.shop.sold[items]
-        self._visitors.seen[rows, places] = True
-        self._visitors.last[rows] = places
-        self._bored[rows, self.shelf[items]] += 1
-        full = self._window[rows, -1] != self.n_items
-        self._window[rows[full]] = np.roll(self._window[rows[full]], -1, axis=1)
-        ends = np.where(full, self.moods.memory - 1, (self._window[rows] != self.n_items).sum(1))
-        self._window[rows, ends] = items
+    def _update_states(self, rows: Longs, items: Longs) -> None:
+        """Apply clicks to satiation, user states and observations."""
+        self._recent_clicks *= self.config.satiation_decay
+        indices = self.shop.catalogue_index[items]
+        self._states.seen[rows, indices] = True
+        self._states.last_item[rows] = indices
+        self._recent_clicks[rows, self.item_category[items]] += 1
+        observation, pad = self._observation, self.n_items
+        full = observation[rows, -1] != pad
+        observation[rows[full]] = np.roll(observation[rows[full]], -1, axis=1)
+        lengths = (observation[rows] != pad).sum(1)
+        observation[rows, np.where(full, self.config.history_length - 1, lengths)] = items
 
-    def _leave(
-        self, here: Longs, clicked: NDArray[np.bool_], luck: Floats
+    def _end_sessions(
+        self, active: Longs, has_click: NDArray[np.bool_], uniform: Floats
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """End sessions, and decide who comes back to another."""
-        moods = self.moods
-        self._session[here] += np.column_stack([clicked, np.ones(len(here))])
-        chance = np.where(clicked, moods.leave_after_click, moods.leave_after_none)
-        leaving = here[luck[0, here] < chance]
-        found = self._session[leaving, 0] / self._session[leaving, 1]
-        likely = moods.return_at_worst + found * (moods.return_at_best - moods.return_at_worst)
-        back = luck[1, leaving] < likely
-        self.gone[leaving[~back]] = True
-        again = leaving[back]
-        fresh = self.np_random.normal(size=self._visitors.taste.shape)
-        self._visitors.change_taste(again, self.shop.habits.drift, fresh[again])
-        self._visitors.last[again] = -1
-        self._session[again] = 0
+        """Sample who ends the session and who of them returns; bool[n] each."""
+        config = self.config
+        self._session[active] += np.column_stack([has_click, np.ones(len(active))])
+        leave = np.where(has_click, config.leave_after_click, config.leave_after_no_click)
+        leaving = active[uniform[0, active] < leave]
+        click_rate = self._session[leaving, 0] / self._session[leaving, 1]
+        low, high = config.min_return_probability, config.max_return_probability
+        returns = uniform[1, leaving] < low + click_rate * (high - low)
+        self.terminated[leaving[~returns]] = True
+        returning = leaving[returns]
+        noise = self.np_random.normal(size=self._states.vectors.shape)
+        self._states.update_vectors(returning, self.shop.habits.drift, noise[returning])
+        self._states.last_item[returning] = -1
+        self._session[returning] = 0
         left, returned = np.zeros((2, self.num_envs), dtype=np.bool_)
-        left[leaving], returned[again] = True, True
+        left[leaving], returned[returning] = True, True
         return left, returned
 
 
-class Customer(gymnasium.Env[Longs, Longs]):
-    """One customer, another at every reset: the same shop for tools that know no vectors."""
+class ShopEnv(gymnasium.Env[Longs, Longs]):
+    """One user of a shop as a Gymnasium environment; every reset samples another user.
 
-    def __init__(self, shop: Shop, dataset: Dataset, moods: Moods | None = None) -> None:
-        self._world = (shop, dataset, moods)
-        self._one = Customers(*self._world, users=np.array([0]))
-        self.observation_space = self._one.single_observation_space
-        self.action_space = self._one.single_action_space
+    Args:
+        shop: the users and their click probabilities.
+        dataset: the log of the same shop, split.
+        config: how users respond.
+        moods: the name of `config` in earlier versions.
+    """
+
+    def __init__(
+        self,
+        shop: Shop,
+        dataset: Dataset,
+        config: EnvironmentConfig | None = None,
+        *,
+        moods: EnvironmentConfig | None = None,
+    ) -> None:
+        self._arguments = (shop, dataset, _config(config, moods))
+        self._env = ShopVectorEnv(*self._arguments, users=np.array([0]))
+        self.observation_space = self._env.single_observation_space
+        self.action_space = self._env.single_action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Longs, dict[str, Any]]:
-        """Begin with another customer, drawn by the seed."""
+        """Start an episode with a user sampled by the seed."""
         super().reset(seed=seed)
-        user = self.np_random.integers(self._world[1].n_users, size=1)
-        self._one = Customers(*self._world, users=user)
-        seen, info = self._one.reset(seed=int(self.np_random.integers(2**31)), options=options)
-        return seen[0], _first(info)
+        user = self.np_random.integers(self._arguments[1].n_users, size=1)
+        self._env = ShopVectorEnv(*self._arguments, users=user)
+        env_seed = int(self.np_random.integers(2**31))
+        observations, info = self._env.reset(seed=env_seed, options=options)
+        return observations[0], _first(info)
 
     def step(self, action: Longs) -> tuple[Longs, float, bool, bool, dict[str, Any]]:
-        """Show a list to the customer."""
-        seen, rewards, ends, late, info = self._one.step(np.asarray(action)[None])
-        return seen[0], float(rewards[0]), bool(ends[0]), bool(late[0]), _first(info)
+        """Show a list to the user."""
+        observations, rewards, terminated, truncated, info = self._env.step(
+            np.asarray(action)[None]
+        )
+        ends = bool(terminated[0]), bool(truncated[0])
+        return observations[0], float(rewards[0]), *ends, _first(info)
 
 
-class Stay(NamedTuple):
-    """What became of each customer under a policy."""
-
-    reward: Floats
-    """[n] clicks in all."""
-    turns: Floats
-    """[n] lists looked at."""
-    sessions: Floats
-    """[n] visits."""
-    return_rate: float
-    """Share of the sessions that ended after which people came back."""
-    coverage: float
-    """Share of the catalogue that was shown to anybody."""
+def _config(config: EnvironmentConfig | None, moods: EnvironmentConfig | None) -> EnvironmentConfig:
+    if moods is not None:
+        warn_renamed("The argument moods", "config")
+    return config or moods or EnvironmentConfig()
 
 
-Policy = Callable[[Longs, Customers], Longs]
-"""Chooses int64[n, list_length] from what is observed; customers tell `users` and `seen`."""
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """A policy that learns while it serves."""
-
-    def learn(self, observed: Longs, lists: Longs, clicked: Longs) -> None:
-        """Take in what was shown to whom, and the item each one clicked, -1 for none."""
-
-
-def play(customers: Customers, policy: Policy, seed: int) -> Stay:
-    """Let a policy serve everybody until the last one has gone, or the turns are over.
-
-    Args:
-        customers: put back to the start first.
-        policy: asked in every turn; one with a method `learn` is told what came of its lists:
-            `learn(observed, lists, clicked)`, of those who were there, -1 for no click.
-        seed: of what people do; the same seed gives each customer the same luck under any policy.
-    """
-    observed, _ = customers.reset(seed=seed)
-    reward, turns = np.zeros((2, customers.num_envs))
-    sessions = np.ones(customers.num_envs)
-    shown = np.zeros(customers.n_items, dtype=np.bool_)
-    left = returned = 0
-    over = False
-    while not over:
-        here = ~customers.gone
-        lists = policy(observed, customers)
-        shown[lists[here][lists[here] >= 0]] = True
-        turns += here
-        before, (observed, clicks, gone, late, info) = observed, customers.step(lists)
-        if isinstance(policy, Learner):
-            policy.learn(before[here], lists[here], info["clicked"][here])
-        reward += clicks
-        sessions += info["returned"]
-        left, returned = left + info["left"].sum(), returned + info["returned"].sum()
-        over = bool((gone | late).all())
-    return Stay(reward, turns, sessions, float(returned / max(1, left)), float(shown.mean()))
-
-
-def served_by(model: Recommender) -> Policy:
-    """Return the policy that shows the best unseen items of a model."""
-
-    @torch.no_grad()
-    def choose(observed: Longs, customers: Customers) -> Longs:
-        lengths = (observed != customers.n_items).sum(axis=1)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        past = RaggedArray(offsets, observed[observed != customers.n_items].astype(np.int32))
-        rows, length = np.arange(len(observed)), model.history_length or observed.shape[1]
-        queries = user_queries(past, rows, length, customers.n_items, mask_seen=False)
-        pairs = (torch.from_numpy(index.copy()) for index in np.nonzero(customers.seen))
-        users = torch.from_numpy(customers.users.astype(np.int64))
-        queries = replace(queries, users=users, seen=Seen(*pairs)).to(model.device)
-        with eval_mode(model):
-            vectors = model.embed(queries)
-        best = top_items(*vectors, customers.moods.list_length, queries.seen).items
-        return best.cpu().numpy()
-
-    return choose
-
-
-def _last_items(past: RaggedArray, users: Longs, memory: int, pad: int) -> Longs:
-    window = np.full((len(users), memory), pad, dtype=np.int64)
+def _last_items(past: RaggedArray, users: Longs, length: int, pad: int) -> Longs:
+    observations = np.full((len(users), length), pad, dtype=np.int64)
     for row, user in enumerate(users.tolist()):
-        items = past.row(user)[-memory:]
-        window[row, : len(items)] = items
-    return window
+        items = past.row(user)[-length:]
+        observations[row, : len(items)] = items
+    return observations
 
 
-def _repeated(shown: Longs) -> NDArray[np.bool_]:
-    """Return where a row shows an item for the second time or later."""
-    order = np.argsort(shown, axis=1, kind="stable")
-    ranked = np.take_along_axis(shown, order, axis=1)
-    again = np.zeros(shown.shape, dtype=np.bool_)
-    np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
-    return again
+def _duplicates(lists: Longs) -> NDArray[np.bool_]:
+    """Return where a list has an item for the second time or later."""
+    order = np.argsort(lists, axis=1, kind="stable")
+    ordered = np.take_along_axis(lists, order, axis=1)
+    duplicates = np.zeros(lists.shape, dtype=np.bool_)
+    np.put_along_axis(duplicates, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return duplicates
 
 
 def _first(info: dict[str, Any]) -> dict[str, Any]:
     return {name: values[0] for name, values in info.items()}
+
+
+def _moods(**values: Any) -> EnvironmentConfig:  # noqa: ANN401 - fields of any type
+    """Return the configuration of fields under their earlier names."""
+    names = {old: new for new, old in RECORD_KEYS.items()}
+    return EnvironmentConfig(**{names.get(name, name): value for name, value in values.items()})
+
+
+_RENAMED_ATTRIBUTES: Final = {
+    "gone": "terminated",
+    "here": "active_rows",
+    "moods": "config",
+    "shelf": "item_category",
+    "worth": "item_logits",
+}
+_RENAMED: Final = {
+    "Customer": "environment.ShopEnv",
+    "Customers": "environment.ShopVectorEnv",
+    "Learner": "episodes.LearningPolicy",
+    "Moods": "environment.EnvironmentConfig",
+    "Policy": "episodes.Policy",
+    "Stay": "episodes.EpisodeResult",
+    "play": "episodes.run_episodes",
+    "served_by": "episodes.model_policy",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - an attribute of any kind
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"{__name__}.{name}", f"recoach.simulation.{_RENAMED[name]}")
+    module, _, new = _RENAMED[name].partition(".")
+    return (
+        _moods if name == "Moods" else getattr(import_module(f"recoach.simulation.{module}"), new)
+    )

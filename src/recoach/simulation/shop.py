@@ -1,11 +1,11 @@
-"""Worlds with known answers: a simulated shop, and tiny logs in which the best model is known.
+"""A simulated shop: a synthetic log and the click probabilities it was sampled from.
 
-Every world is drawn from one `numpy.random.Generator` (or a seed for it), so the same seed gives
-the same log. Rows are grouped by user and in time order; nobody sees an item twice.
+The log is sampled from one `numpy.random.Generator` (or a seed for it), so the same seed gives the
+same log. Rows are grouped by user and ordered by time; no user has an item twice.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -13,96 +13,109 @@ from numpy.typing import NDArray
 
 from recoach.data.interactions import Interactions
 from recoach.errors import DataError
+from recoach.simulation import warn_renamed
 
 Floats = NDArray[np.float64]
 Seed = int | np.random.Generator
 
-SHELVES: Final = (
+CATEGORY_NAMES: Final = (
     *("Camping", "Kitchen", "Garden", "Music", "Cycling", "Lighting", "Stationery", "Toys"),
     *("Coffee", "Tea", "Travel", "Photography", "Climbing", "Sewing", "Baking", "Pets"),
     *("Running", "Painting", "Board games", "Woodwork"),
 )
-EPOCH: Final = 1_700_000_000_000  # the shop opens: milliseconds since 1970
+EPOCH: Final = 1_700_000_000_000  # earliest timestamp of a log: milliseconds since 1970
 MINUTE: Final = 60_000
 DAY: Final = 24 * 60 * MINUTE
-SHORTEST: Final = 8
-TASTE_DIM: Final = 8
+MIN_LENGTH: Final = 8
+LATENT_DIM: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How the people of a shop behave; the defaults reward a sequential model."""
+    """Parameters of the simulated users; with the defaults the next item depends on the last."""
 
     stay: float = 0.75
-    """Probability that the next click stays on the shelf of the session."""
+    """Probability that the next click stays in the category of the session."""
     chain: float = 4.0
-    """Log-odds bonus of the item that follows the last one on its shelf; it halves per place."""
+    """Logit added to the item that follows the last clicked item in its category; it halves with
+    every further position."""
     affinity: float = 1.0
-    """Weight of the personal taste for an item beside its popularity."""
+    """Weight of the dot product of user and item vector in the logit of an item."""
     focus: float = 3.0
-    """Weight of the personal taste in the choice of a shelf."""
+    """Weight of the dot product of user and category vector in the logit of a category."""
     drift: float = 0.2
-    """Share of a taste that is new after each session, 0 (fixed) to 1 (forgotten)."""
+    """Share of new noise in a user's vector after each session, 0 (constant) to 1 (replaced)."""
     skew: float = 0.8
-    """Exponent of the Zipf law of item popularity."""
+    """Exponent of the Zipf distribution of item popularity."""
     noise: float = 0.05
-    """Probability of a click on anything, by popularity alone."""
+    """Probability that a click ignores session and preferences and follows popularity alone."""
     length: float = 20.0
-    """Mean number of interactions of a user, before the cut at 60."""
+    """Mean number of interactions of a user, before it is limited to 60."""
 
 
-USUAL: Final = Habits()
+DEFAULT_HABITS: Final = Habits()
 BROWSING: Final = Habits(chain=1.0)
-"""As in most real logs, the last click tells more of the next one's shelf than of the item."""
+"""The last click says more about the next category than about the next item, as in most real
+logs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Catalogue:
-    """What is on sale: float64 vectors and weights, one shelf after the other."""
+    """All items of the shop, sorted by category; vectors and weights are float64."""
 
-    starts: NDArray[np.int64]  # [n_shelves] first item of each shelf
-    shelf: NDArray[np.int64]  # [n_items]
-    shelf_vectors: Floats  # [n_shelves, TASTE_DIM]
-    item_vectors: Floats  # [n_items, TASTE_DIM]
+    category_starts: NDArray[np.int64]  # [n_categories] first item of each category
+    item_category: NDArray[np.int64]  # [n_items]
+    category_vectors: Floats  # [n_categories, LATENT_DIM]
+    item_vectors: Floats  # [n_items, LATENT_DIM]
     popularity: Floats  # [n_items], sums to 1
-    follows: Floats  # [n_items, n_items] log-odds bonus of the column after the row
+    transition_logits: Floats  # [n_items, n_items] added to the column's item after the row's item
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Visitors:
-    """Where a set of users stands: the whole state from which the next click is drawn.
+class UserStates:
+    """The states of n users, from which their next clicks are sampled.
 
-    Items are places in the catalogue here, see `Shop.sold`.
+    Items are indices into the catalogue of the shop, not into its log; see `Shop.catalogue_index`.
     """
 
-    taste: Floats
-    """[n, TASTE_DIM]."""
-    last: NDArray[np.int64]
-    """[n] last item of the session, -1 before the first click."""
+    vectors: Floats
+    """[n, LATENT_DIM] what each user prefers."""
+    last_item: NDArray[np.int64]
+    """[n] last item of the session, -1 before its first click."""
     seen: NDArray[np.bool_]
-    """[n, n_items]."""
+    """[n, n_items] which items each user has clicked."""
 
-    def rows(self, index: NDArray[np.int64]) -> "Visitors":
-        """Return copies of some of them."""
-        return Visitors(self.taste[index], self.last[index], self.seen[index])
+    def select(self, rows: NDArray[np.int64]) -> "UserStates":
+        """Return a copy of the states of some users."""
+        return UserStates(self.vectors[rows], self.last_item[rows], self.seen[rows])
 
-    def change_taste(self, rows: NDArray[np.int64], drift: float, fresh: Floats) -> None:
-        """Renew a share `drift` of some users' taste, in place, by `fresh`[rows, TASTE_DIM]."""
-        self.taste[rows] = np.sqrt(1 - drift**2) * self.taste[rows] + drift * fresh
+    def update_vectors(self, rows: NDArray[np.int64], drift: float, noise: Floats) -> None:
+        """Mix `noise`[len(rows), LATENT_DIM] into the vectors of some users, in place.
+
+        The weights, sqrt(1 - drift²) and drift, leave the variance of a vector as it is.
+        """
+        self.vectors[rows] = np.sqrt(1 - drift**2) * self.vectors[rows] + drift * noise
+
+
+_RENAMED: Final = {
+    "law": "click_probabilities",
+    "sold": "catalogue_index",
+    "visitors": "user_states",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shop:
-    """A simulated log together with the truth it was drawn from."""
+    """A simulated log together with the click probabilities it was sampled from."""
 
     interactions: Interactions
     item_titles: tuple[str, ...]
     item_categories: tuple[str, ...]
     habits: Habits
-    sold: NDArray[np.int64]
-    """[n_items of the log] the place of each item in the catalogue."""
+    catalogue_index: NDArray[np.int64]
+    """[n_items of the log] index of each item in the catalogue of the shop."""
     _catalogue: _Catalogue
-    _visitors: Visitors
+    _user_states: UserStates
 
     def __repr__(self) -> str:
         log = self.interactions
@@ -110,27 +123,34 @@ class Shop:
             f"Shop({log.n_users:,} customers, {len(self.item_titles):,} items, {len(log):,} clicks)"
         )
 
-    def visitors(self) -> Visitors:
-        """Return copies of the customers as the log leaves them."""
-        return self._visitors.rows(np.arange(len(self._visitors.last)))
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - an attribute of any kind
+        if name not in _RENAMED:
+            raise AttributeError(f"'Shop' object has no attribute {name!r}")
+        warn_renamed(f"Shop.{name}", f"Shop.{_RENAMED[name]}")
+        return getattr(self, _RENAMED[name])
 
-    def law(self, visitors: Visitors) -> Floats:
+    def user_states(self) -> UserStates:
+        """Return a copy of the states of all users at the end of the log."""
+        return self._user_states.select(np.arange(len(self._user_states.last_item)))
+
+    def click_probabilities(self, states: UserStates) -> Floats:
         """Return the true probability of each item to be the next click.
 
         Args:
-            visitors: n users, wherever they stand.
+            states: the states of n users, at the end of the log or later.
 
         Returns:
-            float64[n, n_items of the log]; items already seen have probability 0, and what is
-            missing from a sum of 1 lies on items that nobody has clicked yet.
+            float64[n, n_items of the log]; 0 for items already seen. Rows sum to less than 1 where
+            the catalogue has unseen items that do not occur in the log.
         """
-        same, new, stray = (
-            _click(self._catalogue, visitors, self.habits, kind)
-            for kind in ("stay", "new", "stray")
+        same_category, new_session, random = (
+            _click_probabilities(self._catalogue, states, self.habits, kind)
+            for kind in ("same_category", "new_session", "random")
         )
         stay, noise = self.habits.stay, self.habits.noise
-        truth: Floats = noise * stray + (1 - noise) * (stay * same + (1 - stay) * new)
-        return truth[:, self.sold]
+        in_session = stay * same_category + (1 - stay) * new_session
+        probabilities: Floats = noise * random + (1 - noise) * in_session
+        return probabilities[:, self.catalogue_index]
 
     def preference(self, user_index: int) -> Floats:
         """Return the true probability of each item to be the user's next click after the log.
@@ -139,10 +159,11 @@ class Shop:
             user_index: dense user id, 0..n_users-1.
 
         Returns:
-            float64[n_items of the log], see `law`.
+            float64[n_items of the log], see `click_probabilities`.
         """
-        truth: Floats = self.law(self._visitors.rows(np.array([user_index])))[0]
-        return truth
+        states = self._user_states.select(np.array([user_index]))
+        probabilities: Floats = self.click_probabilities(states)[0]
+        return probabilities
 
 
 def shop(
@@ -151,211 +172,200 @@ def shop(
     seed: Seed = 0,
     *,
     n_categories: int = 20,
-    habits: Habits = USUAL,
+    habits: Habits = DEFAULT_HABITS,
 ) -> Shop:
-    """Simulate a shop whose customers browse in sessions and change their taste slowly.
+    """Simulate a shop whose users click in sessions and whose preferences change slowly.
 
-    A session stays on one shelf (category), where each item makes the ones that follow it likely;
-    a new session picks a shelf by taste. Users have 8 to 60 interactions (at most half the items).
+    A session stays in one category, where each item raises the probability of the items after it;
+    a new session samples a category by the user's preferences. A user has 8 to 60 interactions, but
+    at most half the items.
 
     Args:
-        n_users: number of customers, ids "u0000" and on.
-        n_items: number of items on sale, ids "item-0000" and on in the order of the shelves; an
-            item that nobody clicks is not part of the log.
-        seed: an integer or the generator to draw from.
-        n_categories: number of shelves, of equal size up to one item.
-        habits: how the customers behave.
+        n_users: number of users, with ids "u0000" and on.
+        n_items: number of items in the catalogue, with ids "item-0000" and on, sorted by category;
+            an item without a click is not part of the log.
+        seed: an integer or the generator to sample from.
+        n_categories: number of categories; their sizes differ by at most one item.
+        habits: parameters of the users.
 
     Raises:
-        DataError: there is no user, or there are too few items for the shelves.
+        DataError: there is no user, or there are too few items for the categories.
     """
-    if n_users < 1 or n_items < 2 * max(SHORTEST, n_categories) or n_categories < 1:
+    if n_users < 1 or n_items < 2 * max(MIN_LENGTH, n_categories) or n_categories < 1:
         raise DataError(
-            f"A shop needs a user, a category and at least {2 * max(SHORTEST, n_categories)} items "
+            "A shop needs at least one user, one category and "
+            f"{2 * max(MIN_LENGTH, n_categories)} items "
             f"for {n_categories} categories; got {n_users} users and {n_items} items."
         )
     rng = np.random.default_rng(seed)
-    catalogue = _stock(n_items, n_categories, habits, rng)
-    longest = min(60, n_items // 2)
-    extra = rng.exponential(max(habits.length - SHORTEST, 0.0), n_users).astype(np.int64)
-    lengths = np.minimum(SHORTEST + extra, longest)
-    visitors, items, opens = _browse(catalogue, lengths, habits, rng)
-    taken = np.arange(items.shape[1]) < lengths[:, None]
+    catalogue = _make_catalogue(n_items, n_categories, habits, rng)
+    max_length = min(60, n_items // 2)
+    extra = rng.exponential(max(habits.length - MIN_LENGTH, 0.0), n_users).astype(np.int64)
+    lengths = np.minimum(MIN_LENGTH + extra, max_length)
+    states, items, session_starts = _simulate_sessions(catalogue, lengths, habits, rng)
+    mask = np.arange(items.shape[1]) < lengths[:, None]
     users = np.repeat(np.arange(n_users), lengths)
-    log = _log(users, items[taken], (n_users, n_items), _clock(opens, rng)[taken])
-    log = log.keep(np.ones(len(log), dtype=np.bool_))  # items nobody clicked leave the log
-    sold = log.item_ids.str.slice(len("item-")).cast(pl.Int64).to_numpy()
-    titles, shelves = (tuple(np.array(names)[sold].tolist()) for names in _titles(catalogue))
-    return Shop(log, titles, shelves, habits, sold, catalogue, visitors)
+    timestamps = _timestamps(session_starts, rng)[mask]
+    log = make_log(users, items[mask], (n_users, n_items), timestamps)
+    log = log.keep(np.ones(len(log), dtype=np.bool_))  # drop items without a click
+    catalogue_index = log.item_ids.str.slice(len("item-")).cast(pl.Int64).to_numpy()
+    titles, categories = (
+        tuple(np.array(names)[catalogue_index].tolist()) for names in _titles(catalogue)
+    )
+    return Shop(log, titles, categories, habits, catalogue_index, catalogue, states)
 
 
-def checkerboard(n_users: int = 20, n_items: int = 16) -> Interactions:
-    """Return a log in which even users take every even item, odd users every odd one.
-
-    The last item of a user is the only one of his parity that he has not had before, so the first
-    place of a list that leaves out what was seen is known. The order turns from user to user.
-    """
-    per_user = n_items // 2
-    step = np.arange(per_user)
-    user = np.arange(n_users)[:, None]
-    items = 2 * ((step + user // 2) % per_user) + user % 2
-    return _log(*_rows(items), (n_users, 2 * per_user))
-
-
-def popularity_world(
-    n_users: int = 400, n_items: int = 50, seed: Seed = 0, *, length: int = 8
-) -> Interactions:
-    """Return a log in which all users draw from one Zipf law, so that popularity is optimal.
-
-    Item 0 is the most popular; a user's next item is drawn among the unseen ones by weight.
-    """
-    rng = np.random.default_rng(seed)
-    weight = -np.log1p(np.arange(n_items))
-    keys = weight + rng.gumbel(size=(n_users, n_items))  # sorted Gumbel keys draw without repeats
-    return _log(*_rows(np.argsort(-keys, axis=1)[:, :length]), (n_users, n_items))
-
-
-def cycle(n_users: int = 60, n_items: int = 30, *, length: int = 10) -> Interactions:
-    """Return a log in which item i is always followed by i + 1 (the last one by item 0).
-
-    Only the direction of time tells the next item from the one before the first, so that a
-    sequential model must beat a graph model. `length` is at most n_items - 1.
-    """
-    start = np.arange(n_users)[:, None]
-    items = (start + np.arange(min(length, n_items - 1))) % n_items
-    return _log(*_rows(items), (n_users, n_items))
-
-
-def block_graph(
-    n_users: int = 120, n_items: int = 60, seed: Seed = 0, *, n_blocks: int = 4, length: int = 10
-) -> Interactions:
-    """Return a log in which user u takes random items of block u mod n_blocks and no others.
-
-    Item i belongs to block i mod n_blocks. Blocks are alike, so popularity knows nothing and a
-    graph model finds the block. `length` is at most the size of a block.
-    """
-    rng = np.random.default_rng(seed)
-    size = n_items // n_blocks
-    places = np.argsort(rng.random((n_users, size)), axis=1)[:, :length]
-    items = places * n_blocks + np.arange(n_users)[:, None] % n_blocks
-    return _log(*_rows(items), (n_users, size * n_blocks))
-
-
-def _stock(n_items: int, n_categories: int, habits: Habits, rng: np.random.Generator) -> _Catalogue:
-    """Fill the shelves: items near their shelf in taste space, Zipf popularity in random order."""
+def _make_catalogue(
+    n_items: int, n_categories: int, habits: Habits, rng: np.random.Generator
+) -> _Catalogue:
+    """Sample item vectors around their category's vector, and Zipf popularity in random order."""
     starts = np.arange(n_categories) * n_items // n_categories
     sizes = np.diff(starts, append=n_items)
-    shelf = np.repeat(np.arange(n_categories), sizes)
-    vectors = rng.normal(size=(n_categories, TASTE_DIM)) / np.sqrt(TASTE_DIM)
-    spread = rng.normal(size=(n_items, TASTE_DIM)) / np.sqrt(TASTE_DIM)
+    item_category = np.repeat(np.arange(n_categories), sizes)
+    category_vectors = rng.normal(size=(n_categories, LATENT_DIM)) / np.sqrt(LATENT_DIM)
+    offsets = rng.normal(size=(n_items, LATENT_DIM)) / np.sqrt(LATENT_DIM)
     popularity = (1.0 + rng.permutation(n_items)) ** -habits.skew
-    place = np.arange(n_items) - starts[shelf]
-    ahead = (place[None, :] - place[:, None]) % sizes[shelf]
-    linked = (shelf[None, :] == shelf[:, None]) & (ahead > 0)
-    follows = np.where(linked, habits.chain * 0.5 ** (ahead - 1.0), 0.0)
+    position = np.arange(n_items) - starts[item_category]
+    distance = (position[None, :] - position[:, None]) % sizes[item_category]
+    follows = (item_category[None, :] == item_category[:, None]) & (distance > 0)
+    transition_logits = np.where(follows, habits.chain * 0.5 ** (distance - 1.0), 0.0)
     return _Catalogue(
-        starts, shelf, vectors, vectors[shelf] + spread, popularity / popularity.sum(), follows
+        starts,
+        item_category,
+        category_vectors,
+        category_vectors[item_category] + offsets,
+        popularity / popularity.sum(),
+        transition_logits,
     )
 
 
-def _click(catalogue: _Catalogue, visitors: Visitors, habits: Habits, kind: str) -> Floats:
-    """Return float64[n, n_items], the law of a click that stays, opens a session or strays."""
-    free = ~visitors.seen
-    if kind == "stray":
-        return _normalised(catalogue.popularity * free)
-    begun = visitors.last >= 0
-    bonus = catalogue.follows[visitors.last] * (begun & (kind == "stay"))[:, None]
-    taste = habits.affinity * visitors.taste @ catalogue.item_vectors.T
-    weight = catalogue.popularity * np.exp(taste + bonus) * free
-    of_shelf = np.add.reduceat(weight, catalogue.starts, axis=1)
-    shelf = np.exp(habits.focus * visitors.taste @ catalogue.shelf_vectors.T)
-    if kind == "stay":
-        here = catalogue.shelf[visitors.last]
-        stays = begun & (of_shelf[np.arange(len(here)), here] > 0)
-        one = np.arange(len(catalogue.starts)) == here[:, None]
-        shelf = np.where(stays[:, None], one, shelf)  # a bare shelf ends the session
-    share = np.divide(shelf, of_shelf, out=np.zeros_like(of_shelf), where=of_shelf > 0)
-    return _normalised(weight * share[:, catalogue.shelf])
+def _click_probabilities(
+    catalogue: _Catalogue, states: UserStates, habits: Habits, kind: str
+) -> Floats:
+    """Return float64[n, n_items], the distribution of one kind of click.
+
+    Args:
+        catalogue: all items.
+        states: of n users.
+        habits: parameters of the users.
+        kind: "same_category" for a click that continues the session, "new_session", or "random"
+            for one by popularity alone.
+    """
+    unseen = ~states.seen
+    if kind == "random":
+        return _normalised(catalogue.popularity * unseen)
+    in_session = states.last_item >= 0
+    bonus = (
+        catalogue.transition_logits[states.last_item]
+        * (in_session & (kind == "same_category"))[:, None]
+    )
+    affinity = habits.affinity * states.vectors @ catalogue.item_vectors.T
+    weight = catalogue.popularity * np.exp(affinity + bonus) * unseen
+    category_weight = np.add.reduceat(weight, catalogue.category_starts, axis=1)
+    category_share = np.exp(habits.focus * states.vectors @ catalogue.category_vectors.T)
+    if kind == "same_category":
+        current = catalogue.item_category[states.last_item]
+        # Without an unseen item in the category, the session ends.
+        stays = in_session & (category_weight[np.arange(len(current)), current] > 0)
+        one_hot = np.arange(len(catalogue.category_starts)) == current[:, None]
+        category_share = np.where(stays[:, None], one_hot, category_share)
+    factor = np.divide(
+        category_share,
+        category_weight,
+        out=np.zeros_like(category_weight),
+        where=category_weight > 0,
+    )
+    return _normalised(weight * factor[:, catalogue.item_category])
 
 
-def _browse(
+def _simulate_sessions(
     catalogue: _Catalogue,
     lengths: NDArray[np.int64],
     habits: Habits,
     rng: np.random.Generator,
-) -> tuple[Visitors, NDArray[np.int64], NDArray[np.bool_]]:
-    """Let all users click side by side; return where they end, items[n, T] and session starts."""
-    n_users, n_items = len(lengths), len(catalogue.shelf)
-    visitors = Visitors(
-        rng.normal(size=(n_users, TASTE_DIM)),
+) -> tuple[UserStates, NDArray[np.int64], NDArray[np.bool_]]:
+    """Sample the clicks of all users in parallel.
+
+    Returns:
+        The states after the last click, items[n, T] (-1 beyond the length of a user) and
+        bool[n, T], which clicks start a session.
+    """
+    n_users, n_items = len(lengths), len(catalogue.item_category)
+    states = UserStates(
+        rng.normal(size=(n_users, LATENT_DIM)),
         np.full(n_users, -1),
         np.zeros((n_users, n_items), dtype=np.bool_),
     )
     items = np.full((n_users, int(lengths.max())), -1)
-    opens = np.zeros(items.shape, dtype=np.bool_)
+    session_starts = np.zeros(items.shape, dtype=np.bool_)
     for step in range(items.shape[1]):
         active = np.flatnonzero(lengths > step)
-        stray = rng.random(len(active)) < habits.noise
-        new = ~stray & ((visitors.last[active] < 0) | (rng.random(len(active)) >= habits.stay))
-        for kind, chosen in (("stray", stray), ("new", new), ("stay", ~stray & ~new)):
-            users = active[chosen]
-            law = _click(catalogue, visitors.rows(users), habits, kind)
-            items[users, step] = clicked = _draw(law, rng)
-            visitors.seen[users, clicked] = True
-            if kind != "stray":
-                visitors.last[users] = clicked
-        opened = active[new]
-        opens[opened, step] = True
-        fresh = rng.normal(size=(len(opened), visitors.taste.shape[1]))
-        visitors.change_taste(opened, habits.drift, fresh)
-    return visitors, items, opens
+        random = rng.random(len(active)) < habits.noise
+        leaves = rng.random(len(active)) >= habits.stay
+        new = ~random & ((states.last_item[active] < 0) | leaves)
+        kinds = (("random", random), ("new_session", new), ("same_category", ~random & ~new))
+        for kind, mask in kinds:
+            users = active[mask]
+            probabilities = _click_probabilities(catalogue, states.select(users), habits, kind)
+            items[users, step] = clicked = _sample(probabilities, rng)
+            states.seen[users, clicked] = True
+            if kind != "random":
+                states.last_item[users] = clicked
+        starting = active[new]
+        session_starts[starting, step] = True
+        noise = rng.normal(size=(len(starting), states.vectors.shape[1]))
+        states.update_vectors(starting, habits.drift, noise)
+    return states, items, session_starts
 
 
 def _normalised(weight: Floats) -> Floats:
-    law: Floats = weight / weight.sum(axis=1, keepdims=True)
-    return law
+    probabilities: Floats = weight / weight.sum(axis=1, keepdims=True)
+    return probabilities
 
 
-def _draw(law: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw one item a row; an item of probability 0 is never drawn."""
-    level = np.cumsum(law, axis=1)
-    mark = rng.random((len(law), 1)) * level[:, -1:]
-    drawn: NDArray[np.int64] = (level <= mark).sum(axis=1)
-    return drawn
+def _sample(probabilities: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Sample one item per row; an item of probability 0 is never sampled."""
+    cumulative = np.cumsum(probabilities, axis=1)
+    threshold = rng.random((len(probabilities), 1)) * cumulative[:, -1:]
+    items: NDArray[np.int64] = (cumulative <= threshold).sum(axis=1)
+    return items
 
 
-def _clock(opens: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return int64[n, T] milliseconds: minutes inside a session, days between two."""
-    gap = rng.exponential(np.where(opens, 6 * DAY, 2 * MINUTE)) + 1000
-    arrival = rng.uniform(0, 200 * DAY, size=(len(opens), 1))
+def _timestamps(session_starts: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return int64[n, T] milliseconds: minutes apart within a session, days between sessions."""
+    gap = rng.exponential(np.where(session_starts, 6 * DAY, 2 * MINUTE)) + 1000
+    arrival = rng.uniform(0, 200 * DAY, size=(len(session_starts), 1))
     return EPOCH + (arrival + np.cumsum(gap, axis=1)).astype(np.int64)
 
 
 def _titles(catalogue: _Catalogue) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Name each item after its shelf and its place there: "Camping 08" comes after "07"."""
-    rounds = np.arange(len(catalogue.starts)) // len(SHELVES)
+    """Return a title such as "Camping 08" and the name of the category for each item."""
+    rounds = np.arange(len(catalogue.category_starts)) // len(CATEGORY_NAMES)
     names = [
-        SHELVES[i % len(SHELVES)] + (f" {turn + 1}" if turn else "")
-        for i, turn in enumerate(rounds.tolist())
+        CATEGORY_NAMES[i % len(CATEGORY_NAMES)] + (f" {number + 1}" if number else "")
+        for i, number in enumerate(rounds.tolist())
     ]
-    shelves = tuple(names[i] for i in catalogue.shelf)
-    places = np.arange(len(shelves)) - catalogue.starts[catalogue.shelf] + 1
-    titles = (f"{name} {place:02d}" for name, place in zip(shelves, places.tolist(), strict=True))
-    return tuple(titles), shelves
+    categories = tuple(names[i] for i in catalogue.item_category)
+    first = catalogue.category_starts[catalogue.item_category]
+    numbers = np.arange(len(categories)) - first + 1
+    titles = (f"{name} {n:02d}" for name, n in zip(categories, numbers.tolist(), strict=True))
+    return tuple(titles), categories
 
 
-def _rows(items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Flatten items[n_users, length] to the two columns of a log."""
-    return np.repeat(np.arange(len(items)), items.shape[1]), items.ravel()
-
-
-def _log(
+def make_log(
     users: NDArray[np.int64],
     items: NDArray[np.int64],
     shape: tuple[int, int],
     times: NDArray[np.int64] | None = None,
 ) -> Interactions:
-    """Wrap dense columns as a log of shape (n_users, n_items); without times, a minute a row."""
+    """Return the log of dense columns.
+
+    Args:
+        users: int64[N].
+        items: int64[N].
+        shape: (n_users, n_items), whose ids are "u0000" and on, "item-0000" and on.
+        times: int64[N] milliseconds; without them, rows are a minute apart.
+    """
     n_users, n_items = shape
     minutes = EPOCH + MINUTE * np.arange(len(users), dtype=np.int64)
     return Interactions(
