@@ -308,7 +308,7 @@ def test_what_is_held_out_of_the_base_is_for_grpo_and_the_control(recoach, toml,
     trained, plain = {}, stages.pretrain
 
     def watched(model, dataset, config, context, **options):
-        trained[context.folder.name] = (config.hold_out, int(model.known.numel()))
+        trained[context.folder.name] = (config.hold_out, int(model.train_pairs.numel()))
         return plain(model, dataset, config, context, **options)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -106,7 +106,7 @@ def test_a_table_that_is_missing_is_not_made_either(folder):
     tensors = load_tensors(folder / "best.safetensors").tensors
     del tensors["items.weight"]
     save_tensors(folder / "best.safetensors", tensors, {})
-    with pytest.raises(ModelError, match=r"items\.weight is missing, not \(13, 8\)"):
+    with pytest.raises(ModelError, match=r"items\.weight is missing, expected \(13, 8\)"):
         load_model(folder, DATASET)
 
 

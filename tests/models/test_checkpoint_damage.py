@@ -34,7 +34,7 @@ def assert_refused_or_whole(file, content):
     except ModelError as error:
         said = str(error)
         assert str(file) in said
-        assert "restore it or train again" in said
+        assert "Restore the file or train again" in said
         return
     assert found.state == STATE
     assert found.tensors.keys() == TENSORS.keys()

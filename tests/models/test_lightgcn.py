@@ -127,7 +127,7 @@ def test_hiding_leaves_nothing_behind():
 def test_the_loss_is_bpr_on_propagated_and_the_penalty_on_own_vectors(penalty):
     model, batch = lightgcn(regularisation=0.5, penalty=penalty), a_batch()
     who, taken = batch.queries.state_users, batch.targets
-    other = draw_negatives(model.known, who, 6, 1, torch.Generator().manual_seed(3))[:, 0]
+    other = draw_negatives(model.train_pairs, who, 6, 1, torch.Generator().manual_seed(3))[:, 0]
     users, items = model.propagate()
     margin = (users[who] * (items[taken] - items[other])).sum(dim=1)
     rows = [model.users.weight[who], model.items.weight[taken], model.items.weight[other]]
@@ -142,7 +142,7 @@ def test_the_loss_is_bpr_on_propagated_and_the_penalty_on_own_vectors(penalty):
 
 def test_negatives_are_never_taken():
     model, users = lightgcn(), torch.tensor([0, 1, 2, 4] * 50)
-    other = draw_negatives(model.known, users, 6, 3, torch.Generator().manual_seed(0))
+    other = draw_negatives(model.train_pairs, users, 6, 3, torch.Generator().manual_seed(0))
     pairs = zip(users.repeat_interleave(3).tolist(), other.flatten().tolist(), strict=True)
     assert not EDGES & set(pairs)
 

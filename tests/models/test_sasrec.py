@@ -220,7 +220,7 @@ def test_sampled_losses_compare_the_target_with_items_never_taken(loss):
     source = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=20)
     batch = next(source.epoch(torch.Generator().manual_seed(0)))
     users = batch.queries.state_users
-    drawn = draw_negatives(model.known, users, N_ITEMS, 3, torch.Generator().manual_seed(1))
+    drawn = draw_negatives(model.train_pairs, users, N_ITEMS, 3, torch.Generator().manual_seed(1))
     scores = model.score(batch.queries)
     own, other = scores.gather(1, batch.targets[:, None]), scores.gather(1, drawn)
     softmax = -torch.cat([own, other], dim=1).log_softmax(dim=1)[:, 0]

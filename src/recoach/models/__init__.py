@@ -1,1 +1,1 @@
-"""Recommenders behind one contract, their losses and their files."""
+"""Recommender models with one interface, their losses and their checkpoints."""

@@ -1,9 +1,9 @@
-"""Models as files: weights in safetensors, everything else in JSON, nothing pickled.
+"""Save and load models: weights in safetensors, everything else in JSON, nothing pickled.
 
-A model's folder holds `model.json` (what to build) and any number of `NAME.safetensors`. State
-that belongs to the weights (step, best value) travels in the header of the same file, so that
-one rename replaces both; a checksum beside it tells damage. Without one a file is not read: a
-single byte could have hidden it.
+The folder of a model holds `model.json` (name, settings and sizes) and any number of
+`NAME.safetensors`. The training state of the weights (step, best value) is stored in the header of
+the same file, so that both are replaced by one rename. The header also holds a checksum. A file
+without one is refused, because a single damaged byte can hide it.
 """
 
 import contextlib
@@ -29,79 +29,88 @@ from recoach.models.registry import build_from_config, model_entry, model_name
 FORMAT = 1
 _HEADER_KEY, _DIGEST_KEY = "recoach", "sha256"
 OPTIMIZER, EXTRA_MODULE = "optimiser.", "companion."
-"""What stands before the names of tensors that are not the model's own."""
+"""Prefixes of the names of tensors in a file that are not weights of the model."""
 
 
-class Saved(NamedTuple):
-    """What a weights file holds."""
+class Checkpoint(NamedTuple):
+    """The content of a safetensors file."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the new one, never a part.
+    """Write a file to a temporary name and rename it, so that no reader sees part of it.
 
-    Of several processes only the first writes.
+    Only the main process writes.
 
     Raises:
-        RunError: the disk is full, the folder is missing or read-only; nothing is left behind.
+        RunError: the file cannot be written (disk full, folder read-only). The old file, if any,
+            is unchanged and no temporary file remains.
     """
     if not distributed.is_main_process():
         return
-    part = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error
         raise RunError(
             f"Cannot write {path}: {reason}. Free some space or choose another folder."
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # it is gone, or the folder itself is what is wrong
-            part.unlink()
+        with contextlib.suppress(OSError):  # renamed already, or the folder does not exist
+            temporary.unlink()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and their JSON state as one safetensors file, in the first process."""
+    """Write tensors and JSON state to one safetensors file. Only the main process writes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     if not distributed.is_main_process():
         return
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
-    metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(plain, text)}
-    write_atomically(path, save(plain, metadata=metadata))
+    metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(cpu_tensors, text)}
+    write_atomically(path, save(cpu_tensors, metadata=metadata))
 
 
-def load_tensors(path: Path) -> Saved:
-    """Read what `save_tensors` wrote; ModelError where the file is missing or damaged."""
+def load_tensors(path: Path) -> Checkpoint:
+    """Read a file written by `save_tensors`.
+
+    Raises:
+        ModelError: the file is missing, damaged or not written by Recoach.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # Copied, so that the file may be replaced while its numbers are in use.
+            # Cloned, because the file may be replaced while the tensors are in use.
             names = list(file.keys())
             tensors = {name: file.get_tensor(name).clone() for name in names}
         text = metadata.get(_HEADER_KEY, "{}")
-        whole = metadata.get(_DIGEST_KEY) == _digest(tensors, text)
+        is_intact = metadata.get(_DIGEST_KEY) == _digest(tensors, text)
         state = json.loads(text)
     except (OSError, SafetensorError, struct.error, ValueError, RecursionError) as error:
         raise ModelError(
-            f"{path} cannot be read as weights ({error}); restore it or train again."
+            f"{path} cannot be read as weights ({error}). Restore the file or train again."
         ) from error
-    if not whole or not isinstance(state, dict):
+    if not is_intact or not isinstance(state, dict):
         raise ModelError(
-            f"{path} is damaged or not Recoach's: its checksum is missing or that of other "
-            "content; restore it or train again."
+            f"{path} is damaged or was not written by Recoach: its checksum is missing or does not "
+            "match the content. Restore the file or train again."
         )
-    return Saved(tensors, state)
+    return Checkpoint(tensors, state)
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    """Return the SHA-256 of names, types, shapes, numbers and state of a file."""
+    """Return the SHA-256 of the names, dtypes, shapes and values of tensors and of the state."""
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -111,7 +120,11 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
 
 
 def save_description(directory: Path, model: Recommender) -> None:
-    """Write `model.json`, from which the model can be built again."""
+    """Write `model.json`: the name, settings and sizes from which the model can be rebuilt.
+
+    Raises:
+        ConfigError: the model is not in the registry (a wrapped module).
+    """
     description = {
         "format": FORMAT,
         "model": model_name(model),
@@ -124,69 +137,83 @@ def save_description(directory: Path, model: Recommender) -> None:
 
 
 def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Recommender:
-    """Build the model described in a folder and fill in its weights.
+    """Build the model described in a folder, load its weights and return it in evaluation mode.
 
     Args:
         directory: holds `model.json` and the weights.
-        dataset: the data it was trained on (graph models rebuild their graph from it).
-        weights: which file, without its ending.
+        dataset: the dataset it was trained on (graph models rebuild their graph from it).
+        weights: name of the weights file without `.safetensors`, such as "best" or "last".
 
     Raises:
-        ModelError: files are missing, damaged, of another version or of another dataset.
+        ModelError: a file is missing, damaged or of another format version, or the model was
+            trained on another dataset.
     """
     path = directory / "model.json"
     try:
         description = json.loads(path.read_text())
         if description["format"] != FORMAT:
             raise ModelError(
-                f"{path} has format {description['format']}, this version reads {FORMAT}."
+                f"{path} has format {description['format']}, but this version of Recoach reads "
+                f"format {FORMAT}. Load it with the version that wrote it."
             )
         entry = model_entry(description["model"])
         config = entry.config(**description["config"])
         sizes = (description["n_users"], description["n_items"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
-        raise ModelError(f"{path} does not describe a model: {error}.") from error
+        raise ModelError(
+            f"{path} does not describe a model: {error}. Restore the file or train again."
+        ) from error
     if sizes != (dataset.n_users, dataset.n_items):
         raise ModelError(
-            f"{directory} was trained on {sizes[0]} users and {sizes[1]} items, the dataset has "
-            f"{dataset.n_users} and {dataset.n_items}; use the data of that run."
+            f"{directory} was trained on {sizes[0]} users and {sizes[1]} items, but the dataset "
+            f"has {dataset.n_users} and {dataset.n_items}. Use the dataset of that run."
         )
     file = directory / f"{weights}.safetensors"
     tensors = model_weights(load_tensors(file).tensors)
-    _check_sizes(lambda: entry.model(config, dataset.train, dataset.n_items), tensors, path, file)
+    _check_shapes(lambda: entry.model(config, dataset.train, dataset.n_items), tensors, path, file)
     model = build_from_config(entry, config, dataset.train, dataset.n_items, seed=0)
     model.load_state_dict(tensors)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise ModelError(f"{file} holds non-finite weights; train again from an earlier one.")
+        raise ModelError(
+            f"{file} holds non-finite weights: training had diverged. Train again, from an earlier "
+            "checkpoint or with a lower learning rate."
+        )
     return model.eval()
 
 
 def model_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file that are the model's own."""
-    return {n: t for n, t in tensors.items() if not n.startswith((OPTIMIZER, EXTRA_MODULE))}
+    """Return the tensors of a file that are weights of the model."""
+    prefixes = (OPTIMIZER, EXTRA_MODULE)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
 
 
-def _check_sizes(
+def _check_shapes(
     build: Callable[[], Recommender], tensors: Mapping[str, Tensor], path: Path, file: Path
 ) -> None:
-    """Refuse a description of other tables than the file holds, before they take memory.
+    """Check that the file has the shapes of the described model, before memory is allocated.
 
     Args:
-        build: makes the model; here on a device where a tensor is a shape and nothing else.
-        tensors: the weights.
-        path: of the description.
-        file: of the weights.
+        build: builds the model; called on the meta device, where tensors have no storage.
+        tensors: the weights in the file.
+        path: path of the description.
+        file: path of the weights.
+
+    Raises:
+        ModelError: a tensor is missing, unexpected or of another shape.
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            asked = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+            expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = clipped(str(error).splitlines()[0])
-        raise ModelError(f"{path} does not describe a model: {reason}.") from error
-    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(asked.keys() | held.keys()):
-        if asked.get(name) != held.get(name):
+        raise ModelError(
+            f"{path} does not describe a model: {reason}. Restore the file or train again."
+        ) from error
+    actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
             raise ModelError(
                 f"{file} holds the weights of another model than {path.name} describes: {name} is "
-                f"{held.get(name, 'missing')}, not {asked.get(name, 'there')}."
+                f"{actual.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}. "
+                "Restore both files from the same run."
             )

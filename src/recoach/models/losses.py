@@ -1,4 +1,7 @@
-"""Supervised losses as pure functions of vectors."""
+"""Supervised losses as pure functions of vectors and scores.
+
+Under torchrun each data-parallel rank returns its contribution; their sum is the loss.
+"""
 
 import torch
 from torch import Tensor
@@ -12,13 +15,14 @@ from recoach.models.softmax import Block, product_dtype, softmax_loss
 def cross_entropy(
     users: Tensor, items: Tensor, targets: Tensor, first_item: int | None = None
 ) -> Tensor:
-    """Return the mean cross-entropy of the targets under a softmax over the whole catalogue.
+    """Return the mean cross-entropy of the targets under the softmax over all items.
 
     Args:
         users: float[B, D].
-        items: float[I, D], or some rows of it.
+        items: float[I, D]; only this rank's rows where the item embedding is sharded.
         targets: int64[B].
-        first_item: the first row's number where others have the rest; None for all of them.
+        first_item: item index of the first row of `items` where they are sharded; None where
+            `items` has all rows.
     """
 
     def loss(block: Block) -> Tensor:
@@ -32,53 +36,54 @@ def cross_entropy(
 
 
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
-    """Return SASRec's original loss: logistic on the target and on its negatives.
+    """Return binary cross-entropy of targets and negatives (SASRec, Kang & McAuley 2018).
 
     Args:
         positive: float[B] scores of the targets.
-        negative: float[B, N] scores of items never taken.
+        negative: float[B, N] scores of negative items.
     """
-    each = functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)
-    return distributed.mean_contribution(each)
+    losses = functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)
+    return distributed.mean_contribution(losses)
 
 
 def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
-    """Return cross-entropy against sampled negatives, without correction (Klenitskiy 2023).
+    """Return cross-entropy over the target and sampled negatives, uncorrected (Klenitskiy 2023).
 
     Args:
         positive: float[B] scores of the targets.
-        negative: float[B, N] scores of items never taken.
+        negative: float[B, N] scores of negative items.
     """
     logits = torch.cat([positive[:, None], negative], dim=1)
     return distributed.mean_contribution(logits.logsumexp(dim=1) - positive)
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """Return the Bayesian personalised ranking loss, -log sigmoid of the margin.
+    """Return the BPR loss -log sigmoid(positive - negative) (Rendle et al. 2009).
 
     Args:
-        positive: float[B] scores of the items taken.
-        negative: float[B] scores of items not taken.
+        positive: float[B] scores of positive items.
+        negative: float[B] scores of negative items.
     """
     return distributed.mean_contribution(functional.softplus(negative - positive))
 
 
 def alignment(left: Tensor, right: Tensor) -> Tensor:
-    """Return the mean squared distance of paired unit vectors, 2 - 2 cos (DirectAU).
+    """Return the mean squared distance of paired vectors after normalisation, 2 - 2 cos (DirectAU).
 
     Args:
-        left: float[B, D], any length.
-        right: float[B, D], any length.
+        left: float[B, D], normalised here.
+        right: float[B, D], normalised here.
     """
     cosine = functional.cosine_similarity(left, right, dim=1)
     return distributed.mean_contribution(2 - 2 * cosine)
 
 
 def uniformity(vectors: Tensor) -> Tensor:
-    """Return log of the mean of exp(-2 d²) over all unordered pairs of unit vectors.
+    """Return log of the mean of exp(-2 d²) over all unordered pairs of vectors (DirectAU).
 
     Args:
-        vectors: float[B, D], any length. Fewer than two have no pair: the loss is 0.
+        vectors: float[B, D], normalised here. With fewer than two vectors there is no pair and
+            the loss is 0.
     """
     vectors = distributed.all_gather_with_grad(vectors)
     if len(vectors) < 2:
@@ -88,12 +93,12 @@ def uniformity(vectors: Tensor) -> Tensor:
 
 
 def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
-    """Return log of the mean of exp(-2 d²) between each row and another's partner (GSAU).
+    """Return log of the mean of exp(-2 d²) between rows that do not belong together (GSAU).
 
     Args:
-        left: float[B, D], any length.
-        right: float[B, D], any length.
-        shift: rotation that pairs row b with row b + shift; 1..B-1, so no row meets its own.
+        left: float[B, D], normalised here.
+        right: float[B, D], normalised here.
+        shift: in 1..B-1; `right` is rolled by it, so that no row is paired with its partner.
     """
     left, right = distributed.all_gather_with_grad(left), distributed.all_gather_with_grad(right)
     if len(left) < 2:
@@ -103,16 +108,17 @@ def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
 
 
 class _Uniformity(torch.autograd.Function):
-    """The kernel of all pairs is symmetric: its product with the vectors is all of the gradient.
+    """Uniformity with the gradient computed in the forward pass.
 
-    Both products are those of the catalogue softmax, in bfloat16 where that is faster, and the
-    pairs are gone when the forward pass ends.
+    The kernel matrix of all pairs is symmetric, so that its product with the vectors is the whole
+    gradient, and the matrix need not be saved for the backward pass. Products are in bfloat16
+    where that is faster, as in the softmax over all items.
     """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, unit: Tensor) -> Tensor:
         cast, count = unit.to(product_dtype(unit)), len(unit)
-        # d² = 2 - 2 cos, so that the kernel is exp(4 cos - 4); nobody is a pair with themselves.
+        # d² = 2 - 2 cos, so that the kernel is exp(4 cos - 4); a vector is no pair with itself.
         kernel = torch.addmm(cast.new_tensor(-4.0), cast, cast.T, alpha=4).exp_()
         kernel.fill_diagonal_(0)
         total = kernel.sum(dtype=unit.dtype)

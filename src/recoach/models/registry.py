@@ -1,4 +1,4 @@
-"""Every model the house can build: a new one is its file and its line here."""
+"""The registry of models by name. A new model is one file and one line in `MODELS`."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,11 @@ MODELS: dict[str, Entry] = {
 
 
 def model_entry(name: str) -> Entry:
-    """Return the entry of a model, or raise a ConfigError that names the nearest one."""
+    """Return the registry entry of a model.
+
+    Raises:
+        ConfigError: there is no such model; the message suggests the closest name.
+    """
     if name in MODELS:
         return MODELS[name]
     raise ConfigError(f"There is no model called {name!r}; {suggestion(name, MODELS)}")
@@ -45,42 +49,43 @@ def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: objec
 
     Args:
         name: a key of `MODELS`.
-        dataset: gives the training histories and the catalogue.
-        seed: draws the initial weights; the global random state is left as it was.
-        settings: fields of the model's config.
+        dataset: gives the training histories and the number of items.
+        seed: of the initial weights; the global random state is not changed.
+        settings: fields of the model's config class.
 
     Raises:
-        ConfigError: for an unknown model or setting.
+        ConfigError: the model or a setting is unknown, or a value is invalid.
     """
     entry = model_entry(name)
     try:
         config = entry.config.model_validate(settings)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ConfigError(f"Model {name}, setting {where!r}: {problem['msg']}.") from error
+        first_error = error.errors()[0]
+        key = ".".join(str(part) for part in first_error["loc"])
+        raise ConfigError(f"Model {name}, setting {key!r}: {first_error['msg']}.") from error
     return build_from_config(entry, config, dataset.train, dataset.n_items, seed=seed)
 
 
 def build_from_config(
     entry: Entry, config: BaseModel, train: RaggedArray, n_items: int, *, seed: int
 ) -> Recommender:
-    """Build a model with weights drawn from the seed alone."""
+    """Build a model whose initial weights depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return entry.model(config, train, n_items)
 
 
 def model_name(model: Recommender) -> str:
-    """Return the key of a model in `MODELS`.
+    """Return the name of a model in `MODELS`.
 
     Raises:
-        ConfigError: a wrapped module, which only its author's code can build again.
+        ConfigError: the model is not in the registry, such as a wrapped module.
     """
     for name, entry in MODELS.items():
         if entry.model is type(model):
             return name
     raise ConfigError(
-        f"a {type(model).__name__} model cannot be kept in a folder: no file says how to build it. "
-        "Train without a folder and save your module's own state_dict()."
+        f"A {type(model).__name__} model cannot be saved in a run folder, because only models of "
+        "the registry can be rebuilt from model.json. Train without a folder and save your "
+        "module's own state_dict()."
     )

@@ -1,1 +1,1 @@
-"""Models with a vector for each user and each item."""
+"""Matrix factorization: one free vector per user and per item."""

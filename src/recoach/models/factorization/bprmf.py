@@ -1,9 +1,10 @@
-"""BPR-MF (Rendle et al. 2009): a vector for each user and each item, as in RecBole's BPR."""
+"""BPR-MF (Rendle et al. 2009): matrix factorization trained with BPR, as RecBole's BPR."""
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import (
@@ -18,17 +19,15 @@ from recoach.models.graph.propagation import fold_in
 from recoach.models.losses import bpr
 
 
-class BPRMFConfig(BaseModel):
+class BPRMFConfig(StrictConfig):
     """Settings of BPR-MF; the default is RecBole's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     dim: int = Field(64, gt=0)
-    """Length of the vectors."""
+    """Dimension of the embeddings."""
 
 
 class BPRMF(Recommender):
-    """Two free tables; a state is its user."""
+    """User and item embeddings; the vector of a state is that of its user."""
 
     needs = ("edges",)
     config: BPRMFConfig
@@ -37,12 +36,12 @@ class BPRMF(Recommender):
         super().__init__(config, train, n_items)
         self.users = nn.Embedding(self.n_users, config.dim)
         self.items = nn.Embedding(n_items, config.dim)
-        self.register_buffer("known", interaction_keys(train, n_items), persistent=False)
+        self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
         for table in (self.users, self.items):
             nn.init.xavier_normal_(table.weight)
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return rows of the tables; a user never met is the mean of the items taken."""
+        """Return user and item embeddings; an unknown user gets the mean over their history."""
         users, items = self.users.weight, self.items.weight
         history = queries.history[queries.rows]
         return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)
@@ -50,13 +49,14 @@ class BPRMF(Recommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative."""
         if batch.edges is None:
-            raise ValueError("BPR-MF learns from edges")
-        who, taken = batch.edges.queries.state_users, batch.edges.targets
-        known = self.get_buffer("known")
-        other = draw_negatives(known, who, self.n_items, 1, generator)[:, 0]
-        users, (good, bad) = self.users(who), self.items(torch.cat([taken, other])).chunk(2)
-        return bpr((users * good).sum(dim=1), (users * bad).sum(dim=1))
+            raise ValueError("BPR-MF learns from edges; the batch has none.")
+        user_ids, positive_ids = batch.edges.queries.state_users, batch.edges.targets
+        train_pairs = self.get_buffer("train_pairs")
+        negative_ids = draw_negatives(train_pairs, user_ids, self.n_items, 1, generator)[:, 0]
+        users = self.users(user_ids)
+        positives, negatives = self.items(torch.cat([positive_ids, negative_ids])).chunk(2)
+        return bpr((users * positives).sum(dim=1), (users * negatives).sum(dim=1))
 
     def tables(self) -> dict[GroupName, list[Tensor]]:
-        """Return the tables of users and items."""
+        """Return the user embedding and the item embedding."""
         return {"user": [self.users.weight], "item": [self.items.weight]}

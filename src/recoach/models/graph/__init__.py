@@ -1,1 +1,1 @@
-"""Models that propagate vectors over the graph of users and items."""
+"""Graph recommenders: embeddings are propagated over the user-item graph."""

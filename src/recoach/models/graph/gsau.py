@@ -1,8 +1,8 @@
-"""GSAU: graph and sequence under alignment and uniformity (Cao et al. 2024), and GSAU(rec).
+"""GSAU (Cao et al. 2024): alignment and uniformity of a graph and a sequence encoder; GSAU(rec).
 
-Departures from the authors' code: padding is no row of the softmax; all positions of a history
-may be trained in one pass; the partner of the user-item uniformity is a random rotation of the
-batch, the simplest draw without a fixed point.
+Departures from the authors' code: the padding item is left out of the softmax; all positions of a
+history can be trained in one forward pass; user-item uniformity pairs each state with the next
+item of another one by a random rotation of the batch.
 """
 
 from typing import Literal
@@ -16,36 +16,36 @@ from recoach import distributed
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import Embeddings, GroupName, Recommender, TrainingBatch
-from recoach.models.graph.propagation import Graph, Kept, fold_in
+from recoach.models.graph.propagation import Graph, PropagationCache, fold_in
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
-from recoach.models.sequence.sasrec import read_states
+from recoach.models.sequence.encoding import encode_queries
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder
 
 
 class GSAUConfig(EncoderConfig):
-    """Settings of GSAU; `layers` serves both encoders, as in the authors' code."""
+    """Settings of GSAU; `layers` is used by both encoders, as in the authors' code."""
 
     rec: bool = False
-    """GSAU(rec): cross-entropy in place of the sequential alignment."""
+    """GSAU(rec): cross-entropy instead of the alignment of the sequence encoder."""
     gamma: float = Field(0.1, ge=0)
-    """Weight of uniformity."""
+    """Weight of the uniformity losses."""
     user_item_uniformity: bool = True
-    """Also push states from other states' next items."""
+    """Add uniformity between states and the next items of other states."""
     scorer: Literal["seq", "graph", "fuse_emb", "fuse_score"] = "seq"
-    """What ranks: the sequence (as the authors do), the graph, mixed vectors (Eq. 3) or scores."""
+    """Score by the sequence (as the authors), the graph, fused vectors (Eq. 3) or fused scores."""
     fusion_weight: float = Field(0.5, ge=0, le=1)
-    """Share of the graph in the mixtures."""
+    """Weight of the graph in `fuse_emb` and `fuse_score`; the sequence has 1 minus it."""
     normalise_views: bool = False
-    """Give each view's vectors unit length before they are mixed."""
+    """Normalise the vectors of both encoders to unit length before they are fused."""
     cross_view: float = Field(0.0, ge=0)
-    """Weight of alignment and uniformity across the two views; 0 in the authors' code."""
+    """Weight of alignment and uniformity between the two encoders; 0 in the authors' code."""
 
 
 class GSAU(Recommender):
-    """A graph encoder and a sequence encoder that share their tables."""
+    """A graph encoder and a sequence encoder that share their item embedding."""
 
     needs = ("states", "edges")
-    regularises = True  # alignment and uniformity of both views
+    regularises = True  # alignment and uniformity of both encoders
     config: GSAUConfig
 
     def __init__(self, config: GSAUConfig, train: RaggedArray, n_items: int) -> None:
@@ -54,7 +54,7 @@ class GSAU(Recommender):
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
         self.encoder = SequenceEncoder(config)
         self.graph = Graph(train, n_items)
-        self._kept = Kept()
+        self._cache = PropagationCache()
         self.apply(_xavier_init)
         nn.init.xavier_normal_(self.encoder.position)
         with torch.no_grad():
@@ -62,57 +62,58 @@ class GSAU(Recommender):
 
     @property
     def history_length(self) -> int:
-        """Number of last items the model reads."""
+        """Number of last items of a history that the model reads."""
         return self.config.max_length
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return the vectors of the configured scorer; dimension 2 D for mixed scores."""
+        """Return the vectors of the configured scorer; of dimension 2 D for `fuse_score`."""
         if self.config.scorer == "seq":
-            return self._sequence(queries)
+            return self._embed_sequence(queries)
         if self.config.scorer == "graph":
-            return self._graph(queries)
-        views = [self._graph(queries), self._sequence(queries)]
+            return self._embed_graph(queries)
+        views = [self._embed_graph(queries), self._embed_sequence(queries)]
         if self.config.normalise_views:
             views = [
                 Embeddings(functional.normalize(u, dim=1), functional.normalize(i, dim=1))
                 for u, i in views
             ]
         (graph_users, graph_items), (seq_users, seq_items) = views
-        share = self.config.fusion_weight
+        weight = self.config.fusion_weight
         if self.config.scorer == "fuse_emb":
-            users = share * graph_users + (1 - share) * seq_users
-            return Embeddings(users, share * graph_items + (1 - share) * seq_items)
-        users = torch.cat([share * graph_users, (1 - share) * seq_users], dim=1)
+            users = weight * graph_users + (1 - weight) * seq_users
+            return Embeddings(users, weight * graph_items + (1 - weight) * seq_items)
+        users = torch.cat([weight * graph_users, (1 - weight) * seq_users], dim=1)
         return Embeddings(users, torch.cat([graph_items, seq_items], dim=1))
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
-        """Return L_GA + L_SA + γ (L_GU + L_SU), alignment and uniformity of both views."""
+        """Return L_GA + L_SA + γ (L_GU + L_SU), alignment and uniformity of both encoders."""
         if batch.states is None or batch.edges is None:
-            raise ValueError("GSAU learns from states and edges")
-        users, items = self._propagate()
-        who, taken = batch.edges.queries.state_users, batch.edges.targets
-        loss = self._aligned(users[who], items[taken])
+            raise ValueError("GSAU learns from states and edges; the batch lacks one of them.")
+        graph_users, graph_items = self._propagate()
+        user_ids, item_ids = batch.edges.queries.state_users, batch.edges.targets
+        loss = self._align(graph_users[user_ids], graph_items[item_ids])
 
-        states, table = self._sequence(batch.states.queries)
-        targets = batch.states.targets
-        following = table[targets]
+        states, table = self._embed_sequence(batch.states.queries)
+        target_ids = batch.states.targets
+        targets = table[target_ids]
         if self.config.rec:
-            loss = loss + cross_entropy(functional.normalize(states, dim=1), table, targets)
+            loss = loss + cross_entropy(functional.normalize(states, dim=1), table, target_ids)
         else:
-            loss = loss + alignment(states, following)
-        loss = loss + self.config.gamma * (uniformity(states) + uniformity(following))
-        count = int(distributed.data_sum(len(states)))
-        if self.config.user_item_uniformity and count > 1:
-            shift = int(torch.randint(1, count, (1,), generator=generator))
-            loss = loss + self.config.gamma * cross_uniformity(states, following, shift)
+            loss = loss + alignment(states, targets)
+        loss = loss + self.config.gamma * (uniformity(states) + uniformity(targets))
+        n_states = int(distributed.data_sum(len(states)))
+        if self.config.user_item_uniformity and n_states > 1:
+            shift = int(torch.randint(1, n_states, (1,), generator=generator))
+            loss = loss + self.config.gamma * cross_uniformity(states, targets, shift)
         if self.config.cross_view:
-            asking = batch.states.queries.state_users
-            across = self._aligned(states, users[asking]) + self._aligned(following, items[targets])
-            loss = loss + self.config.cross_view * across
+            state_users = graph_users[batch.states.queries.state_users]
+            user_loss = self._align(states, state_users)
+            cross_view = user_loss + self._align(targets, graph_items[target_ids])
+            loss = loss + self.config.cross_view * cross_view
         return loss
 
     def tables(self) -> dict[GroupName, list[Tensor]]:
-        """Return the tables of items, users and positions, and the transformer."""
+        """Return the item, user and position embeddings and the transformer's weights."""
         position = self.encoder.position
         encoder: list[Tensor] = [p for p in self.encoder.parameters() if p is not position]
         return {
@@ -122,24 +123,27 @@ class GSAU(Recommender):
             "encoder": encoder,
         }
 
-    def _aligned(self, left: Tensor, right: Tensor) -> Tensor:
-        spread = uniformity(left) + uniformity(right)
-        return alignment(left, right) + self.config.gamma * spread
+    def _align(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return alignment plus γ times the uniformity of paired vectors, each float[B, D]."""
+        both = uniformity(left) + uniformity(right)
+        return alignment(left, right) + self.config.gamma * both
 
     def _propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        def propagated() -> tuple[Tensor, Tensor]:
+        """Return the propagated vectors, float[U, D] and float[I, D]; see `LightGCN.propagate`."""
+
+        def propagate() -> tuple[Tensor, Tensor]:
             items, layers = self.items.weight[: self.n_items], self.config.layers
-            both: tuple[Tensor, Tensor] = self.graph(self.users.weight, items, layers, hidden)
-            return both
+            result: tuple[Tensor, Tensor] = self.graph(self.users.weight, items, layers, hidden)
+            return result
 
         tables = [self.users.weight, self.items.weight]
-        return self._kept.get(tables, propagated, whole=hidden is None)
+        return self._cache.get(tables, propagate, cacheable=hidden is None)
 
-    def _sequence(self, queries: Queries) -> Embeddings:
-        states = read_states(self.encoder, self.items, queries)
+    def _embed_sequence(self, queries: Queries) -> Embeddings:
+        states = encode_queries(self.encoder, self.items, queries)
         return Embeddings(states, self.items.weight[: self.n_items])
 
-    def _graph(self, queries: Queries) -> Embeddings:
+    def _embed_graph(self, queries: Queries) -> Embeddings:
         users, items = self._propagate(queries.hidden_edges)
         history = queries.history[queries.rows]
         return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)

@@ -1,9 +1,9 @@
-"""LightGCN's propagation over the user-item graph (He et al. 2020, Eq. 7 and 8).
+"""LightGCN propagation over the user-item graph (He et al. 2020, Eq. 7 and 8).
 
-A layer is two sparse products, one for each half of the bipartite matrix, done as weighted sums
-of rows (`embedding_bag`): many times faster than torch's CSR product, on CPU and GPU alike. The
-mean of the powers of a symmetric matrix is symmetric, so the gradient is the propagation of the
-gradient, and nothing is transposed in a step.
+A layer is two sparse products, one per direction (items to users and users to items), computed as
+weighted sums of rows with `embedding_bag`. That is many times faster than torch's CSR product, on
+CPU and GPU. The mean of the powers of a symmetric matrix is symmetric: the backward pass is the
+same propagation, applied to the gradient.
 """
 
 from collections.abc import Callable
@@ -19,31 +19,32 @@ from recoach.data.split import RaggedArray
 
 
 class Graph(nn.Module):
-    """The normalised bipartite graph of the training interactions; it has no weights.
+    """The normalised bipartite graph of the training interactions, without parameters.
 
-    The adjacency is binary (a repeated pair is one edge) and 1e-7 is added to degrees, as in
-    RecBole.
+    The adjacency matrix is binary (a repeated pair is one edge) and 1e-7 is added to degrees, as
+    in RecBole.
     """
 
     def __init__(self, train: RaggedArray, n_items: int) -> None:
         super().__init__()
         matrix = _normalised_adjacency(train, n_items)
         self.n_items = n_items
-        self.users_from_items, self.items_from_users = _Half(matrix), _Half(matrix.T.tocsr())
+        self.users_from_items = _NeighbourSum(matrix)
+        self.items_from_users = _NeighbourSum(matrix.T.tocsr())
         edges = matrix.copy()
         edges.data = np.arange(matrix.nnz)
         rows = np.repeat(np.arange(len(train)), np.diff(matrix.indptr))
-        places = {"keys": rows * n_items + matrix.indices, "order": edges.T.tocsr().data}
-        for name, values in places.items():
+        buffers = {"keys": rows * n_items + matrix.indices, "order": edges.T.tocsr().data}
+        for name, values in buffers.items():
             tensor = torch.from_numpy(values.astype(np.int64))
             self.register_buffer(name, tensor, persistent=False)
         self.keys: Tensor
-        """int64[E] user * n_items + item of the edges, rising."""
+        """int64[E] `user * n_items + item` of each edge, sorted: the order of users_from_items."""
         self.order: Tensor
-        """int64[E] which of those edges stands at each place of the items' half."""
+        """int64[E] index into `keys` of each edge in the order of items_from_users."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Graph":
-        """Return the graph itself: it never changes."""
+        """Return the graph itself, which is constant and can be shared by copies of a model."""
         return self
 
     def forward(
@@ -53,25 +54,35 @@ class Graph(nn.Module):
         layers: int,
         hidden: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean of the layers 0..`layers` of both tables.
+        """Return the mean of the layers 0..`layers` of user and item embeddings.
 
         Args:
             users: float[U, D].
             items: float[I, D].
-            layers: number of propagation steps.
-            hidden: (int64[H] users, int64[H] items) of edges nothing passes along; the others
-                keep their weights. Pairs that are no edges are passed over. What one process
-                hides is hidden from all.
+            layers: number of propagation layers.
+            hidden: (int64[H] users, int64[H] items) of edges to leave out; the other edges keep
+                their weights, and pairs that are not edges are ignored. Edges hidden on one rank
+                are left out on all ranks.
+
+        Returns:
+            float[U, D] and float[I, D].
         """
-        both: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
-            users, items, self, layers, self._weights(hidden)
+        result: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
+            users, items, self, layers, self._edge_weights(hidden)
         )
-        return both
+        return result
 
     def mean_of_layers(
         self, users: Tensor, items: Tensor, layers: int, weights: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, without a gradient, with these weights of the halves."""
+        """Return the result of `forward` without autograd.
+
+        Args:
+            users: float[U, D].
+            items: float[I, D].
+            layers: number of propagation layers.
+            weights: float[E] edge weights, in the orders of users_from_items and items_from_users.
+        """
         user_layer, item_layer = users, items
         user_sum, item_sum = users.clone(), items.clone()
         for _ in range(layers):
@@ -83,76 +94,84 @@ class Graph(nn.Module):
             item_sum += item_layer
         return user_sum.div_(layers + 1), item_sum.div_(layers + 1)
 
-    def _weights(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _edge_weights(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Return the edge weights of both directions, 0 for hidden edges."""
         weights = self.users_from_items.weights
         if hidden is None:
             return weights, self.items_from_users.weights
-        wanted = distributed.all_gather(hidden[0] * self.n_items + hidden[1])
-        place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        hidden_keys = distributed.all_gather(hidden[0] * self.n_items + hidden[1])
+        index = torch.searchsorted(self.keys, hidden_keys).clamp(max=len(self.keys) - 1)
         weights = weights.clone()
-        weights[place[self.keys[place] == wanted]] = 0
+        weights[index[self.keys[index] == hidden_keys]] = 0
         return weights, weights[self.order]
 
 
-class Kept:
-    """The propagated vectors of users and items, as long as their tables stay as they are."""
+class PropagationCache:
+    """Cache of the propagated vectors of users and items, valid until their embeddings change."""
 
     def __init__(self) -> None:
-        self._kept: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
+        self._cached: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
 
     def get(
-        self, tables: list[Tensor], propagate: Callable[[], tuple[Tensor, Tensor]], *, whole: bool
+        self,
+        tables: list[Tensor],
+        propagate: Callable[[], tuple[Tensor, Tensor]],
+        *,
+        cacheable: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Return what `propagate` makes of these tables.
+        """Return the cached result of `propagate`, or call it.
 
         Args:
-            tables: what is propagated; nothing is kept beyond a change of them.
-            propagate: called with gradients, after them, and where nothing is kept.
-            whole: whether it is along all edges; along a part of them nothing is kept.
+            tables: the embeddings that are propagated; a change of them invalidates the cache.
+            propagate: always called where gradients are enabled.
+            cacheable: whether the result may be cached: not if edges are hidden.
         """
         if torch.is_grad_enabled():
-            self._kept = None  # a step follows, and a fused optimiser leaves no mark on versions
-        if torch.is_grad_enabled() or not whole:
+            # An optimizer step may follow, and fused optimizers do not raise tensor versions.
+            self._cached = None
+        if torch.is_grad_enabled() or not cacheable:
             return propagate()
         versions = [(id(table), table._version) for table in tables]
-        if self._kept is None or self._kept[0] != versions:
-            self._kept = (versions, propagate())
-        return self._kept[1]
+        if self._cached is None or self._cached[0] != versions:
+            self._cached = (versions, propagate())
+        return self._cached[1]
 
 
-def fold_in(users: Tensor, known: Tensor, items: Tensor, history: Tensor, ends: Tensor) -> Tensor:
-    """Give users the graph has never met the mean of the items they have taken.
+def fold_in(
+    users: Tensor, user_vectors: Tensor, item_vectors: Tensor, history: Tensor, ends: Tensor
+) -> Tensor:
+    """Return the vectors of users; an unknown user gets the mean over the items of their history.
 
     Args:
-        users: int64[B] user of each state, -1 where unknown.
-        known: float[U, D] vectors of the known users.
-        items: float[I, D] vectors of the items.
+        users: int64[B] user of each state, -1 if not in the training data.
+        user_vectors: float[U, D].
+        item_vectors: float[I, D].
         history: int64[B, T] items of each state's row, padded with I.
-        ends: int64[B] number of items each state has seen.
+        ends: int64[B] number of items of the row that belong to the state's history.
 
     Returns:
         float[B, D]; zero for an unknown user without history.
     """
-    vectors = known[users.clamp(min=0)]
+    vectors = user_vectors[users.clamp(min=0)]
     if bool((users >= 0).all()):
         return vectors
-    taken = torch.arange(history.shape[1], device=history.device) < ends[:, None]
-    rows = items[history.clamp(max=len(items) - 1)] * taken[..., None]
-    mean = rows.sum(dim=1) / taken.sum(dim=1, keepdim=True).clamp(min=1)
+    in_history = torch.arange(history.shape[1], device=history.device) < ends[:, None]
+    items = item_vectors[history.clamp(max=len(item_vectors) - 1)] * in_history[..., None]
+    mean = items.sum(dim=1) / in_history.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.where((users >= 0)[:, None], vectors, mean)
 
 
-class _Half(nn.Module):
-    """The rows of one side as weighted sums of the other's."""
+class _NeighbourSum(nn.Module):
+    """The product of a sparse matrix with vectors: each row sums those of its neighbours."""
 
     def __init__(self, matrix: sparse.csr_matrix) -> None:
         super().__init__()
-        parts = {
+        buffers = {
             "starts": matrix.indptr[:-1].astype(np.int64),
             "neighbours": matrix.indices.astype(np.int64),
             "weights": matrix.data.astype(np.float32),
         }
-        for name, values in parts.items():
+        for name, values in buffers.items():
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.starts: Tensor
         self.neighbours: Tensor
@@ -169,7 +188,7 @@ class _Half(nn.Module):
 
 
 class _Propagation(torch.autograd.Function):
-    """The mean of the layers; being symmetric it is its own backward."""
+    """The mean of the layers; a symmetric linear map, so that backward repeats forward."""
 
     @staticmethod
     def forward(
@@ -188,12 +207,12 @@ class _Propagation(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, users: Tensor, items: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None]:
         graph, layers, weights = ctx.graph, ctx.layers, ctx.weights  # type: ignore[attr-defined]
-        both = graph.mean_of_layers(users.contiguous(), items.contiguous(), layers, weights)
-        return (*both, None, None, None)
+        gradients = graph.mean_of_layers(users.contiguous(), items.contiguous(), layers, weights)
+        return (*gradients, None, None, None)
 
 
 def _normalised_adjacency(train: RaggedArray, n_items: int) -> sparse.csr_matrix:
-    """Return the users × items half of D^-1/2 A D^-1/2."""
+    """Return float64[U, I], the users × items block of D^-1/2 A D^-1/2."""
     users = np.repeat(np.arange(len(train)), train.lengths)
     ones = np.ones(len(train.values))
     matrix = sparse.csr_matrix((ones, (users, train.values)), shape=(len(train), n_items))

@@ -1,1 +1,1 @@
-"""Models without training by gradient steps: counts and neighbours."""
+"""Recommenders that are computed from counts of interactions, without gradient steps."""

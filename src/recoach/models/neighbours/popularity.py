@@ -1,34 +1,32 @@
-"""Popularity: the same list for everybody, the control that any model must beat."""
+"""Popularity: the same ranking for every user, the baseline that any model must beat."""
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import Embeddings, GroupName, Recommender
 
 
-class PopularityConfig(BaseModel):
-    """Popularity has no settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class PopularityConfig(StrictConfig):
+    """Settings of Popularity: none."""
 
 
 class Popularity(Recommender):
-    """Score an item by how often it was taken in training."""
+    """Score an item by its number of training interactions."""
 
     def __init__(self, config: PopularityConfig, train: RaggedArray, n_items: int) -> None:
         super().__init__(config, train, n_items)
-        taken = torch.from_numpy(train.values).long()
-        counts = torch.bincount(taken, minlength=n_items).float()
+        train_items = torch.from_numpy(train.values).long()
+        counts = torch.bincount(train_items, minlength=n_items).float()
         self.register_buffer("counts", counts, persistent=False)
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return ones for every state and the counts of the items."""
+        """Return a one for each state and the counts of the items, each as float[..., 1]."""
         counts = self.get_buffer("counts")
         return Embeddings(counts.new_ones(len(queries), 1), counts[:, None])
 
     def tables(self) -> dict[GroupName, list[Tensor]]:
-        """Return nothing: there is nothing to train."""
+        """Return an empty dictionary: there are no parameters."""
         return {}

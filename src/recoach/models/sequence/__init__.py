@@ -1,1 +1,1 @@
-"""Models that read a history as a sequence."""
+"""Sequential recommenders: the state is computed from the last items of a history."""

@@ -1,15 +1,16 @@
-"""GRU4Rec (Tan et al. 2016) as RecBole defines it: a GRU without biases, then a linear layer.
+"""GRU4Rec (Tan et al. 2016) as in RecBole: a GRU without biases, then a linear layer.
 
-Departures: all positions of a history are trained in one pass instead of a row for every prefix;
-padding is kept out of the softmax and its row is zero.
+Departures from RecBole: all positions of a history are trained in one forward pass instead of one
+row per prefix; the padding item is left out of the softmax and its embedding stays zero.
 """
 
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import (
@@ -21,31 +22,29 @@ from recoach.models.base import (
     interaction_keys,
 )
 from recoach.models.losses import bpr, cross_entropy
-from recoach.models.sequence.sasrec import read_states
+from recoach.models.sequence.encoding import encode_queries
 from recoach.models.sharded_embedding import first_local_item
 
 
-class GRU4RecConfig(BaseModel):
+class GRU4RecConfig(StrictConfig):
     """Settings of GRU4Rec; the defaults are RecBole's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     dim: int = Field(64, gt=0)
-    """Length of the vectors."""
+    """Dimension of the item embeddings."""
     hidden_dim: int = Field(128, gt=0)
-    """Width of the GRU."""
+    """Dimension of the GRU's hidden state."""
     layers: int = Field(1, gt=0, le=100)
     """Number of GRU layers."""
     dropout: float = Field(0.3, ge=0, lt=1)
-    """Dropout of the items read."""
+    """Dropout rate of the GRU's inputs."""
     max_length: int = Field(50, gt=0)
-    """Number of last items read."""
+    """Number of last items of a history that the model reads."""
     loss: Literal["ce", "bpr"] = "ce"
-    """Softmax over the whole catalogue, or BPR with one uniform negative."""
+    """Cross-entropy over all items, or BPR with one uniform negative."""
 
 
 class GRU4Rec(Recommender):
-    """A recurrent network over the last items, scored with the table they are read from."""
+    """A recurrent network over the last items of a history, with tied item embeddings."""
 
     needs = ("states",)
     config: GRU4RecConfig
@@ -53,47 +52,48 @@ class GRU4Rec(Recommender):
     def __init__(self, config: GRU4RecConfig, train: RaggedArray, n_items: int) -> None:
         super().__init__(config, train, n_items)
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
-        self.encoder = _Recurrent(config)
+        self.encoder = _GRUEncoder(config)
         if config.loss == "bpr":
-            self.register_buffer("known", interaction_keys(train, n_items), persistent=False)
+            self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
         nn.init.xavier_normal_(self.items.weight)
         with torch.no_grad():
             self.items.weight[n_items] = 0
 
     @property
     def shardable(self) -> bool:
-        """Whether the item table may lie with several processes: the softmax needs no more."""
+        """Whether the item embedding can be sharded: with `ce`, which only needs the softmax."""
         return self.config.loss == "ce"
 
     @property
     def history_length(self) -> int:
-        """Number of last items the model reads."""
+        """Number of last items of a history that the model reads."""
         return self.config.max_length
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return the state after each query's last item, and the item table."""
-        states = read_states(self.encoder, self.items, queries)
+        """Return the state after each query's last item, and the item embeddings."""
+        states = encode_queries(self.encoder, self.items, queries)
         return Embeddings(states, self.items.weight[: self.n_items])
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
         if batch.states is None:
-            raise ValueError("GRU4Rec learns from states")
+            raise ValueError("GRU4Rec learns from states; the batch has none.")
         queries, targets = batch.states.queries, batch.states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
             return cross_entropy(users, items, targets, first_local_item(self))
-        who, known = queries.state_users, self.get_buffer("known")
-        other = draw_negatives(known, who, self.n_items, 1, generator)[:, 0]
-        return bpr((users * items[targets]).sum(dim=1), (users * items[other]).sum(dim=1))
+        train_pairs = self.get_buffer("train_pairs")
+        negatives = draw_negatives(train_pairs, queries.state_users, self.n_items, 1, generator)
+        positive = (users * items[targets]).sum(dim=1)
+        return bpr(positive, (users * items[negatives[:, 0]]).sum(dim=1))
 
     def tables(self) -> dict[GroupName, list[Tensor]]:
-        """Return the item table and the network."""
+        """Return the item embedding and the network's weights."""
         return {"item": [self.items.weight], "encoder": list(self.encoder.parameters())}
 
 
-class _Recurrent(nn.Module):
-    """Turn the vectors of a history into one state after each of its items."""
+class _GRUEncoder(nn.Module):
+    """Return one state after each item of a history: a causal encoder."""
 
     def __init__(self, config: GRU4RecConfig) -> None:
         super().__init__()
@@ -107,12 +107,12 @@ class _Recurrent(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        # cuDNN takes no gradient outside training mode; the GRU, without dropout, has but one.
+        # cuDNN computes no gradient in evaluation mode; a GRU without dropout does not change.
         self.gru.train()
         return self
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        del lengths  # what is read from left to right never meets the padding on its right
+        del lengths  # padding stands on the right, after all states that are used
         states, _ = self.gru(self.dropout(vectors))
         result: Tensor = self.output(states)
         return result

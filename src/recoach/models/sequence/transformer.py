@@ -1,39 +1,38 @@
-"""The causal encoder of SASRec in its two published forms.
+"""The causal transformer encoder of SASRec, as in RecBole and as in the original code.
 
-Departures: histories are padded on the right in both forms (under a causal mask no real position
-can see padding); the original's positions are counted from the end of the row, as its left
-padding does.
+Departure from the original: histories are padded on the right (under a causal mask no item can
+attend to the padding). `position = "from_end"` numbers the positions as its left padding does.
 """
 
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recoach.config import StrictConfig
 
-class EncoderConfig(BaseModel):
+
+class EncoderConfig(StrictConfig):
     """Settings of the sequence encoder; the defaults are RecBole's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     dim: int = Field(64, gt=0)
-    """Length of the vectors."""
+    """Dimension of the embeddings and of the states."""
     layers: int = Field(2, ge=0, le=100)
     """Number of transformer blocks."""
     heads: int = Field(2, gt=0)
-    """Attention heads; must divide `dim`."""
+    """Number of attention heads; must divide `dim`."""
     inner_dim: int = Field(256, gt=0)
-    """Width of the feed-forward layer (the original uses `dim`)."""
+    """Dimension of the feed-forward layers (the original uses `dim`)."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout of inputs, attention and feed-forward layers."""
+    """Dropout rate of inputs, attention and feed-forward layers."""
     max_length: int = Field(50, gt=0)
-    """Number of last items read."""
+    """Number of last items of a history that the model reads."""
     architecture: Literal["recbole", "original"] = "recbole"
     """RecBole's post-norm BERT block, or the block of Kang & McAuley 2018."""
     position: Literal["from_start", "from_end"] = "from_start"
-    """Whether position 0 is the oldest item read, or the last position is the newest."""
+    """Number positions from the oldest item (0) or to the newest item (`max_length - 1`)."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -43,7 +42,7 @@ class EncoderConfig(BaseModel):
 
 
 class SequenceEncoder(nn.Module):
-    """Turn the vectors of a history into one state after each of its items."""
+    """A causal transformer: returns one state after each item of a history."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -61,11 +60,11 @@ class SequenceEncoder(nn.Module):
 
         Args:
             vectors: float[R, T, D] item vectors, padded on the right.
-            lengths: int64[R].
+            lengths: int64[R] number of items in each row.
 
         Returns:
-            float[R, T, D]; the state after item t depends on items 0..t alone. Padding holds
-            numbers without meaning.
+            float[R, T, D]; the state at position t depends only on items 0..t. States at padding
+            positions are meaningless.
         """
         index = torch.arange(vectors.shape[1], device=vectors.device)
         if self.config.position == "from_end":
@@ -83,7 +82,7 @@ class SequenceEncoder(nn.Module):
 
 
 class _Dropout(nn.Module):
-    """Dropout whose mask is drawn and compared in floats: on a CPU four times torch's speed."""
+    """Dropout with a mask computed in floats: four times as fast as torch's on a CPU."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -96,6 +95,8 @@ class _Dropout(nn.Module):
 
 
 class _Attention(nn.Module):
+    """Causal multi-head attention without output projection."""
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
@@ -103,24 +104,28 @@ class _Attention(nn.Module):
         self.key = nn.Linear(config.dim, config.dim)
         self.value = nn.Linear(config.dim, config.dim)
 
-    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
-        rows, length, dim = asking.shape
+    def forward(self, query_states: Tensor, states: Tensor) -> Tensor:
+        """Return float[R, T, D]: queries from the first argument, keys and values from the second.
 
-        def split(x: Tensor) -> Tensor:
+        Both are float[R, T, D].
+        """
+        rows, length, dim = query_states.shape
+
+        def split_heads(x: Tensor) -> Tensor:
             return x.view(rows, length, self.heads, dim // self.heads).transpose(1, 2)
 
-        mixed = functional.scaled_dot_product_attention(
-            split(self.query(asking)),
-            split(self.key(asked)),
-            split(self.value(asked)),
+        attended = functional.scaled_dot_product_attention(
+            split_heads(self.query(query_states)),
+            split_heads(self.key(states)),
+            split_heads(self.value(states)),
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=True,
         )
-        return mixed.transpose(1, 2).reshape(rows, length, dim)
+        return attended.transpose(1, 2).reshape(rows, length, dim)
 
 
 class _PostNormBlock(nn.Module):
-    """RecBole: add, then normalise."""
+    """The block of RecBole, as in BERT: residual connection, then layer norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -133,15 +138,18 @@ class _PostNormBlock(nn.Module):
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, states: Tensor) -> Tensor:
-        mixed = self.dropout(self.output(self.attention(states, states)))
-        states = self.attention_norm(states + mixed)
-        thought = self.dropout(self.down(functional.gelu(self.up(states))))
-        result: Tensor = self.forward_norm(states + thought)
+        attended = self.dropout(self.output(self.attention(states, states)))
+        states = self.attention_norm(states + attended)
+        hidden = self.dropout(self.down(functional.gelu(self.up(states))))
+        result: Tensor = self.forward_norm(states + hidden)
         return result
 
 
 class _OriginalBlock(nn.Module):
-    """Kang & McAuley: normalised queries ask un-normalised items; residuals add the normalised."""
+    """The block of Kang & McAuley 2018: pre-norm, with the normalised input as the residual.
+
+    Queries are computed from normalised states, keys and values from the states as they are.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -153,8 +161,8 @@ class _OriginalBlock(nn.Module):
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, states: Tensor) -> Tensor:
-        asking = self.attention_norm(states)
-        states = self.forward_norm(asking + self.attention(asking, states))
-        thought = self.down(self.dropout(torch.relu(self.up(states))))
-        result: Tensor = states + self.dropout(thought)
+        normalised = self.attention_norm(states)
+        states = self.forward_norm(normalised + self.attention(normalised, states))
+        hidden = self.down(self.dropout(torch.relu(self.up(states))))
+        result: Tensor = states + self.dropout(hidden)
         return result
