@@ -10,7 +10,7 @@ import recoach
 from pages import PAGES, ROOT, blocks, codes, commands, tables
 from recoach.cli.main import app
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.stages import Logger
+from recoach.experiments.stages import MetricsLogger
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 
@@ -119,7 +119,7 @@ def test_the_page_of_the_diagnostics_explains_all_that_is_logged_and_nothing_els
 
 def test_the_lines_of_a_run_say_of_which_stage_they_are(tmp_path):
     folder = RunFolder(tmp_path)
-    Logger(folder, "tuned").on_row({"step": 1, "loss": 0.5})
+    MetricsLogger(folder, "tuned").on_row({"step": 1, "loss": 0.5})
     assert folder.metrics() == [{"stage": "tuned", "step": 1, "loss": 0.5}]
 
 

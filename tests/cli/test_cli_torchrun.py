@@ -71,7 +71,7 @@ def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, more,
     assert not Path(f"/proc/{other}").exists()
     assert "goes on" in told or "Interrupted" in told or "Signal 9" in told
     assert "Base + GRPO" not in told
-    assert not RunFolder(tmp_path / "lost").complete("base")
+    assert not RunFolder(tmp_path / "lost").is_complete("base")
 
     again = run(tmp_path / "lost", *more, resume=True)
     told = again.communicate(timeout=300)[0]

@@ -12,7 +12,7 @@ from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.experiments.data import run_dataset
 from recoach.experiments.run_folder import RunFolder, write_frame
-from recoach.experiments.stages import Run, wanted
+from recoach.experiments.stages import Run, planned_stages
 from recoach.models.registry import build_model
 from recoach.simulation.toy_logs import cycle
 from recoach.training.callbacks import Callback, TrainResult
@@ -63,9 +63,9 @@ def test_a_finished_run_needs_no_resume(folder):
     config = read_config(None)
     folder.begin(config, DATA)
     folder.write_json("results.json", {"config": config.tables()})
-    assert folder.finished(config)
+    assert folder.has_results_for(config)
     assert folder.check(config, resume=False)
-    assert not folder.finished(read_config(None, ["seed=1"]))
+    assert not folder.has_results_for(read_config(None, ["seed=1"]))
 
 
 def test_a_run_is_finished_though_a_setting_came_later(folder):
@@ -74,9 +74,9 @@ def test_a_run_is_finished_though_a_setting_came_later(folder):
     tables = config.tables()
     del tables["grpo"]["ema_decay"]
     folder.write_json("results.json", {"config": tables})
-    assert folder.finished(config)
+    assert folder.has_results_for(config)
     folder.write_json("results.json", {"config": {"grpo": {"nonsense": 1}}})
-    assert not folder.finished(config)
+    assert not folder.has_results_for(config)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_table_of_another_ending_is_refused(tmp_path):
     ],
 )
 def test_the_stages_are_those_the_settings_ask_for(changes, stages):
-    assert wanted(read_config(None, changes)) == stages
+    assert planned_stages(read_config(None, changes)) == stages
 
 
 def test_the_run_keeps_its_own_copy_of_the_data(tmp_path):
@@ -193,7 +193,7 @@ def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypa
         return TrainResult(1, 0.0, 0, 0.0, None)
 
     monkeypatch.setattr(stages, "pretrain", record)
-    monkeypatch.setattr(Run, "copy_of_base", lambda self: build_model("lightgcn", self.dataset))
+    monkeypatch.setattr(Run, "load_base", lambda self: build_model("lightgcn", self.dataset))
     changes = ["grpo.ema_decay=0.75", "grpo.learning_rate=0.02", "grpo.batch_size=7"]
     for interpolate in ("true", "false"):
         config = read_config(None, [*changes, f"grpo.interpolate={interpolate}"])
@@ -213,7 +213,7 @@ def test_data_deleted_from_a_run_is_made_again_and_refused_where_the_log_has_cha
     config = read_config(None, [f'data.path="{log}"'])
 
     def opened():
-        return stages.open_run(config, path, resume=True, watch=lambda stage: Callback())
+        return stages.open_run(config, path, resume=True, make_callback=lambda stage: Callback())
 
     first = opened().dataset.fingerprint
     assert RunFolder(path).read_json("env.json")["dataset"] == first
@@ -235,13 +235,13 @@ def test_what_a_killed_process_left_is_swept_away_and_nothing_else(folder, tmp_p
     (folder.path / "checkpoints" / ".base.part").mkdir()
     for name in (".config.toml.part", "checkpoints/base/.last.safetensors.part", "mine.part"):
         (folder.path / name).touch()
-    with folder.alone():
+    with folder.lock():
         pass
     assert not list(folder.path.rglob(".*"))
     assert (folder.path / "mine.part").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".theirs.part").touch()
-    with RunFolder(tmp_path / "other").alone():
+    with RunFolder(tmp_path / "other").lock():
         pass
     assert (tmp_path / "other" / ".theirs.part").exists()
 

@@ -7,14 +7,14 @@ import pytest
 from optuna.trial import TrialState
 
 from recoach.experiments.config import read_config
-from recoach.experiments.search import Plan, _record
+from recoach.experiments.search import SearchPlan, _record
 from recoach.experiments.space import read_space
 
 
 @pytest.fixture
 def plan():
     config = read_config(None)
-    return Plan(config, read_space(config.grpo, ["grpo.beta=0..1"]), 2, Path("unused"))
+    return SearchPlan(config, read_space(config.grpo, ["grpo.beta=0..1"]), 2, Path("unused"))
 
 
 def test_a_trial_that_was_stopped_is_never_the_best_however_high_it_stood(plan):

@@ -5,7 +5,7 @@ import json
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from recoach.experiments.space import as_drawn, read_space, settings
+from recoach.experiments.space import from_params, read_space, to_params
 from recoach.training.config import GRPOConfig
 
 
@@ -46,7 +46,7 @@ def test_a_range_is_whole_where_the_setting_is_and_logarithmic_where_it_is_wide(
 def test_choices_are_drawn_as_text_and_are_values_again(text, values):
     ((name, found),) = read(f"grpo.{text}").items()
     assert isinstance(found, CategoricalDistribution)
-    assert [settings({name: drawn})[name] for drawn in found.choices] == values
+    assert [from_params({name: drawn})[name] for drawn in found.choices] == values
 
 
 def test_a_value_that_is_wrong_only_beside_others_may_vary():
@@ -58,7 +58,7 @@ def test_a_value_that_is_wrong_only_beside_others_may_vary():
 
 def test_by_default_what_matters_in_the_recipe_varies_around_it():
     space = read()
-    assert as_drawn(GRPOConfig(), space) is not None
+    assert to_params(GRPOConfig(), space) is not None
     assert {"learning_rate", "horizon", "discount", "beta", "ema_decay"} < set(space)
     assert "temperature" not in space
     assert {"horizon", "discount"}.isdisjoint(read(reward_funcs=("next",)))
@@ -70,9 +70,9 @@ def test_by_default_what_matters_in_the_recipe_varies_around_it():
 def test_the_settings_as_they_are_can_be_drawn_where_the_space_holds_them():
     texts = ("grpo.learning_rate=1e-4..1e-2", "grpo.trainable=['item'],['item','user']")
     space = read(*texts)
-    drawn = as_drawn(GRPOConfig(trainable=("item",)), space)
+    drawn = to_params(GRPOConfig(trainable=("item",)), space)
     assert drawn == {"learning_rate": 2e-3, "trainable": json.dumps(["item"])}
-    assert as_drawn(GRPOConfig(), space) is None
-    assert as_drawn(GRPOConfig(learning_rate=1.0, trainable=("item",)), space) is None
-    assert as_drawn(GRPOConfig(), read("grpo.temperature=1..2")) is None
-    assert as_drawn(GRPOConfig(), read("grpo.epsilon_high=0.2,0.3")) is None
+    assert to_params(GRPOConfig(), space) is None
+    assert to_params(GRPOConfig(learning_rate=1.0, trainable=("item",)), space) is None
+    assert to_params(GRPOConfig(), read("grpo.temperature=1..2")) is None
+    assert to_params(GRPOConfig(), read("grpo.epsilon_high=0.2,0.3")) is None

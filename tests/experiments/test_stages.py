@@ -1,13 +1,13 @@
 """What the stages of a run are given to do."""
 
-from recoach.experiments.stages import control_config
+from recoach.experiments.stages import continued_training_config
 from recoach.training.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig
 
 
 def test_the_control_takes_steps_as_many_as_large_and_at_the_rate_of_grpo():
     base = PretrainConfig(batch_size=512, learning_rate=3e-3, hold_out=1, max_steps=9000)
-    control = control_config(base, GRPOConfig.paper(), steps=100, eval_steps=10)
+    control = continued_training_config(base, GRPOConfig.paper(), steps=100, eval_steps=10)
     assert (control.max_steps, control.eval_steps, control.patience) == (100, 10, 0)
     assert (control.batch_size, control.learning_rate) == (2048, 1e-4)
     assert (control.hold_out, control.select) == (0, "last")

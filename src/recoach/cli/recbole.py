@@ -12,7 +12,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
 from recoach.experiments.config import resolve
 from recoach.experiments.recbole.exchange import export_run, import_run
-from recoach.experiments.recbole.settings import converted
+from recoach.experiments.recbole.settings import convert_settings
 from recoach.models.checkpoint import write_atomically
 
 imports = App(name="import", help="Make a run of a model trained elsewhere.")
@@ -96,7 +96,7 @@ def convert_config(path: Path, /, *, output: Path | None = None) -> None:
     output
         The TOML file to write; printed where not given.
     """
-    tables, dropped = converted(_yaml(path), str(path))
+    tables, dropped = convert_settings(_yaml(path), str(path))
     resolve(tables, str(path))
     lines = [f"# dropped: {key} ({why})" for key, why in sorted(dropped.items())]
     text = "\n".join([*lines, tomli_w.dumps(tables)])

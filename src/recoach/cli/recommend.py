@@ -72,8 +72,8 @@ def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset
     """
     folder = RunFolder(path)
     folder.config()
-    chosen = stage or ("tuned" if folder.has("tuned") else "base")
-    if not folder.has(chosen):
+    chosen = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
+    if not folder.has_checkpoint(chosen):
         raise RunError(f"{path} has no {chosen} model yet; finish the run first.")
     dataset = load_dataset(folder.dataset)
     return chosen, load_model(folder.checkpoints(chosen), dataset), dataset

@@ -12,7 +12,7 @@ from recoach.cli.progress import Shown
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.stages import execute, open_run, wanted
+from recoach.experiments.stages import execute, open_run, planned_stages
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, summary
@@ -128,8 +128,8 @@ def finetune(
     folder = RunFolder(path)
     folder.config()
     check_trackers(report_to or [])
-    with folder.alone():
-        config = folder.retuned(changes or [], resume=resume)
+    with folder.lock():
+        config = folder.prepare_finetuning(changes or [], resume=resume)
         _execute_and_show(config, path, resume=True, report_to=report_to or [])
 
 
@@ -143,10 +143,10 @@ def evaluate(path: Path) -> None:
     """
     folder = RunFolder(path)
     config = folder.config()
-    with folder.alone():
-        if not all(folder.complete(stage) for stage in wanted(config)):
+    with folder.lock():
+        if not all(folder.is_complete(stage) for stage in planned_stages(config)):
             raise RunError(f"{path} holds an unfinished run; finish it first.")
-        _show(path, execute(open_run(config, path, resume=True, watch=Shown)))
+        _show(path, execute(open_run(config, path, resume=True, make_callback=Shown)))
 
 
 def report(path: Path) -> None:
@@ -169,7 +169,7 @@ def execute_and_show(
 ) -> None:
     """Go through a run, write its page and print the comparison."""
     check_trackers(report_to)
-    with RunFolder(path).alone():
+    with RunFolder(path).lock():
         _execute_and_show(config, path, resume=resume, report_to=report_to)
 
 
@@ -180,13 +180,13 @@ def _execute_and_show(
     resume: bool,
     report_to: Sequence[TrackerName],
 ) -> None:
-    def watch(stage: str) -> Callback:
+    def make_callback(stage: str) -> Callback:
         if not distributed.is_main_process():
             return Callback()
         return CallbackList([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])
 
-    going = open_run(config, path, resume=resume, watch=watch)
-    if going.folder.finished(config):
+    going = open_run(config, path, resume=resume, make_callback=make_callback)
+    if going.folder.has_results_for(config):
         console.print(f"{path} is finished; it is not run again.", highlight=False)
         _show(path, going.folder.read_json("results.json"))
         return

@@ -102,9 +102,9 @@ def read_snapshot(folder: RunFolder) -> ModelSnapshot:
         RunError: the base is not trained yet, or the run cannot be read.
     """
     folder.config()
-    if not folder.complete("base"):
+    if not folder.is_complete("base"):
         raise RunError(f"{folder.path} has no trained base yet; finish the run first.")
-    stages = [stage for stage in _STAGES if folder.complete(stage)]
+    stages = [stage for stage in _STAGES if folder.is_complete(stage)]
     dataset = load_dataset(folder.dataset)
     digest = hashlib.sha256()
     for stage in stages:

@@ -10,7 +10,7 @@ from recoach.cli import interrupts
 from recoach.cli.console import console
 from recoach.cli.progress import Shown
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.search import Plan, SearchCallback
+from recoach.experiments.search import SearchCallback, SearchPlan
 from recoach.experiments.search import search as run_search
 from recoach.experiments.space import read_space
 from recoach.report.search import change, drawn, search_table, search_verdict, write_search
@@ -66,7 +66,7 @@ def search_and_show(
     config: ExperimentConfig, vary: Sequence[str], trials: int, output: Path
 ) -> None:
     """Search, write the page of it, print what was found and how to go on."""
-    plan = Plan(config, read_space(config.grpo, vary), trials, output)
+    plan = SearchPlan(config, read_space(config.grpo, vary), trials, output)
     shown = _Trials(trials)
     try:
         record = run_search(plan, Shown, shown)

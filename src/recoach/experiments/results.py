@@ -22,7 +22,7 @@ FORMAT = 1
 _SHOWN_USERS = 6
 _LIST_LENGTH = 10
 
-Stage = Literal["base", "tuned", "control"]
+StageName = Literal["base", "tuned", "control"]
 
 _LOGGED = (
     "log_ratio/abs_mean",
@@ -36,7 +36,7 @@ _LOGGED = (
 """What GRPO logs and results keep, beside how far the tables have moved."""
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """A model and how its training ended."""
 
     model: Recommender
@@ -47,7 +47,7 @@ def write_results(
     folder: RunFolder,
     config: ExperimentConfig,
     dataset: Dataset,
-    trained: Mapping[Stage, Trained],
+    trained: Mapping[StageName, TrainedModel],
 ) -> dict[str, Any]:
     """Judge every model of a run and write results.json, per_user.parquet and lists.json.
 
@@ -89,7 +89,7 @@ def write_results(
     return results
 
 
-def _summary(judged: Mapping[str, Evaluation], trained: Trained | None) -> dict[str, Any]:
+def _summary(judged: Mapping[str, Evaluation], trained: TrainedModel | None) -> dict[str, Any]:
     summary: dict[str, Any] = {
         split: {name: round(value, 6) for name, value in evaluation.means().items()}
         for split, evaluation in judged.items()

@@ -56,7 +56,7 @@ class RunFolder:
         return self.path / "checkpoints" / stage
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Work in this folder while no other process does; what a killed one left is swept away.
 
         Raises:
@@ -79,16 +79,16 @@ class RunFolder:
     def _names(self) -> set[str]:
         return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
 
-    def has(self, stage: str) -> bool:
+    def has_checkpoint(self, stage: str) -> bool:
         """Return whether a stage has saved anything yet."""
         return (self.checkpoints(stage) / "last.safetensors").exists()
 
-    def complete(self, stage: str) -> bool:
+    def is_complete(self, stage: str) -> bool:
         """Return whether a stage has come to its end."""
         path = self.checkpoints(stage) / "last.safetensors"
         return path.exists() and bool(load_tensors(path).state.get("finished"))
 
-    def finished(self, config: ExperimentConfig) -> bool:
+    def has_results_for(self, config: ExperimentConfig) -> bool:
         """Return whether the run has the results of these settings."""
         if not (self.path / "results.json").exists():
             return False
@@ -98,7 +98,7 @@ class RunFolder:
             return False
         return stored.tables() == config.tables()
 
-    def retuned(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
+    def prepare_finetuning(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
         """Return the run's settings with changes to GRPO, written down for the fine-tuning.
 
         Raises:
@@ -109,7 +109,7 @@ class RunFolder:
         there = self.config()
         if not model_entry(there.model_name).model.needs:
             raise ConfigError(f"{there.model_name} has no weights that could be fine-tuned.")
-        if not self.complete("base"):
+        if not self.is_complete("base"):
             raise RunError(f"{self.path} has no trained base yet; finish `recoach pretrain` first.")
         for change in changes:
             if not change.startswith(("grpo.", "evaluation.control")):
@@ -118,12 +118,12 @@ class RunFolder:
                 )
         here = read_config(self.path / "config.toml", ["finetune=true", *changes])
         different = _differences(there.tables(), here.tables())
-        if self.has("tuned") and different:
+        if self.has_checkpoint("tuned") and different:
             raise RunError(
                 f"{self.path} was fine-tuned with another {different[0]}; pretrain into another "
                 "folder, or copy this run without checkpoints/tuned and checkpoints/control."
             )
-        if self.has("tuned") and not self.finished(here) and not resume:
+        if self.has_checkpoint("tuned") and not self.has_results_for(here) and not resume:
             raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")
         self.write_text("config.toml", here.toml())
         return here
@@ -168,7 +168,7 @@ class RunFolder:
                 f"{self.path} holds a run with another {different[0]}; choose another --output, or "
                 "give the same settings."
             )
-        if not self.finished(config) and not resume:
+        if not self.has_results_for(config) and not resume:
             raise RunError(
                 f"{self.path} holds an unfinished run; add --resume to go on with it, or choose "
                 "another --output."
@@ -290,12 +290,12 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "not_deterministic": not_deterministic(),
+        "not_deterministic": nondeterminism_notes(),
         "versions": {name: metadata.version(name) for name in names},
     }
 
 
-def not_deterministic() -> list[str]:
+def nondeterminism_notes() -> list[str]:
     """Return why the same run may give other last digits elsewhere, or here."""
     found = [
         "another number of threads, another processor or another version of torch adds up in "

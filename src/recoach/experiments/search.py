@@ -19,8 +19,8 @@ from recoach.data.lock import LOCK
 from recoach.errors import ConfigError, ModelError, RunError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.space import Space, as_drawn, settings
-from recoach.experiments.stages import Run, Watch, open_run
+from recoach.experiments.space import Space, from_params, to_params
+from recoach.experiments.stages import CallbackFactory, Run, open_run
 from recoach.models.base import Recommender
 from recoach.models.registry import model_entry
 from recoach.training.callbacks import Callback, CallbackList
@@ -34,7 +34,7 @@ _ENOUGH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SearchPlan:
     """What to search and where."""
 
     config: ExperimentConfig
@@ -68,7 +68,9 @@ class _Pruning(Callback):
             raise optuna.TrialPruned(f"behind the median at step {row['step']}")
 
 
-def search(plan: Plan, watch: Watch, callback: SearchCallback) -> dict[str, Any]:
+def search(
+    plan: SearchPlan, make_callback: CallbackFactory, callback: SearchCallback
+) -> dict[str, Any]:
     """Train the base once, run the trials that are left, write trials.json and best.toml.
 
     The first trial is of the settings as they are, where the space holds them. best.toml is a whole
@@ -88,19 +90,21 @@ def search(plan: Plan, watch: Watch, callback: SearchCallback) -> dict[str, Any]
         raise ConfigError(f"{config.model_name} has no weights that could be fine-tuned.")
     _check_folder(plan.output)
     folder, base = RunFolder(plan.output), RunFolder(plan.output / "base")
-    with folder.alone(), base.alone():
+    with folder.lock(), base.lock():
         return _search(
             plan,
-            open_run(replace(config, finetune=False), base.path, resume=True, watch=watch),
+            open_run(
+                replace(config, finetune=False), base.path, resume=True, make_callback=make_callback
+            ),
             callback,
         )
 
 
-def _search(plan: Plan, run: Run, callback: SearchCallback) -> dict[str, Any]:
+def _search(plan: SearchPlan, run: Run, callback: SearchCallback) -> dict[str, Any]:
     config, folder = plan.config, RunFolder(plan.output)
     with _opened(plan) as study:
         run.base()
-        base = _judge(run)(run.copy_of_base())
+        base = _judge(run)(run.load_base())
         callback.on_search(base, len(_ended(study)))
         while len(_ended(study)) < plan.trials:
             _try(plan, run, _drawn(plan, study), callback)
@@ -122,7 +126,7 @@ def _check_folder(path: Path) -> None:
 
 
 @contextmanager
-def _opened(plan: Plan) -> Iterator[optuna.Study]:
+def _opened(plan: SearchPlan) -> Iterator[optuna.Study]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = plan.output / _STUDY
     try:
@@ -149,7 +153,7 @@ def _opened(plan: Plan) -> Iterator[optuna.Study]:
         ) from error
 
 
-def _check_space(plan: Plan, study: optuna.Study) -> None:
+def _check_space(plan: SearchPlan, study: optuna.Study) -> None:
     here = {name: distribution_to_json(kind) for name, kind in plan.space.items()}
     there = study.user_attrs.get("space", here)
     different = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
@@ -168,27 +172,27 @@ def _judge(run: Run) -> Callable[[Recommender], float]:
     return lambda model: measure(model)[metric]
 
 
-def _drawn(plan: Plan, study: optuna.Study) -> Trial:
+def _drawn(plan: SearchPlan, study: optuna.Study) -> Trial:
     ended = len(_ended(study))
     study.sampler = optuna.samplers.TPESampler(seed=derive(plan.config.seed, f"trial {ended}"))
-    present = as_drawn(plan.config.grpo, plan.space)
+    present = to_params(plan.config.grpo, plan.space)
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))  # a killed one's
     if not ended and present is not None and not waiting:
         study.enqueue_trial(present)
     return study.ask(plan.space)
 
 
-def _try(plan: Plan, run: Run, trial: Trial, callback: Callback) -> None:
+def _try(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> None:
     """Fine-tune the base as a run would and tell the study what came of it."""
     config = plan.config
     try:
-        grpo = _changed(config, settings(trial.params)).grpo
+        grpo = _changed(config, from_params(trial.params)).grpo
         context = RunContext(
             seed=config.seed,
             mask_seen=config.evaluation.mask_seen,
             callback=CallbackList([callback, _Pruning(trial, grpo.metric)]),
         )
-        model = run.copy_of_base()
+        model = run.load_base()
         run.finetune(model, grpo, context)
         trial.study.tell(trial, _judge(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:  # at odds, diverged, behind
@@ -212,13 +216,13 @@ def _entries(study: optuna.Study) -> list[dict[str, Any]]:
             "value": trial.value if trial.state == TrialState.COMPLETE else None,
             "pruned": trial.user_attrs.get("reason"),
             "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-            "settings": settings(trial.params),
+            "settings": from_params(trial.params),
         }
         for number, trial in enumerate(_ended(study), 1)
     ]
 
 
-def _record(plan: Plan, study: optuna.Study, base: float) -> dict[str, Any]:
+def _record(plan: SearchPlan, study: optuna.Study, base: float) -> dict[str, Any]:
     entries = _entries(study)
     complete = [entry for entry in entries if entry["value"] is not None]
     best = max(complete, key=lambda entry: float(entry["value"]), default=None)

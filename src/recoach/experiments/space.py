@@ -49,12 +49,12 @@ def read_space(grpo: GRPOConfig, vary: Sequence[str]) -> Space:
     return space
 
 
-def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
+def from_params(drawn: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was drawn as values of settings."""
     return {key: json.loads(v) if isinstance(v, str) else v for key, v in drawn.items()}
 
 
-def as_drawn(grpo: GRPOConfig, space: Space) -> dict[str, Any] | None:
+def to_params(grpo: GRPOConfig, space: Space) -> dict[str, Any] | None:
     """Return the settings as if they had been drawn, or None where the space lacks one."""
     drawn: dict[str, Any] = {}
     for name, value in grpo.model_dump(mode="json", include=set(space)).items():

@@ -15,7 +15,7 @@ from recoach.data.lock import LOCK
 from recoach.errors import BusyError, ConfigError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.stages import Run, Watch, execute, open_run
+from recoach.experiments.stages import CallbackFactory, Run, execute, open_run
 from recoach.reproduction.aggregate import aggregate
 from recoach.reproduction.paper_cells import Cell, Profile, Source
 from recoach.reproduction.suites import cells_of, group_of, runs_folder
@@ -59,7 +59,7 @@ class Plan:
 
     def missing(self) -> list[str]:
         """Return the names of the wanted cells that are not finished."""
-        return [name for name, config, folder in self.jobs() if not folder.finished(config)]
+        return [name for name, config, folder in self.jobs() if not folder.has_results_for(config)]
 
     @property
     def shelf(self) -> Path:
@@ -67,7 +67,7 @@ class Plan:
         return self.output / (runs_folder(group_of(self.suite), self.profile))
 
 
-def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
+def reproduce(plan: Plan, make_callback: CallbackFactory, announce: Announce) -> dict[str, Any]:
     """Run every cell that is not finished and return the joined record of the suite.
 
     A cell that another process works on is skipped (`Plan.missing` names it as long as it is not
@@ -81,20 +81,20 @@ def reproduce(plan: Plan, watch: Watch, announce: Announce) -> dict[str, Any]:
     for name, config, folder in plan.jobs():
         announce(name)
         try:
-            _run(config, folder, watch)
+            _run(config, folder, make_callback)
         except BusyError as busy:
             announce(f"{name}: skipped, {busy.who}")
     return aggregate(plan.suite, plan.profile, plan.shelf, plan.sources)
 
 
-def _run(config: ExperimentConfig, folder: RunFolder, watch: Watch) -> None:
-    if folder.finished(config) and not (folder.path / LOCK).exists():
+def _run(config: ExperimentConfig, folder: RunFolder, make_callback: CallbackFactory) -> None:
+    if folder.has_results_for(config) and not (folder.path / LOCK).exists():
         return
-    with folder.alone():  # takes away the lock file of one that was killed at its very end
-        if folder.finished(config):
+    with folder.lock():  # takes away the lock file of one that was killed at its very end
+        if folder.has_results_for(config):
             return
-        run = open_run(config, folder.path, resume=True, watch=watch)
-        if not folder.has("base"):
+        run = open_run(config, folder.path, resume=True, make_callback=make_callback)
+        if not folder.has_checkpoint("base"):
             _adopt_base(run)
         execute(run)
 
@@ -106,7 +106,7 @@ def _adopt_base(run: Run) -> None:
         other = RunFolder(path)
         if path == run.folder.path or not (path / "config.toml").exists():
             continue
-        if _base_of(other.config()) == wanted and other.complete("base"):
+        if _base_of(other.config()) == wanted and other.is_complete("base"):
             for row in other.metrics():  # first: rows without weights are written again
                 if row["stage"] == "base":
                     run.folder.append_metrics(

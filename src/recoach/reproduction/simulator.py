@@ -12,9 +12,9 @@ from recoach.errors import ConfigError
 from recoach.evaluation.beyond_accuracy import list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval
-from recoach.experiments.results import Stage
+from recoach.experiments.results import StageName
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.stages import Watch, control_config
+from recoach.experiments.stages import CallbackFactory, continued_training_config
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
 from recoach.simulation.shop import BROWSING, Habits, shop
@@ -70,7 +70,9 @@ class Simulation:
         }
 
 
-def simulate(plan: Simulation, watch: Watch, announce: Announce) -> dict[str, Any]:
+def simulate(
+    plan: Simulation, make_callback: CallbackFactory, announce: Announce
+) -> dict[str, Any]:
     """Play every seed that is not played yet and return the joined record.
 
     Raises:
@@ -81,8 +83,8 @@ def simulate(plan: Simulation, watch: Watch, announce: Announce) -> dict[str, An
         folder = RunFolder(plan.output / f"seed-{seed}")
         if not (folder.path / "results.json").exists():
             announce(f"simulated shop, seed {seed}")
-            with folder.alone():
-                folder.write_json("results.json", _world(plan, seed, folder, watch))
+            with folder.lock():
+                folder.write_json("results.json", _world(plan, seed, folder, make_callback))
         world = folder.read_json("results.json")
         if _settings(world) != plan.settings():
             raise ConfigError(
@@ -106,11 +108,13 @@ def _settings(world: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def _world(plan: Simulation, seed: int, folder: RunFolder, watch: Watch) -> dict[str, Any]:
+def _world(
+    plan: Simulation, seed: int, folder: RunFolder, make_callback: CallbackFactory
+) -> dict[str, Any]:
     """Return what each policy came to in one shop."""
     made = shop(plan.customers, plan.items, seed, habits=plan.habits)
     dataset = leave_last_out(made.interactions)
-    models = _models(plan, seed, dataset, folder, watch)
+    models = _models(plan, seed, dataset, folder, make_callback)
     env = ShopVectorEnv(made, dataset, plan.environment)
     policies: dict[str, Policy] = {name: model_policy(model) for name, model in models.items()}
     policies |= {
@@ -127,13 +131,13 @@ def _world(plan: Simulation, seed: int, folder: RunFolder, watch: Watch) -> dict
 
 
 def _models(
-    plan: Simulation, seed: int, dataset: Dataset, folder: RunFolder, watch: Watch
+    plan: Simulation, seed: int, dataset: Dataset, folder: RunFolder, make_callback: CallbackFactory
 ) -> dict[str, Recommender]:
-    def context(name: str, stage: Stage) -> RunContext:
+    def context(name: str, stage: StageName) -> RunContext:
         return RunContext(
             seed=seed,
             folder=folder.path / "checkpoints" / name,
-            callback=watch(stage),
+            callback=make_callback(stage),
             resume=True,
         )
 
@@ -152,7 +156,7 @@ def _models(
     models = {"popularity": build_model("popularity", dataset), "base": base()}
     better, outcome = tuned("grpo")
     control, steps = base(), outcome.steps
-    budget = control_config(plan.pretrain, plan.grpo, steps, max(1, steps // _LOOKS))
+    budget = continued_training_config(plan.pretrain, plan.grpo, steps, max(1, steps // _LOOKS))
     pretrain(control, dataset, budget, context("control", "control"), start_is_candidate=True)
     models |= {"+ supervised steps": control, "+ GRPO": better}
     for weight in NOVELTY:

@@ -12,8 +12,8 @@ from recoach.evaluation.evaluator import MaskSeen, evaluate
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
 from recoach.experiments.recbole.log import read_log
-from recoach.experiments.recbole.settings import converted, valid_metric
-from recoach.experiments.recbole.weights import fill, tuned
+from recoach.experiments.recbole.settings import convert_settings, valid_metric
+from recoach.experiments.recbole.weights import load_weights, to_recbole
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
@@ -24,7 +24,7 @@ ORIGIN = "recbole.json"
 """What a run keeps of where it came from."""
 
 
-class Verified(NamedTuple):
+class Verification(NamedTuple):
     """RecBole's validation value beside ours."""
 
     metric: str
@@ -40,7 +40,7 @@ def import_run(
     *,
     mask_seen: MaskSeen | None = None,
     unverified: bool = False,
-) -> tuple[ExperimentConfig, Verified]:
+) -> tuple[ExperimentConfig, Verification]:
     """Make a run whose trained base is a model of RecBole's.
 
     Args:
@@ -61,7 +61,7 @@ def import_run(
     config = _run_config(source, log, output)
     dataset = read_log(log, source.config)
     model = _empty(config, dataset)
-    fill(model, source, _name(source))
+    load_weights(model, source, _name(source))
     verified = _verified(model.eval(), dataset, source, config)
     if not verified.agrees and not unverified:
         raise ModelError(
@@ -73,7 +73,7 @@ def import_run(
     if mask_seen is not None:  # from here on: the stored value is measured as RecBole did
         config = _run_config(source, log, output, mask_seen)
     folder = RunFolder(output)
-    with folder.alone():
+    with folder.lock():
         save_dataset(dataset, folder.dataset)
         save_trained(folder.checkpoints("base"), model, verified.measured)
         folder.write_json(
@@ -104,8 +104,8 @@ def export_run(
     folder = RunFolder(run)
     folder.config()
     origin = folder.read_json(ORIGIN)
-    chosen = stage or ("tuned" if folder.has("tuned") else "base")
-    if not folder.complete(chosen):
+    chosen = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
+    if not folder.is_complete(chosen):
         raise RunError(f"{run} has no finished {chosen} model; finish the run first.")
     source = read_checkpoint(checkpoint)
     if origin.get("sha256") != _sha256(checkpoint):
@@ -119,7 +119,7 @@ def export_run(
             f"The {chosen} model of {run} is of another form than the base (grpo.level = 'final'); "
             "RecBole has no place for it."
         )
-    source.write(output, tuned(model, source, _name(source)))
+    source.write(output, to_recbole(model, source, _name(source)))
     return chosen
 
 
@@ -127,7 +127,7 @@ def _run_config(
     source: Checkpoint, log: Path, output: Path, mask_seen: MaskSeen | None = None
 ) -> ExperimentConfig:
     where = str(source.path)
-    tables: dict[str, Any] = converted(source.config, where).tables
+    tables: dict[str, Any] = convert_settings(source.config, where).tables
     if mask_seen is not None:
         tables["evaluation"]["mask_seen"] = mask_seen
     # The run's own copy is what can be split so again; the filters are in it.
@@ -142,7 +142,7 @@ def _empty(config: ExperimentConfig, dataset: Dataset) -> Recommender:
 
 def _verified(
     model: Recommender, dataset: Dataset, source: Checkpoint, config: ExperimentConfig
-) -> Verified:
+) -> Verification:
     """Rank as RecBole did and compare, to as many places as were stored, four at the most."""
     metric, stored = valid_metric(source.config), source.best_valid_score
     mode = source.config["eval_args"].get("mode", "full")
@@ -152,7 +152,7 @@ def _verified(
     measured = found.means()[metric or "ndcg@10"]
     places = min(4, int(source.config.get("metric_decimal_place") or 4))
     near = math.isclose(measured, stored, rel_tol=0, abs_tol=0.5 * 10**-places + 1e-9)
-    return Verified(
+    return Verification(
         metric or "ndcg@10", stored, measured, near and metric is not None and mode == "full"
     )
 

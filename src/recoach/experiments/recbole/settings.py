@@ -82,7 +82,7 @@ _READ = {
 }
 
 
-class Converted(NamedTuple):
+class ConvertedSettings(NamedTuple):
     """Settings in our words."""
 
     tables: dict[str, Any]
@@ -91,7 +91,7 @@ class Converted(NamedTuple):
     """RecBole's settings that have no counterpart here, and why."""
 
 
-def converted(config: Mapping[str, Any], where: str) -> Converted:
+def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings:
     """Return what RecBole's settings mean here.
 
     Args:
@@ -120,7 +120,7 @@ def converted(config: Mapping[str, Any], where: str) -> Converted:
     known = _READ | set(_TRAINING) | set(_COLUMNS) | set(MODELS[name][1])
     known |= set(_FIXED.get(name, {})) | _CHOICES | set(dropped)
     dropped |= {key: "no counterpart" for key in config if key not in known}
-    return Converted(tables, dropped)
+    return ConvertedSettings(tables, dropped)
 
 
 def valid_metric(config: Mapping[str, Any]) -> str | None:

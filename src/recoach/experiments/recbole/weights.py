@@ -28,7 +28,7 @@ _BLOCK = {
 """A transformer block, ours and theirs."""
 
 
-def fill(model: Recommender, checkpoint: Checkpoint, name: str) -> None:
+def load_weights(model: Recommender, checkpoint: Checkpoint, name: str) -> None:
     """Fill a model of ours with the weights of a checkpoint.
 
     Args:
@@ -51,7 +51,7 @@ def fill(model: Recommender, checkpoint: Checkpoint, name: str) -> None:
     model.load_state_dict(state)
 
 
-def tuned(model: Recommender, checkpoint: Checkpoint, name: str) -> dict[Stored, Tensor]:
+def to_recbole(model: Recommender, checkpoint: Checkpoint, name: str) -> dict[Stored, Tensor]:
     """Return the tensors of a checkpoint with the weights of a model of ours in them.
 
     What RecBole caches beside the weights (LightGCN's propagated tables) is made anew; the rows of
