@@ -179,7 +179,7 @@ def test_where_no_trial_comes_to_its_end_the_reason_is_said(recoach, toml, tmp_p
     vary = ("--vary", "grpo.pass_k=1,2", "--set", "grpo.trainable=['user']")
     said = recoach("search", toml, "--output", tmp_path / "s", "--trials", 2, *vary)
     assert said.code == 0
-    assert "None of 2 trials came to its end" in said.out
+    assert "None of 2 trials was completed" in said.out
     assert "names no table of this model" in said.out
 
 

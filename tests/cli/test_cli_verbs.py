@@ -284,9 +284,9 @@ def test_the_doctor_finds_what_the_tests_have_installed(recoach):
 
 @pytest.mark.parametrize(
     ("style", "mark"),
-    [("console", "Runs side by side"), ("markdown", "| --- |"), ("latex", "toprule")],
+    [("console", "Comparison of runs"), ("markdown", "| --- |"), ("latex", "toprule")],
 )
-def test_runs_are_set_side_by_side(recoach, finished, style, mark):
+def test_runs_are_compared_in_one_table(recoach, finished, style, mark):
     told = recoach("compare", finished, finished, "--format", style, "--metrics", "ndcg@10")
     assert told.code == 0
     assert mark in told.out

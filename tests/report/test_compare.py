@@ -1,57 +1,57 @@
-"""Runs side by side: what is shown, and what must not be compared."""
+"""The table that compares runs, and the runs that it refuses to compare."""
 
 import copy
 
 import pytest
 
 from recoach.errors import RunError
-from recoach.report.compare import compared
+from recoach.report.compare import compare_runs
 
 
 @pytest.fixture
 def other(results):
-    """Return a second run of the same data, another base."""
-    made = copy.deepcopy(results)
-    made["models"]["base"]["test"]["ndcg@10"] *= 0.5
-    return made
+    """Return a second run with the same data and another base."""
+    second = copy.deepcopy(results)
+    second["models"]["base"]["test"]["ndcg@10"] *= 0.5
+    return second
 
 
-def test_models_stand_beside_each_other_and_popularity_once(results, other):
-    grid = compared({"a": results, "b": other}, ["ndcg@10", "recall@10"])
-    names = [row[0] for row in grid.rows]
+def test_every_model_has_a_row_and_popularity_has_one(results, other):
+    table = compare_runs({"a": results, "b": other}, ["ndcg@10", "recall@10"])
+    names = [row[0] for row in table.rows]
     assert len(names) == len(set(names))
     assert sum("opularity" in name for name in names) == 1
     assert sum(name.startswith("a: ") for name in names) == len(results["models"]) - 1
     assert sum(name.startswith("b: ") for name in names) == len(results["models"]) - 1
-    assert grid.head == ("Model", "NDCG@10", "Recall@10")
+    assert table.columns == ("Model", "NDCG@10", "Recall@10")
 
 
-def test_a_change_is_against_the_run_s_own_base_and_marked_where_it_is_real(results, other):
-    for one in (results, other):
-        tuned, base = (one["models"][key]["test"]["ndcg@10"] for key in ("tuned", "base"))
-        rows = dict(row[:2] for row in compared({"run": one}, ["ndcg@10"]).rows)
-        (found,) = (text for name, text in rows.items() if "GRPO" in name)
-        assert f"{100 * (tuned / base - 1):.1f} %" in found
-        words = [
+def test_changes_refer_to_the_base_of_the_same_run_and_significant_ones_have_a_star(results, other):
+    for run in (results, other):
+        tuned, base = (run["models"][key]["test"]["ndcg@10"] for key in ("tuned", "base"))
+        rows = dict(row[:2] for row in compare_runs({"run": run}, ["ndcg@10"]).rows)
+        (cell,) = (text for name, text in rows.items() if "GRPO" in name)
+        assert f"{100 * (tuned / base - 1):.1f} %" in cell
+        verdicts = [
             c["verdict"]
-            for c in one["comparisons"]
+            for c in run["comparisons"]
             if (c["a"], c["b"], c["metric"], c["split"]) == ("tuned", "base", "ndcg@10", "test")
         ]
-        assert ("*" in found) == (words != ["no difference"])
+        assert ("*" in cell) == (verdicts != ["no difference"])
 
 
-def test_other_data_are_not_compared(results, other):
+def test_runs_with_different_data_are_refused(results, other):
     other["dataset"]["fingerprint"] = "0" * 16
-    with pytest.raises(RunError, match="a and b are of other data"):
-        compared({"a": results, "b": other}, ["ndcg@10"])
+    with pytest.raises(RunError, match="a and b have different data"):
+        compare_runs({"a": results, "b": other}, ["ndcg@10"])
 
 
-def test_another_protocol_is_not_compared(results, other):
+def test_runs_with_different_protocols_are_refused(results, other):
     other["protocol"]["mask_seen"] = "none"
     with pytest.raises(RunError, match=r"mask_seen: .* and 'none'"):
-        compared({"a": results, "b": other}, ["ndcg@10"])
+        compare_runs({"a": results, "b": other}, ["ndcg@10"])
 
 
-def test_a_metric_that_was_not_measured_is_named(results):
-    with pytest.raises(RunError, match="a has no ndcg@7; it has"):
-        compared({"a": results}, ["ndcg@7"])
+def test_a_metric_without_results_is_named(results):
+    with pytest.raises(RunError, match=r"a has no metric 'ndcg@7'\. Choose from: "):
+        compare_runs({"a": results}, ["ndcg@7"])

@@ -1,3 +1,5 @@
+"""The report page of a run: its content, escaping and errors."""
+
 import json
 import re
 
@@ -17,24 +19,24 @@ def page(run):
     return write_report(run).read_text(encoding="utf-8")
 
 
-def test_the_report_lies_in_the_run_folder_and_nothing_else_is_left(run):
+def test_the_report_is_the_only_new_file_in_the_run_folder(run):
     before = {path.name for path in run.iterdir()}
     assert write_report(run) == run / "report.html"
     assert {path.name for path in run.iterdir()} == before | {"report.html"}
 
 
-def test_the_same_records_give_the_same_page(run):
+def test_equal_results_give_equal_pages(run):
     assert page(run) == page(run)
 
 
-def test_the_page_tells_verdict_protocol_and_settings(run):
+def test_the_page_has_summary_protocol_and_settings(run):
     text = page(run)
     for words in (
         "GRPO raises NDCG@10 from 0.0592 to 0.0619",
         "Each user&#39;s last interaction is the test item",
-        "Averages run over 19,412 test users.",
+        "Metrics are averaged over 19,412 test users.",
         "30 steps, step 20 kept",
-        "target at rank 34",
+        "rank of the target: 34",
         "<mark>T &amp; U</mark>",
         "95 % interval",
         "Entropy of the policy",
@@ -42,7 +44,7 @@ def test_the_page_tells_verdict_protocol_and_settings(run):
         assert words in text
 
 
-def test_what_comes_from_the_data_is_escaped_everywhere(run):
+def test_all_text_from_the_data_is_escaped(run):
     change(run, lambda record: record.update(name="<b>n</b>", model="<i>m</i>"))
     text = page(run)
     assert "<script" not in text
@@ -51,7 +53,7 @@ def test_what_comes_from_the_data_is_escaped_everywhere(run):
     assert text.count("&lt;script&gt;alert(&#34;x&#34;)") == 4  # history, list, config, environment
 
 
-def test_the_page_asks_nothing_of_the_network(run):
+def test_the_page_loads_nothing_from_the_network(run):
     text = page(run)
     links = re.findall(r"""(?:src|href|action|data)\s*=\s*["']([^"']*)""", text)
     assert all(link.startswith("#") for link in links)
@@ -71,7 +73,7 @@ def test_a_pretrained_run_gets_a_page_without_grpo(run):
     (run / "lists.json").unlink()
     text = page(run)
     assert "it is not fine-tuned yet" in text
-    assert "GRPO, step by step" not in text
+    assert "Fine-tuning with GRPO" not in text
     assert "frac_reward_zero_std" not in text
     assert "Training of the base" in text
 
@@ -86,9 +88,9 @@ def test_a_run_without_a_control_gets_a_page(run):
 
 
 @pytest.mark.parametrize("name", ["results.json", "metrics.jsonl", "config.toml", "env.json"])
-def test_a_missing_record_is_named(run, name):
+def test_a_missing_file_is_named(run, name):
     (run / name).unlink()
-    with pytest.raises(RunError, match=rf"{name}: not there"):
+    with pytest.raises(RunError, match=rf"{name}: the file is missing"):
         write_report(run)
     assert not (run / "report.html").exists()
 
@@ -96,33 +98,33 @@ def test_a_missing_record_is_named(run, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("results.json", '{"format": 1', r"results.json, line 1: not valid JSON"),
-        ("results.json", "[]", "a JSON object was expected, found list"),
-        ("results.json", '{"format": 2}', "format 2 is not 1"),
+        ("results.json", '{"format": 1', r"results.json:1: not valid JSON"),
+        ("results.json", "[]", "expected a JSON object, found list"),
+        ("results.json", '{"format": 2}', "format 2 is not supported, only 1"),
         ("results.json", '{"format": 1, "name": "x"}', "'dataset' is missing"),
-        ("metrics.jsonl", '{"stage": "base", "step": 1}\n{"st', "metrics.jsonl, line 2: not valid"),
-        ("metrics.jsonl", "{}", "line 1: a row needs a 'stage'"),
-        ("lists.json", "{}", "a JSON list was expected"),
+        ("metrics.jsonl", '{"stage": "base", "step": 1}\n{"st', "metrics.jsonl:2: not valid"),
+        ("metrics.jsonl", "{}", "metrics.jsonl:1: a row needs the keys 'stage'"),
+        ("lists.json", "{}", "expected a JSON list"),
         ("lists.json", '[{"user": "u"}]', "entry 0 needs"),
-        ("env.json", "", "env.json, line 1: not valid JSON"),
+        ("env.json", "", "env.json:1: not valid JSON"),
     ],
 )
-def test_a_corrupt_record_is_named_with_its_place(run, name, content, message):
+def test_an_invalid_file_is_named_with_its_line(run, name, content, message):
     (run / name).write_text(content)
     with pytest.raises(RunError, match=message):
         write_report(run)
 
 
-def test_a_record_of_another_shape_is_refused_in_words(run):
+def test_results_without_a_required_key_are_refused(run):
     change(run, lambda record: record["protocol"].pop("ks"))
-    with pytest.raises(RunError, match="the records do not fit each other"):
+    with pytest.raises(RunError, match="the files of the run do not match"):
         write_report(run)
     change(run, lambda record: record["comparisons"][0].pop("low"))
-    with pytest.raises(RunError, match="comparison 0 lacks low"):
+    with pytest.raises(RunError, match=r"comparisons\[0\] lacks low"):
         write_report(run)
 
 
-def test_an_old_report_survives_a_failure(run):
+def test_an_old_report_is_kept_if_the_new_one_fails(run):
     (run / "report.html").write_text("old")
     (run / "env.json").unlink()
     with pytest.raises(RunError):
@@ -130,15 +132,29 @@ def test_an_old_report_survives_a_failure(run):
     assert (run / "report.html").read_text() == "old"
 
 
-def test_a_reader_of_the_old_report_is_not_disturbed(run):
-    """The new page replaces the file as a whole; it is never written into the old one."""
+def test_the_old_report_stays_readable_while_the_new_one_is_written(run):
+    """The new page replaces the file atomically; the old file is never written to."""
     (run / "report.html").write_text("old")
     with (run / "report.html").open() as reader:
         write_report(run)
         assert reader.read() == "old"
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.25, True), (1.0, False)])
-def test_the_way_back_to_the_base_is_told(run, share, told):
+@pytest.mark.parametrize(("share", "reported"), [(0.25, True), (1.0, False)])
+def test_an_interpolation_towards_the_base_is_reported(run, share, reported):
     change(run, lambda record: record["models"]["tuned"].update(share=share))
-    assert ("step 20 kept, 25 % of the way from the base to it" in page(run)) is told
+    text = "step 20 kept, interpolation towards the base: 25 % of the change kept"
+    assert (text in page(run)) is reported
+
+
+def test_the_page_states_the_objective_and_the_control(run):
+    change(run, lambda record: record["config"].update(grpo={"loss_type": "log"}))
+    text = page(run)
+    assert text.count("The default objective is weighted maximum likelihood") == 1
+    assert "This run uses loss_type = log." in text
+    assert text.count("The control continues the base&#39;s own supervised training") == 1
+
+
+def test_a_stage_without_improvement_says_that_the_base_is_kept(run):
+    change(run, lambda record: record["models"]["tuned"].update(best_step=0))
+    assert "30 steps, no improvement: base kept" in page(run)

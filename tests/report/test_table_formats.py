@@ -1,11 +1,11 @@
-"""The same cells as Markdown, LaTeX and HTML, whatever is in them."""
+"""Tables as Markdown, LaTeX and HTML, with cells that contain special characters."""
 
 import html.parser
 import re
 
-from recoach.report.table_formats import ResultTable, latex, markdown, page
+from recoach.report.table_formats import ResultTable, html_page, latex, markdown
 
-NASTY = ResultTable(
+SPECIAL = ResultTable(
     "50 % & more_of <b>it</b>",
     ("Method", "a|b", "±"),
     [("x_{1}", "−3 %", r"back\slash"), ("y", "<i>", "~$#")],
@@ -32,21 +32,21 @@ class Cells(html.parser.HTMLParser):
             self.cells[-1] += data
 
 
-def test_markdown_keeps_its_columns():
-    lines = [line for line in markdown([NASTY]).splitlines() if line.startswith("|")]
+def test_markdown_escapes_the_column_separator():
+    lines = [line for line in markdown([SPECIAL]).splitlines() if line.startswith("|")]
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [4] * 4
     assert lines[1] == "| --- | ---: | ---: |"
 
 
-def test_html_says_what_was_said_and_nothing_else():
+def test_html_escapes_every_cell():
     parser = Cells()
-    parser.feed(page("T <1>", [NASTY]))
-    assert parser.cells == [*NASTY.head, *(cell for row in NASTY.rows for cell in row)]
+    parser.feed(html_page("T <1>", [SPECIAL]))
+    assert parser.cells == [*SPECIAL.columns, *(cell for row in SPECIAL.rows for cell in row)]
     assert not {"b", "i", "em"} & set(parser.tags)
 
 
-def test_latex_has_no_character_that_means_something_else():
-    text = latex([NASTY])
+def test_latex_escapes_every_special_character():
+    text = latex([SPECIAL])
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert rows[0] == r"x\_\{1\} & $-$3 \% & back\textbackslash{}slash \\"

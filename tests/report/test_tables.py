@@ -1,3 +1,5 @@
+"""The summary sentences, the console table and number formats."""
+
 import pytest
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`recoach compare`: runs side by side."""
+"""`recoach compare`: one table of the results of several runs."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from recoach.cli.console import console
 from recoach.experiments.run_folder import RunFolder
-from recoach.report.compare import compared
+from recoach.report.compare import compare_runs
 from recoach.report.table_formats import latex, markdown
 
 Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
@@ -21,27 +21,27 @@ def compare(
     metrics: Metrics = None,
     style: Annotated[Literal["console", "markdown", "latex"], Parameter("--format")] = "console",
 ) -> None:
-    """Set the models of several runs side by side, where data and protocol are the same.
+    """Compare the models of several runs that have the same data and protocol.
 
     Parameters
     ----------
     runs
         Run folders with results.
     metrics
-        What to show, like ndcg@10; recall and NDCG at 10 and 50 where not given.
+        Metrics to compare, like ndcg@10. Default: recall and NDCG at 10 and 50.
     style
-        A table for the terminal, Markdown or LaTeX.
+        The format of the table: for the terminal, Markdown or LaTeX.
     """
-    wanted = metrics or ["recall@10", "ndcg@10", "recall@50", "ndcg@50"]
-    found = {str(path): RunFolder(path).read_json("results.json") for path in runs}
-    grid = compared(found, wanted)
+    names = metrics or ["recall@10", "ndcg@10", "recall@50", "ndcg@50"]
+    results = {str(path): RunFolder(path).read_json("results.json") for path in runs}
+    grid = compare_runs(results, names)
     if style != "console":
         text = markdown([grid]) if style == "markdown" else latex([grid])
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
     table = Table(title=grid.heading, caption=grid.note)
-    for place, name in enumerate(grid.head):
-        table.add_column(name, justify="right" if place else "left")
+    for index, name in enumerate(grid.columns):
+        table.add_column(name, justify="right" if index else "left")
     for row in grid.rows:
         table.add_row(*row)
     console.print(table)

@@ -13,7 +13,13 @@ from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.search import SearchCallback, SearchPlan
 from recoach.experiments.search import search as run_search
 from recoach.experiments.space import read_space
-from recoach.report.search import change, drawn, search_table, search_verdict, write_search
+from recoach.report.search import (
+    change_against_base,
+    search_summary,
+    search_table,
+    settings_text,
+    write_search,
+)
 from recoach.report.tables import format_metric
 from recoach.training.callbacks import TrainResult
 
@@ -54,8 +60,8 @@ class _Trials(SearchCallback):
         self._progress.stop()  # the next one may train bases first, with a bar of their own
         came = f"pruned: {trial['pruned']}"
         if trial["value"] is not None:
-            came = f"{format_metric(trial['value'])} ({change(trial['value'], base)})"
-        line = f"  trial {trial['trial']:>3} of {self._total}  {came}  {drawn(trial)}"
+            came = f"{format_metric(trial['value'])} ({change_against_base(trial['value'], base)})"
+        line = f"  trial {trial['trial']:>3} of {self._total}  {came}  {settings_text(trial)}"
         console.print(line, highlight=False, markup=False)
 
     def stop(self) -> None:
@@ -74,7 +80,7 @@ def search_and_show(
         shown.stop()
     page = write_search(record, output)
     console.print(search_table(record))
-    console.print(search_verdict(record), highlight=False, markup=False)
+    console.print(search_summary(record), highlight=False, markup=False)
     console.print(f"Written: {output / 'trials.json'}, {page}", highlight=False)
     if record["best"] is not None:
         console.print(f"Go on with: recoach run {output / 'best.toml'}", highlight=False)

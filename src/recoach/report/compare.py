@@ -1,4 +1,4 @@
-"""Several runs side by side, where they can be compared at all."""
+"""A table that compares the models of several runs on the same data and protocol."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,64 +15,65 @@ from recoach.report.tables import (
 
 Results = Mapping[str, Any]
 
-_PROTOCOL: Final = ("split", "ranking", "mask_seen", "ties", "n_users", "n_items")
+_PROTOCOL_KEYS: Final = ("split", "ranking", "mask_seen", "ties", "n_users", "n_items")
 
 
-def compared(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultTable:
-    """Return a table of all models of several runs on the test items, popularity once.
+def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultTable:
+    """Return the test metrics of all models of several runs; popularity appears once.
 
     Args:
-        runs: results by the runs' names.
-        metrics: like "ndcg@10".
+        runs: the content of results.json by the name of the run.
+        metrics: names like "ndcg@10".
 
     Raises:
-        RunError: the runs are of other data or another protocol, or a metric was not measured.
+        RunError: the runs differ in data or protocol, or a metric is missing.
     """
     first_name, first = next(iter(runs.items()))
     rows: list[tuple[str, ...]] = []
     for name, results in runs.items():
-        _check(first_name, first, name, results)
+        _check_comparable(first_name, first, name, results)
         for key, label in MODELS.items():
             if key in results["models"] and not (key == "popularity" and rows):
-                figures = [_figure(results, key, metric, name) for metric in metrics]
-                shown = label if key == "popularity" else f"{name}: {label}"
-                rows.append((shown, *figures))
+                cells = [_cell(results, key, metric, name) for metric in metrics]
+                row_label = label if key == "popularity" else f"{name}: {label}"
+                rows.append((row_label, *cells))
     protocol, data = first["protocol"], first["dataset"]
     note = (
         f"{data['name']}: {data['users']:,} users, {data['items']:,} items. Split: "
         f"{protocol['split'].replace('_', ' ')}; {protocol['ranking']} ranking; seen items masked: "
-        f"{protocol['mask_seen']}. Brackets: against the run's own base; * differs at 95 %, paired "
-        "bootstrap over users."
+        f"{protocol['mask_seen']}. In brackets: change against the base of the same run; * marks "
+        "a significant difference (95 %, paired bootstrap over users)."
     )
-    head = ("Model", *(metric_label(metric) for metric in metrics))
-    return ResultTable("Runs side by side", head, rows, note)
+    columns = ("Model", *(metric_label(metric) for metric in metrics))
+    return ResultTable("Comparison of runs", columns, rows, note)
 
 
-def _check(first_name: str, first: Results, name: str, results: Results) -> None:
-    if first["dataset"]["fingerprint"] != results["dataset"]["fingerprint"]:
+def _check_comparable(first_name: str, first: Results, name: str, results: Results) -> None:
+    fingerprints = [record["dataset"]["fingerprint"] for record in (first, results)]
+    if fingerprints[0] != fingerprints[1]:
         raise RunError(
-            f"{first_name} and {name} are of other data ({first['dataset']['fingerprint']} and "
-            f"{results['dataset']['fingerprint']}): their figures cannot be compared."
+            f"{first_name} and {name} have different data (fingerprints {fingerprints[0]} and "
+            f"{fingerprints[1]}). Compare runs of the same prepared data."
         )
-    for key in _PROTOCOL:
-        ours, theirs = (one["protocol"].get(key) for one in (first, results))
-        if ours != theirs:
+    for key in _PROTOCOL_KEYS:
+        values = [record["protocol"].get(key) for record in (first, results)]
+        if values[0] != values[1]:
             raise RunError(
-                f"{first_name} and {name} were judged by other protocols ({key}: {ours!r} and "
-                f"{theirs!r}): judge one again before they are compared."
+                f"{first_name} and {name} have different evaluation protocols ({key}: "
+                f"{values[0]!r} and {values[1]!r}). Compare runs with the same [evaluation] "
+                "settings."
             )
 
 
-def _figure(results: Results, key: str, metric: str, name: str) -> str:
-    test = results["models"][key]["test"]
+def _cell(results: Results, model: str, metric: str, name: str) -> str:
+    """Return the metric of a model, with its change against the base if they were compared."""
+    test = results["models"][model]["test"]
     if metric not in test:
-        raise RunError(f"{name} has no {metric}; it has {', '.join(test)}.")
-    text, base = (
-        format_metric(test[metric]),
-        results["models"].get("base", {}).get("test", {}).get(metric),
-    )
-    found = find_comparison(results, key, "base", metric)
-    if found is None or not base:
+        raise RunError(f"{name} has no metric {metric!r}. Choose from: {', '.join(test)}.")
+    text = format_metric(test[metric])
+    base = results["models"].get("base", {}).get("test", {}).get(metric)
+    entry = find_comparison(results, model, "base", metric)
+    if entry is None or not base:
         return text
-    star = "" if found["verdict"] == "no difference" else "*"
+    star = "" if entry["verdict"] == "no difference" else "*"
     return f"{text} ({format_percent(test[metric] / base - 1)}{star})"

@@ -1,7 +1,7 @@
-"""The curves and bars of a report as SVG text, one small panel each so that a phone can stack them.
+"""The figures of a report as SVG text, in small panels that stack on a narrow screen.
 
-The same records give the same bytes. Colours are those of Okabe and Ito, told apart by line style
-and marker as well.
+Equal records give equal bytes. The colours are from the palette of Okabe and Ito; line styles and
+markers differ as well, so that the figures can be read without colour.
 """
 
 import io
@@ -25,11 +25,11 @@ COLOURS: Final = {
 }
 DASHES: Final = {"base": "-", "control": "--", "tuned": "-"}
 MARKERS: Final = {"base": "D", "control": "s", "tuned": "o"}
-VALID: Final = "valid/ndcg@10"
-GRPO: Final = {
-    "reward": "Reward",
-    "policy/p_mean": "Probability of what is rewarded",
-    "kl": "KL to the base",
+VALIDATION: Final = "valid/ndcg@10"
+GRPO_CURVES: Final = {
+    "reward": "Mean reward",
+    "policy/p_mean": "Mean probability of the rewarded items",
+    "kl": "KL divergence from the base",
     "entropy": "Entropy of the policy",
 }
 STYLE: Final[dict[Any, Any]] = {
@@ -56,41 +56,45 @@ Metrics = Sequence[Mapping[str, Any]]
 
 
 class Panel(NamedTuple):
-    """One figure: its heading and its <svg> element."""
+    """A figure: its heading and its <svg> element."""
 
     title: str
     svg: str
 
 
 @mpl.rc_context(STYLE)
-def learning_panels(metrics: Metrics, results: Results) -> list[Panel]:
-    """Return the base's loss and validation NDCG@10 by step; what was not logged is left out."""
-    loss = _curve(metrics, "Training loss of the base", "loss", ("base",))
+def pretraining_panels(metrics: Metrics, results: Results) -> list[Panel]:
+    """Return loss and validation NDCG@10 of the base by step, without what was not logged."""
+    loss = _curve_panel(metrics, "Training loss of the base", "loss", ("base",))
     best = {"base": results["models"]["base"].get("best_step")}
-    ndcg = _curve(metrics, "Validation NDCG@10 of the base", VALID, ("base",), best=best)
+    ndcg = _curve_panel(metrics, "Validation NDCG@10 of the base", VALIDATION, ("base",), best=best)
     return [panel for panel in (loss, ndcg) if panel is not None]
 
 
 @mpl.rc_context(STYLE)
 def grpo_panels(metrics: Metrics, results: Results) -> list[Panel]:
-    """Return validation NDCG@10 of GRPO and control over the base's line, then what GRPO logs."""
+    """Return validation NDCG@10 of base, control and GRPO by step, then what GRPO logged."""
     stages = ("control", "tuned")
     if not any(row["stage"] == "tuned" for row in metrics):
         return []
     best = {stage: results["models"].get(stage, {}).get("best_step") for stage in stages}
     level = metric_value(results, "base", "ndcg@10", "valid")
-    panels = [_curve(metrics, "Validation NDCG@10", VALID, stages, best=best, level=level)]
-    panels += [_curve(metrics, heading, key, ("tuned",)) for key, heading in GRPO.items()]
-    panels.append(_drift(metrics))
+    panels = [
+        _curve_panel(metrics, "Validation NDCG@10", VALIDATION, stages, best=best, level=level)
+    ]
+    panels += [
+        _curve_panel(metrics, heading, key, ("tuned",)) for key, heading in GRPO_CURVES.items()
+    ]
+    panels.append(_drift_panel(metrics))
     return [panel for panel in panels if panel is not None]
 
 
 @mpl.rc_context(STYLE)
-def audience_panels(results: Results) -> list[Panel]:
-    """Return recall@10 by activity of the user and by popularity of the target, and the trade.
+def user_group_panels(results: Results) -> list[Panel]:
+    """Return recall@10 by user activity and by target popularity, then NDCG@10 by coverage.
 
-    The trade is accuracy against diversity: how much of the catalogue any list shows, against
-    NDCG@10. Records of older versions lack the groups; what is missing is left out.
+    Coverage is the share of the catalogue that is in at least one list. Panels without data, as
+    for results of older versions, are left out.
     """
     models = results["models"]
     by_activity = {key: models[key].get("activity_groups", []) for key in MODELS if key in models}
@@ -98,49 +102,53 @@ def audience_panels(results: Results) -> list[Panel]:
         key: models[key].get("popularity_buckets", []) for key in MODELS if key in models
     }
     panels = [
-        _groups(
+        _group_panel(
             "Recall@10 by length of the user's history",
             {
-                key: [(_span(g), g["recall@10"]) for g in found]
-                for key, found in by_activity.items()
+                key: [(_length_range(group), group["recall@10"]) for group in groups]
+                for key, groups in by_activity.items()
             },
             "interactions before the test item",
         ),
-        _groups(
+        _group_panel(
             "Recall@10 by popularity of the target",
             {
-                key: [(f"{b['items']:,}", b["recall@10"]) for b in found]
-                for key, found in by_popularity.items()
+                key: [(f"{bucket['items']:,}", bucket["recall@10"]) for bucket in buckets]
+                for key, buckets in by_popularity.items()
             },
-            "items in the group, the most popular ones first",
+            "number of items in the group, most popular group first",
         ),
-        _trade(results),
+        _coverage_panel(results),
     ]
     return [panel for panel in panels if panel is not None]
 
 
 @mpl.rc_context(STYLE)
 def result_panels(results: Results, names: Sequence[str]) -> list[Panel]:
-    """Return bars of the test figures at 10 and, for tuned models, the gains of all `names`.
+    """Return bars of NDCG@10 and recall@10 and, for tuned models, the change of all metrics.
 
-    Whiskers are the 95 % interval of the difference to the base.
+    Error bars are the 95 % interval of the difference from the base.
+
+    Args:
+        results: the content of results.json.
+        names: the metrics whose change is drawn, like "ndcg@10".
     """
-    bars = [_bars(results, metric) for metric in ("ndcg@10", "recall@10")]
-    gains = _gains(results, names)
-    return bars if gains is None else [gains, *bars]
+    bars = [_bar_panel(results, metric) for metric in ("ndcg@10", "recall@10")]
+    changes = _change_panel(results, names)
+    return bars if changes is None else [changes, *bars]
 
 
-def series(metrics: Metrics, stage: str, key: str) -> tuple[list[float], list[float]]:
-    """Return the steps and the finite values of one logged quantity, in file order."""
+def logged_values(metrics: Metrics, stage: str, key: str) -> tuple[list[float], list[float]]:
+    """Return the steps and finite values of one logged quantity of a stage, in file order."""
     points = [
         (float(row["step"]), float(row[key]))
         for row in metrics
         if row["stage"] == stage and row.get(key) is not None and math.isfinite(row[key])
     ]
-    return [step for step, _ in points], [figure for _, figure in points]
+    return [step for step, _ in points], [value for _, value in points]
 
 
-def _curve(
+def _curve_panel(
     metrics: Metrics,
     heading: str,
     key: str,
@@ -149,8 +157,8 @@ def _curve(
     best: Mapping[str, int | None] | None = None,
     level: float | None = None,
 ) -> Panel | None:
-    """Draw a quantity by step, a dot on each selected step; None where nothing was logged."""
-    curves = {stage: series(metrics, stage, key) for stage in stages}
+    """Draw a quantity by step with a marker at the selected step; None if nothing was logged."""
+    curves = {stage: logged_values(metrics, stage, key) for stage in stages}
     curves = {stage: curve for stage, curve in curves.items() if curve[0]}
     if not curves:
         return None
@@ -158,16 +166,18 @@ def _curve(
     if level is not None:
         axes.axhline(level, color=COLOURS["base"], linestyle=":", label=MODELS["base"])
     for stage, (steps, values) in curves.items():
-        look: dict[str, Any] = {
+        style: dict[str, Any] = {
             "color": COLOURS[stage],
             "linestyle": DASHES[stage],
             "label": MODELS[stage],
         }
-        axes.plot(steps, values, **look, marker="" if len(steps) > 1 else ".")
-        chosen = (best or {}).get(stage)
-        if chosen in steps:
-            at = values[steps.index(chosen)]
-            axes.plot([chosen], [at], MARKERS[stage], color=COLOURS[stage], label="_selected")
+        axes.plot(steps, values, **style, marker="" if len(steps) > 1 else ".")
+        best_step = (best or {}).get(stage)
+        if best_step in steps:
+            best_value = values[steps.index(best_step)]
+            axes.plot(
+                [best_step], [best_value], MARKERS[stage], color=COLOURS[stage], label="_selected"
+            )
     axes.set_xlabel("step")
     axes.margins(x=0.03)
     if len(curves) > 1 or level is not None:
@@ -175,40 +185,40 @@ def _curve(
     return Panel(heading, _svg(figure, heading))
 
 
-def _drift(metrics: Metrics) -> Panel | None:
-    """Draw how far each table has moved, by step."""
+def _drift_panel(metrics: Metrics) -> Panel | None:
+    """Draw the relative change of each parameter group against the base, by step."""
     names = sorted({key for row in metrics for key in row if key.startswith("drift/")})
-    curves = {name: series(metrics, "tuned", name) for name in names}
+    curves = {name: logged_values(metrics, "tuned", name) for name in names}
     curves = {name: curve for name, curve in curves.items() if any(curve[1])}
     if not curves:
         return None
     figure, axes = _canvas()
-    for place, (name, (steps, moved)) in enumerate(curves.items()):
-        axes.plot(steps, moved, ("-", "--", ":", "-.")[place % 4], label=name.split("/")[1])
+    for index, (name, (steps, drift)) in enumerate(curves.items()):
+        axes.plot(steps, drift, ("-", "--", ":", "-.")[index % 4], label=name.split("/")[1])
     axes.set_xlabel("step")
     axes.legend(loc="best")
-    heading = "Drift of the tables"
+    heading = "Relative change of the parameters"
     return Panel(heading, _svg(figure, heading))
 
 
-def _span(group: Mapping[str, int]) -> str:
-    ends = sorted({group["shortest"], group["longest"]})
-    return "–".join(str(end) for end in ends)
+def _length_range(group: Mapping[str, int]) -> str:
+    lengths = sorted({group["shortest"], group["longest"]})
+    return "–".join(str(length) for length in lengths)
 
 
-def _groups(
-    heading: str, found: Mapping[str, Sequence[tuple[str, float]]], label: str
+def _group_panel(
+    heading: str, models: Mapping[str, Sequence[tuple[str, float]]], label: str
 ) -> Panel | None:
-    """Draw a line for each model over groups; None where there are fewer than two."""
-    shown = {key: groups for key, groups in found.items() if key in DASHES and len(groups) > 1}
-    if not shown:
+    """Draw a line over the groups for each model; None if there are fewer than two groups."""
+    curves = {key: groups for key, groups in models.items() if key in DASHES and len(groups) > 1}
+    if not curves:
         return None
     figure, axes = _canvas()
-    for key, groups in shown.items():
-        look: dict[str, Any] = {"color": COLOURS[key], "linestyle": DASHES[key]}
-        heights = [height for _, height in groups]
-        axes.plot(range(len(groups)), heights, MARKERS[key], label=MODELS[key], **look)
-    names = [name for name, _ in next(iter(shown.values()))]
+    for key, groups in curves.items():
+        style: dict[str, Any] = {"color": COLOURS[key], "linestyle": DASHES[key]}
+        values = [value for _, value in groups]
+        axes.plot(range(len(groups)), values, MARKERS[key], label=MODELS[key], **style)
+    names = [name for name, _ in next(iter(curves.values()))]
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(label)
@@ -216,43 +226,44 @@ def _groups(
     return Panel(heading, _svg(figure, heading))
 
 
-def _trade(results: Results) -> Panel | None:
+def _coverage_panel(results: Results) -> Panel | None:
+    """Draw NDCG@10 over catalogue coverage, one point per model; None without data."""
     figure, axes = _canvas()
-    drawn = False
+    empty = True
     for key in MODELS:
         accuracy = metric_value(results, key, "ndcg@10")
-        shown = results["models"].get(key, {}).get("lists", {}).get("coverage@10")
-        if accuracy is None or shown is None:
+        coverage = results["models"].get(key, {}).get("lists", {}).get("coverage@10")
+        if accuracy is None or coverage is None:
             continue
-        drawn = True
-        axes.plot([100 * shown], [accuracy], MARKERS.get(key, "^"), color=COLOURS[key])
-        axes.annotate(MODELS[key], (100 * shown, accuracy), (6, 4), textcoords="offset points")
-    if not drawn:
+        empty = False
+        axes.plot([100 * coverage], [accuracy], MARKERS.get(key, "^"), color=COLOURS[key])
+        axes.annotate(MODELS[key], (100 * coverage, accuracy), (6, 4), textcoords="offset points")
+    if empty:
         return None
     axes.margins(0.25)
-    axes.set_xlabel("share of the catalogue in any list, %")
+    axes.set_xlabel("share of the catalogue in at least one list of 10, %")
     axes.set_ylabel("NDCG@10")
-    heading = "Accuracy against diversity"
+    heading = "Accuracy and catalogue coverage"
     return Panel(heading, _svg(figure, heading))
 
 
-def _bars(results: Results, metric: str) -> Panel:
-    """Draw a bar per model, its value written above."""
+def _bar_panel(results: Results, metric: str) -> Panel:
+    """Draw a bar for each model with its value above and an error bar."""
     figure, axes = _canvas()
-    shown = [key for key in MODELS if metric_value(results, key, metric) is not None]
-    heights = [metric_value(results, key, metric) or 0.0 for key in shown]
-    axes.bar(range(len(shown)), heights, width=0.62, color=[COLOURS[key] for key in shown])
+    models = [key for key in MODELS if metric_value(results, key, metric) is not None]
+    heights = [metric_value(results, key, metric) or 0.0 for key in models]
+    axes.bar(range(len(models)), heights, width=0.62, color=[COLOURS[key] for key in models])
     base = metric_value(results, "base", metric) or 0.0
-    for place, key in enumerate(shown):
-        found = find_comparison(results, key, "base", metric)
-        top = heights[place]
-        if found is not None and key != "popularity":
-            ends = (base + found["low"], base + found["high"])
-            axes.plot([place, place], ends, color="#1a1a1a", linewidth=1.5)
-            top = max(top, ends[1])
-        label = f"{heights[place]:.4f}"
-        axes.annotate(label, (place, top), (0, 4), textcoords="offset points", ha="center")
-    axes.set_xticks(range(len(shown)), [MODELS[key].replace(" + ", "\n+ ") for key in shown])
+    for index, key in enumerate(models):
+        entry = find_comparison(results, key, "base", metric)
+        top = heights[index]
+        if entry is not None and key != "popularity":
+            interval = (base + entry["low"], base + entry["high"])
+            axes.plot([index, index], interval, color="#1a1a1a", linewidth=1.5)
+            top = max(top, interval[1])
+        label = f"{heights[index]:.4f}"
+        axes.annotate(label, (index, top), (0, 4), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(models)), [MODELS[key].replace(" + ", "\n+ ") for key in models])
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.15)
@@ -260,51 +271,50 @@ def _bars(results: Results, metric: str) -> Panel:
     return Panel(heading, _svg(figure, heading))
 
 
-def _gains(results: Results, names: Sequence[str]) -> Panel | None:
-    """Draw the gain over the base in per cent, a row per metric; None without comparisons."""
+def _change_panel(results: Results, names: Sequence[str]) -> Panel | None:
+    """Draw the change against the base in per cent, a row per metric; None without comparisons."""
     figure, axes = _canvas(height=1.2 + 0.42 * len(names))
-    drawn = False
+    empty = True
     for shift, stage in ((-0.16, "tuned"), (0.16, "control")):
-        found = [
-            (place, find_comparison(results, stage, "base", name))
-            for place, name in enumerate(names)
+        rows = [
+            (index + shift, entry)
+            for index, name in enumerate(names)
+            if (entry := find_comparison(results, stage, "base", name)) is not None
         ]
-        known = [(place, entry) for place, entry in found if entry is not None]
-        for place, entry in known:
+        for y, entry in rows:
             base = metric_value(results, "base", entry["metric"])
             if base:
-                ends = [100 * entry["low"] / base, 100 * entry["high"] / base]
-                axes.plot(ends, [place + shift] * 2, color=COLOURS[stage])
-        centres = [100 * entry["relative"] for _, entry in known]
-        places = [place + shift for place, _ in known]
-        look: dict[str, Any] = {"color": COLOURS[stage], "label": MODELS[stage]}
-        if known:
-            drawn = True
-            axes.plot(centres, places, MARKERS[stage], **look)
-    if not drawn:
+                interval = [100 * entry["low"] / base, 100 * entry["high"] / base]
+                axes.plot(interval, [y] * 2, color=COLOURS[stage])
+        if rows:
+            empty = False
+            changes = [100 * entry["relative"] for _, entry in rows]
+            style: dict[str, Any] = {"color": COLOURS[stage], "label": MODELS[stage]}
+            axes.plot(changes, [y for y, _ in rows], MARKERS[stage], **style)
+    if empty:
         return None
     axes.axvline(0, color=COLOURS["base"], linestyle=":")
     axes.set_yticks(range(len(names)), [metric_label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlabel("change to the base, %")
+    axes.set_xlabel("change against the base, %")
     figure.legend(loc="outside upper center", ncols=2)
-    heading = "Gain over the base, with 95 % intervals"
+    heading = "Change against the base, with 95 % intervals"
     return Panel(heading, _svg(figure, heading))
 
 
 def _canvas(height: float = 3.0) -> tuple[Figure, Axes]:
-    """Return an empty panel in the house style, 4.6 inches wide."""
+    """Return an empty figure, 4.6 inches wide, and its axes."""
     figure = Figure(figsize=(4.6, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
 
 
 def _svg(figure: Figure, heading: str) -> str:
-    """Return the figure as one <svg> element: no date, no metadata, ids that hash its content."""
+    """Return the figure as one <svg> element without date, metadata or random ids."""
     buffer = io.StringIO()
-    unsigned = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": heading}):
-        figure.savefig(buffer, format="svg", metadata=unsigned)
+        figure.savefig(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue()
     text = re.sub(r'<g id="[^"]*">', "<g>", text[text.index("<svg") :])
     text = re.sub(r"\s*<!--.*?-->", "", text, flags=re.DOTALL)

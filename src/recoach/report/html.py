@@ -1,7 +1,7 @@
-"""One self-contained page about a run: verdict, protocol, table, curves, lists, configuration.
+"""The report of a run, one HTML page: summary, metrics, figures, example lists, configuration.
 
-The page holds its own style and figures and asks nothing of the network; whatever comes from the
-data (ids, titles, names) is escaped.
+The page contains its style and figures and loads nothing from the network. All text from the data
+(ids, titles, names) is escaped.
 """
 
 import json
@@ -17,14 +17,16 @@ from recoach.errors import RunError
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import (
     Panel,
-    audience_panels,
     grpo_panels,
-    learning_panels,
+    pretraining_panels,
     result_panels,
+    user_group_panels,
 )
 from recoach.report.tables import (
+    CONTROL,
     MARKS,
     MODELS,
+    OBJECTIVE,
     Results,
     columns,
     find_comparison,
@@ -37,45 +39,51 @@ from recoach.report.tables import (
 )
 
 FORMAT: Final = 1
-NEEDED: Final = {
+REQUIRED: Final = {
     "name": str,
     "dataset": dict,
     "model": str,
     "protocol": dict,
     "models": dict,
 }
-COMPARED: Final = frozenset(
+COMPARISON_KEYS: Final = frozenset(
     ("a", "b", "split", "metric", "relative", "low", "high", "p_value", "verdict")
 )
-WORDS: Final = {
+PROTOCOL_SENTENCES: Final = {
     ("split", "leave_last_out"): "Each user's last interaction is the test item, the one before it "
     "the validation item; everything earlier is for training.",
-    ("split", "as given"): "Training, validation and test items are as the data came.",
-    ("ranking", "full"): "The target is ranked among the whole catalogue, not a sample of it.",
-    ("mask_seen", "all"): "Items the user has already taken are left out of the ranking.",
-    ("mask_seen", "recbole"): "As in RecBole, items already taken are left out for general models "
-    "and kept in for sequential ones.",
-    ("mask_seen", "none"): "Items the user has already taken stay in the ranking.",
-    ("ties", "against the model"): "Equal scores count against the model.",
+    (
+        "split",
+        "as given",
+    ): "The data was already split into training, validation and test items.",
+    (
+        "ranking",
+        "full",
+    ): "The target is ranked among all items, not among a sample.",
+    ("mask_seen", "all"): "Items that the user has already interacted with are masked.",
+    ("mask_seen", "recbole"): "As in RecBole, items that the user has already interacted with are "
+    "masked for general models and not for sequential ones.",
+    ("mask_seen", "none"): "Items that the user has already interacted with are not masked.",
+    ("ties", "against the model"): "Items with the same score as the target are ranked above it.",
 }
 STATISTICS: Final = {
     "users": "Users",
     "items": "Items",
     "interactions": "Interactions",
-    "average_length": "Interactions a user",
+    "average_length": "Interactions per user",
     "density": "Density",
     "fingerprint": "Fingerprint",
 }
 
 
 def write_report(run_directory: Path) -> Path:
-    """Write report.html into a run folder from the records that lie there; return its path.
+    """Write report.html from the files of a run folder and return its path.
 
-    The file appears whole or not at all. A run that has only been pretrained gets a page without
-    the GRPO parts; lists.json may be absent.
+    The file is replaced atomically. Without a fine-tuned model the page has no GRPO sections;
+    lists.json is optional.
 
     Raises:
-        RunError: a record is missing, is no valid JSON or has not the shape of a run's record.
+        RunError: a file is missing, is not valid JSON or lacks a required key.
     """
     page = _render(Path(run_directory))
     RunFolder(Path(run_directory)).write_text("report.html", page)
@@ -83,18 +91,18 @@ def write_report(run_directory: Path) -> Path:
 
 
 def _render(run: Path) -> str:
-    """Read the records and fill the template."""
-    results = _results(run / "results.json")
-    metrics = _metrics(run / "metrics.jsonl")
-    lists = _lists(run / "lists.json") if (run / "lists.json").exists() else []
-    config = _text(run / "config.toml")
-    environment = _object(run / "env.json")
+    """Read the files of the run and fill the template."""
+    results = _read_results(run / "results.json")
+    metrics = _read_metrics(run / "metrics.jsonl")
+    lists = _read_lists(run / "lists.json") if (run / "lists.json").exists() else []
+    config = _read_text(run / "config.toml")
+    environment = _read_object(run / "env.json")
     try:
         context = _context(results, metrics, lists)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{run}: the records do not fit each other ({type(error).__name__}: {error}). "
-            "Were they written by another version? Run the experiment again."
+            f"{run}: the files of the run do not match ({type(error).__name__}: {error}). Another "
+            "version of recoach may have written them. Run the experiment again."
         ) from error
     source = files("recoach.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -104,13 +112,14 @@ def _render(run: Path) -> str:
 def _context(
     results: Results, metrics: list[dict[str, Any]], lists: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the template shows, as text, rows and safe figures."""
+    """Return the variables of the template."""
     names = columns(results)
     return {
         "name": results["name"],
         "model": results["model"],
         "seed": results.get("seed", "–"),
-        "verdict": summary(results),
+        "summary": summary(results),
+        "method": _method(results),
         "dataset": results["dataset"].get("name", "–"),
         "statistics": _statistics(results["dataset"]),
         "protocol": _protocol(results["protocol"]),
@@ -119,161 +128,186 @@ def _context(
         "marks": MARKS,
         "comparisons": _comparisons(results, names),
         "stages": _stages(results),
-        "groups": _figures(results, metrics, names),
+        "sections": _figure_sections(results, metrics, names),
         "lists": lists,
         "tuned": "tuned" in results["models"],
     }
 
 
-def _figures(
+def _method(results: Results) -> list[str]:
+    """Return what is optimised and what the control is, one sentence each."""
+    if "tuned" not in results["models"]:
+        return []
+    settings = results.get("config", {}).get("grpo", {})
+    used = [f"{key} = {settings[key]}" for key in ("algorithm", "loss_type") if key in settings]
+    sentences = [OBJECTIVE]
+    if used:
+        sentences.append(f"This run uses {', '.join(used)}.")
+    if "control" in results["models"]:
+        sentences.append(CONTROL)
+    return sentences
+
+
+def _figure_sections(
     results: Results, metrics: list[dict[str, Any]], names: list[str]
 ) -> list[tuple[str, list[Panel]]]:
-    """Return the panels under their headings, SVG marked as safe; empty groups are left out."""
-    groups = {
+    """Return (heading, panels) of each section that has panels; the SVG is marked as safe."""
+    sections = {
         "Results": result_panels(results, names),
-        "Who gains": audience_panels(results),
-        "GRPO, step by step": grpo_panels(metrics, results),
-        "Training of the base": learning_panels(metrics, results),
+        "Results by user and item group": user_group_panels(results),
+        "Fine-tuning with GRPO": grpo_panels(metrics, results),
+        "Training of the base": pretraining_panels(metrics, results),
     }
     return [
         (heading, [Panel(panel.title, Markup(panel.svg)) for panel in panels])
-        for heading, panels in groups.items()
+        for heading, panels in sections.items()
         if panels
     ]
 
 
 def _statistics(dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown = [(label, dataset[key]) for key, label in STATISTICS.items() if key in dataset]
-    return [(label, _plain(figure)) for label, figure in shown]
+    return [(label, _format(dataset[key])) for key, label in STATISTICS.items() if key in dataset]
 
 
-def _plain(figure: object) -> str:
-    """Return a number the way people write it: thousands apart, few digits."""
-    if isinstance(figure, int) and not isinstance(figure, bool):
-        return f"{figure:,}"
-    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)
+def _format(value: object) -> str:
+    """Return an integer with thousands separators, a float with four digits, else the text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _protocol(protocol: Mapping[str, Any]) -> list[str]:
-    """Return the protocol as sentences; what has no sentence is shown as it is."""
-    said = [
-        WORDS.get((key, str(protocol[key])), f"{key}: {protocol[key]}.")
+    """Return the protocol as sentences, or as "key: value." where there is no sentence."""
+    sentences = [
+        PROTOCOL_SENTENCES.get((key, str(protocol[key])), f"{key}: {protocol[key]}.")
         for key in ("split", "ranking", "mask_seen", "ties")
         if key in protocol
     ]
     if "n_users" in protocol:
-        said.append(f"Averages run over {_plain(protocol['n_users'])} test users.")
+        sentences.append(f"Metrics are averaged over {_format(protocol['n_users'])} test users.")
     if "selection" in protocol:
-        said.append(f"Checkpoints are selected by {protocol['selection']}.")
-    return said
+        sentences.append(f"Checkpoints are selected by {protocol['selection']}.")
+    return sentences
 
 
 def _comparisons(results: Results, names: list[str]) -> list[dict[str, str]]:
-    """Return the recorded paired comparisons on the test items as rows of text."""
+    """Return the recorded comparisons on the test items as text."""
     pairs = (("tuned", "base"), ("control", "base"), ("tuned", "control"))
-    found = [find_comparison(results, a, b, name) for name in names for a, b in pairs]
+    entries = [find_comparison(results, a, b, name) for name in names for a, b in pairs]
     return [
         {
             "metric": metric_label(entry["metric"]),
-            "pair": f"{MODELS[entry['a']]} to {MODELS[entry['b']]}",
+            "pair": f"{MODELS[entry['a']]} against {MODELS[entry['b']]}",
             "change": format_percent(entry["relative"]),
             "interval": format_interval(results, entry),
             "p_value": format_metric(entry["p_value"]),
             "verdict": entry["verdict"],
         }
-        for entry in found
+        for entry in entries
         if entry is not None
     ]
 
 
 def _stages(results: Results) -> list[tuple[str, str]]:
-    """Say how long each stage took and which step was kept."""
-    told = []
+    """Return (label, text) of each stage: its steps, its duration and the selected step."""
+    stages = []
     for key in ("base", "control", "tuned"):
         record = results["models"].get(key, {})
-        parts = [f"{_plain(record['steps'])} steps"] if "steps" in record else []
+        parts = [f"{_format(record['steps'])} steps"] if "steps" in record else []
         parts += [f"{record['seconds']:,.0f} s"] if "seconds" in record else []
-        parts += [f"step {_plain(record['best_step'])} kept"] if "best_step" in record else []
+        parts += _selected_step(key, record)
         if record.get("share", 1) < 1:
-            parts += [f"{100 * record['share']:.0f} % of the way from the base to it"]
+            parts += [
+                f"interpolation towards the base: {100 * record['share']:.0f} % of the change kept"
+            ]
         if parts:
-            told.append((MODELS[key], ", ".join(parts)))
-    return told
+            stages.append((MODELS[key], ", ".join(parts)))
+    return stages
 
 
-def _text(path: Path) -> str:
+def _selected_step(stage: str, record: Mapping[str, Any]) -> list[str]:
+    if "best_step" not in record:
+        return []
+    if stage != "base" and record["best_step"] == 0:
+        return ["no improvement: base kept"]
+    return [f"step {_format(record['best_step'])} kept"]
+
+
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RunError(
-            f"{path}: not there. Either this is no run folder or the run has not finished."
+            f"{path}: the file is missing. Name the folder of a finished run."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}).") from error
+        raise RunError(f"{path}: cannot read the file ({error}).") from error
 
 
-def _parsed(path: Path, text: str, where: str = "") -> Any:  # noqa: ANN401
+def _parse_json(path: Path, text: str, line: int | None = None) -> Any:  # noqa: ANN401
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = where or f"line {error.lineno}"
-        raise RunError(f"{path}, {place}: not valid JSON ({error.msg}). Run again.") from error
+        raise RunError(
+            f"{path}:{line or error.lineno}: not valid JSON ({error.msg}). Run the experiment "
+            "again."
+        ) from error
 
 
-def _object(path: Path) -> dict[str, Any]:
-    record = _parsed(path, _text(path))
+def _read_object(path: Path) -> dict[str, Any]:
+    record = _parse_json(path, _read_text(path))
     if not isinstance(record, dict):
-        raise RunError(f"{path}: a JSON object was expected, found {type(record).__name__}.")
+        raise RunError(f"{path}: expected a JSON object, found {type(record).__name__}.")
     return record
 
 
-def _results(path: Path) -> dict[str, Any]:
-    """Read results.json and check the parts that every page needs."""
-    record = _object(path)
+def _read_results(path: Path) -> dict[str, Any]:
+    """Read results.json and check the keys that every report needs."""
+    record = _read_object(path)
     if record.get("format") != FORMAT:
         raise RunError(
-            f"{path}: format {record.get('format')!r} is not {FORMAT}; it was written by another "
-            "version of recoach."
+            f"{path}: format {record.get('format')!r} is not supported, only {FORMAT}. "
+            "Another version of recoach wrote the file. Run the experiment again."
         )
-    for key, kind in NEEDED.items():
+    for key, kind in REQUIRED.items():
         if not isinstance(record.get(key), kind):
-            raise RunError(f"{path}: {key!r} is missing or no {kind.__name__}.")
+            raise RunError(f"{path}: {key!r} is missing or not a {kind.__name__}.")
     if "base" not in record["models"]:
-        raise RunError(f"{path}: 'models' has no 'base'; pretrain the run first.")
-    for place, entry in enumerate(record.get("comparisons", [])):
-        if missing := sorted(COMPARED - set(entry)):
-            raise RunError(f"{path}: comparison {place} lacks {', '.join(missing)}.")
+        raise RunError(f"{path}: 'models' has no 'base'. Pretrain the run first.")
+    for index, entry in enumerate(record.get("comparisons", [])):
+        if missing := sorted(COMPARISON_KEYS - set(entry)):
+            raise RunError(f"{path}: comparisons[{index}] lacks {', '.join(missing)}.")
     return record
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; blank lines are skipped."""
-    lines = _text(path).splitlines()
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl without its blank lines."""
+    lines = _read_text(path).splitlines()
     rows = []
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        row = _parsed(path, line, f"line {line_number}")
+        row = _parse_json(path, line, line_number)
         if not isinstance(row, dict) or "stage" not in row or "step" not in row:
-            raise RunError(f"{path}, line {line_number}: a row needs a 'stage' and a 'step'.")
+            raise RunError(f"{path}:{line_number}: a row needs the keys 'stage' and 'step'.")
         rows.append(row)
     return rows
 
 
-def _lists(path: Path) -> list[dict[str, Any]]:
-    """Read lists.json; a user without a tuned list is shown with the base's alone."""
-    entries = _parsed(path, _text(path))
+def _read_lists(path: Path) -> list[dict[str, Any]]:
+    """Read lists.json; users without a list of the fine-tuned model have only the base's."""
+    entries = _parse_json(path, _read_text(path))
     if not isinstance(entries, list):
-        raise RunError(f"{path}: a JSON list was expected, found {type(entries).__name__}.")
-    for place, entry in enumerate(entries):
+        raise RunError(f"{path}: expected a JSON list, found {type(entries).__name__}.")
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"user", "history", "target", "base"} <= set(entry):
-            raise RunError(f"{path}: entry {place} needs user, history, target and base.")
+            raise RunError(f"{path}: entry {index} needs the keys user, history, target and base.")
     return [
         {
             "user": entry["user"],
             "history": entry["history"],
             "target": entry["target"],
-            "sides": [
+            "lists": [
                 (MODELS[key], entry[key], entry.get(f"{key}_rank"))
                 for key in ("base", "tuned")
                 if entry.get(key) is not None

@@ -1,4 +1,4 @@
-"""One cell of a joined suite in words and figures."""
+"""Cells of the tables of a suite, whose runs are aggregated over seeds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,48 +9,51 @@ Record = Mapping[str, Any]
 
 
 def metric_cell(cell: Record, stage: str, metric: str, *, change: bool = True) -> str:
-    """Return a test figure, with the deviation over seeds and the change against the base."""
-    there = cell["models"].get(stage)
-    if there is None:
+    """Return a test metric: mean ± standard deviation over seeds (change against the base).
+
+    The deviation is left out for a single seed, the change for the base or with `change=False`.
+    """
+    model = cell["models"].get(stage)
+    if model is None:
         return MISSING
-    found = there["test"][metric]
-    text = format_metric(found["mean"])
+    measured = model["test"][metric]
+    text = format_metric(measured["mean"])
     if len(cell["seeds"]) > 1:
-        text += f" ± {format_metric(found['sd'])}"
+        text += f" ± {format_metric(measured['sd'])}"
     if stage == "base" or not change:
         return text
-    before = cell["models"]["base"]["test"][metric]["mean"]
-    return f"{text} ({format_percent(found['mean'] / before - 1)})" if before else text
+    base = cell["models"]["base"]["test"][metric]["mean"]
+    return f"{text} ({format_percent(measured['mean'] / base - 1)})" if base else text
 
 
 def find_comparison(cell: Record, stage: str, other: str, metric: str) -> Record | None:
-    """Return the paired comparison of two models over users, if it was made."""
-    for found in cell["comparisons"]:
-        if (found["a"], found["b"], found["metric"]) == (stage, other, metric):
-            record: Record = found
-            return record
+    """Return the paired comparison of two models over users, or None if it was not recorded."""
+    for entry in cell["comparisons"]:
+        if (entry["a"], entry["b"], entry["metric"]) == (stage, other, metric):
+            result: Record = entry
+            return result
     return None
 
 
 def comparison_cell(cell: Record, stage: str, other: str, metric: str = "ndcg@10") -> str:
-    """Return the paired comparison in words, with its interval in per cent."""
-    found = find_comparison(cell, stage, other, metric)
-    if found is None:
+    """Return the result of the paired comparison and its 95 % interval in per cent."""
+    entry = find_comparison(cell, stage, other, metric)
+    if entry is None:
         return MISSING
     base = cell["models"][other]["test"][metric]["mean"]
     if not base:
-        return str(found["verdict"])
-    low, high = (format_percent(found[end] / base) for end in ("low", "high"))
+        return str(entry["verdict"])
+    low, high = (format_percent(entry[end] / base) for end in ("low", "high"))
     over_seeds = ""
-    if "seeds" in found:
+    if "seeds" in entry:
         over_seeds = "; seeds {} to {}".format(
-            *(format_percent(end / base) for end in found["seeds"])
+            *(format_percent(end / base) for end in entry["seeds"])
         )
-    return f"{found['verdict']} ({low} to {high}{over_seeds})"
+    return f"{entry['verdict']} ({low} to {high}{over_seeds})"
 
 
 def interval_note(cells: Mapping[str, Record]) -> str:
-    """Say what the intervals of several seeds' cells are."""
+    """Return how the intervals of the cells were computed, for the note of a table."""
     if all(len(cell["seeds"]) == 1 for cell in cells.values()):
         return "paired bootstrap over users"
     if all(cell["users_averaged"] for cell in cells.values()):

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and HTML: the same cells three times."""
+"""Render result tables as Markdown, LaTeX and HTML."""
 
 import base64
 import html
@@ -30,39 +30,39 @@ _LATEX: Final = str.maketrans(
 
 
 class ResultTable(NamedTuple):
-    """One table: a heading, the columns' names, rows of text, a note below."""
+    """A table of text: heading, column names, rows and a note below the table."""
 
     heading: str
-    head: tuple[str, ...]
+    columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
 
 
-def markdown(grids: Iterable[ResultTable]) -> str:
-    """Return the tables as Markdown; first columns left, the others right."""
+def markdown(tables: Iterable[ResultTable]) -> str:
+    """Return the tables as Markdown; the first column is left-aligned, the others right-aligned."""
     parts = []
-    for grid in grids:
-        rule = ["---", *("---:" for _ in grid.head[1:])]
-        rows = [grid.head, rule, *grid.rows]
+    for table in tables:
+        rule = ["---", *("---:" for _ in table.columns[1:])]
+        rows = [table.columns, rule, *table.rows]
         cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
         lines = [f"| {' | '.join(row)} |" for row in cells]
-        parts.append("\n".join([f"### {grid.heading}", "", *lines]))
-        if grid.note:
-            parts.append(grid.note)
+        parts.append("\n".join([f"### {table.heading}", "", *lines]))
+        if table.note:
+            parts.append(table.note)
     return "\n\n".join(parts) + "\n"
 
 
-def latex(grids: Iterable[ResultTable]) -> str:
-    """Return the tables as LaTeX with booktabs' rules."""
+def latex(tables: Iterable[ResultTable]) -> str:
+    """Return the tables as LaTeX with the rules of booktabs."""
     parts = []
-    for grid in grids:
-        rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in grid.rows]
+    for table in tables:
+        rows = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in table.rows]
         parts += [
             r"\begin{table}",
-            rf"\caption{{{_tex(grid.heading)}. {_tex(grid.note)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}",
+            rf"\caption{{{_escape_latex(table.heading)}. {_escape_latex(table.note)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
-            " & ".join(_tex(name) for name in grid.head) + r" \\",
+            " & ".join(_escape_latex(name) for name in table.columns) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -73,9 +73,11 @@ def latex(grids: Iterable[ResultTable]) -> str:
     return "\n".join(parts)
 
 
-def page(title: str, grids: Iterable[ResultTable], *, lead: str = "", picture: bytes = b"") -> str:
-    """Return the tables as one self-contained HTML page, below a paragraph and a PNG."""
-    body = "\n".join(_html(grid) for grid in grids)
+def html_page(
+    title: str, tables: Iterable[ResultTable], *, lead: str = "", picture: bytes = b""
+) -> str:
+    """Return one self-contained HTML page: title, lead paragraph, PNG picture, then the tables."""
+    body = "\n".join(_html_table(table) for table in tables)
     if picture:
         encoded = base64.b64encode(picture).decode()
         body = f'<p><img alt="" src="data:image/png;base64,{encoded}"></p>\n{body}'
@@ -97,16 +99,16 @@ _STYLE: Final = (
 )
 
 
-def _html(grid: ResultTable) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in grid.head)
+def _html_table(table: ResultTable) -> str:
+    header = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
     rows = "\n".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in grid.rows
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
     )
     return (
-        f"<h2>{html.escape(grid.heading)}</h2>\n<div class=wide><table><thead><tr>{head}</tr>"
-        f"</thead><tbody>\n{rows}\n</tbody></table></div>\n<p>{html.escape(grid.note)}</p>"
+        f"<h2>{html.escape(table.heading)}</h2>\n<div class=wide><table><thead><tr>{header}</tr>"
+        f"</thead><tbody>\n{rows}\n</tbody></table></div>\n<p>{html.escape(table.note)}</p>"
     )
 
 
-def _tex(text: str) -> str:
+def _escape_latex(text: str) -> str:
     return text.translate(_LATEX)

@@ -21,7 +21,7 @@ MODELS: Final = {
 """The label of each model of a run, in the order of the tables."""
 OBJECTIVE: Final = (
     "The default objective is weighted maximum likelihood of the items users took next, in GRPO's "
-    'frame; `loss_type = "grpo"` selects GRPO\'s own transform.'
+    'frame; loss_type = "grpo" selects GRPO\'s own transform.'
 )
 CONTROL: Final = (
     "The control continues the base's own supervised training for as many steps as GRPO, with the "
@@ -56,7 +56,7 @@ def comparison_table(results: Results) -> Table:
     better, ▼ significantly worse, = no significant difference in the paired test.
     """
     table = Table(
-        title=f"{results['name']}: test",
+        title=f"{results['name']}: test metrics",
         caption="change against the base; ▲ better  ▼ worse  = no significant difference",
     )
     table.add_column("Metric")

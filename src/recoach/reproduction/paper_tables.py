@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.table_cells import comparison_cell, interval_note, metric_cell
-from recoach.report.table_formats import ResultTable, latex, markdown, page
+from recoach.report.table_formats import ResultTable, html_page, latex, markdown
 from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
 from recoach.reproduction.beyond_accuracy_tables import STAGES, beyond, cutoffs
 from recoach.reproduction.datasets import Sizes, category_of
@@ -83,7 +83,7 @@ def _write(grids: list[ResultTable], name: str, folder: Path, picture: bytes = b
     texts = {
         f"{name}.md": markdown(grids),
         f"{name}.tex": latex(grids),
-        f"{name}.html": page(grids[0].heading.partition(":")[0], grids, picture=picture),
+        f"{name}.html": html_page(grids[0].heading.partition(":")[0], grids, picture=picture),
     }
     for file, text in texts.items():
         RunFolder(folder).write_text(file, text)
