@@ -116,7 +116,7 @@ def user_group_panels(results: Results) -> list[Panel]:
                 key: [(f"{bucket['items']:,}", bucket["recall@10"]) for bucket in buckets]
                 for key, buckets in by_popularity.items()
             },
-            "number of items in the group, most popular group first",
+            "items in the group, most popular group first",
         ),
         _coverage_panel(results),
     ]
@@ -236,13 +236,14 @@ def _coverage_panel(results: Results) -> Panel | None:
         if accuracy is None or coverage is None:
             continue
         empty = False
-        axes.plot([100 * coverage], [accuracy], MARKERS.get(key, "^"), color=COLOURS[key])
-        axes.annotate(MODELS[key], (100 * coverage, accuracy), (6, 4), textcoords="offset points")
+        style: dict[str, Any] = {"color": COLOURS[key], "label": MODELS[key]}
+        axes.plot([100 * coverage], [accuracy], MARKERS.get(key, "^"), **style)
     if empty:
         return None
     axes.margins(0.25)
-    axes.set_xlabel("share of the catalogue in at least one list of 10, %")
+    axes.set_xlabel("coverage@10, % of the catalogue")
     axes.set_ylabel("NDCG@10")
+    axes.legend(loc="best")
     heading = "Accuracy and catalogue coverage"
     return Panel(heading, _svg(figure, heading))
 
