@@ -16,17 +16,17 @@ from recoach.models.registry import build_model
 from recoach.simulation.toy_logs import popularity_world
 
 
-class Table(Recommender):
-    """Gives each user a fixed row of scores."""
+class ScoreTable(Recommender):
+    """A model with fixed scores for each user."""
 
-    def __init__(self, dataset, scores, reads=0):
+    def __init__(self, dataset, scores, history_length=0):
         super().__init__(PopularityConfig(), dataset.train, dataset.n_items)
         self.register_buffer("scores", torch.as_tensor(scores, dtype=torch.float32))
-        self.reads = reads
+        self._history_length = history_length
 
     @property
     def history_length(self):
-        return self.reads
+        return self._history_length
 
     def embed(self, queries):
         return Embeddings(self.scores[queries.state_users], torch.eye(self.n_items))
@@ -40,43 +40,43 @@ def ragged(rows):
     return RaggedArray(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
 
 
-def dataset_of(train, valid, test, n_items):
+def make_dataset(train, valid, test, n_items):
     ids = [pl.Series([str(i) for i in range(n)], dtype=pl.String) for n in (len(train), n_items)]
     return assemble("tiny", (ids[0], ids[1]), (ragged(train), ragged(valid), ragged(test)))
 
 
-TINY = dataset_of(
+TINY = make_dataset(
     train=[[0, 1], [2, 3, 4], [5]],
     valid=[[2], [5], []],
     test=[[3, 4], [2], [0]],
     n_items=6,
 )
-# Best first: 0 1 2 3 4 5 for everybody.
-DOWNWARDS = np.tile(np.arange(6)[::-1], (3, 1))
+# The ranking of every user is 0 1 2 3 4 5.
+DESCENDING = np.tile(np.arange(6)[::-1], (3, 1))
 
 
-def test_ranks_by_hand_with_all_of_the_past_masked():
-    found = evaluate(Table(TINY, DOWNWARDS), TINY, "test", ks=[1, 2])
-    assert found.users.tolist() == [0, 1, 2]
-    # User 0 has had 0, 1 and 2; user 1's target 2 was seen in training and is ranked all the same.
-    assert found.ranks.tolist() == [1, 2, 3, 1]
-    assert found.metrics["recall@2"].tolist() == [1, 0, 1]
-    assert found.means()["recall@2"] == pytest.approx(2 / 3)
+def test_ranks_by_hand_with_the_whole_history_masked():
+    evaluation = evaluate(ScoreTable(TINY, DESCENDING), TINY, "test", ks=[1, 2])
+    assert evaluation.users.tolist() == [0, 1, 2]
+    # The history of user 0 is 0, 1, 2. The target of user 1 is in the history and is still ranked.
+    assert evaluation.ranks.tolist() == [1, 2, 3, 1]
+    assert evaluation.metrics["recall@2"].tolist() == [1, 0, 1]
+    assert evaluation.means()["recall@2"] == pytest.approx(2 / 3)
 
 
-def test_validation_knows_the_training_past_alone_and_skips_users_without_an_item():
-    found = evaluate(Table(TINY, DOWNWARDS), TINY, "valid", ks=[1])
-    assert found.users.tolist() == [0, 1]
-    assert found.ranks.tolist() == [1, 3]
+def test_validation_masks_the_training_history_only_and_skips_users_without_a_target():
+    evaluation = evaluate(ScoreTable(TINY, DESCENDING), TINY, "valid", ks=[1])
+    assert evaluation.users.tolist() == [0, 1]
+    assert evaluation.ranks.tolist() == [1, 3]
 
 
-def test_without_a_mask_the_seen_items_stay_ahead():
-    found = evaluate(Table(TINY, DOWNWARDS), TINY, "test", ks=[1], mask_seen="none")
-    assert found.ranks.tolist() == [4, 5, 3, 1]
+def test_without_a_mask_seen_items_are_ranked_too():
+    evaluation = evaluate(ScoreTable(TINY, DESCENDING), TINY, "test", ks=[1], mask_seen="none")
+    assert evaluation.ranks.tolist() == [4, 5, 3, 1]
 
 
 @pytest.mark.parametrize(
-    ("mask_seen", "reads", "masked"),
+    ("mask_seen", "history_length", "masked"),
     [
         ("all", 0, True),
         ("all", 5, True),
@@ -86,52 +86,52 @@ def test_without_a_mask_the_seen_items_stay_ahead():
         ("none", 5, False),
     ],
 )
-def test_the_protocol_masks_by_what_a_model_reads(mask_seen, reads, masked):
-    model = Table(TINY, DOWNWARDS, reads)
-    found = evaluate(model, TINY, mask_seen=mask_seen, ks=[1])
+def test_the_recbole_protocol_masks_only_models_without_history(mask_seen, history_length, masked):
+    model = ScoreTable(TINY, DESCENDING, history_length)
+    evaluation = evaluate(model, TINY, mask_seen=mask_seen, ks=[1])
     assert masks_seen(mask_seen, model) is masked
-    assert found.protocol["seen_masked_for_this_model"] is masked
-    assert found.ranks.tolist() == ([1, 2, 3, 1] if masked else [4, 5, 3, 1])
+    assert evaluation.protocol["seen_masked_for_this_model"] is masked
+    assert evaluation.ranks.tolist() == ([1, 2, 3, 1] if masked else [4, 5, 3, 1])
 
 
-def test_ranks_are_the_same_however_many_users_are_asked_for_at_once(monkeypatch):
+def test_ranks_do_not_depend_on_the_number_of_users_per_batch(monkeypatch):
     dataset = leave_last_out(popularity_world(50, 40))
-    model = Table(dataset, np.random.default_rng(0).random((50, 40)))
-    whole = evaluate(model, dataset).ranks
+    model = ScoreTable(dataset, np.random.default_rng(0).random((50, 40)))
+    expected = evaluate(model, dataset).ranks
     monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", 7)
-    assert evaluate(model, dataset).ranks.tolist() == whole.tolist()
-    some = np.array([31, 4, 19])
-    assert evaluate(model, dataset, users=some).ranks.tolist() == whole[some].tolist()
+    assert evaluate(model, dataset).ranks.tolist() == expected.tolist()
+    users = np.array([31, 4, 19])
+    assert evaluate(model, dataset, users=users).ranks.tolist() == expected[users].tolist()
 
 
-def test_ranks_equal_sorting_everything_by_hand():
+def test_ranks_equal_sorting_all_unseen_items():
     dataset = leave_last_out(popularity_world(30, 25))
     scores = np.random.default_rng(1).random((30, 25))
-    found = evaluate(Table(dataset, scores), dataset, "test")
+    evaluation = evaluate(ScoreTable(dataset, scores), dataset, "test")
     past = histories(dataset, "test")
-    for user, rank in zip(found.users, found.ranks, strict=True):
+    for user, rank in zip(evaluation.users, evaluation.ranks, strict=True):
         order = [i for i in np.argsort(-scores[user]) if i not in past.row(int(user))]
         assert order.index(dataset.test.row(int(user))[0]) + 1 == rank
 
 
-def test_popularity_is_ranked_by_its_counts():
+def test_popularity_ranks_items_by_their_counts():
     dataset = leave_last_out(popularity_world(200, 20))
     model = build_model("popularity", dataset)
-    upside_down = Table(dataset, np.tile(-model.counts.numpy(), (200, 1)))
-    good, bad = (evaluate(m, dataset).means()["ndcg@10"] for m in (model, upside_down))
-    assert good > bad + 0.1
+    reverse = ScoreTable(dataset, np.tile(-model.counts.numpy(), (200, 1)))
+    ndcg, reverse_ndcg = (evaluate(m, dataset).means()["ndcg@10"] for m in (model, reverse))
+    assert ndcg > reverse_ndcg + 0.1
 
 
-@pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_diverged_model_is_an_error_not_a_number(broken):
-    scores = DOWNWARDS.astype(float)
-    scores[1, 2] = broken
-    with pytest.raises(ModelError, match="Table yields non-finite"):
-        evaluate(Table(TINY, scores), TINY)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverged_model_is_a_model_error(value):
+    scores = DESCENDING.astype(float)
+    scores[1, 2] = value
+    with pytest.raises(ModelError, match="ScoreTable yields non-finite"):
+        evaluate(ScoreTable(TINY, scores), TINY)
 
 
-def test_a_model_in_training_is_given_back_in_training():
-    model = Table(TINY, DOWNWARDS).train()
+def test_evaluation_restores_the_training_mode():
+    model = ScoreTable(TINY, DESCENDING).train()
     evaluate(model, TINY)
     assert model.training
     evaluate(model.eval(), TINY)
@@ -139,30 +139,30 @@ def test_a_model_in_training_is_given_back_in_training():
 
 
 @pytest.mark.parametrize("ks", [[], [0, 5]])
-def test_a_list_must_have_a_length(ks):
+def test_ks_must_be_positive(ks):
     with pytest.raises(ConfigError, match="ks"):
-        evaluate(Table(TINY, DOWNWARDS), TINY, ks=ks)
+        evaluate(ScoreTable(TINY, DESCENDING), TINY, ks=ks)
 
 
-def test_nobody_to_ask_is_an_error():
-    empty = dataset_of([[0, 1]], [[]], [[2]], 3)
+def test_a_split_without_targets_is_a_data_error():
+    empty = make_dataset([[0, 1]], [[]], [[2]], 3)
     with pytest.raises(DataError, match="valid"):
-        evaluate(Table(empty, np.zeros((1, 3))), empty, "valid")
+        evaluate(ScoreTable(empty, np.zeros((1, 3))), empty, "valid")
 
 
-def test_an_evaluation_shows_itself_in_a_line():
-    shown = repr(evaluate(Table(TINY, DOWNWARDS), TINY, ks=[2]))
-    assert shown.startswith("Evaluation(3 users, test: ")
-    assert "recall@2=0.6667" in shown
+def test_repr_of_an_evaluation_has_the_mean_metrics():
+    text = repr(evaluate(ScoreTable(TINY, DESCENDING), TINY, ks=[2]))
+    assert text.startswith("Evaluation(3 users, test: ")
+    assert "recall@2=0.6667" in text
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 1024])
-def test_lists_are_what_users_would_have_been_shown_best_first(at_once, monkeypatch):
-    monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", at_once)
-    model = Table(TINY, DOWNWARDS).train()
+@pytest.mark.parametrize("users_at_once", [1, 2, 1024])
+def test_top_lists_by_hand(users_at_once, monkeypatch):
+    monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", users_at_once)
+    model = ScoreTable(TINY, DESCENDING).train()
     users = np.array([1, 0, 2])
-    found = top_lists(model, TINY, users, 3)
-    assert found.tolist() == [[0, 1, -1], [3, 4, 5], [0, 1, 2]]
+    lists = top_lists(model, TINY, users, 3)
+    assert lists.tolist() == [[0, 1, -1], [3, 4, 5], [0, 1, 2]]
     assert top_lists(model, TINY, users, 2, mask_seen="none").tolist() == [[0, 1]] * 3
     assert top_lists(model, TINY, users[:1], 9).tolist() == [[0, 1, *[-1] * 7]]
     assert model.training

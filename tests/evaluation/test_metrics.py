@@ -10,7 +10,7 @@ RANKS = np.array([3, 2, 7, 5, 1])
 STATES = np.array([0, 1, 1, 1, 2])
 COUNTS = np.array([1, 3, 1])
 
-GAIN = [1 / math.log2(place + 1) for place in range(1, 10)]
+GAIN = [1 / math.log2(rank + 1) for rank in range(1, 10)]
 
 
 @pytest.mark.parametrize(
@@ -30,23 +30,23 @@ GAIN = [1 / math.log2(place + 1) for place in range(1, 10)]
     ],
 )
 def test_metrics_by_hand(name, expected):
-    found = per_user(RANKS, STATES, COUNTS, [1, 2, 5, 10])[name]
-    assert found.tolist() == pytest.approx(expected)
+    values = per_user(RANKS, STATES, COUNTS, [1, 2, 5, 10])[name]
+    assert values.tolist() == pytest.approx(expected)
 
 
-def test_with_one_target_a_hit_at_rank_four_discounts_by_log2_of_five():
-    found = per_user(np.array([4]), np.array([0]), np.array([1]), [3, 4])
-    assert found["ndcg@4"][0] == pytest.approx(1 / math.log2(5))
-    assert found["ndcg@3"][0] == found["mrr@3"][0] == found["recall@3"][0] == 0
+def test_ndcg_of_one_target_at_rank_four_is_one_over_log2_of_five():
+    metrics = per_user(np.array([4]), np.array([0]), np.array([1]), [3, 4])
+    assert metrics["ndcg@4"][0] == pytest.approx(1 / math.log2(5))
+    assert metrics["ndcg@3"][0] == metrics["mrr@3"][0] == metrics["recall@3"][0] == 0
 
 
-def test_every_metric_is_measured_at_every_cut():
+def test_every_metric_is_computed_at_every_cut_off():
     names = set(per_user(RANKS, STATES, COUNTS, [1, 10]))
     assert names == {f"{metric}@{k}" for metric in METRICS for k in (1, 10)}
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
-def test_metrics_lie_between_none_and_one_and_grow_with_the_list_length_of_one_target(name):
+def test_metrics_of_one_target_are_in_zero_to_one_and_grow_with_k(name):
     ranks = np.arange(1, 30)
     values = [METRICS[name](ranks, ranks - 1, np.ones(29, dtype=int), k) for k in (1, 5, 20)]
     assert all((value >= 0).all() and (value <= 1).all() for value in values)

@@ -17,22 +17,22 @@ def pairs(rows):
 
 
 def vectors(scores, nan_items=()):
-    """Return users and items whose products are these scores, NaN in whole columns."""
+    """Return user and item vectors whose products are these scores, NaN for `nan_items`."""
     items = torch.eye(len(scores[0]))
     items[list(nan_items)] = math.nan
     return torch.tensor(scores, dtype=torch.float32), items
 
 
 def sorted_rank(scores, target, seen):
-    """Sort what may be shown, the worst place for the target among equals; NaN beats it."""
+    """Return the target's rank by sorting the unmasked items; ties and NaN count against it."""
 
     def key(item):
         if math.isnan(scores[item]):
             return -math.inf if item == target else math.inf
         return scores[item]
 
-    shown = [item for item in range(len(scores)) if item == target or item not in seen]
-    return sorted(shown, key=lambda item: (-key(item), item == target)).index(target) + 1
+    ranked = [item for item in range(len(scores)) if item == target or item not in seen]
+    return sorted(ranked, key=lambda item: (-key(item), item == target)).index(target) + 1
 
 
 @st.composite
@@ -52,44 +52,44 @@ def rankings(draw):
 @given(rankings())
 def test_ranks_equal_a_sorted_list_with_ties_and_nan_against_the_target(case):
     scores, targets, seen, nan_items = case
-    found = target_ranks(*vectors(scores, nan_items), pairs(targets), pairs(seen)).tolist()
-    poisoned = [[math.nan if i in nan_items else s for i, s in enumerate(row)] for row in scores]
+    ranks = target_ranks(*vectors(scores, nan_items), pairs(targets), pairs(seen)).tolist()
+    with_nan = [[math.nan if i in nan_items else s for i, s in enumerate(row)] for row in scores]
     expected = [
-        sorted_rank(poisoned[state], target, seen[state])
+        sorted_rank(with_nan[state], target, seen[state])
         for state, row in enumerate(targets)
         for target in row
     ]
-    assert found == expected
+    assert ranks == expected
 
 
-def test_a_constant_scorer_ranks_its_target_last_not_first():
+def test_with_constant_scores_the_target_is_ranked_last():
     assert target_ranks(*vectors([[1, 1, 1, 1]]), pairs([[2]])).tolist() == [4]
 
 
-def test_a_target_without_a_number_is_last():
+def test_a_target_with_a_nan_score_is_ranked_last():
     assert target_ranks(*vectors([[3, 2, 1]], [0]), pairs([[0]])).tolist() == [3]
 
 
-def test_a_seen_item_is_ahead_of_nothing():
+def test_seen_items_are_left_out_of_the_ranking():
     users, items = vectors([[3, 2, 1]])
     assert target_ranks(users, items, pairs([[2]]), pairs([[0]])).tolist() == [2]
 
 
-def test_a_target_that_was_seen_is_still_ranked():
+def test_a_target_in_the_seen_items_is_still_ranked():
     users, items = vectors([[3, 2, 1]])
     assert target_ranks(users, items, pairs([[0]]), pairs([[0, 1]])).tolist() == [1]
 
 
-def test_ranks_do_not_depend_on_how_many_states_are_asked_for_at_once():
+def test_ranks_do_not_depend_on_the_number_of_states_in_a_call():
     users, items = torch.randn(BLOCK_SIZE + 40, 16), torch.randn(300, 16)
     targets = (torch.arange(len(users)), torch.randint(300, (len(users),)))
-    whole = target_ranks(users, items, targets)
+    expected = target_ranks(users, items, targets)
     for states in (slice(0, 1), slice(200, 290)):
         part = (torch.arange(states.stop - states.start), targets[1][states])
-        assert target_ranks(users[states], items, part).tolist() == whole[states].tolist()
+        assert target_ranks(users[states], items, part).tolist() == expected[states].tolist()
 
 
-def test_as_many_targets_as_a_block_has_rows_keep_their_own_states():
+def test_a_block_with_as_many_targets_as_rows_is_not_mistaken_for_one_target_per_row():
     users, items = torch.randn(BLOCK_SIZE // 2, 4), torch.randn(9, 4)
     rows = [[state % 9, (state + 4) % 9] for state in range(len(users))]
     alone = [
@@ -101,47 +101,47 @@ def test_as_many_targets_as_a_block_has_rows_keep_their_own_states():
 
 @settings(max_examples=50, deadline=None)
 @given(rankings(), st.integers(1, 9))
-def test_the_best_items_are_those_of_a_sorted_list(case, k):
+def test_top_items_equal_a_sorted_list(case, k):
     scores, _, seen, _ = case
     best = top_items(*vectors(scores), k, pairs(seen))
     for state, row in enumerate(scores):
-        left = sorted((s for i, s in enumerate(row) if i not in seen[state]), reverse=True)
-        shown = [item for item in best.items[state].tolist() if item >= 0]
-        assert [row[item] for item in shown] == left[:k]
-        assert len(set(shown)) == len(shown)
-        assert not set(shown) & set(seen[state])
+        unseen = sorted((s for i, s in enumerate(row) if i not in seen[state]), reverse=True)
+        top = [item for item in best.items[state].tolist() if item >= 0]
+        assert [row[item] for item in top] == unseen[:k]
+        assert len(set(top)) == len(top)
+        assert not set(top) & set(seen[state])
         assert best.items.shape[1] == min(k, len(row))
 
 
-def test_places_without_an_item_left_are_minus_one():
+def test_top_items_are_padded_with_minus_one():
     best = top_items(*vectors([[3, 2, 1], [1, 2, 3]]), 3, pairs([[0, 1], []]))
     assert best.items.tolist() == [[2, -1, -1], [2, 1, 0]]
     assert best.scores[0].tolist() == [1, -math.inf, -math.inf]
 
 
-def test_the_best_items_beyond_the_first_block_are_of_their_own_states():
+def test_top_items_of_the_second_block_use_its_own_masks():
     users, items = torch.randn(BLOCK_SIZE + 5, 4), torch.randn(9, 4)
     seen = (torch.arange(len(users)), torch.arange(len(users)) % 9)
-    whole = top_items(users, items, 3, seen)
+    result = top_items(users, items, 3, seen)
     last = top_items(users[-1:], items, 3, (seen[0][-1:] * 0, seen[1][-1:]))
-    assert whole.items[-1].tolist() == last.items[0].tolist()
+    assert result.items[-1].tolist() == last.items[0].tolist()
 
 
 @pytest.mark.parametrize(
     ("start", "stop", "expected"), [(0, 1, 0), (1, 2, 2), (2, 5, 1), (0, 9, 4)]
 )
-def test_between_finds_the_states_of_a_block(start, stop, expected):
+def test_between_returns_the_slice_of_a_block(start, stop, expected):
     states = torch.tensor([1, 1, 4, 8])
-    which = between(states, start, stop)
-    assert states[which].tolist() == [s for s in states.tolist() if start <= s < stop]
-    assert which.stop - which.start == expected
+    block = between(states, start, stop)
+    assert states[block].tolist() == [s for s in states.tolist() if start <= s < stop]
+    assert block.stop - block.start == expected
 
 
-def test_a_catalogue_too_large_for_a_full_block_is_ranked_in_smaller_ones(monkeypatch):
+def test_smaller_blocks_for_large_catalogues_give_the_same_result(monkeypatch):
     users, items = torch.randn(11, 4), torch.randn(50, 4)
     targets = (torch.arange(11).repeat_interleave(2), torch.arange(22))
     seen = (torch.tensor([0, 4, 10]), torch.tensor([3, 9, 49]))
-    wanted = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
+    expected = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
     monkeypatch.setattr(ranking, "_MAX_SCORES", 3 * 50)
-    found = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    result = target_ranks(users, items, targets, seen), top_items(users, items, 5, seen).items
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))

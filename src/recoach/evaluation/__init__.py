@@ -1,1 +1,1 @@
-"""Ranking kernels, metrics and significance."""
+"""Full ranking, metrics and significance tests."""

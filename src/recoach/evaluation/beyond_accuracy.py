@@ -1,7 +1,7 @@
-"""What a model's lists are like, beyond whether they hit: one number for all users.
+"""Beyond-accuracy metrics of recommendation lists: coverage, popularity, novelty, diversity.
 
-Popularity is the number of training interactions of an item; everything is computed from the
-log, no item features are needed.
+The popularity of an item is its number of training interactions. All metrics are computed from the
+log; no item features are needed.
 """
 
 from typing import NamedTuple
@@ -15,62 +15,68 @@ _LISTS_AT_ONCE = 2048
 
 
 class Bucket(NamedTuple):
-    """Targets of like popularity; the first bucket holds the most popular items."""
+    """Recall on the items of one range of popularity; the first bucket has the most popular."""
 
     items: int
+    """Number of items."""
     targets: int
+    """Number of targets among these items."""
     recall: float
-    """Share of the bucket's targets within the first k; nan where there is none."""
+    """Fraction of the targets ranked within the top k; nan without targets."""
 
 
 class Activity(NamedTuple):
-    """Targets of users with histories of like length."""
+    """Recall on the users of one range of history length."""
 
     shortest: int
+    """Length of the shortest history."""
     longest: int
+    """Length of the longest history."""
     targets: int
+    """Number of targets of these users."""
     recall: float
-    """Share of the group's targets within the first k."""
+    """Fraction of the targets ranked within the top k."""
 
 
 def list_metrics(lists: np.ndarray, train: RaggedArray, n_items: int) -> dict[str, float]:
     """Return coverage, Gini, popularity, novelty and diversity of lists, named like "gini@10".
 
     Args:
-        lists: int[B, k] items, best first; -1 where a list ends early.
+        lists: int[B, k] items, best first; -1 after the end of a shorter list.
         train: the training histories.
-        n_items: size of the catalogue.
+        n_items: number of items in the catalogue.
 
     Returns:
-        `coverage`: share of the catalogue in any list. `gini`: of how often items are shown, 0
-        where all are shown alike, near 1 where few are. `popularity`: mean training interactions
-        of what is shown. `novelty`: mean -log2 of the share of users who took it (an item nobody
-        took counts as taken once). `diversity`: 1 - mean cosine of the items' sets of users, over
-        the pairs within a list.
+        `coverage`: fraction of all items that are in at least one list. `gini`: Gini coefficient
+        of the exposure of items, 0 if all have the same, near 1 if few have all of it.
+        `popularity`: mean popularity of the recommended items. `novelty`: mean -log2 of the
+        fraction of users with the item in their history (at least one user is counted).
+        `diversity`: 1 - mean cosine similarity of the item pairs within a list, where an item is
+        the binary vector of its users.
     """
     k = lists.shape[1]
-    shown = lists[lists >= 0]
-    exposure = np.bincount(shown, minlength=n_items)
-    taken = np.bincount(train.values, minlength=n_items)
-    takers = np.maximum(np.diff(_takers(train, n_items).indptr), 1)
+    recommended = lists[lists >= 0]
+    exposure = np.bincount(recommended, minlength=n_items)
+    popularity = np.bincount(train.values, minlength=n_items)
+    n_users = np.maximum(np.diff(_item_user_matrix(train, n_items).indptr), 1)
     return {
         f"coverage@{k}": float((exposure > 0).mean()),
         f"gini@{k}": gini(exposure),
-        f"popularity@{k}": float(taken[shown].mean()),
-        f"novelty@{k}": float(-np.log2(takers[shown] / len(train)).mean()),
+        f"popularity@{k}": float(popularity[recommended].mean()),
+        f"novelty@{k}": float(-np.log2(n_users[recommended] / len(train)).mean()),
         f"diversity@{k}": _diversity(lists, train, n_items),
     }
 
 
 def gini(counts: np.ndarray) -> float:
-    """Return the Gini coefficient of counts, 0 where all are equal.
+    """Return the Gini coefficient of counts, 0 if all are equal.
 
     Args:
         counts: int64[I] >= 0, not all 0.
     """
-    rising = np.sort(counts).astype(np.float64)
-    ranks = 2 * np.arange(1, len(rising) + 1) - len(rising) - 1
-    return float((ranks * rising).sum() / (len(rising) * rising.sum()))
+    ascending = np.sort(counts).astype(np.float64)
+    weights = 2 * np.arange(1, len(ascending) + 1) - len(ascending) - 1
+    return float((weights * ascending).sum() / (len(ascending) * ascending.sum()))
 
 
 def popularity_buckets(
@@ -82,54 +88,54 @@ def popularity_buckets(
     k: int,
     count: int = 5,
 ) -> list[Bucket]:
-    """Return recall by popularity of the target, in buckets of equally many interactions.
+    """Return recall by popularity of the target item, in buckets of equally many interactions.
 
     Args:
         targets: int64[N] held-out items.
         ranks: int64[N] their ranks.
         train: the training histories.
-        n_items: size of the catalogue.
+        n_items: number of items in the catalogue.
         k: list length.
         count: number of buckets.
     """
-    taken = np.bincount(train.values, minlength=n_items)
-    order = np.argsort(-taken, kind="stable")
-    reached = np.cumsum(taken[order]) - taken[order]
+    popularity = np.bincount(train.values, minlength=n_items)
+    order = np.argsort(-popularity, kind="stable")
+    interactions_before = np.cumsum(popularity[order]) - popularity[order]
     bucket = np.empty(n_items, dtype=np.int64)
-    bucket[order] = np.minimum(reached * count // max(1, len(train.values)), count - 1)
-    sizes = np.bincount(bucket, minlength=count)
-    found = np.bincount(bucket[targets], minlength=count)
+    bucket[order] = np.minimum(interactions_before * count // max(1, len(train.values)), count - 1)
+    n_bucket_items = np.bincount(bucket, minlength=count)
+    n_targets = np.bincount(bucket[targets], minlength=count)
     hits = np.bincount(bucket[targets], weights=ranks <= k, minlength=count)
     return [
         Bucket(int(n), int(m), float(h / m) if m else float("nan"))
-        for n, m, h in zip(sizes, found, hits, strict=True)
+        for n, m, h in zip(n_bucket_items, n_targets, hits, strict=True)
     ]
 
 
 def activity_groups(
     lengths: np.ndarray, ranks: np.ndarray, *, k: int, count: int = 4
 ) -> list[Activity]:
-    """Return recall by length of the user's history, in groups of about as many targets.
+    """Return recall by length of the user's history, in groups with similar numbers of targets.
 
     Args:
-        lengths: int64[N] length of the history of each target's user.
+        lengths: int64[N] history length of each target's user.
         ranks: int64[N] ranks of the targets.
         k: list length.
-        count: groups at most; users with histories of one length are never parted.
+        count: maximum number of groups; users with the same length are in the same group.
     """
     edges = np.unique(np.quantile(lengths, np.arange(1, count) / count, method="higher"))
-    group = np.searchsorted(edges, lengths, side="right")
-    found = []
-    for number in np.unique(group):
-        inside = group == number
-        bounds = int(lengths[inside].min()), int(lengths[inside].max())
-        recall = float((ranks[inside] <= k).mean())
-        found.append(Activity(*bounds, int(inside.sum()), recall))
-    return found
+    group_index = np.searchsorted(edges, lengths, side="right")
+    groups = []
+    for index in np.unique(group_index):
+        in_group = group_index == index
+        bounds = int(lengths[in_group].min()), int(lengths[in_group].max())
+        recall = float((ranks[in_group] <= k).mean())
+        groups.append(Activity(*bounds, int(in_group.sum()), recall))
+    return groups
 
 
-def _takers(train: RaggedArray, n_items: int) -> sparse.csr_matrix:
-    """Return the binary items × users matrix."""
+def _item_user_matrix(train: RaggedArray, n_items: int) -> sparse.csr_matrix:
+    """Return the binary items × users matrix of the training interactions."""
     users = np.repeat(np.arange(len(train)), train.lengths)
     ones = np.ones(len(train.values), dtype=np.float32)
     matrix = sparse.csr_matrix((ones, (train.values, users)), shape=(n_items, len(train)))
@@ -138,21 +144,25 @@ def _takers(train: RaggedArray, n_items: int) -> sparse.csr_matrix:
 
 
 def _diversity(lists: np.ndarray, train: RaggedArray, n_items: int) -> float:
-    """Return 1 - mean cosine: the squared length of a list's summed unit rows holds all pairs."""
-    takers = _takers(train, n_items)
-    lengths = np.sqrt(np.diff(takers.indptr))
-    units = (sparse.diags(1 / np.maximum(lengths, 1)) @ takers).tocsr()
-    similar, pairs = 0.0, 0
+    """Return 1 - mean cosine over the pairs within lists; 0 if there are no pairs.
+
+    The squared norm of the sum of a list's unit vectors is the sum of the cosines of all its
+    ordered pairs, plus 1 for each item with users.
+    """
+    matrix = _item_user_matrix(train, n_items)
+    norms = np.sqrt(np.diff(matrix.indptr))
+    unit_vectors = (sparse.diags(1 / np.maximum(norms, 1)) @ matrix).tocsr()
+    similarity, n_pairs = 0.0, 0
     for start in range(0, len(lists), _LISTS_AT_ONCE):
         part = lists[start : start + _LISTS_AT_ONCE]
-        rows, places = np.nonzero(part >= 0)
-        items = part[rows, places]
-        chosen = sparse.csr_matrix(
+        rows, columns = np.nonzero(part >= 0)
+        items = part[rows, columns]
+        indicator = sparse.csr_matrix(
             (np.ones(len(items), dtype=np.float32), (rows, items)), shape=(len(part), n_items)
         )
-        sums = chosen @ units
-        known = np.bincount(rows, weights=lengths[items] > 0, minlength=len(part))
+        sums = indicator @ unit_vectors
+        n_with_users = np.bincount(rows, weights=norms[items] > 0, minlength=len(part))
         sizes = np.bincount(rows, minlength=len(part))
-        similar += float(sums.multiply(sums).sum() - known.sum())
-        pairs += int((sizes * (sizes - 1)).sum())
-    return 1 - similar / pairs if pairs else 0.0
+        similarity += float(sums.multiply(sums).sum() - n_with_users.sum())
+        n_pairs += int((sizes * (sizes - 1)).sum())
+    return 1 - similarity / n_pairs if n_pairs else 0.0

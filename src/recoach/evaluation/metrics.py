@@ -1,4 +1,4 @@
-"""Metrics as functions of ranks: one value for each user, averages come later."""
+"""Ranking metrics as functions of the ranks of targets: one value per user, not averaged."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,23 +9,23 @@ Metric = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def recall(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
-    """Return the share of a user's targets within the first k (with one target: the hit rate)."""
+    """Return the fraction of a user's targets in the top k; with one target, the hit rate."""
     hits = np.bincount(states, weights=ranks <= k, minlength=len(counts))
-    share: np.ndarray = hits / counts
-    return share
+    result: np.ndarray = hits / counts
+    return result
 
 
 def ndcg(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
-    """Return the discounted gain within the first k, over that of the ideal list."""
+    """Return the normalised discounted cumulative gain of the top k, with binary relevance."""
     gains = np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
-    ideal = np.cumsum(1 / np.log2(np.arange(k) + 2.0))
-    gained = np.bincount(states, weights=gains, minlength=len(counts))
-    best: np.ndarray = gained / ideal[np.minimum(counts, k) - 1]
-    return best
+    ideal_dcg = np.cumsum(1 / np.log2(np.arange(k) + 2.0))
+    dcg = np.bincount(states, weights=gains, minlength=len(counts))
+    result: np.ndarray = dcg / ideal_dcg[np.minimum(counts, k) - 1]
+    return result
 
 
 def mrr(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
-    """Return one over the rank of the first target, 0 where it is beyond k."""
+    """Return the reciprocal rank of the highest-ranked target, 0 if it is not in the top k."""
     first = np.full(len(counts), np.iinfo(np.int64).max)
     np.minimum.at(first, states, ranks)
     return np.where(first <= k, 1.0 / first, 0.0)
@@ -34,7 +34,7 @@ def mrr(ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, k: int) -> np
 METRICS: dict[str, Metric] = {"mrr": mrr, "ndcg": ndcg, "recall": recall}
 
 METRIC_NAME = rf"^({'|'.join(METRICS)})@[1-9]\d*$"
-"""What a metric at a cut-off is called, like "ndcg@10"."""
+"""Pattern of the name of a metric at a cut-off, such as "ndcg@10"."""
 
 
 def per_user(
@@ -45,7 +45,7 @@ def per_user(
     Args:
         ranks: int64[N] 1-based rank of each target.
         states: int64[N] state of each target.
-        counts: int64[B] targets of each state, at least 1.
+        counts: int64[B] number of targets of each state, at least 1.
         ks: list lengths.
     """
     return {
