@@ -3,34 +3,34 @@ PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint con
 
 .PHONY: demo test check docs results bench soak clean
 
-## make demo     set up .venv and run the main job on the embedded shop
+## make demo     set up .venv and improve a recommender on a simulated log
 demo: .venv/installed
 	.venv/bin/recoach demo
 
-## make test     set up .venv with the tests and run them
+## make test     set up .venv and run the tests
 test: .venv/tested
 	.venv/bin/pytest
 
-## make check    lint, types, import floors
+## make check    lint, types, import layers
 check: .venv/checked
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-## make docs     build the pages into site/, strictly
+## make docs     build the documentation into site/; warnings are errors
 docs: .venv/documented
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # with --quiet nothing counts as a warning
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # --quiet would hide warnings from --strict
 
 ## make results  write results/ and the tables of the documents from committed and finished runs
 results: .venv/installed
 	.venv/bin/python -m recoach.reproduction.collect
 
-## make bench    measure speed against the peers, each in its own environment (hours)
+## make bench    compare the speed with other libraries, each in its own environment (hours)
 bench: .venv/installed
 	.venv/bin/python benchmarks/run.py
 
-## make soak     kill commands at hundreds of moments, go on, compare (under 30 minutes)
+## make soak     kill commands hundreds of times, resume and compare (under 30 minutes)
 soak: .venv/tested
 	.venv/bin/python benchmarks/soak.py
 

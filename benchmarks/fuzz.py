@@ -1,10 +1,10 @@
-"""Readers under mutations that look for new branches (atheris, of the `fuzz` extra).
+"""Coverage-guided fuzzing of the file readers with atheris (the `fuzz` extra).
 
     python benchmarks/fuzz.py TARGET [SECONDS]
 
-Targets are csv, tsv, jsonl, parquet, inter, sequence, gzip, config and checkpoint. Whatever a
-reader does with bytes but take them or raise its RecoachError ends the program with a traceback,
-and the bytes stay in a `crash-*` file of the working folder.
+Targets are csv, tsv, jsonl, parquet, inter, sequence, gzip, config and checkpoint. A reader must
+accept its input or raise a RecoachError; anything else ends the program with a traceback, and the
+input is saved as `crash-*` in the working directory.
 """
 
 import os
@@ -45,10 +45,10 @@ def read_log(path: Path) -> None:
     log.frame()
 
 
-def seeds(target: str, folder: Path) -> None:
-    """Write a good file or two for the mutations to start from."""
+def write_seed_inputs(target: str, folder: Path) -> None:
+    """Write a valid file from which the mutations start."""
     rows = shop(n_users=4, n_items=40).interactions.frame().head(6)
-    path = folder / f"good{SUFFIXES.get(target, '')}"
+    path = folder / f"valid{SUFFIXES.get(target, '')}"
     if target in ("csv", "gzip"):
         rows.write_csv(path, compression="gzip" if target == "gzip" else "uncompressed")
     elif target in ("tsv", "inter"):
@@ -71,22 +71,22 @@ def main() -> None:
     readers |= {"config": read_config, "checkpoint": load_tensors}
     read = readers[target]
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / f"x{SUFFIXES.get(target, '')}"
+        path = Path(name) / f"input{SUFFIXES.get(target, '')}"
         corpus = Path(name) / "corpus"
         corpus.mkdir()
-        seeds(target, corpus)
+        write_seed_inputs(target, corpus)
 
-        def one(content: bytes) -> None:
+        def read_input(content: bytes) -> None:
             path.write_bytes(content)
             try:
                 read(path)
             except RecoachError as error:
-                said = str(error)
-                if len(said) > 1000 or (target in SUFFIXES and "\n" in said):
-                    raise AssertionError(said) from error
+                message = str(error)
+                if len(message) > 1000 or (target in SUFFIXES and "\n" in message):
+                    raise AssertionError(message) from error
 
         options = [f"-max_total_time={seconds}", "-max_len=65536", "-rss_limit_mb=4096"]
-        atheris.Setup([sys.argv[0], *options, str(corpus)], one)
+        atheris.Setup([sys.argv[0], *options, str(corpus)], read_input)
         atheris.Fuzz()
 
 

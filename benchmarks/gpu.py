@@ -1,7 +1,7 @@
-"""Measure our own rows on a GPU: `python benchmarks/gpu.py FOLDER`.
+"""Measure Recoach on a GPU, without peers: `python benchmarks/gpu.py FOLDER`.
 
-FOLDER holds Toys as `log.inter`. Absolute figures, one program after the other on a card that does
-nothing else; they are written to `gpu.json`, and `table.py` puts them into the page.
+FOLDER contains the Toys log as `log.inter`. The programs run one after another on a GPU that is
+otherwise idle. The results are written to `gpu.json`; `table.py` copies them into README.md.
 """
 
 import json
@@ -12,13 +12,13 @@ from pathlib import Path
 from run import Bench
 
 HERE = Path(__file__).resolve().parent
-WORKS = {
-    "sasrec_epoch": ("ours", {"steps": 60}),
-    "plain_epoch": ("ours", {"steps": 30}),
-    "lightgcn_epoch": ("ours", {}),
-    "rank": ("ours", {}),
-    "grpo_step": ("ours", {}),
-    "softmax_peak": ("ours", {}),
+TASKS = {
+    "sasrec_epoch": ("recoach_run", {"steps": 60}),
+    "plain_epoch": ("recoach_run", {"steps": 30}),
+    "lightgcn_epoch": ("recoach_run", {}),
+    "rank": ("recoach_run", {}),
+    "grpo_step": ("recoach_run", {}),
+    "softmax_peak": ("recoach_run", {}),
     "large": ("scale", {}),
     "paper": ("scale", {}),
 }
@@ -26,14 +26,14 @@ WORKS = {
 
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(folder, Path(scratch), rounds=1)
         (Path(scratch) / "toys").symlink_to(folder)
-        for work, (program, options) in WORKS.items():
-            found[work] = bench.run(program, work, "toys", **options)
-            print(json.dumps(found[work]), flush=True)
-            (HERE / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+        for task, (program, options) in TASKS.items():
+            results[task] = bench.run(program, task, "toys", **options)
+            print(json.dumps(results[task]), flush=True)
+            (HERE / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write what `results.json` holds into README.md, between its marks; draw the growth plot."""
+"""Write the tables of `results.json` and `gpu.json` into README.md, and draw the growth plot."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ PACKAGES = {
     "pandas": "pandas",
     "implicit": "implicit",
 }
-"""The package that a row's peer is a version of, by the first word of its name."""
+"""Package whose version is printed, by the lower-case name of the peer."""
 
 
 def _number(value: float) -> str:
@@ -34,16 +34,16 @@ def _number(value: float) -> str:
 def _verdict(row: dict) -> str:
     if row["bar"] is None:
         return "–"
-    bar = f"{row['bar']:.2g}"
+    target = f"{row['bar']:.2g}"
     if row.get("verdict"):
-        return f"≥ {bar}, {row['verdict']}"
-    return f"≥ {bar}" if row["ratio"] >= row["bar"] else f"≥ {bar}, **missed**"
+        return f"≥ {target}, {row['verdict']}"
+    return f"≥ {target}" if row["ratio"] >= row["bar"] else f"≥ {target}, **missed**"
 
 
 def rows_table(results: dict) -> str:
-    """Return every row: ratios above 1 are in our favour."""
+    """Return the table of all comparisons; above a ratio of 1 Recoach is better."""
     lines = [
-        "| work | peer | ours | theirs | ratio | bar | |",
+        "| task | peer | Recoach | peer's value | ratio | target | |",
         "|---|---|---:|---:|---:|---|---|",
     ]
     for rows in results["rows"].values():
@@ -52,7 +52,7 @@ def rows_table(results: dict) -> str:
             package = PACKAGES.get(row["peer"].split(",")[0].lower(), "")
             version = row["versions"].get(package)
             peer += f" ({version})" if version else ""
-            ours, theirs = (f"{_number(row[side])} {row['unit']}" for side in ("ours", "theirs"))
+            ours, theirs = (f"{_number(row[key])} {row['unit']}" for key in ("ours", "theirs"))
             ratio = f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}"
             cells = (row["work"], peer, ours, theirs, ratio, _verdict(row), row["note"])
             lines.append("| " + " | ".join(cells) + " |")
@@ -62,20 +62,20 @@ def rows_table(results: dict) -> str:
 def growth_table(results: dict) -> str:
     """Return log-log slopes and peak memory along each axis."""
     lines = [
-        "| grows ×16 | from | slope of an epoch | slope of ranking | peak memory |",
+        "| axis, grows ×16 | from | slope, epoch | slope, ranking | peak memory |",
         "|---|---:|---:|---:|---:|",
     ]
-    for axis, found in results.get("growth", {}).items():
-        peaks = found["peak_mib"]
+    for axis, series in results.get("growth", {}).items():
+        peaks = series["peak_mib"]
         lines.append(
-            f"| {axis} | {found['sizes'][0]:,} | {found['epoch_slope']:.2f} | "
-            f"{found['rank_slope']:.2f} | {peaks[0]:,} → {peaks[-1]:,} MiB |"
+            f"| {axis} | {series['sizes'][0]:,} | {series['epoch_slope']:.2f} | "
+            f"{series['rank_slope']:.2f} | {peaks[0]:,} → {peaks[-1]:,} MiB |"
         )
     return "\n".join(lines) + "\n"
 
 
 def large_table(results: dict) -> str:
-    """Return the figures of a million items and the quality of the stratified estimator."""
+    """Return the tables on a catalogue of a million items and on the stratified estimator."""
     large, quality = results.get("large"), results.get("stratified")
     lines = []
     if large:
@@ -87,52 +87,53 @@ def large_table(results: dict) -> str:
             "rank_4096_users_s": "full ranking of 4,096 users",
         }
         lines += [f"| {title} | {large[key]:.2f} s |" for key, title in names.items()]
-        lines += [f"| peak memory of all of it | {large['peak_mib']:,} MiB |", ""]
+        lines += [f"| peak memory of all tasks | {large['peak_mib']:,} MiB |", ""]
     if quality:
         lines += [
-            f"| Toys, {quality['items']:,} items | validation NDCG@10, the base and each epoch | |",
+            f"| Toys, {quality['items']:,} items | validation NDCG@10: base, then each epoch | |",
             "|---|---|---:|",
         ]
-        for name, found in quality.items():
-            if isinstance(found, dict) and "seconds" in found:
-                values = " ".join(f"{v:.4f}" for v in found["ndcg@10 from the base on"])
-                lines.append(f"| {name} | {values} | {found['seconds']:.0f} s |")
+        for name, curve in quality.items():
+            if isinstance(curve, dict) and "seconds" in curve:
+                values = " ".join(f"{v:.4f}" for v in curve["ndcg@10 from the base on"])
+                lines.append(f"| {name} | {values} | {curve['seconds']:.0f} s |")
     return "\n".join(lines) + "\n"
 
 
 def paper_table(results: dict, digits: int = 2) -> str:
-    """Return what the paper's budget would cost here: 200 epochs, then 1,000 of GRPO."""
+    """Return the estimated hours of the paper's budget: 200 epochs, then 1,000 of GRPO."""
     lines = [
-        "| | base: steps, seconds each | GRPO: steps, seconds each | hours |",
+        "| | base: steps × seconds | GRPO: steps × seconds | hours |",
         "|---|---:|---:|---:|",
     ]
     for name, cell in results.get("paper", {}).get("cells", {}).items():
-        parts = [(cell[f"{stage}_steps"], cell[f"{stage}_step_s"]) for stage in ("base", "grpo")]
-        hours = sum(steps * seconds for steps, seconds in parts) / 3600
-        shown = " | ".join(f"{steps:,} × {seconds:.{digits}f}" for steps, seconds in parts)
+        stages = [(cell[f"{stage}_steps"], cell[f"{stage}_step_s"]) for stage in ("base", "grpo")]
+        hours = sum(steps * seconds for steps, seconds in stages) / 3600
+        columns = " | ".join(f"{steps:,} × {seconds:.{digits}f}" for steps, seconds in stages)
         title = name.replace("/", ", ").replace("_", " ")
-        lines.append(f"| {title} | {shown} | {hours:,.{max(0, digits - 3)}f} |")
+        lines.append(f"| {title} | {columns} | {hours:,.{max(0, digits - 3)}f} |")
     return "\n".join(lines) + "\n"
 
 
-def gpu_table(found: dict) -> str:
-    """Return our own figures on a GPU, absolute."""
-    if not found:
+def gpu_table(results: dict) -> str:
+    """Return the measurements of Recoach on a GPU."""
+    if not results:
         return ""
-    versions = found["sasrec_epoch"]["versions"]
+    versions = results["sasrec_epoch"]["versions"]
     epoch, plain = (
-        found[f"{name}_epoch"]["positions_per_epoch"] / found[f"{name}_epoch"]["seconds_per_epoch"]
+        results[f"{name}_epoch"]["positions_per_epoch"]
+        / results[f"{name}_epoch"]["seconds_per_epoch"]
         for name in ("sasrec", "plain")
     )
-    steps = found["grpo_step"]
+    steps = results["grpo_step"]
     lines = [
         f"One {versions['gpu']}, torch {versions['torch']}; Toys.",
         "",
-        "| work | |",
+        "| task | |",
         "|---|---:|",
         f"| SASRec, positions trained (the plain loop) | {epoch:,.0f} /s ({plain:,.0f} /s) |",
-        f"| LightGCN, epoch | {found['lightgcn_epoch']['seconds_per_epoch']:.2f} s |",
-        f"| rank all users | {1e3 * found['rank']['seconds']:.0f} ms |",
+        f"| LightGCN, epoch | {results['lightgcn_epoch']['seconds_per_epoch']:.2f} s |",
+        f"| rank all users | {1e3 * results['rank']['seconds']:.0f} ms |",
     ]
     names = {
         "cross_entropy": "cross-entropy step, 512 states",
@@ -142,14 +143,14 @@ def gpu_table(found: dict) -> str:
         "plain": "plain sampled step",
     }
     lines += [f"| {title} | {1e3 * steps[name]:.1f} ms |" for name, title in names.items()]
-    for shape, peak in found["softmax_peak"].items():
+    for shape, peak in results["softmax_peak"].items():
         if "x" in shape:
             states, items = shape.split("x")
             lines.append(
                 f"| catalogue softmax, {states} states × {items} items | {peak['ms']:.2f} ms, "
-                f"{100 * peak['share']:.0f} % of its products' own speed |"
+                f"{100 * peak['share']:.0f} % of the speed of its matrix products |"
             )
-    large = found["large"]
+    large = results["large"]
     for key, title in {
         "cross_entropy_step_s": "1,000,000 items: cross-entropy step, 512 states",
         "stratified_step_s": "1,000,000 items: GRPO step, stratified, 8,192 draws",
@@ -157,13 +158,13 @@ def gpu_table(found: dict) -> str:
         "rank_4096_users_s": "1,000,000 items: full ranking of 4,096 users",
     }.items():
         lines.append(f"| {title} | {1e3 * large[key]:.0f} ms |")
-    lines += [f"| 1,000,000 items: peak memory of the card | {large['peak_gpu_mib']:,} MiB |", ""]
-    lines += ["The paper's budget there, and a whole column of its Table 3:", ""]
-    return "\n".join(lines) + "\n" + paper_table(found, digits=4)
+    lines += [f"| 1,000,000 items: peak GPU memory | {large['peak_gpu_mib']:,} MiB |", ""]
+    lines += ["The paper's budget on this GPU, for the cells of its Table 3:", ""]
+    return "\n".join(lines) + "\n" + paper_table(results, digits=4)
 
 
 def write(results: dict) -> None:
-    """Put the tables between the marks of README.md."""
+    """Replace the text between the markers in README.md by the tables."""
     path = HERE / "README.md"
     before, rest = path.read_text().split(BEGIN)
     _, after = rest.split(END)
@@ -185,7 +186,7 @@ def write(results: dict) -> None:
 
 
 def draw(growth: dict) -> None:
-    """Draw seconds and memory against size, both axes logarithmic."""
+    """Draw seconds and memory against size on logarithmic axes."""
     mpl.rcParams["svg.hashsalt"] = "growth"
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -195,10 +196,10 @@ def draw(growth: dict) -> None:
         "peak_mib": "peak memory, MiB",
     }
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
-        for axis, found in growth.items():
-            scale = [size / found["sizes"][0] for size in found["sizes"]]
-            panel.loglog(scale, found[key], marker="o", label=axis)
-        panel.set(title=title, xlabel="size, times the smallest", xticks=scale)
+        for axis, series in growth.items():
+            scale = [size / series["sizes"][0] for size in series["sizes"]]
+            panel.loglog(scale, series[key], marker="o", label=axis)
+        panel.set(title=title, xlabel="size relative to the smallest", xticks=scale)
         panel.set_xticklabels([f"{s:.0f}" for s in scale])
         panel.minorticks_off()
     panels[0].legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Our side of the benchmarks runs: with few steps, on a small log. Nothing is timed."""
+"""The benchmark tasks of Recoach run on a small log with few steps; times are not checked."""
 
 import importlib.util
 import json
@@ -13,9 +13,9 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def ours():
-    sys.path.insert(0, str(BENCHMARKS))  # the programs import one another
-    spec = importlib.util.spec_from_file_location("ours", BENCHMARKS / "ours.py")
+def recoach_run():
+    sys.path.insert(0, str(BENCHMARKS))  # the programs import each other
+    spec = importlib.util.spec_from_file_location("recoach_run", BENCHMARKS / "recoach_run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("work", "options", "found"),
+    ("task", "options", "keys"),
     [
         ("sasrec_epoch", {"steps": 2}, {"seconds_per_epoch", "positions_per_epoch"}),
         ("plain_epoch", {"steps": 2}, {"seconds_per_epoch", "positions_per_epoch"}),
@@ -48,9 +48,9 @@ def folder(tmp_path_factory):
         ("load", {"k_core": 0}, {"seconds", "users", "items", "rows"}),
     ],
 )
-def test_a_work_answers_with_its_figures(work, options, found, ours, folder, tmp_path):
+def test_a_task_writes_its_results(task, options, keys, recoach_run, folder, tmp_path):
     out = tmp_path / "out.json"
-    getattr(ours, work)(folder, out, **options)
-    answer = json.loads(out.read_text())
-    assert set(answer) == found | {"peak_mib", "versions"}
-    assert all(answer[name] > 0 for name in found)
+    getattr(recoach_run, task)(folder, out, **options)
+    result = json.loads(out.read_text())
+    assert set(result) == keys | {"peak_mib", "versions"}
+    assert all(result[key] > 0 for key in keys)

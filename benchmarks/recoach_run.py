@@ -1,7 +1,7 @@
-"""Recoach's own part of the benchmarks: `ours.py WORK FOLDER OUT [KEY=VALUE …]`.
+"""Measure one task with Recoach: `recoach_run.py TASK FOLDER OUT [KEY=VALUE …]`.
 
-FOLDER holds `log.inter`; OUT is a JSON object, or a JSON line an epoch for a learning curve. The
-peers' programs keep the same contract, each in an environment of its own.
+FOLDER contains `log.inter`. OUT is written as a JSON object, or as one JSON line per epoch for a
+learning curve. The programs of the peers take the same arguments; each runs in its own environment.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
 
 import torch
-from plain import PlainSASRec, padded_batches, plain_grpo_step
+from plain_pytorch import PlainSASRec, padded_batches, plain_grpo_step
 
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import PrepareConfig, prepare
@@ -40,11 +40,13 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
-def log_of(folder: Path) -> Dataset:
+def read_dataset(folder: Path) -> Dataset:
+    """Return the split log of a folder."""
     return leave_last_out(read_interactions(folder / "log.inter"))
 
 
-def answer(out: Path, result: dict[str, object]) -> None:
+def write_result(out: Path, result: dict[str, object]) -> None:
+    """Write a result with the peak memory (MiB) and the versions."""
     versions = {name: version(name) for name in ("recoach", "torch")}
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     versions["python"] = platform.python_version()
@@ -55,130 +57,136 @@ def answer(out: Path, result: dict[str, object]) -> None:
 
 
 def median_seconds(step: Callable[[], object], steps: int, warm_up: int = 3) -> float:
-    """Return the median seconds of a step after some that are not counted."""
-    taken = []
+    """Return the median seconds of a step; the first `warm_up` steps are not counted."""
+    seconds = []
     for _ in range(warm_up + steps):
-        finish()
+        synchronize()
         start = time.perf_counter()
         step()
-        finish()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[warm_up:])
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[warm_up:])
 
 
-def finish() -> None:
-    """Wait for what a GPU still has to do."""
+def synchronize() -> None:
+    """Wait until the GPU has finished, if there is one."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def steps_of(trainer: SupervisedTrainer | GRPOTrainer) -> Callable[[], object]:
-    """Return a function that makes the next batch and takes the step, as training does."""
+def training_step(trainer: SupervisedTrainer | GRPOTrainer) -> Callable[[], object]:
+    """Return a function that builds the next batch and trains on it, as the training loop does."""
     epochs = (trainer.epoch(stream(SEED, "batches", epoch)) for epoch in itertools.count())
     batches = itertools.chain.from_iterable(epochs)
     return lambda: trainer.step(next(batches), stream(SEED, "draws"))  # type: ignore[arg-type]
 
 
 def sasrec_curve(folder: Path, out: Path, batch: int = 512, patience: int = 10) -> None:
-    """Train SASRec to its early stopping; a line an evaluation, validation unmasked."""
+    """Train SASRec until early stopping; write a line per evaluation (seen items not masked)."""
 
-    class Lines(Callback):
+    class WriteLines(Callback):
         def on_row(self, row: dict[str, float]) -> None:
             names = ("epoch", "step", "seconds", "valid/ndcg@10")
             with out.open("a") as lines:
                 lines.write(json.dumps({name: row[name] for name in names}) + "\n")
 
-    data = log_of(folder)
+    data = read_dataset(folder)
     out.write_text("")
     config = PretrainConfig(batch_size=batch, patience=patience)
-    context = RunContext(seed=SEED, mask_seen="none", callback=Lines())
+    context = RunContext(seed=SEED, mask_seen="none", callback=WriteLines())
     pretrain(build_model("sasrec", data, seed=SEED).to(DEVICE), data, config, context)
 
 
 def sasrec_epoch(folder: Path, out: Path, steps: int = 100, batch: int = 512) -> None:
-    data = log_of(folder)
+    data = read_dataset(folder)
     model = build_model("sasrec", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=batch), data)
-    seconds = median_seconds(steps_of(trainer), steps) * len(trainer)
+    seconds = median_seconds(training_step(trainer), steps) * len(trainer)
     positions = int((data.train.lengths - 1).clip(min=0).sum())
-    answer(out, {"seconds_per_epoch": seconds, "positions_per_epoch": positions})
+    write_result(out, {"seconds_per_epoch": seconds, "positions_per_epoch": positions})
 
 
 def plain_epoch(folder: Path, out: Path, steps: int = 20, batch: int = 128) -> None:
-    """The same architecture and loss in the loop that tutorials show: padded, float32."""
-    data = log_of(folder)
+    """Time the same architecture and loss in a plain PyTorch loop: padded batches, float32."""
+    data = read_dataset(folder)
     model = PlainSASRec(data.n_items).to(DEVICE)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     rows = int((data.train.lengths > 1).sum())
     batches = padded_batches(data, batch)
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model.loss(*next(batches)).backward()
-        optimiser.step()
+        optimizer.step()
 
     seconds = median_seconds(step, steps) * -(-rows // batch)
     positions = int((data.train.lengths - 1).clip(min=0).sum())
-    answer(out, {"seconds_per_epoch": seconds, "positions_per_epoch": positions})
+    write_result(out, {"seconds_per_epoch": seconds, "positions_per_epoch": positions})
 
 
 def lightgcn_epoch(folder: Path, out: Path, steps: int = 120) -> None:
-    data = log_of(folder)
+    data = read_dataset(folder)
     model = build_model("lightgcn", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=2048), data)
-    seconds = median_seconds(steps_of(trainer), steps) * len(trainer)
-    answer(out, {"seconds_per_epoch": seconds})
+    seconds = median_seconds(training_step(trainer), steps) * len(trainer)
+    write_result(out, {"seconds_per_epoch": seconds})
 
 
 def rank(folder: Path, out: Path) -> None:
-    data = log_of(folder)
+    data = read_dataset(folder)
     model = build_model("lightgcn", data, seed=SEED).to(DEVICE)
-    run = lambda: evaluate(model, data, "test", ks=(10, 50), mask_seen="all")  # noqa: E731
-    answer(out, {"seconds": median_seconds(run, 5, warm_up=1)})
+    seconds = median_seconds(
+        lambda: evaluate(model, data, "test", ks=(10, 50), mask_seen="all"), 5, warm_up=1
+    )
+    write_result(out, {"seconds": seconds})
 
 
 def grpo_step(folder: Path, out: Path, steps: int = 40, group: int = 4096) -> None:
-    """One step of cross-entropy, of exact and of sampled GRPO, and of the plain sampled one."""
-    data, found = log_of(folder), {}
+    """Time a step of cross-entropy, exact and sampled GRPO, and plain PyTorch sampled GRPO."""
+    data = read_dataset(folder)
     model = build_model("sasrec", data, seed=SEED).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=512), data)
     sampled = {"estimator": "sampled", "loss_type": "grpo", "num_generations": group}
     exact = {"loss_type": "grpo"}
-    choices = {"exact": exact, "exact_kl": exact | {"beta": 0.1}, "sampled": sampled}
-    rounds: dict[str, list[float]] = {}
-    workers = {"cross_entropy": steps_of(trainer), "plain": plain_grpo_step(model, data, group)}
-    for name, settings in choices.items():
+    variants = {"exact": exact, "exact_kl": exact | {"beta": 0.1}, "sampled": sampled}
+    seconds: dict[str, list[float]] = {}
+    step_functions = {
+        "cross_entropy": training_step(trainer),
+        "plain": plain_grpo_step(model, data, group),
+    }
+    for name, settings in variants.items():
         args = GRPOConfig(
             **{"temperature": 1.0, "batch_size": 512, "reward_smoothing": 0} | settings
         )
-        workers[name] = steps_of(GRPOTrainer(model, args=args, train_dataset=data))
+        step_functions[name] = training_step(GRPOTrainer(model, args=args, train_dataset=data))
         model.requires_grad_(True)
-    for _ in range(4):  # in turns: a noisy minute meets all of them
-        for name, step in workers.items():
-            few = steps // 4 if name in ("cross_entropy", "exact") else 4
-            rounds.setdefault(name, []).append(median_seconds(step, few, warm_up=2))
-    found = {name: statistics.median(values) for name, values in rounds.items()}
-    answer(out, found)
+    for _ in range(4):  # take turns, so that noise on the machine affects all kinds of steps
+        for name, step in step_functions.items():
+            n_steps = steps // 4 if name in ("cross_entropy", "exact") else 4
+            seconds.setdefault(name, []).append(median_seconds(step, n_steps, warm_up=2))
+    write_result(out, {name: statistics.median(values) for name, values in seconds.items()})
 
 
 def load(folder: Path, out: Path, k_core: int = 5) -> None:
-    """Read, filter and split the log by the front door, cache and all."""
+    """Time `prepare`: read, filter and split the log, and write the cache."""
     with tempfile.TemporaryDirectory() as cache:
         start = time.perf_counter()
         data = prepare(folder / "log.inter", Path(cache), PrepareConfig(k_core=k_core))
         seconds = time.perf_counter() - start
     rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
     sizes = {"users": data.n_users, "items": data.n_items, "rows": rows}
-    answer(out, {"seconds": seconds} | sizes)
+    write_result(out, {"seconds": seconds} | sizes)
 
 
 def softmax_peak(folder: Path, out: Path) -> None:
-    """Share of the products' own speed in the catalogue softmax, forward and backward."""
+    """Measure the speed of the catalogue softmax relative to its matrix products alone."""
     shapes = ((512, 12_000), (2048, 26_000))
-    answer(out, {f"{states}x{items}": _peak(states, items) for states, items in shapes})
+    write_result(
+        out, {f"{states}x{items}": _softmax_peak(states, items) for states, items in shapes}
+    )
 
 
-def _peak(states: int, n_items: int) -> dict[str, float]:
+def _softmax_peak(states: int, n_items: int) -> dict[str, float]:
     users = torch.randn(states, 64, device=DEVICE).mul_(0.5).requires_grad_()
     items = torch.randn(n_items, 64, device=DEVICE).mul_(0.5).requires_grad_()
     targets = torch.randint(n_items, (states,), device=DEVICE)
@@ -186,23 +194,24 @@ def _peak(states: int, n_items: int) -> dict[str, float]:
     block = users.detach()[: catalogue.block_size].to(catalogue.product)
     scores, p = (room[: len(block)] for room in catalogue.rooms)
     p.fill_(1e-4)
-    products = (
+    matrix_products = (
         lambda: torch.mm(block, catalogue.cast.T, out=scores),
         lambda: p @ catalogue.cast,
         lambda: p.T @ block,
     )
-    alone = sum(median_seconds(product, 30) for product in products) * states / len(block)
-    whole = median_seconds(lambda: cross_entropy(users, items, targets).backward(), 30)
+    n_blocks = states / len(block)
+    products = sum(median_seconds(product, 30) for product in matrix_products) * n_blocks
+    total = median_seconds(lambda: cross_entropy(users, items, targets).backward(), 30)
     gflop = 6e-9 * states * n_items * 64
     return {
-        "share": alone / whole,
-        "gflops": gflop / whole,
-        "products_gflops": gflop / alone,
-        "ms": 1e3 * whole,
+        "share": products / total,
+        "gflops": gflop / total,
+        "products_gflops": gflop / products,
+        "ms": 1e3 * total,
     }
 
 
 if __name__ == "__main__":
-    work, folder, out, *rest = sys.argv[1:]
+    task, folder, out, *rest = sys.argv[1:]
     options = {key: int(value) for key, value in (option.split("=") for option in rest)}
-    globals()[work](Path(folder), Path(out), **options)
+    globals()[task](Path(folder), Path(out), **options)
