@@ -22,7 +22,7 @@ check: .venv/checked
 docs: .venv/documented
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # --quiet would hide warnings from --strict
 
-## make results  write results/ and the tables of the documents from committed and finished runs
+## make results  write results/ and the tables of the documentation
 results: .venv/installed
 	.venv/bin/python -m recoach.reproduction.collect
 
