@@ -29,22 +29,22 @@ VARIANTS = {
 }
 N_USERS, N_ITEMS = 30, 20
 DATASET = leave_last_out(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9))
-EVERY = pytest.mark.parametrize("variant", sorted(VARIANTS))
+all_variants = pytest.mark.parametrize("variant", sorted(VARIANTS))
 
 
 def build(variant, dataset=DATASET, **settings):
-    name, own = VARIANTS[variant]
-    return build_model(name, dataset, **own | settings, seed=2)
+    name, defaults = VARIANTS[variant]
+    return build_model(name, dataset, **defaults | settings, seed=2)
 
 
-def ask(model, users):
+def make_queries(model, users):
     past = histories(DATASET, "test")
     length = model.history_length or 4
     return user_queries(past, np.array(users), length, N_ITEMS, mask_seen=False)
 
 
-def learned(variant, dataset, **settings):
-    """Return the test NDCG@10 after a short training."""
+def ndcg_after_training(variant, dataset, **settings):
+    """Return the test NDCG@10 after a short supervised training."""
     model = build(variant, dataset)
     args = {
         "epochs": 20,
@@ -57,14 +57,14 @@ def learned(variant, dataset, **settings):
     return evaluate(model, dataset).means()["ndcg@10"]
 
 
-def test_every_model_is_tried():
+def test_every_registered_model_has_a_variant():
     assert {name for name, _ in VARIANTS.values()} == set(MODELS)
 
 
-@EVERY
-def test_a_score_for_each_item_and_none_for_padding(variant):
+@all_variants
+def test_scores_are_products_of_the_vectors_for_all_items_without_padding(variant):
     model = build(variant).eval()
-    queries = ask(model, [3, 0, 7])
+    queries = make_queries(model, [3, 0, 7])
     users, items = model.embed(queries)
     assert model.score(queries).shape == (3, N_ITEMS)
     assert users.shape == (3, items.shape[1])
@@ -72,50 +72,51 @@ def test_a_score_for_each_item_and_none_for_padding(variant):
     assert torch.equal(model.score(queries), users @ items.T)
 
 
-@EVERY
-def test_users_asked_in_another_order_get_the_same_scores(variant):
-    model, order = build(variant).eval(), [5, 29, 0, 13]
-    forwards, backwards = model.score(ask(model, order)), model.score(ask(model, order[::-1]))
-    assert torch.allclose(forwards, backwards.flip(0), atol=1e-5)
+@all_variants
+def test_scores_do_not_depend_on_the_order_of_users(variant):
+    model, users = build(variant).eval(), [5, 29, 0, 13]
+    scores = model.score(make_queries(model, users))
+    reversed_scores = model.score(make_queries(model, users[::-1]))
+    assert torch.allclose(scores, reversed_scores.flip(0), atol=1e-5)
 
 
-@EVERY
-def test_many_at_once_are_answered_like_one_by_one(variant):
+@all_variants
+def test_scores_do_not_depend_on_the_batch_size(variant):
     model = build(variant).eval()
-    together = model.score(ask(model, list(range(N_USERS))))
-    alone = torch.cat([model.score(ask(model, [user])) for user in range(N_USERS)])
-    assert torch.allclose(together, alone, atol=1e-5)
+    batched = model.score(make_queries(model, list(range(N_USERS))))
+    single = torch.cat([model.score(make_queries(model, [user])) for user in range(N_USERS)])
+    assert torch.allclose(batched, single, atol=1e-5)
 
 
-@EVERY
-def test_evaluation_is_deterministic(variant):
+@all_variants
+def test_scores_in_evaluation_mode_are_deterministic(variant):
     model = build(variant).eval()
-    queries = ask(model, [1, 2])
+    queries = make_queries(model, [1, 2])
     assert torch.equal(model.score(queries), model.score(queries))
 
 
-@EVERY
-def test_a_model_survives_a_trip_to_disk(variant, tmp_path):
+@all_variants
+def test_a_saved_and_loaded_model_has_the_same_scores(variant, tmp_path):
     model = build(variant).eval()
     save_description(tmp_path, model)
     save_tensors(tmp_path / "best.safetensors", model.state_dict(), {})
-    queries = ask(model, [4, 9])
+    queries = make_queries(model, [4, 9])
     assert torch.equal(load_model(tmp_path, DATASET).score(queries), model.score(queries))
 
 
-@EVERY
-def test_a_copy_scores_alike_and_apart(variant):
+@all_variants
+def test_a_copy_has_the_same_scores_and_its_own_weights(variant):
     model = build(variant).eval()
-    twin, queries = copy.deepcopy(model), ask(model, [4, 9])
+    copied, queries = copy.deepcopy(model), make_queries(model, [4, 9])
     scores = model.score(queries)
-    assert torch.equal(twin.score(queries), scores)
+    assert torch.equal(copied.score(queries), scores)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in copied.parameters():
             parameter.add_(torch.rand_like(parameter))
     assert torch.equal(model.score(queries), scores)
 
 
-@EVERY
+@all_variants
 def test_tables_name_every_parameter_once(variant):
     model = build(variant)
     listed = [id(p) for table in model.tables().values() for p in table]
@@ -123,18 +124,17 @@ def test_tables_name_every_parameter_once(variant):
     assert set(model.tables()) <= set(GROUP_NAMES)
 
 
-@EVERY
-def test_a_user_never_met_gets_finite_scores(variant):
+@all_variants
+def test_an_unknown_user_gets_finite_scores(variant):
     model = build(variant).eval()
-    queries = ask(model, [1, 2])
-    stranger = replace(queries, users=torch.tensor([-1, 2]))
-    scores = model.score(stranger)
+    queries = make_queries(model, [1, 2])
+    scores = model.score(replace(queries, users=torch.tensor([-1, 2])))
     assert torch.isfinite(scores).all()
     assert torch.allclose(scores[1], model.score(queries)[1], atol=1e-6)
 
 
-@EVERY
-def test_a_loss_is_a_finite_number_with_a_gradient(variant):
+@all_variants
+def test_the_loss_is_a_finite_scalar_with_finite_gradients(variant):
     model, generator = build(variant), torch.Generator().manual_seed(0)
     if not model.needs:
         with pytest.raises(NotImplementedError):
@@ -142,8 +142,8 @@ def test_a_loss_is_a_finite_number_with_a_gradient(variant):
         return
     states = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=32)
     edges = EdgeBatches(DATASET.train, batch_size=32)
-    made = {"states": states, "edges": edges}
-    batch = TrainingBatch(**{kind: next(made[kind].epoch(generator)) for kind in model.needs})
+    loaders = {"states": states, "edges": edges}
+    batch = TrainingBatch(**{kind: next(loaders[kind].epoch(generator)) for kind in model.needs})
     loss = model.loss(batch, generator)
     loss.backward()
     assert loss.shape == ()
@@ -154,27 +154,27 @@ def test_a_loss_is_a_finite_number_with_a_gradient(variant):
 
 @pytest.fixture(scope="module")
 def blocks():
-    """Make a world where the neighbours know, and popularity does not."""
+    """Return a log that similar users predict and popularity does not, and popularity's NDCG."""
     dataset = leave_last_out(block_graph())
     return dataset, evaluate(build("popularity", dataset), dataset).means()["ndcg@10"]
 
 
 @pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"popularity"}))
-def test_every_trained_model_finds_the_blocks_that_popularity_cannot(variant, blocks):
-    dataset, popularity = blocks
-    assert learned(variant, dataset, epochs=10) > popularity + 0.1
+def test_every_trained_model_beats_popularity_on_blocks_of_similar_users(variant, blocks):
+    dataset, popularity_ndcg = blocks
+    assert ndcg_after_training(variant, dataset, epochs=10) > popularity_ndcg + 0.1
 
 
 @pytest.mark.parametrize("variant", ["gru4rec", "sasrec", "sasrec-original"])
-def test_in_a_chain_the_sequence_beats_the_graph(variant):
+def test_sequence_models_beat_lightgcn_where_the_last_item_decides(variant):
     dataset = leave_last_out(cycle())
-    sequence, graph = learned(variant, dataset), learned("lightgcn", dataset)
-    assert sequence > 0.95
-    assert sequence > graph + 0.2
+    ndcg = ndcg_after_training(variant, dataset)
+    assert ndcg > 0.95
+    assert ndcg > ndcg_after_training("lightgcn", dataset) + 0.2
 
 
 @pytest.mark.parametrize("variant", ["lightgcn", "sasrec"])
-def test_on_a_checkerboard_the_held_out_item_comes_first(variant):
+def test_a_checkerboard_log_is_learned_perfectly(variant):
     dataset = leave_last_out(checkerboard())
     model = build(variant, dataset)
     args = PretrainConfig(
