@@ -14,7 +14,7 @@ SIZES = f"60 users, 40 items, {len(SHOP.interactions) - 120:,} train, 60 valid, 
 SHOWN = {
     "shop": (SHOP, "Shop(60 customers, 40 items, 930 clicks)"),
     "log": (SHOP.interactions, "Interactions(930 of 60 users and 40 items, with times)"),
-    "rows": (DATASET.test, "Ragged(60 rows, 60 values)"),
+    "rows": (DATASET.test, "RaggedArray(60 rows, 60 values)"),
     "dataset": (DATASET, f"Dataset(shop: {SIZES}, leave_last_out, fingerprint "),
     "model": (MODEL, "SASRec(\n  60 users, 40 items\n"),
     "trainer": (

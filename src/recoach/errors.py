@@ -1,11 +1,11 @@
-"""The errors a user can meet, each a sentence that says what to do.
+"""The errors that Recoach raises, each with a message that says what is wrong and what to do.
 
 RecoachError
-├── DataError     a log or a prepared set that cannot be used
+├── DataError     a log or a prepared dataset that cannot be used
 ├── ConfigError   a setting that is unknown, of the wrong type or out of range
-├── ModelError    a checkpoint that does not fit, or a model that has diverged
-└── RunError      a run folder that is foreign or cannot be written
-    └── BusyError one that another process works in
+├── ModelError    a checkpoint that does not fit its model, or a model with non-finite output
+└── RunError      a run folder that is not one, incomplete or not writable
+    └── BusyError a folder that another process works in
 """
 
 import difflib
@@ -14,50 +14,54 @@ from pathlib import Path
 
 
 class RecoachError(Exception):
-    """Base of all errors raised for the user's sake; the command line prints it and exits 2."""
+    """Base of all errors with a message for the user; the command line prints it and exits 2."""
 
 
 class DataError(RecoachError):
-    """An interaction log, a frame or a prepared folder cannot be used as it is."""
+    """An interaction log, a frame or a prepared dataset cannot be used as it is."""
 
 
 class ConfigError(RecoachError):
-    """A setting is unknown, has the wrong type or lies out of range."""
+    """A setting is unknown, has the wrong type or is out of range."""
 
 
 class ModelError(RecoachError):
-    """A checkpoint does not fit its model, or a model yields non-finite numbers."""
+    """A checkpoint does not fit its model, or a model returns non-finite numbers."""
 
 
 class RunError(RecoachError):
-    """A run folder is foreign, of another version, incomplete or not writable."""
+    """A folder is not a run folder, has another version, is incomplete or is not writable."""
 
 
 class BusyError(RunError):
-    """Another process works in a folder; `who` says which."""
+    """Another process works in a folder.
 
-    def __init__(self, folder: Path, who: str) -> None:
+    Attributes:
+        owner: which process, since when and with which command, where this is known.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
         super().__init__(
-            f"{folder} is busy: {who}. Wait for it, stop it, or choose another folder."
+            f"{folder} is busy: {owner}. Wait for it, stop it, or choose another folder."
         )
-        self.who = who
+        self.owner = owner
 
 
 def clipped(text: str, length: int = 200) -> str:
-    """Return a text for a message, cut where it is long."""
+    """Return a text for an error message, cut after `length` characters."""
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return how to go on after an unknown word: the nearest known one, or else all of them."""
-    names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), names, n=1)
-    if near:
-        return f"did you mean {clipped(repr(names[near[0]]))}?"
-    return f"there are {listed(sorted(names.values()))}."
+def suggestion(name: str, valid_names: Iterable[str]) -> str:
+    """Return a sentence that follows an unknown name: the closest valid name, or else all."""
+    by_lower_case = {valid.lower(): valid for valid in valid_names}
+    closest = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    if closest:
+        return f"Did you mean {clipped(repr(by_lower_case[closest[0]]))}?"
+    return f"Choose one of {listed(sorted(by_lower_case.values()))}."
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message on one line, cut where they are long or very many."""
-    shown = (name if name.isprintable() else repr(name) for name in names)
-    return clipped(", ".join(clipped(name, 80) for name in shown), 600)
+    """Return names separated by commas on one line, cut if they are long or very many."""
+    printable = (name if name.isprintable() else repr(name) for name in names)
+    return clipped(", ".join(clipped(name, 80) for name in printable), 600)

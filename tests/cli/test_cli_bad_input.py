@@ -13,14 +13,18 @@ MIXED = '{"user":1,"item":2}\n{"user":"1","item":2}\n'
 TRUNCATED = gzip.compress((HEAD + ROWS).encode())[:-30]
 
 LOGS = {
-    "missing file": ("gone.csv", None, ["no file", "gone.csv"]),
+    "missing file": ("gone.csv", None, ["no such file", "gone.csv"]),
     "missing column": ("a.csv", "user_id,what\na,b\n", ["a.csv", "no item_id column", "what"]),
-    "empty file": ("a.csv", "", ["a.csv is empty"]),
+    "empty file": ("a.csv", "", ["a.csv: the file is empty"]),
     "wrong separator": ("a.csv", "user_id|item_id\na|b\n", ["a.csv", "only one column"]),
-    "time stamp": ("a.csv", HEAD + ROWS + "u,i,soon\n", ["a.csv", "line 66", "'soon'"]),
-    "mixed ids": ("a.jsonl", MIXED, ["a.jsonl", "line 2", "'1'"]),
-    "duplicate header": ("a.csv", "user_id,item_id,user_id\n1,2,3\n", ["'user_id' twice"]),
-    "truncated gzip": ("a.csv.gz", TRUNCATED, ["a.csv.gz cannot be read"]),
+    "time stamp": ("a.csv", HEAD + ROWS + "u,i,soon\n", ["a.csv:66", "'soon'"]),
+    "mixed ids": ("a.jsonl", MIXED, ["a.jsonl:2", "'1'"]),
+    "duplicate header": (
+        "a.csv",
+        "user_id,item_id,user_id\n1,2,3\n",
+        ["a.csv:1", "'user_id' occurs twice"],
+    ),
+    "truncated gzip": ("a.csv.gz", TRUNCATED, ["a.csv.gz: cannot be read"]),
     "empty core": ("a.csv", HEAD + ROWS, ["core", "--set data.k_core=9"]),
     "short histories": ("a.csv", PAIRS, ["too little history", "--set data.k_core=0"]),
 }

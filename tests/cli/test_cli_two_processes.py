@@ -68,10 +68,10 @@ def test_nobody_else_writes_into_a_run_that_is_running(recoach, working, long, t
 
 
 def test_one_search_at_a_time(recoach, toml, tmp_path):
-    from recoach.data.lock import alone
+    from recoach.data.lock import lock_folder
 
-    other = "import sys,time; from pathlib import Path; from recoach.data.lock import alone\n"
-    other += "with alone(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+    other = "import sys,time; from pathlib import Path; from recoach.data.lock import lock_folder\n"
+    other += "with lock_folder(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
     search = ["search", toml, "--output", tmp_path / "s", "--trials", 1]
     for folder in (tmp_path / "s", tmp_path / "s/base"):
         command = [sys.executable, "-c", other, str(folder)]
@@ -84,7 +84,7 @@ def test_one_search_at_a_time(recoach, toml, tmp_path):
         finally:
             process.kill()
             process.communicate()
-    with alone(tmp_path / "s"):
+    with lock_folder(tmp_path / "s"):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a log are: Interactions or one DataError, never anything else."""
+"""Any bytes give Interactions or a DataError, never another error."""
 
 import gzip
 import io
@@ -56,47 +56,59 @@ FILES = {
     "a.csv.zst": _zstd(),
     "a.parquet": _parquet(),
 }
-BITS = [b"", b"\x00", b"\xff\xfe", b'"', b",", b"\t", b"\n", b"\r", b"nan", b"-1e308", b"[" * 9999]
-BITS += [b"9" * 30, b"1500000000000", b"{}", b"null", b"\xed\xa0\x80", b"user_id", b"'", b"\\"]
-BITS += [b"true", b"0x1", b" ", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x" * 200_000]
+SNIPPETS = [
+    b"",
+    b"\x00",
+    b"\xff\xfe",
+    b'"',
+    b",",
+    b"\t",
+    b"\n",
+    b"\r",
+    b"nan",
+    b"-1e308",
+    b"[" * 9999,
+]
+SNIPPETS += [b"9" * 30, b"1500000000000", b"{}", b"null", b"\xed\xa0\x80", b"user_id", b"'", b"\\"]
+SNIPPETS += [b"true", b"0x1", b" ", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x" * 200_000]
 
-changes = st.lists(
+EDITS = st.lists(
     st.tuples(
         st.floats(0, 1),
         st.integers(0, 12),
-        st.one_of(st.sampled_from(BITS), st.binary(max_size=8)),
+        st.one_of(st.sampled_from(SNIPPETS), st.binary(max_size=8)),
     ),
     min_size=1,
     max_size=6,
 )
 
 
-def mutated(content, edits):
-    """Put bytes in the place of others."""
-    for place, length, new in edits:
-        at = int(place * len(content))
-        content = content[:at] + new + content[at + length :]
+def apply_edits(content, edits):
+    """Replace bytes by others."""
+    for position, length, new in edits:
+        start = int(position * len(content))
+        content = content[:start] + new + content[start + length :]
     return content
 
 
-def assert_read_or_refused(path, content):
+def assert_read_or_rejected(path, content):
     path.write_bytes(content)
     try:
         log = read_interactions(path)
     except DataError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = ""
+        message = ""
         describe(log)
         log.frame()
         assert log.users.max() < log.n_users
         assert log.items.max() < log.n_items
-    assert "\n" not in said
-    assert len(said) < 1000
+    assert "\n" not in message
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_mutated_log_is_read_or_refused(name, tmp_path):
+def test_an_edited_log_is_read_or_rejected(name, tmp_path):
     @settings(
         max_examples=25,
         deadline=None,
@@ -104,31 +116,33 @@ def test_a_mutated_log_is_read_or_refused(name, tmp_path):
         derandomize=True,
         database=None,
     )
-    @given(changes)
-    def tried(edits):
-        assert_read_or_refused(tmp_path / name, mutated(FILES[name], edits))
+    @given(EDITS)
+    def check(edits):
+        assert_read_or_rejected(tmp_path / name, apply_edits(FILES[name], edits))
 
-    tried()
+    check()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_very_many_mutated_logs_are_read_or_refused(name, tmp_path):
-    draw = random.Random(name)
+def test_very_many_edited_logs_are_read_or_rejected(name, tmp_path):
+    generator = random.Random(name)
     for _ in range(11_200):  # 100,800 of nine formats
         edits = [
             (
-                draw.random(),
-                draw.randrange(13),
-                draw.choice(BITS) if draw.random() < 0.5 else draw.randbytes(draw.randrange(9)),
+                generator.random(),
+                generator.randrange(13),
+                generator.choice(SNIPPETS)
+                if generator.random() < 0.5
+                else generator.randbytes(generator.randrange(9)),
             )
-            for _ in range(draw.randint(1, 6))
+            for _ in range(generator.randint(1, 6))
         ]
-        assert_read_or_refused(tmp_path / name, mutated(FILES[name], edits))
+        assert_read_or_rejected(tmp_path / name, apply_edits(FILES[name], edits))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_log_cut_off_anywhere_is_read_or_refused(name, tmp_path):
+def test_a_truncated_log_is_read_or_rejected(name, tmp_path):
     content = FILES[name]
     for end in np.linspace(0, len(content) - 1, 12, dtype=int):
-        assert_read_or_refused(tmp_path / name, content[:end])
+        assert_read_or_rejected(tmp_path / name, content[:end])

@@ -1,4 +1,4 @@
-"""Titles of items from the tables people have."""
+"""Titles of items from item tables in all formats."""
 
 import polars as pl
 import pytest
@@ -7,7 +7,7 @@ from recoach.data.item_table import read_titles
 from recoach.errors import DataError
 
 IDS = pl.Series(["b", "a", "c"], dtype=pl.String)
-WANTED = ["Bee", "Ay", "c"]  # c has no title
+TITLES = ["Bee", "Ay", "c"]  # c has no title
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ WANTED = ["Bee", "Ay", "c"]  # c has no title
         ),
     ],
 )
-def test_a_title_for_every_item_in_the_order_of_the_log(tmp_path, name, content):
+def test_titles_are_in_the_order_of_the_items(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    assert read_titles(tmp_path / name, IDS).to_list() == WANTED
+    assert read_titles(tmp_path / name, IDS).to_list() == TITLES
 
 
-def test_parquet_with_numbers_as_ids(tmp_path):
+def test_numeric_ids_of_parquet_match_text_ids(tmp_path):
     pl.DataFrame({"item_id": [1, 2], "title": ["one", "two"]}).write_parquet(tmp_path / "i.parquet")
     titles = read_titles(tmp_path / "i.parquet", pl.Series(["2", "1"]))
     assert titles.to_list() == ["two", "one"]
@@ -37,12 +37,12 @@ def test_parquet_with_numbers_as_ids(tmp_path):
     ("content", "words"),
     [
         ("id,title\na,Ay\n", "no item column among id, title"),
-        ("item_id,price\na,1\n", "no title column.*rename it to one of title"),
+        ("item_id,price\na,1\n", "no title column.*Rename it to one of title"),
         ("item_id,title\nx,Ex\n", "none of its items is in the log.*'x'.*'b'"),
-        ("item_id,title\na,Ay,more\n", "line 2 has 3 fields"),
+        ("item_id,title\na,Ay,more\n", "items.csv:2: 3 values"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_why(tmp_path, content, words):
+def test_an_unusable_table_is_rejected(tmp_path, content, words):
     (tmp_path / "items.csv").write_text(content)
     with pytest.raises(DataError, match=words):
         read_titles(tmp_path / "items.csv", IDS)

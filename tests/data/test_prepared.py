@@ -6,8 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from recoach.data import prepared
+from recoach.data.config import PrepareConfig
+from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
-from recoach.data.prepared import PrepareConfig, filtered, load_dataset, prepare
+from recoach.data.prepared import load_dataset, prepare
 from recoach.errors import DataError
 
 LOOSE = PrepareConfig(k_core=1)
@@ -25,28 +27,28 @@ def fail_to_write(*_, **__):
     raise OSError(28, "No space left on device")
 
 
-def test_what_is_saved_is_loaded(source, tmp_path):
+def test_a_saved_dataset_is_loaded_unchanged(source, tmp_path):
     made = prepare(source, tmp_path / "set", LOOSE)
-    found = load_dataset(tmp_path / "set")
-    assert found.fingerprint == made.fingerprint
-    assert found.name == "toys"
-    assert found.user_ids.to_list() == made.user_ids.to_list()
-    assert found.ratings.tolist() == made.ratings.tolist() == [1, 2, 3, 4] * 4
+    loaded = load_dataset(tmp_path / "set")
+    assert loaded.fingerprint == made.fingerprint
+    assert loaded.name == "toys"
+    assert loaded.user_ids.to_list() == made.user_ids.to_list()
+    assert loaded.ratings.tolist() == made.ratings.tolist() == [1, 2, 3, 4] * 4
     for part in ("train", "valid", "test"):
-        assert getattr(found, part).offsets.tolist() == getattr(made, part).offsets.tolist()
-        assert getattr(found, part).values.tolist() == getattr(made, part).values.tolist()
+        assert getattr(loaded, part).offsets.tolist() == getattr(made, part).offsets.tolist()
+        assert getattr(loaded, part).values.tolist() == getattr(made, part).values.tolist()
 
 
-def test_users_without_rows_keep_their_place(tmp_path):
+def test_users_without_test_items_keep_an_empty_row(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a 1 2 3\nb 1\n")
     prepare(path, tmp_path / "set", LOOSE)
-    found = load_dataset(tmp_path / "set")
-    assert found.test.lengths.tolist() == [1, 0]
-    assert found.ratings is None
+    loaded = load_dataset(tmp_path / "set")
+    assert loaded.test.lengths.tolist() == [1, 0]
+    assert loaded.ratings is None
 
 
-def test_the_manifest_tells_where_the_set_comes_from(source, tmp_path):
+def test_the_manifest_records_source_config_and_statistics(source, tmp_path):
     made = prepare(source, tmp_path / "set", LOOSE)
     manifest = json.loads((tmp_path / "set" / "dataset.json").read_text())
     assert manifest["fingerprint"] == made.fingerprint
@@ -72,20 +74,20 @@ def test_a_changed_source_or_config_is_prepared_again(source, tmp_path):
     assert load_dataset(tmp_path / "set").fingerprint == third.fingerprint
 
 
-def test_a_damaged_set_is_refused_and_prepared_again(source, tmp_path):
+def test_a_damaged_dataset_is_rejected_and_prepared_again(source, tmp_path):
     made = prepare(source, tmp_path / "set", LOOSE)
     part = tmp_path / "set" / "train.parquet"
     pl.read_parquet(part).with_columns(pl.col("item").reverse()).write_parquet(part)
     with pytest.raises(DataError, match="do not match the fingerprint"):
         load_dataset(tmp_path / "set")
     part.write_bytes(b"gone")
-    with pytest.raises(DataError, match="prepare the data again"):
+    with pytest.raises(DataError, match="Prepare the data again"):
         load_dataset(tmp_path / "set")
     assert prepare(source, tmp_path / "set", LOOSE).fingerprint == made.fingerprint
     assert load_dataset(tmp_path / "set").fingerprint == made.fingerprint
 
 
-def test_another_version_is_refused(source, tmp_path):
+def test_another_format_version_is_rejected(source, tmp_path):
     prepare(source, tmp_path / "set", LOOSE)
     manifest = tmp_path / "set" / "dataset.json"
     manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
@@ -93,11 +95,11 @@ def test_another_version_is_refused(source, tmp_path):
         load_dataset(tmp_path / "set")
 
 
-def test_no_set_and_no_manifest_are_told_apart(tmp_path):
-    with pytest.raises(DataError, match="there is no prepared set"):
+def test_a_missing_and_an_unreadable_manifest_have_different_errors(tmp_path):
+    with pytest.raises(DataError, match="there is no prepared dataset"):
         load_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset\.json cannot be read"):
+    with pytest.raises(DataError, match=r"dataset\.json: cannot be read"):
         load_dataset(tmp_path)
 
 
@@ -117,7 +119,7 @@ def test_a_full_disk_leaves_nothing_half_written(source, tmp_path, monkeypatch, 
         assert load_dataset(tmp_path / "set").fingerprint == old
 
 
-def test_a_failed_exchange_brings_the_old_set_back(source, tmp_path, monkeypatch):
+def test_the_old_dataset_is_restored_if_the_replacement_fails(source, tmp_path, monkeypatch):
     old = prepare(source, tmp_path / "set", LOOSE).fingerprint
     rename = Path.rename
     monkeypatch.setattr(
@@ -128,34 +130,40 @@ def test_a_failed_exchange_brings_the_old_set_back(source, tmp_path, monkeypatch
     assert load_dataset(tmp_path / "set").fingerprint == old
 
 
-def test_a_foreign_folder_is_never_replaced(source, tmp_path):
+def test_a_folder_with_other_files_is_never_replaced(source, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="is not a prepared set"):
+    with pytest.raises(DataError, match="is not a prepared dataset"):
         prepare(source, tmp_path / "mine", LOOSE)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"there is no file .*gone\.csv"):
+    with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
         prepare(tmp_path / "gone.csv", tmp_path / "set")
 
 
-def test_filters_run_in_order_rating_then_repeats_then_core(tmp_path):
+def test_filters_run_in_the_order_rating_deduplication_core(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("user,item,rating,ts\na,x,1,1\na,x,5,2\na,x,5,3\nb,x,5,4\n")
     config = PrepareConfig(min_rating=4, dedup="first", k_core=1)
-    assert filtered(read_interactions(path), config).times.tolist() == [2000, 4000]
+    assert apply_filters(read_interactions(path), config).times.tolist() == [2000, 4000]
 
 
-def test_the_config_is_strict():
+def test_the_config_is_strict_and_immutable():
     with pytest.raises(ValidationError):
         PrepareConfig(kcore=5)
     with pytest.raises(ValidationError):
         PrepareConfig(k_core=-1)
+    with pytest.raises(ValidationError, match=r"auto.*sequence"):
+        PrepareConfig(format="xls")
+    with pytest.raises(ValidationError):
+        PrepareConfig(min_rating=float("nan"))
+    with pytest.raises(ValidationError):
+        PrepareConfig().k_core = 3
 
 
-def test_a_set_whose_exchange_was_killed_is_put_back_and_its_parts_are_taken_away(source, tmp_path):
+def test_a_dataset_is_restored_if_the_process_was_killed_while_replacing_it(source, tmp_path):
     made = prepare(source, tmp_path / "set", LOOSE)
     (tmp_path / "set").rename(tmp_path / ".set.old")
     (tmp_path / ".set.part").mkdir()

@@ -1,4 +1,4 @@
-"""DuckDB on disk and Spark give what the filters in memory give, to the last row."""
+"""DuckDB and Spark give the same rows as the filters in memory."""
 
 import importlib.util
 import json
@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 
 import recoach
-from recoach.data.prepared import PrepareConfig, load_dataset, prepare
+from recoach.data.config import PrepareConfig
+from recoach.data.prepared import load_dataset, prepare
 from recoach.errors import ConfigError, DataError
 
-WAYS = {
+TIMES = {
     "seconds": lambda t: (t + 1.6e9).astype(str),
     "milliseconds": lambda t: np.char.add((t.astype(int) + 1_600_000_000).astype(str), "500"),
     "dates": lambda t: (np.datetime64("2020-01-01") + t.astype(int)).astype(str),
@@ -30,27 +31,27 @@ def log(path, seed=0, *, rows=600, users=40, items=30, time="seconds", rated=Tru
     }
     if rated:
         columns["rating"] = random.integers(1, 11, rows) / 2
-    if WAYS[time] is not None:
-        columns["ts"] = WAYS[time](random.integers(0, 25, rows).astype(float))
+    if TIMES[time] is not None:
+        columns["ts"] = TIMES[time](random.integers(0, 25, rows).astype(float))
     frame = pl.DataFrame(columns)
     frame.write_parquet(path) if path.suffix == ".parquet" else frame.write_csv(path)
     return path
 
 
-def no_spark():
-    """Return why there is no Spark, "" where there is."""
+def reason_without_spark():
+    """Return why Spark cannot run, "" if it can."""
     if importlib.util.find_spec("pyspark") is None:
         return "pyspark is not installed (extra spark)"
     try:
         java = ["java", "-version"]
-        told = subprocess.run(java, check=False, capture_output=True, text=True).stderr
+        output = subprocess.run(java, check=False, capture_output=True, text=True).stderr
     except FileNotFoundError:
-        return "there is no Java"
-    version = re.search(r'version "(\d+)', told)
+        return "Java is not installed"
+    version = re.search(r'version "(\d+)', output)
     return "" if version and int(version[1]) >= 17 else "Spark needs Java 17"
 
 
-NO_SPARK = no_spark()
+NO_SPARK = reason_without_spark()
 needs_duckdb = pytest.mark.skipif(
     importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed (extra duckdb)"
 )
@@ -61,7 +62,7 @@ each_engine = pytest.mark.parametrize("engine", [IN_DUCKDB, IN_SPARK])
 
 
 def both(source, tmp_path, engine, **settings):
-    """Return the folders that memory and an engine make of a log."""
+    """Return the datasets prepared in memory and by an engine."""
     config = PrepareConfig(**settings)
     prepare(source, tmp_path / "memory", config)
     prepare(source, tmp_path / "disk", config, **engine)
@@ -72,12 +73,12 @@ def check_same(folders):
     manifests = [json.loads((folder / "dataset.json").read_text()) for folder in folders]
     assert manifests[0] == manifests[1]
     for name in ("users", "items", "train", "valid", "test"):
-        ours, theirs = (pl.read_parquet(folder / f"{name}.parquet") for folder in folders)
-        assert ours.equals(theirs)
-        assert ours.schema == theirs.schema
-    ours, theirs = (load_dataset(folder) for folder in folders)
-    assert ours.fingerprint == theirs.fingerprint
-    assert not list(folders[0].parent.glob(".*"))  # no scratch is left
+        expected, actual = (pl.read_parquet(folder / f"{name}.parquet") for folder in folders)
+        assert expected.equals(actual)
+        assert expected.schema == actual.schema
+    expected, actual = (load_dataset(folder) for folder in folders)
+    assert expected.fingerprint == actual.fingerprint
+    assert not list(folders[0].parent.glob(".*"))  # no scratch folder remains
 
 
 OPTIONS = [
@@ -88,26 +89,26 @@ OPTIONS = [
     (None, "last", 3, 4),
     (2.5, "first", 3, 1),
 ]
-"""Every two choices meet in one of them."""
+"""Every pair of choices occurs in one of them."""
 
 
 @each_engine
 @pytest.mark.parametrize("options", OPTIONS)
-def test_all_filters_and_splits(options, tmp_path, engine):
+def test_all_filters_and_splits_give_the_same_rows(options, tmp_path, engine):
     settings = dict(zip(("min_rating", "dedup", "k_core", "test_items"), options, strict=True))
     source = log(tmp_path / "log.csv", settings["k_core"])
     check_same(both(source, tmp_path, engine, **settings))
 
 
 @each_engine
-@pytest.mark.parametrize("time", WAYS)
-def test_all_kinds_of_time(time, tmp_path, engine):
+@pytest.mark.parametrize("time", TIMES)
+def test_all_kinds_of_timestamps_give_the_same_rows(time, tmp_path, engine):
     source = log(tmp_path / "log.csv", time=time, rated=time != "none")
     check_same(both(source, tmp_path, engine, dedup="last", k_core=2))
 
 
 @each_engine
-def test_dates_and_numbers_of_a_parquet_file(tmp_path, engine):
+def test_typed_dates_of_a_parquet_file_give_the_same_rows(tmp_path, engine):
     source = log(tmp_path / "log.parquet", time="dates")
     frame = pl.read_parquet(source).with_columns(pl.col("ts").str.to_datetime())
     frame.write_parquet(source)
@@ -115,7 +116,7 @@ def test_dates_and_numbers_of_a_parquet_file(tmp_path, engine):
 
 
 @each_engine
-def test_half_milliseconds_are_rounded_alike(tmp_path, engine):
+def test_half_milliseconds_are_rounded_to_even_in_both(tmp_path, engine):
     times = [1.6e12 + after for after in (3, 2.5, 4, 4.5)]
     frame = pl.DataFrame({"user": ["a"] * 4, "item": range(4), "ts": times})
     frame.write_parquet(tmp_path / "log.parquet")
@@ -124,7 +125,7 @@ def test_half_milliseconds_are_rounded_alike(tmp_path, engine):
 
 @each_engine
 @pytest.mark.parametrize("middle", [(9e10, 1.5e11), (9e10, 1.0e11), (1.2e11, 1.5e11), (1e10,)])
-def test_the_unit_of_times_is_judged_by_the_same_median(middle, tmp_path, engine):
+def test_both_use_the_same_median_to_find_the_unit_of_times(middle, tmp_path, engine):
     times = [1.0, *middle, 1.6e11]
     frame = pl.DataFrame({"user": ["a"] * len(times), "item": range(len(times)), "ts": times})
     frame.write_parquet(tmp_path / "log.parquet")
@@ -133,7 +134,7 @@ def test_the_unit_of_times_is_judged_by_the_same_median(middle, tmp_path, engine
 
 @pytest.mark.parametrize("engine", [IN_DUCKDB])
 @pytest.mark.parametrize("ending", ["txt", "jsonl", "tsv", "inter"])
-def test_all_formats(ending, tmp_path, engine):
+def test_all_formats_give_the_same_rows(ending, tmp_path, engine):
     path = tmp_path / f"log.{ending}"
     random = np.random.default_rng(1)
     frame = pl.DataFrame(
@@ -155,7 +156,7 @@ def test_all_formats(ending, tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", [IN_DUCKDB])
-def test_a_simulated_shop(tmp_path, engine):
+def test_a_simulated_shop_gives_the_same_rows(tmp_path, engine):
     recoach.shop(n_users=300, n_items=200, seed=4).interactions.frame().write_csv(
         tmp_path / "shop.csv"
     )
@@ -166,7 +167,7 @@ BAD = {
     "no id": "user,item\na,1\n,2\n",
     "empty id": 'user,item\na,1\n"",2\n',
     "no rating": "user,item,rating\na,1,4\nb,2,good\n",
-    "endless time": "user,item,ts\na,1,1\nb,2,inf\n",
+    "infinite time": "user,item,ts\na,1,1\nb,2,inf\n",
     "header only": "user,item\n",
     "too short": "user,item\na,1\na,2\nb,2\n",
 }
@@ -174,31 +175,31 @@ BAD = {
 
 @each_engine
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_bad_logs_are_told_in_the_same_words(text, tmp_path, engine):
+def test_bad_logs_have_the_same_error_message(text, tmp_path, engine):
     (tmp_path / "log.csv").write_text(text)
-    words = []
-    for way in ({}, engine):
-        with pytest.raises(DataError) as told:
-            prepare(tmp_path / "log.csv", tmp_path / "set", PrepareConfig(k_core=0), **way)
-        words.append(str(told.value))
-    assert words[0] == words[1]
+    messages = []
+    for options in ({}, engine):
+        with pytest.raises(DataError) as error:
+            prepare(tmp_path / "log.csv", tmp_path / "set", PrepareConfig(k_core=0), **options)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 @each_engine
 @pytest.mark.parametrize("settings", [{"k_core": 60}, {"min_rating": 6}])
-def test_filters_that_leave_nothing_are_told_in_the_same_words(settings, tmp_path, engine):
-    words = []
-    for way in ({}, engine):
+def test_empty_results_have_the_same_error_message(settings, tmp_path, engine):
+    messages = []
+    for options in ({}, engine):
         source = log(tmp_path / "log.csv", rows=300)
-        with pytest.raises(DataError) as told:
-            prepare(source, tmp_path / "set", PrepareConfig(**settings), **way)
-        words.append(str(told.value))
-    assert words[0] == words[1]
+        with pytest.raises(DataError) as error:
+            prepare(source, tmp_path / "set", PrepareConfig(**settings), **options)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 @each_engine
-def test_a_rating_threshold_without_ratings(tmp_path, engine):
+def test_a_rating_threshold_needs_ratings(tmp_path, engine):
     source = log(tmp_path / "log.csv", rated=False)
     with pytest.raises(DataError, match="needs a rating column"):
         prepare(source, tmp_path / "set", PrepareConfig(min_rating=2), **engine)
@@ -206,27 +207,27 @@ def test_a_rating_threshold_without_ratings(tmp_path, engine):
 
 @needs_duckdb
 @pytest.mark.parametrize("memory", ["4", "4 PB", "much", "-1GB", ""])
-def test_a_limit_is_a_size(memory, tmp_path):
-    with pytest.raises(ConfigError, match="memory is a size like 4GB"):
+def test_a_memory_limit_must_be_a_size(memory, tmp_path):
+    with pytest.raises(ConfigError, match=r"memory: .* is not a size. Write a size such as 4GB"):
         prepare(log(tmp_path / "log.csv"), tmp_path / "set", memory=memory)
 
 
-def test_duckdb_and_spark_are_not_asked_at_once(tmp_path):
-    with pytest.raises(ConfigError, match="give one of both"):
+def test_memory_and_spark_exclude_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="Give memory or spark, not both"):
         prepare(log(tmp_path / "log.csv"), tmp_path / "set", memory="4GB", spark="local[2]")
 
 
 @needs_spark
 @pytest.mark.slow
-def test_a_spark_that_is_not_there_is_told(tmp_path):
+def test_an_unreachable_spark_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"Spark does not start on nowhere"):
         prepare(log(tmp_path / "log.csv"), tmp_path / "set", spark="nowhere")
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 @needs_duckdb
-def test_too_little_memory_is_told(tmp_path):
+def test_too_little_memory_is_a_data_error(tmp_path):
     source = log(tmp_path / "log.csv", rows=40_000, users=9000, items=9000)
-    with pytest.raises(DataError, match="give more memory than 1MB"):
+    with pytest.raises(DataError, match="Allow more memory than 1MB"):
         prepare(source, tmp_path / "set", PrepareConfig(k_core=0), memory="1MB")
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]

@@ -178,12 +178,12 @@ def test_the_error_names_the_key_and_all_accepted_types(change, message):
     ],
 )
 def test_the_closest_valid_name_is_suggested(raw, closest):
-    with pytest.raises(ConfigError, match=f"did you mean {closest}"):
+    with pytest.raises(ConfigError, match=f"Did you mean {closest}"):
         resolve(raw, "here")
 
 
 def test_without_a_close_name_all_valid_names_are_listed():
-    with pytest.raises(ConfigError, match="there are control, ks, mask_seen"):
+    with pytest.raises(ConfigError, match="Choose one of control, ks, mask_seen"):
         resolve({"evaluation": {"zzz": 1}}, "here")
 
 

@@ -172,9 +172,9 @@ def test_a_file_may_be_replaced_while_its_numbers_are_in_use(tmp_path):
 
 
 def test_a_misspelt_model_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
+    with pytest.raises(ConfigError, match="Did you mean 'sasrec'"):
         model_entry("SASrek")
-    with pytest.raises(ConfigError, match="there are bprmf, gru4rec, gsau"):
+    with pytest.raises(ConfigError, match="Choose one of bprmf, gru4rec, gsau"):
         model_entry("zzz")
 
 

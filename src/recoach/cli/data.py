@@ -19,10 +19,12 @@ from rich.table import Table
 
 from recoach.cli.console import console, shown
 from recoach.data import prepared
+from recoach.data.config import PrepareConfig
 from recoach.data.fetch import AMAZON_2023
 from recoach.data.fetch import fetch as fetch_file
+from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
-from recoach.data.prepared import PrepareConfig
+from recoach.data.readers.registry import Format
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
@@ -42,7 +44,7 @@ class Filters:
     """Keep interactions rated this or better."""
     column: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None
     """NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"] = "auto"
+    format: Format = "auto"
     """The format, where the suffix does not tell."""
 
     def config(self, k_core: int) -> PrepareConfig:
@@ -77,7 +79,7 @@ def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_R
     rows = []
     for file in files:
         log = read_interactions(file, columns=config.columns, format=config.format)
-        rows.append((file.name, statistics_of(prepared.filtered(log, config))))
+        rows.append((file.name, statistics_of(apply_filters(log, config))))
     console.print(_table(rows))
 
 

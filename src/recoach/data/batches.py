@@ -1,4 +1,4 @@
-"""What a model is asked: states read from histories, gathered from flat arrays on the fly."""
+"""Batches for models: states read from histories, gathered from flat arrays on the fly."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,20 +15,20 @@ Split = Literal["valid", "test"]
 States = Literal["prefix", "last_prefix", "user"]
 Rows = Literal["all_positions", "prefix"]
 
-_BUCKET = 16
-"""Batches whose rows are sorted by length together: little padding, still random batches."""
+_BATCHES_PER_BUCKET = 16
+"""Rows are sorted by length within this many batches: less padding, batches stay random."""
 
 
 class Seen(NamedTuple):
-    """Items of states, such as those they may not be shown; pairs sorted by state, then item."""
+    """Pairs (state, item), such as the items to mask, sorted by state, then item; no pair twice."""
 
     states: Tensor
-    """int64[S] index of the state within its queries."""
+    """int64[S], index of the state within its queries."""
     items: Tensor
-    """int64[S] item, no pair twice."""
+    """int64[S], the item of each pair."""
 
     def between(self, start: int, stop: int) -> "Seen":
-        """Return the pairs of states start..stop-1, renumbered from 0."""
+        """Return the pairs of states start..stop-1, with states renumbered from 0."""
         edges = torch.tensor([start, stop], device=self.states.device)
         low, high = torch.searchsorted(self.states, edges).tolist()
         return Seen(self.states[low:high] - start, self.items[low:high])
@@ -36,38 +36,38 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """B states read from R histories: the only thing a model is ever given.
+    """B states read from R histories: the input of every model.
 
-    A state is a place in a history: the user has taken the first `ends` items of row `rows`.
-    Several states may share one row, so that a causal model reads them all in one pass.
+    State b is what is known after the first `ends[b]` items of history row `rows[b]`. Several
+    states may share a row, so that a causal model encodes them all in one pass.
     """
 
     users: Tensor
-    """int64[R] user of each row, -1 for a user the model has never met."""
+    """int64[R], user of each row, -1 for a user outside the training data."""
     history: Tensor
-    """int64[R, T] items, oldest first, padded on the right with n_items."""
+    """int64[R, T], items, oldest first, padded on the right with n_items."""
     lengths: Tensor
-    """int64[R] number of real items in each row."""
+    """int64[R], number of items of each row without padding."""
     rows: Tensor
-    """int64[B] row of each state."""
+    """int64[B], row of each state."""
     ends: Tensor
-    """int64[B] number of items of its row a state has seen."""
+    """int64[B], number of items of its row that precede each state."""
     seen: Seen | None = None
-    """Items to mask, if any."""
+    """Items to mask in the ranking of each state, if any."""
     hidden: Seen | None = None
-    """What these states' users took later: a model that propagates over the log must not use it."""
+    """Later items of the states' users; models that propagate over the log must not use them."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def state_users(self) -> Tensor:
-        """int64[B] user of each state."""
+        """int64[B], user of each state."""
         return self.users[self.rows]
 
     @property
     def hidden_edges(self) -> tuple[Tensor, Tensor] | None:
-        """(int64[H] users, int64[H] items) of the hidden interactions, if there are any."""
+        """(int64[H] users, int64[H] items) of the hidden interactions; None if there are none."""
         return self.hidden and (self.state_users[self.hidden.states], self.hidden.items)
 
     def to(self, device: torch.device) -> "Queries":
@@ -75,35 +75,36 @@ class Queries:
         if self.users.device == device:
             return self
         names = ("users", "history", "lengths", "rows", "ends")
-        moved = {name: getattr(self, name).to(device) for name in names}
+        tensors = {name: getattr(self, name).to(device) for name in names}
         seen, hidden = (
             pairs and Seen(*(part.to(device) for part in pairs))
             for pairs in (self.seen, self.hidden)
         )
-        return replace(self, **moved, seen=seen, hidden=hidden)
+        return replace(self, **tensors, seen=seen, hidden=hidden)
 
 
 class Batch(NamedTuple):
-    """States to learn from, each with the place of its next item in the flat training items."""
+    """Training states and the next item of each."""
 
     queries: Queries
     positions: np.ndarray
-    """int64[B] index into `Ragged.values` of the item that came next."""
+    """int64[B], index of the next item in `train.values`; for states "user", which have no next
+    item, the end of the history."""
     targets: Tensor
-    """int64[B] that item."""
+    """int64[B], the next item."""
 
 
 def gather_windows(values: np.ndarray, starts: np.ndarray, stops: np.ndarray, pad: int) -> Tensor:
     """Gather ranges of a flat array into rows padded on the right.
 
     Args:
-        values: int32[m] flat items.
-        starts: int64[R] first index of each row.
-        stops: int64[R] index after the last of each row.
-        pad: value for the places after a row's end.
+        values: int32[m], flat items.
+        starts: int64[R], first index of each row.
+        stops: int64[R], index after the last of each row.
+        pad: the padding value.
 
     Returns:
-        int64[R, T] with T the longest range (0 where all are empty).
+        int64[R, T], where T is the length of the longest range (0 if all are empty).
     """
     width = int((stops - starts).max(initial=0))
     index = starts[:, None] + np.arange(width)
@@ -115,19 +116,19 @@ def seen_before(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Se
     """Return the distinct items of each range `values[start:stop]` as pairs (state, item)."""
     counts = stops - starts
     states = np.repeat(np.arange(len(starts)), counts)
-    within = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
-    items = values[np.repeat(starts, counts) + within].astype(np.int64)
+    index_in_range = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
+    items = values[np.repeat(starts, counts) + index_in_range].astype(np.int64)
     width = int(items.max(initial=0)) + 1
-    # Users come one after the other: a merge sort of runs, where np.unique hashes (30 times).
+    # States are sorted already: a stable sort merges runs, 30 times faster than np.unique hashes.
     pairs = np.sort(states * width + items, kind="stable")
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     return Seen(torch.from_numpy(pairs // width), torch.from_numpy(pairs % width))
 
 
 def histories(dataset: Dataset, split: Split | Literal["future"]) -> RaggedArray:
-    """Return what each user had taken before the split: train, and valid too before the test.
+    """Return each user's items before a split: train for "valid", train and valid for "test".
 
-    `"future"` is everything known, for serving.
+    "future" returns all items of all three parts, for serving.
     """
     parts = {
         "valid": (dataset.train,),
@@ -145,22 +146,22 @@ def histories(dataset: Dataset, split: Split | Literal["future"]) -> RaggedArray
 def user_queries(
     past: RaggedArray, users: np.ndarray, history_length: int, n_items: int, *, mask_seen: bool
 ) -> Queries:
-    """Ask for one recommendation for each of these users, after all of their past.
+    """Return queries with one state per user: the state after all of the user's past items.
 
     Args:
-        past: one row a user.
-        users: int64[B] users to ask for.
-        history_length: items a model reads at most; 0 for a model that reads none.
-        n_items: size of the catalogue, the padding value.
-        mask_seen: whether to list the items of the past as seen.
+        past: one row per user.
+        users: int64[B], the users to query.
+        history_length: the most items that the model reads; 0 for a model without history.
+        n_items: number of items, the padding value.
+        mask_seen: whether to mask the items of the past.
     """
     starts, stops = past.offsets[users], past.offsets[users + 1]
-    queries = _one_state_a_row(past.values, (users, starts, stops), history_length, n_items)
+    queries = _one_state_per_row(past.values, (users, starts, stops), history_length, n_items)
     seen = seen_before(past.values, starts, stops) if mask_seen else None
     return replace(queries, seen=seen)
 
 
-def _one_state_a_row(
+def _one_state_per_row(
     values: np.ndarray,
     ranges: tuple[np.ndarray, np.ndarray, np.ndarray],
     history_length: int,
@@ -179,11 +180,18 @@ def _one_state_a_row(
 
 
 class StateBatches:
-    """Every place in the training histories that has a next item, cut into batches of states.
+    """Batches of training states and their next items.
 
-    `rows="all_positions"` lets states share the history they are read from (one pass of a causal
-    model serves all of them); `"prefix"` gives each its own row, as RecBole does. A history
-    longer than the model reads is cut into windows from its end backwards.
+    Args:
+        train: the training histories, one row per user.
+        n_items: number of items, the padding value.
+        history_length: the most items that the model reads; longer histories are split into
+            windows of this length, from their end backwards.
+        batch_size: states per batch, of all processes together.
+        states: "prefix": one state before every item but the first; "last_prefix": one state per
+            user, before the last item; "user": one state per user, after all items.
+        rows: "all_positions": states of "prefix" share the row that they are read from, for causal
+            models that encode all of them in one pass; "prefix": one row per state, as in RecBole.
     """
 
     def __init__(
@@ -199,11 +207,11 @@ class StateBatches:
         self.train, self.n_items, self.batch_size = train, n_items, batch_size
         self.history_length = history_length
         self.states: States = states
-        shared = rows == "all_positions" and states == "prefix" and history_length > 0
-        self._windows = (
-            _shared_windows(train, history_length) if shared else _single_windows(train, states)
+        shares_rows = rows == "all_positions" and states == "prefix" and history_length > 0
+        self._ranges = (
+            _window_ranges(train, history_length) if shares_rows else _state_ranges(train, states)
         )
-        self._shared = shared
+        self._shares_rows = shares_rows
 
     @property
     def n_states(self) -> int:
@@ -213,80 +221,78 @@ class StateBatches:
     def __len__(self) -> int:
         return max(1, -(-self.n_states // self.batch_size))
 
-    def cut(self, fewest: int) -> None:
-        """Let a batch have a `fewest`-th of the states at the most."""
-        self.batch_size = max(1, min(self.batch_size, -(-self.n_states // fewest)))
+    def cut(self, min_batches: int) -> None:
+        """Reduce the batch size if an epoch would have fewer than `min_batches` batches."""
+        self.batch_size = max(1, min(self.batch_size, -(-self.n_states // min_batches)))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
-        users, starts, stops = self._windows
+        users, starts, stops = self._ranges
         sizes = self._sizes()
         order = torch.randperm(len(users), generator=generator).numpy()
-        if self._shared:
-            chunk = (np.cumsum(sizes[order]) - 1) // (self.batch_size * _BUCKET)
-            order = order[np.lexsort((sizes[order], chunk))]
+        if self._shares_rows:
+            bucket = (np.cumsum(sizes[order]) - 1) // (self.batch_size * _BATCHES_PER_BUCKET)
+            order = order[np.lexsort((sizes[order], bucket))]
         batch_of = (np.cumsum(sizes[order]) - 1) // self.batch_size
-        parts = np.split(order, np.flatnonzero(np.diff(batch_of)) + 1)
-        for index in torch.randperm(len(parts), generator=generator).tolist():
-            part = distributed.shard_rows(parts[index])
-            yield self._batch(users[part], starts[part], stops[part])
+        batches = np.split(order, np.flatnonzero(np.diff(batch_of)) + 1)
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            rows = distributed.shard_rows(batches[index])
+            yield self._batch(users[rows], starts[rows], stops[rows])
 
     def _sizes(self) -> np.ndarray:
-        users, starts, stops = self._windows
-        return stops - starts if self._shared else np.ones(len(users), dtype=np.int64)
+        users, starts, stops = self._ranges
+        return stops - starts if self._shares_rows else np.ones(len(users), dtype=np.int64)
 
     def _batch(self, users: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Batch:
         values = self.train.values
-        if not self._shared:
+        if not self._shares_rows:
             ranges = (users, starts, stops)
-            queries = _one_state_a_row(values, ranges, self.history_length, self.n_items)
-            # A user-state has no next item: its place is the end of the history.
+            queries = _one_state_per_row(values, ranges, self.history_length, self.n_items)
+            # States "user" have no next item: the target is then a placeholder.
             targets = torch.from_numpy(values[np.minimum(stops, len(values) - 1)].astype(np.int64))
             return Batch(queries, stops, targets)
         sizes = stops - starts
         rows = np.repeat(np.arange(len(users)), sizes)
-        within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        positions = starts[rows] + within + 1
+        index_in_row = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        positions = starts[rows] + index_in_row + 1
         queries = Queries(
             users=torch.from_numpy(users.astype(np.int64)),
             history=gather_windows(values, starts, stops, self.n_items),
             lengths=torch.from_numpy(sizes),
             rows=torch.from_numpy(rows),
-            ends=torch.from_numpy(within + 1),
+            ends=torch.from_numpy(index_in_row + 1),
         )
         return Batch(queries, positions, torch.from_numpy(values[positions].astype(np.int64)))
 
 
-def _shared_windows(train: RaggedArray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (users, starts, stops) of input ranges that cover all but each user's last item."""
-    stops = train.offsets[1:] - 1
-    inputs = stops - train.offsets[:-1]
-    pieces = np.maximum(0, -(-inputs // length))
-    users = np.repeat(np.arange(len(train)), pieces)
-    back = np.arange(len(users)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    ends = stops[users] - back * length
-    return users, np.maximum(train.offsets[users], ends - length), ends
+def _window_ranges(train: RaggedArray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (users, starts, stops) of windows that cover all but each user's last item."""
+    input_stops = train.offsets[1:] - 1
+    n_inputs = input_stops - train.offsets[:-1]
+    n_windows = np.maximum(0, -(-n_inputs // length))
+    users = np.repeat(np.arange(len(train)), n_windows)
+    windows_after = np.arange(len(users)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    stops = input_stops[users] - windows_after * length
+    return users, np.maximum(train.offsets[users], stops - length), stops
 
 
-def _single_windows(
-    train: RaggedArray, states: States
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _state_ranges(train: RaggedArray, states: States) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (users, starts, stops) of the history before each state."""
-    first, after = train.offsets[:-1], train.offsets[1:]
+    starts, stops = train.offsets[:-1], train.offsets[1:]
     if states == "user":
         users = np.flatnonzero(train.lengths > 0)
-        return users, first[users], after[users]
+        return users, starts[users], stops[users]
     if states == "last_prefix":
         users = np.flatnonzero(train.lengths > 1)
-        return users, first[users], after[users] - 1
+        return users, starts[users], stops[users] - 1
     users = np.repeat(np.arange(len(train)), train.lengths)
-    stops = np.arange(len(train.values))
-    keep = stops > first[users]
-    return users[keep], first[users[keep]], stops[keep]
+    positions = np.arange(len(train.values))
+    keep = positions > starts[users]
+    return users[keep], starts[users[keep]], positions[keep]
 
 
 class EdgeBatches:
-    """Every training interaction as a (user, item) pair, cut into batches."""
+    """Batches of training interactions as (user, item) pairs."""
 
     def __init__(self, train: RaggedArray, *, batch_size: int) -> None:
         self.train, self.batch_size = train, batch_size
@@ -298,16 +304,15 @@ class EdgeBatches:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
         order = torch.randperm(len(self._users), generator=generator)
-        for whole in torch.split(order, self.batch_size):
-            part = distributed.shard_rows(whole)
-            positions = part.numpy()
-            empty = torch.zeros(len(part), dtype=torch.int64)
+        for batch in torch.split(order, self.batch_size):
+            positions = distributed.shard_rows(batch).numpy()
+            no_items = torch.zeros(len(positions), dtype=torch.int64)
             queries = Queries(
                 users=torch.from_numpy(self._users[positions]),
-                history=torch.empty(len(part), 0, dtype=torch.int64),
-                lengths=empty,
-                rows=torch.arange(len(part)),
-                ends=empty,
+                history=torch.empty(len(positions), 0, dtype=torch.int64),
+                lengths=no_items,
+                rows=torch.arange(len(positions)),
+                ends=no_items,
             )
             targets = torch.from_numpy(self.train.values[positions].astype(np.int64))
             yield Batch(queries, positions, targets)

@@ -5,32 +5,42 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from recoach.data.config import PrepareConfig
 from recoach.data.interactions import IntArray, Interactions
 from recoach.errors import DataError
 
 BoolArray = npt.NDArray[np.bool_]
-NOT_RATED = (
-    "a rating threshold needs a rating column, and this log has none; drop min_rating "
-    "or map the column with columns={'rating': ...}"
+NO_RATINGS = (
+    "min_rating: a rating threshold needs a rating column, and this log has none. Drop min_rating "
+    "or map the column with columns={'rating': NAME}."
 )
+
+
+def apply_filters(interactions: Interactions, config: PrepareConfig) -> Interactions:
+    """Return the log after rating threshold, deduplication and k-core, in this order."""
+    if config.min_rating is not None:
+        interactions = rating_at_least(interactions, config.min_rating)
+    if config.dedup != "none":
+        interactions = deduplicate(interactions, config.dedup)
+    return k_core(interactions, config.k_core) if config.k_core else interactions
 
 
 def k_core(interactions: Interactions, k: int = 5) -> Interactions:
     """Return the largest part of the log in which every user and every item has k rows or more.
 
-    Filtering is repeated until nothing changes. Rows count, so repeats of a pair count each time.
-    DataError where nothing is left, saying for which k something would be.
+    Filtering repeats until nothing changes. Rows are counted: a repeated pair counts each time.
+    DataError if nothing is left, with the largest k for which something would be.
     """
     rows = _core_rows(interactions.users, interactions.items, k)
     if not rows.any():
-        raise DataError(_empty_core(interactions, k))
+        raise DataError(_empty_core_message(interactions, k))
     return interactions if rows.all() else interactions.keep(rows)
 
 
 def deduplicate(interactions: Interactions, keep: Literal["first", "last"]) -> Interactions:
     """Return the log with one row for each pair of user and item, the earliest or the latest.
 
-    Ties in time go by file order, as does a log without times. The rows keep their file order.
+    File order breaks ties in time, and orders a log without times. The rows keep their file order.
     """
     pairs = interactions.users.astype(np.int64) * interactions.n_items + interactions.items
     if interactions.times is None:
@@ -47,56 +57,62 @@ def deduplicate(interactions: Interactions, keep: Literal["first", "last"]) -> I
 def rating_at_least(interactions: Interactions, threshold: float) -> Interactions:
     """Return the rows rated `threshold` or better; DataError without ratings or without any row."""
     if interactions.ratings is None:
-        raise DataError(NOT_RATED)
+        raise DataError(NO_RATINGS)
     rows = interactions.ratings >= np.float32(threshold)
     if not rows.any():
-        raise DataError(rated_too_low(threshold, interactions.ratings.max()))
+        raise DataError(ratings_too_low_message(threshold, interactions.ratings.max()))
     return interactions.keep(rows)
 
 
 def _core_rows(users: IntArray, items: IntArray, k: int) -> BoolArray:
-    """Return bool[N], whether a row is in the k-core; counts lose what went, not counted anew."""
-    left_users, left_items = users.astype(np.intp), items.astype(np.intp)
-    of_user, of_item = np.bincount(users), np.bincount(items)
+    """Return bool[N], whether a row is in the k-core; each round only subtracts removed rows."""
+    core_users, core_items = users.astype(np.intp), items.astype(np.intp)
+    user_counts, item_counts = np.bincount(users), np.bincount(items)
     while True:
-        few_of_user, few_of_item = of_user < k, of_item < k
-        goes = few_of_user.take(left_users) | few_of_item.take(left_items)
-        if not goes.any():
-            return ~(few_of_user[users] | few_of_item[items])
-        gone = np.flatnonzero(goes)
-        of_user -= np.bincount(left_users[gone], minlength=len(of_user))
-        of_item -= np.bincount(left_items[gone], minlength=len(of_item))
-        left_users, left_items = left_users[~goes], left_items[~goes]
+        rare_users, rare_items = user_counts < k, item_counts < k
+        removed = rare_users.take(core_users) | rare_items.take(core_items)
+        if not removed.any():
+            return ~(rare_users[users] | rare_items[items])
+        removed_rows = np.flatnonzero(removed)
+        user_counts -= np.bincount(core_users[removed_rows], minlength=len(user_counts))
+        item_counts -= np.bincount(core_items[removed_rows], minlength=len(item_counts))
+        core_users, core_items = core_users[~removed], core_items[~removed]
 
 
-def _empty_core(interactions: Interactions, k: int) -> str:
-    low, high = 0, k  # the low-core has rows (the 0-core has all), the high-core none
-    rows = np.ones(len(interactions), dtype=np.bool_)
+def _empty_core_message(interactions: Interactions, k: int) -> str:
+    low, high = 0, k  # the low-core has rows (the 0-core has all), the high-core has none
+    low_rows = np.ones(len(interactions), dtype=np.bool_)
     while high - low > 1:
         middle = (low + high) // 2
-        found = _core_rows(interactions.users, interactions.items, middle)
-        low, high, rows = (middle, high, found) if found.any() else (low, middle, rows)
-    users = len(np.unique(interactions.users[rows]))
-    items = len(np.unique(interactions.items[rows]))
-    return empty_core(k, low, (users, items, int(np.count_nonzero(rows))))
+        rows = _core_rows(interactions.users, interactions.items, middle)
+        if rows.any():
+            low, low_rows = middle, rows
+        else:
+            high = middle
+    n_users = len(np.unique(interactions.users[low_rows]))
+    n_items = len(np.unique(interactions.items[low_rows]))
+    return empty_core_message(k, low, (n_users, n_items, int(np.count_nonzero(low_rows))))
 
 
-def empty_core(k: int, low: int, left: tuple[int, int, int]) -> str:
-    """Return what to say of an empty k-core.
+def empty_core_message(k: int, largest_k: int, counts: tuple[int, int, int]) -> str:
+    """Return the error message for an empty k-core.
 
     Args:
-        k: what was asked for.
-        low: the largest k that leaves something.
-        left: users, items and interactions of that core.
+        k: the k that leaves nothing.
+        largest_k: the largest k that leaves something.
+        counts: users, items and interactions of the `largest_k`-core.
     """
-    users, items, rows = left
+    n_users, n_items, n_rows = counts
     return (
-        f"the {k}-core is empty: no users and items with {k} interactions each are left; the "
-        f"largest k that leaves something is {low} ({users:,} users, {items:,} items, "
-        f"{rows:,} interactions), so use k_core = {low} or a longer log"
+        f"k_core: the {k}-core is empty: no users and items with {k} interactions each are left. "
+        f"Use a longer log or k_core = {largest_k}, the largest k that leaves something "
+        f"({n_users:,} users, {n_items:,} items, {n_rows:,} interactions)."
     )
 
 
-def rated_too_low(threshold: float, highest: float) -> str:
-    """Return what to say where no rating reaches a threshold."""
-    return f"no rating reaches {threshold:g}, the highest is {highest:g}; lower min_rating"
+def ratings_too_low_message(threshold: float, highest: float) -> str:
+    """Return the error message for a threshold that no rating reaches."""
+    return (
+        f"min_rating: no rating reaches {threshold:g}, the highest is {highest:g}. Lower "
+        "min_rating."
+    )

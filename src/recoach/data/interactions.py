@@ -1,4 +1,4 @@
-"""The interaction log as frozen arrays: dense ids, their external names, times, ratings."""
+"""An interaction log as arrays: dense user and item numbers, external ids, times, ratings."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.uint32]
 
-_BLOCK = 1 << 18  # rows compared at once
+_BLOCK = 1 << 18  # rows compared at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,32 +46,32 @@ class Interactions:
         return len(self.users)
 
     def __repr__(self) -> str:
-        has = [name for name in ("times", "ratings") if getattr(self, name) is not None]
+        columns = [name for name in ("times", "ratings") if getattr(self, name) is not None]
         return (
             f"Interactions({len(self):,} of {self.n_users:,} users and {self.n_items:,} items"
-            f"{', with ' if has else ''}{' and '.join(has)})"
+            f"{', with ' if columns else ''}{' and '.join(columns)})"
         )
 
     def frame(self) -> pl.DataFrame:
-        """Return the log under its external ids: user_id, item_id[, timestamp][, rating]."""
+        """Return the log with its external ids: user_id, item_id[, timestamp][, rating]."""
         columns = {
             "user_id": self.user_ids.gather(self.users),
             "item_id": self.item_ids.gather(self.items),
         }
         if self.times is not None:
-            stamps = pl.Series(self.times, dtype=pl.Int64)
-            columns["timestamp"] = stamps.cast(pl.Datetime("ms"))
+            milliseconds = pl.Series(self.times, dtype=pl.Int64)
+            columns["timestamp"] = milliseconds.cast(pl.Datetime("ms"))
         if self.ratings is not None:
             columns["rating"] = pl.Series(self.ratings)
         return pl.DataFrame(columns)
 
     def keep(self, rows: npt.NDArray[np.bool_]) -> "Interactions":
-        """Return the rows where `rows` (bool[N]) is true, users and items numbered anew.
+        """Return the rows where the mask `rows` (bool[N]) is true, in the same order.
 
-        The order of the rows stays; ids that no longer occur leave the vocabularies.
+        Users and items are renumbered; ids that no longer occur are dropped.
         """
-        users, user_codes = number(self.users[rows], self.n_users)
-        items, item_codes = number(self.items[rows], self.n_items)
+        users, user_codes = renumber(self.users[rows], self.n_users)
+        items, item_codes = renumber(self.items[rows], self.n_items)
         return Interactions(
             users,
             items,
@@ -82,49 +82,50 @@ class Interactions:
         )
 
 
-def number(codes: npt.NDArray[np.integer], n_codes: int) -> tuple[IntArray, LongArray]:
-    """Renumber codes densely in order of first appearance.
+def renumber(codes: npt.NDArray[np.integer], n_codes: int) -> tuple[IntArray, LongArray]:
+    """Number codes 0, 1, ... in order of first appearance.
 
     Args:
         codes: int[N] in 0..n_codes-1, with gaps.
-        n_codes: how many codes there could be.
+        n_codes: number of possible codes.
 
     Returns:
         int32[N] the new numbers, and int64[n] the old code of each new number.
     """
     absent = len(codes)
-    first = np.full(n_codes, absent, dtype=np.int64)
-    first[codes[::-1]] = np.arange(absent - 1, -1, -1)  # of equal codes the last written stays
-    present = np.flatnonzero(first < absent)
-    present = present[np.argsort(first[present])]
-    renumbered = np.empty(n_codes, dtype=np.int32)
-    renumbered[present] = np.arange(len(present), dtype=np.int32)
-    return renumbered[codes], present
+    first_row = np.full(n_codes, absent, dtype=np.int64)
+    first_row[codes[::-1]] = np.arange(absent - 1, -1, -1)  # the first row is written last
+    present = np.flatnonzero(first_row < absent)
+    present = present[np.argsort(first_row[present])]
+    new_codes = np.empty(n_codes, dtype=np.int32)
+    new_codes[present] = np.arange(len(present), dtype=np.int32)
+    return new_codes[codes], present
 
 
 def first_rows(values: pl.Series) -> RowArray:
-    """Return uint32[N], the first of the rows that hold the same value; no value may be null.
+    """Return uint32[N], for each row the first row with the same value; no value may be null.
 
-    A hash table that takes all rows at once: of the values that meet in a slot the earliest stays,
-    and the rows of the others try again with another hash.
+    A hash table filled with all rows at once: each slot keeps its earliest row, and rows whose
+    value differs from that row's value (a collision) are retried with another hash seed.
     """
     slots = 1 << max(1, len(values).bit_length() - 1)
     table = np.empty(slots, dtype=np.uint32)
     first = np.empty(len(values), dtype=np.uint32)
-    rows, held, seed = np.arange(len(values), dtype=np.uint32), values, 0
+    rows, row_values, seed = np.arange(len(values), dtype=np.uint32), values, 0
     while len(rows):
-        slot = held.hash(seed).to_numpy() & np.uint64(slots - 1)
-        table[slot[::-1]] = rows[::-1]  # the earliest is written last
+        slot = row_values.hash(seed).to_numpy() & np.uint64(slots - 1)
+        table[slot[::-1]] = rows[::-1]  # the earliest row is written last
         first[rows] = table[slot]
-        clash = _differ(held, values, first[rows])
-        rows, held, seed = rows[clash], held.filter(pl.Series(clash)), seed + 1
+        collides = _differ(row_values, values, first[rows])
+        rows, row_values = rows[collides], row_values.filter(pl.Series(collides))
+        seed += 1
     return first
 
 
-def _differ(held: pl.Series, values: pl.Series, rows: RowArray) -> npt.NDArray[np.bool_]:
-    """Return bool[N], whether held differs from values[rows]; a block at a time, to save memory."""
+def _differ(left: pl.Series, values: pl.Series, rows: RowArray) -> npt.NDArray[np.bool_]:
+    """Return bool[N], whether left differs from values[rows]; block by block to save memory."""
     different = np.empty(len(rows), dtype=np.bool_)
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        different[block] = (held[block] != values.gather(rows[block])).to_numpy()
+        different[block] = (left[block] != values.gather(rows[block])).to_numpy()
     return different

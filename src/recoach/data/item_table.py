@@ -1,61 +1,59 @@
-"""What people call the items: an item table becomes one title for each item of a dataset."""
+"""Read item tables: the title of each item of a dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from recoach.data.formats import Table, open_table, reading
-from recoach.data.ingest import USUAL_NAMES
+from recoach.data.columns import USUAL_NAMES, find_usual_name
+from recoach.data.readers.registry import open_table
+from recoach.data.readers.table import Table, convert_read_errors
 from recoach.errors import DataError, clipped, listed
 
-_TITLE = ("title", "name", "item_name", "product_title", "movie_title", "label")
+_TITLE_NAMES = ("title", "name", "item_name", "product_title", "movie_title", "label")
 
 
 def read_titles(source: Path, item_ids: pl.Series) -> pl.Series:
     """Return String[n_items], the title of each item, its id where the table has none.
 
     Args:
-        source: a table with an item column and a title column, in any format of logs but
+        source: a table with an item column and a title column, in any format of logs except
             sequences; RecBole's `.item` too. The first title of an item counts.
         item_ids: String[n_items].
 
     Raises:
-        DataError: a file that cannot be read, no such columns, or a table of other items.
+        DataError: the file cannot be read, has no such columns, or holds none of the items.
     """
-    table = open_table(source, "auto", lambda names: bool(_find(names, USUAL_NAMES["item_id"])))
-    item = _needed(table, "item", USUAL_NAMES["item_id"])
-    title = _needed(table, "title", _TITLE)
-    columns = [pl.col(item).cast(pl.String), pl.col(title).cast(pl.String).alias("title")]
-    with reading(table.label, table.explain):
-        given = table.frame.select(columns[0].alias("item_id"), columns[1]).collect()
-    given = given.drop_nulls().unique("item_id", keep="first")
+    table = open_table(source, "auto", _has_item_column)
+    item_name = _require_column(table, "item", USUAL_NAMES["item_id"])
+    title_name = _require_column(table, "title", _TITLE_NAMES)
+    columns = {"item_id": pl.col(item_name), "title": pl.col(title_name)}
+    with convert_read_errors(table.label, table.diagnose):
+        rows = table.frame.select(
+            **{key: column.cast(pl.String) for key, column in columns.items()}
+        ).collect()
+    rows = rows.drop_nulls().unique("item_id", keep="first")
     titles = pl.DataFrame({"item_id": item_ids}).join(
-        given, on="item_id", how="left", maintain_order="left"
+        rows, on="item_id", how="left", maintain_order="left"
     )["title"]
     if titles.null_count() == len(titles):
+        example = clipped(repr(rows["item_id"][0])) if len(rows) else "missing"
         raise DataError(
-            f"{table.label}: none of its items is in the log (its first is "
-            f"{_first(given)}, the log's first is {clipped(repr(item_ids[0]))}); "
-            "the ids must be the log's"
+            f"{table.label}: none of its items is in the log (an item of the table is {example}, "
+            f"one of the log is {clipped(repr(item_ids[0]))}). Use the ids of the log."
         )
     return titles.fill_null(item_ids)
 
 
-def _find(names: Sequence[str], usual: Sequence[str]) -> str | None:
-    lower = {name.lower(): name for name in names}
-    return next((lower[name] for name in usual if name in lower), None)
+def _has_item_column(names: Sequence[str]) -> bool:
+    return find_usual_name(names, USUAL_NAMES["item_id"]) is not None
 
 
-def _needed(table: Table, what: str, usual: Sequence[str]) -> str:
-    name = _find(table.names, usual)
+def _require_column(table: Table, role: str, usual_names: Sequence[str]) -> str:
+    name = find_usual_name(table.names, usual_names)
     if name is None:
         raise DataError(
-            f"{table.label}: no {what} column among {listed(table.names)}; "
-            f"rename it to one of {', '.join(usual[:4])}"
+            f"{table.label}: there is no {role} column among {listed(table.names)}. Rename it to "
+            f"one of {', '.join(usual_names[:4])}."
         )
     return name
-
-
-def _first(given: pl.DataFrame) -> str:
-    return clipped(repr(given["item_id"][0])) if len(given) else "missing"

@@ -1,6 +1,7 @@
-"""One process at a time in a folder: a lock of the operating system, gone with its process.
+"""Lock a folder, so that one process at a time works in it.
 
-The lock is on a file, not the file itself: what a killed process leaves behind locks nothing.
+The operating system holds the lock and releases it with the process: the lock file of a killed
+process blocks nobody. The file says which process holds the lock.
 """
 
 import contextlib
@@ -16,122 +17,108 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from recoach import distributed
 from recoach.errors import BusyError, RunError
 
-LOCK = ".lock"
-"""The file in a folder that is being worked in."""
-_BUSY = {errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
-_FAR = 1 << 30
-"""Where Windows locks a byte: elsewhere than where others read who it is."""
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _claim(descriptor: int) -> None:
-        os.lseek(descriptor, _FAR, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-
-else:
-    import fcntl
-
-    def _claim(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+LOCK_FILE = ".lock"
+"""The lock file in a folder that a process works in."""
+_TIMEOUT, _POLL_INTERVAL = 0.1, 0.02
+"""Seconds; long enough to retry when the owner removes its lock file at this moment."""
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""Errors of file systems without locks."""
+_OWNER_OFFSET = 1
+"""Windows denies reading the first byte of the file, which is the one that is locked."""
 
 
 @contextmanager
-def alone(folder: Path, lock: Path | None = None) -> Iterator[None]:
-    """Work in a folder while no other process does.
+def lock_folder(folder: Path, lock_file: Path | None = None) -> Iterator[None]:
+    """Hold the lock of a folder. Under torchrun only the main process locks.
 
     Args:
-        folder: what is worked in.
-        lock: the file to lock, where it cannot lie in the folder. Its folder is made if it is not
-            there, and taken away if it is empty at the end.
+        folder: the folder to work in.
+        lock_file: the file to lock, if it cannot lie in `folder`. Missing parent folders are
+            made, and removed in the end if they are empty. Default: `LOCK_FILE` in `folder`.
 
     Raises:
-        BusyError: another process works there, named with its command and since when.
-        RunError: the folder cannot be written.
+        BusyError: another process holds the lock; the message names its command and its start.
+        RunError: the folder is not writable.
     """
-    if not distributed.is_main_process():  # of processes that work together the first holds it
+    if not distributed.is_main_process():
         yield
         return
-    path = lock or folder / LOCK
-    made = _make(path.parent)
+    path = lock_file or folder / LOCK_FILE
+    made_folders = _make_folders(path.parent)
     try:
-        descriptor = _locked(path, folder)
+        lock = _acquire(path, folder)
         try:
             yield
         finally:
-            if sys.platform != "win32":  # there, an open file cannot be removed
-                path.unlink(missing_ok=True)
-            os.close(descriptor)
-            if sys.platform == "win32":
-                with contextlib.suppress(OSError):  # the next one has it already
-                    path.unlink(missing_ok=True)
+            _release(lock, path)
     finally:
-        for parent in made:
-            with contextlib.suppress(OSError):  # no longer empty: it stays
+        for parent in made_folders:
+            with contextlib.suppress(OSError):  # it is not empty
                 parent.rmdir()
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder and return what had to be made, the innermost first."""
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and its parents and return those that were missing, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _not_writable(folder, error) from error
     return missing
 
 
-def _locked(path: Path, folder: Path) -> int:
-    """Return the open descriptor of a lock file that nobody else holds."""
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        try:
-            _claim(descriptor)
-        except OSError as error:
-            if error.errno in _BUSY:
-                os.close(descriptor)
-                raise BusyError(folder, _owner(path)) from None
-            warnings.warn(
-                f"{folder}: this file system knows no locks ({error.strerror}); let no other "
-                "process work there.",
-                stacklevel=3,
-            )
-            return descriptor
-        if _is(path, descriptor):
-            _sign(descriptor)
-            return descriptor
-        os.close(descriptor)  # its owner took the file away between the opening and the lock
-
-
-def _is(path: Path, descriptor: int) -> bool:
+def _acquire(path: Path, folder: Path) -> FileLock:
+    lock = FileLock(path, timeout=_TIMEOUT, poll_interval=_POLL_INTERVAL, fallback_to_soft=False)
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+        lock.acquire()
+    except Timeout:
+        raise BusyError(folder, _read_owner(path)) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise _not_writable(folder, error) from error
+        warnings.warn(
+            f"{folder}: this file system has no locks ({error.strerror}). Let no other process "
+            "work there.",
+            stacklevel=4,
+        )
+    _write_owner(path)
+    return lock
 
 
-def _sign(descriptor: int) -> None:
-    """Write down who works here; a full disk spoils the note, not the lock."""
+def _release(lock: FileLock, path: Path) -> None:
+    """Remove the lock file while the lock is held; a process that waits for it notices."""
+    if sys.platform == "win32":  # an open file cannot be removed
+        lock.release()
+        with contextlib.suppress(OSError):  # the next process has opened it already
+            path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _write_owner(path: Path) -> None:
+    """Write which process holds the lock; on a full disk the lock still works."""
     owner = {
         "pid": os.getpid(),
         "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(owner).encode())
+    with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
+        file.truncate(_OWNER_OFFSET)
+        file.seek(_OWNER_OFFSET)
+        file.write(json.dumps(owner).encode())
 
 
-def _owner(path: Path) -> str:
+def _read_owner(path: Path) -> str:
     try:
-        owner: dict[str, Any] = json.loads(path.read_text())
+        with path.open("rb", buffering=0) as file:
+            file.seek(_OWNER_OFFSET)
+            owner: dict[str, Any] = json.loads(file.read())
         return (
             f"process {owner['pid']} has worked there since {owner['since']} ({owner['command']})"
         )
@@ -139,6 +126,6 @@ def _owner(path: Path) -> str:
         return "another process works there"
 
 
-def _unwritable(folder: Path, error: OSError) -> RunError:
+def _not_writable(folder: Path, error: OSError) -> RunError:
     reason = error.strerror or error
-    return RunError(f"Cannot write in {folder}: {reason}. Choose a folder you may write to.")
+    return RunError(f"{folder}: cannot be written ({reason}). Choose a folder you may write to.")

@@ -1,8 +1,8 @@
-"""A prepared set on disk: a small folder of Parquet and JSON, written whole or not at all.
+"""A prepared dataset on disk: a folder of Parquet and JSON files, written whole or not at all.
 
 users.parquet, items.parquet            external ids in the order of their numbers
-train.parquet, valid.parquet, test.parquet   user and item numbers, a user's rows in time order;
-                                        train has the ratings, where the log has any
+train.parquet, valid.parquet, test.parquet   user and item numbers, each user's rows in time order;
+                                        train has the ratings, if the log has any
 dataset.json                            version, name, fingerprint, source, config, statistics
 """
 
@@ -13,51 +13,27 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import Field
 
 from recoach import distributed
-from recoach.config import StrictConfig
-from recoach.data.filters import deduplicate, k_core, rating_at_least
-from recoach.data.formats import UNREADABLE
+from recoach.data.config import PrepareConfig
+from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
-from recoach.data.interactions import FloatArray, Interactions
-from recoach.data.lock import alone
+from recoach.data.interactions import FloatArray
+from recoach.data.lock import lock_folder
+from recoach.data.readers.table import POLARS_ERRORS
 from recoach.data.split import Dataset, RaggedArray, fingerprint, leave_last_out
 from recoach.data.statistics import Statistics, describe
 from recoach.errors import ConfigError, DataError
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
-"""The file that makes a folder a prepared set."""
+"""The file by which a folder is recognized as a prepared dataset."""
 _PARTS = ("train", "valid", "test")
-_SAMPLE = 1 << 20  # bytes hashed at the start, in the middle and at the end of a source
-
-
-class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
-    """How a log becomes a prepared set; filters run in the order of the fields."""
-
-    min_rating: float | None = None
-    """Keep only interactions rated this or better; needs a rating column."""
-
-    dedup: Literal["none", "first", "last"] = "none"
-    """Which interaction of a repeated (user, item) pair to keep; none keeps all."""
-
-    k_core: int = Field(default=5, ge=0)
-    """Every user and item keeps at least this many interactions; 0 switches the filter off."""
-
-    test_items: int = Field(default=1, ge=1)
-    """Last interactions of every user that are held out for test."""
-
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Our column names (user_id, item_id, rating, timestamp) to the names in the file."""
-
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "inter", "sequence"] = "auto"
-    """The file's format; auto goes by its suffix."""
-
+_SAMPLE_BYTES = 1 << 20  # hashed at the start, in the middle and at the end of a source
 
 _DEFAULT = PrepareConfig()
 
@@ -70,27 +46,34 @@ def prepare(
     memory: str | None = None,
     spark: str | None = None,
 ) -> Dataset:
-    """Read, filter and split a log into `directory`, or load it where nothing has changed.
+    """Read, filter and split a log into `directory`, or load the dataset if nothing has changed.
 
-    The folder is reused while the source (name, size, time of change, sampled content) and the
-    config are those it was made with. It appears whole or not at all.
+    The folder is reused as long as the source (name, size, modification time, sampled content)
+    and the config are the same. It is written whole or not at all.
 
     Args:
         source: the log.
         directory: the folder to write.
         config: filters and split.
-        memory: "4GB" lets DuckDB do the same on disk, beside the folder, within so much memory.
-        spark: "local[4]" or another master lets Spark do it, in a folder beside that workers see.
+        memory: a limit such as "4GB": DuckDB does the work on disk, in a scratch folder next to
+            `directory`.
+        spark: a master such as "local[4]": Spark does the work, in a scratch folder next to
+            `directory` that all workers must be able to read.
 
     Raises:
-        ConfigError: `memory` is no size, or DuckDB or Spark is not installed; or both are asked.
-        DataError: a bad log, filters that leave nothing, a folder that is not ours or not writable.
+        ConfigError: `memory` is not a size, DuckDB or Spark is not installed, or both are given.
+        DataError: the log is bad, the filters leave nothing, or the folder holds other files or is
+            not writable.
+        BusyError: another process writes this folder.
     """
     source, directory = Path(source), Path(directory)
     if memory is not None and spark is not None:
-        raise ConfigError("memory is DuckDB's limit, Spark has its own settings; give one of both.")
-    _identity(source)  # a log that is not there makes no folder
-    with _working(directory):
+        raise ConfigError(
+            "memory: this is the limit of DuckDB, and Spark has its own settings. Give memory or "
+            "spark, not both."
+        )
+    _identity(source)  # raises before a folder is made
+    with _lock(directory):
         return _prepare(source, directory, config, memory, spark)
 
 
@@ -111,22 +94,13 @@ def _prepare(
 
         dataset, statistics = split_in_spark(source, config, spark, directory)
     else:
-        read = read_interactions(source, columns=config.columns, format=config.format)
-        log = filtered(read, config)
+        log = read_interactions(source, columns=config.columns, format=config.format)
+        log = apply_filters(log, config)
         dataset = leave_last_out(log, name, test_items=config.test_items)
         statistics = describe(log)
     dataset = dataclasses.replace(dataset, name=name)
     _save(dataset, directory, statistics, origin)
     return dataset
-
-
-def filtered(interactions: Interactions, config: PrepareConfig) -> Interactions:
-    """Return the log after rating threshold, deduplication and k-core, in this order."""
-    if config.min_rating is not None:
-        interactions = rating_at_least(interactions, config.min_rating)
-    if config.dedup != "none":
-        interactions = deduplicate(interactions, config.dedup)
-    return k_core(interactions, config.k_core) if config.k_core else interactions
 
 
 def save_dataset(
@@ -135,32 +109,35 @@ def save_dataset(
     statistics: Statistics | None = None,
     origin: dict[str, Any] | None = None,
 ) -> None:
-    """Write a dataset to `directory`, replacing an older prepared set there.
+    """Write a dataset to `directory`, replacing an older prepared dataset there.
 
-    Everything is written to a temporary sibling first; whatever goes wrong, nothing half-written
-    stays. Of several processes only the first writes. DataError where the disk refuses or the
-    folder holds something else.
+    The files are written to a temporary folder next to it first, which is removed on any error.
+    Under torchrun only the main process writes.
+
+    Raises:
+        DataError: the folder cannot be written or holds something else.
+        BusyError: another process writes this folder.
     """
     if not distributed.is_main_process():
         return
-    with _working(Path(directory)):
+    with _lock(Path(directory)):
         _save(dataset, Path(directory), statistics, origin)
 
 
 def recover(directory: Path) -> None:
-    """Put back the set that a process was killed while exchanging, if there is one."""
+    """Restore the old dataset if a process was killed while it replaced it."""
     old = _old(directory)
     if old.is_dir() and not directory.exists():
         old.rename(directory)
 
 
 @contextmanager
-def _working(directory: Path) -> Iterator[None]:
-    """Be the only one who works on a set, and take away what a killed process left of one."""
-    with alone(directory, directory.with_name(f".{directory.name}.lock")):
+def _lock(directory: Path) -> Iterator[None]:
+    """Lock a prepared dataset, and remove the leftovers of a killed process."""
+    with lock_folder(directory, directory.with_name(f".{directory.name}.lock")):
         recover(directory)
-        for left in (_old(directory), _part(directory)):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (_old(directory), _part(directory)):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
@@ -178,9 +155,9 @@ def _save(
     statistics: Statistics | None,
     origin: dict[str, Any] | None,
 ) -> None:
-    if directory.exists() and not _is_ours(directory):
+    if directory.exists() and not _can_replace(directory):
         raise DataError(
-            f"{directory} exists and is not a prepared set; name another folder or empty it"
+            f"{directory}: exists and is not a prepared dataset. Name another folder or empty it."
         )
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -193,45 +170,45 @@ def _save(
     try:
         _write(dataset, manifest, _part(directory))
         _swap(_part(directory), directory, _old(directory))
-    except (OSError, *UNREADABLE) as error:
+    except (OSError, *POLARS_ERRORS) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
-            f"{directory}: the prepared set cannot be written ({reason}); make room or name a "
-            "folder you may write to"
+            f"{directory}: the prepared dataset cannot be written ({reason}). Make room or name a "
+            "folder you may write to."
         ) from None
     finally:
-        for left in (_part(directory), _old(directory)):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (_part(directory), _old(directory)):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_dataset(directory: Path) -> Dataset:
-    """Read a prepared set and verify it.
+    """Read a prepared dataset and verify its fingerprint.
 
     Raises:
-        DataError: no prepared set there, one of another version, or files that were changed.
+        DataError: the folder is not a prepared dataset, has another version, or was changed.
     """
     directory = Path(directory)
     manifest = _manifest(directory)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"{directory / MANIFEST}: format_version is {manifest.get('format_version')!r}, this "
-            f"release reads {FORMAT_VERSION}; prepare the data again"
+            f"release reads {FORMAT_VERSION}. Prepare the data again."
         )
     try:
         ids = [pl.read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
         rows = [_read_part(directory / f"{part}.parquet", len(ids[0])) for part in _PARTS]
-        found = fingerprint(ids, rows)
+        actual = fingerprint(ids, rows)
         ratings = _read_ratings(directory / "train.parquet")
-    except (OSError, ValueError, *UNREADABLE):
-        found = "unreadable"
-    if found != manifest.get("fingerprint"):
+    except (OSError, ValueError, *POLARS_ERRORS):
+        actual = "unreadable"
+    if actual != manifest.get("fingerprint"):
         raise DataError(
             f"{directory}: its files do not match the fingerprint in {MANIFEST} "
-            f"({found} and {manifest.get('fingerprint')}); prepare the data again"
+            f"({actual} and {manifest.get('fingerprint')}). Prepare the data again."
         )
     split = str(manifest.get("split", "leave_last_out"))
     name = str(manifest.get("name", ""))
-    return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], found, split, ratings)
+    return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, ratings)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
@@ -239,16 +216,18 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"there is no prepared set in {directory}; run prepare first") from None
+        raise DataError(
+            f"{directory}: there is no prepared dataset. Run recoach data prepare first."
+        ) from None
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict):
-        raise DataError(f"{path} cannot be read; prepare the data again")
+        raise DataError(f"{path}: cannot be read. Prepare the data again.")
     return manifest
 
 
 def _reuse(directory: Path, origin: dict[str, Any]) -> Dataset | None:
-    """Return the set in `directory` if it was made from `origin` and is whole, else None."""
+    """Return the dataset in `directory` if it is complete and was made from `origin`."""
     try:
         manifest = _manifest(directory)
         if any(manifest.get(key) != value for key, value in origin.items()):
@@ -259,18 +238,18 @@ def _reuse(directory: Path, origin: dict[str, Any]) -> Dataset | None:
 
 
 def _identity(source: Path) -> dict[str, Any]:
-    """Return what tells one source from another without reading all of it."""
+    """Return what identifies a source, without reading all of it."""
     try:
         status = source.stat()
         digest = hashlib.sha256()
         with source.open("rb") as file:
-            for start in (0, status.st_size // 2, max(0, status.st_size - _SAMPLE)):
+            for start in (0, status.st_size // 2, max(0, status.st_size - _SAMPLE_BYTES)):
                 file.seek(start)
-                digest.update(file.read(_SAMPLE))
+                digest.update(file.read(_SAMPLE_BYTES))
     except FileNotFoundError:
-        raise DataError(f"there is no file {source}; check the path") from None
+        raise DataError(f"{source}: there is no such file. Check the path.") from None
     except OSError as error:
-        raise DataError(f"{source} cannot be read ({error.strerror}); name a file") from None
+        raise DataError(f"{source}: cannot be read ({error.strerror}). Name a file.") from None
     return {
         "name": source.name,
         "size": status.st_size,
@@ -279,7 +258,8 @@ def _identity(source: Path) -> dict[str, Any]:
     }
 
 
-def _is_ours(directory: Path) -> bool:
+def _can_replace(directory: Path) -> bool:
+    """Return whether a folder is empty or a prepared dataset."""
     return directory.is_dir() and ((directory / MANIFEST).is_file() or not any(directory.iterdir()))
 
 
@@ -288,9 +268,9 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
     for name, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         pl.DataFrame({"id": ids}).write_parquet(folder / f"{name}.parquet")
     for part in _PARTS:
-        ragged: RaggedArray = getattr(dataset, part)
-        users = np.repeat(np.arange(len(ragged), dtype=np.int32), ragged.lengths)
-        table = pl.DataFrame({"user": users, "item": ragged.values})
+        rows: RaggedArray = getattr(dataset, part)
+        users = np.repeat(np.arange(len(rows), dtype=np.int32), rows.lengths)
+        table = pl.DataFrame({"user": users, "item": rows.values})
         if part == "train" and dataset.ratings is not None:
             table = table.with_columns(rating=dataset.ratings)
         table.write_parquet(folder / f"{part}.parquet")
@@ -299,7 +279,7 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
 
 
 def _swap(new: Path, directory: Path, old: Path) -> None:
-    """Put `new` in the place of `directory`, whose former content goes to `old`."""
+    """Rename `directory`, if it exists, to `old`, and `new` to `directory`."""
     if directory.exists():
         directory.rename(old)
     try:

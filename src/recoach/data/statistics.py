@@ -1,4 +1,4 @@
-"""The figures by which papers describe a log: counts, average length, density, dates."""
+"""Statistics of a log as papers report them: counts, average length, density, dates."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -13,17 +13,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """One row of a data table.
+    """Statistics of one log, a row of a paper's table of datasets.
 
     Attributes:
-        users: how many users.
-        items: how many items.
-        interactions: how many rows, repeats included.
-        average_length: interactions a user.
+        users: number of users.
+        items: number of items.
+        interactions: number of rows, repeated pairs included.
+        average_length: interactions per user.
         density: interactions / (users * items), in 0..1 where no pair repeats.
         first: UTC day of the earliest interaction; None without times.
         last: UTC day of the latest interaction; None without times.
-        repeated_pairs: rows beyond the first of their (user, item) pair.
+        repeated_pairs: rows after the first of their (user, item) pair.
     """
 
     users: int
@@ -41,19 +41,19 @@ def describe(interactions: Interactions) -> Statistics:
     users, items, rows = interactions.n_users, interactions.n_items, len(interactions)
     pairs = interactions.users.astype(np.int64) * items + interactions.items
     times = interactions.times if rows else None
-    span = None if times is None else (int(times.min()), int(times.max()))
-    return from_counts((users, items, rows), span, pl.Series(pairs).n_unique())
+    time_range = None if times is None else (int(times.min()), int(times.max()))
+    return from_counts((users, items, rows), time_range, pl.Series(pairs).n_unique())
 
 
 def from_counts(
-    counts: tuple[int, int, int], span: tuple[int, int] | None, pairs: int
+    counts: tuple[int, int, int], time_range: tuple[int, int] | None, n_pairs: int
 ) -> Statistics:
-    """Return the statistics of a log that somebody has counted.
+    """Return the statistics of a log from its counts.
 
     Args:
         counts: users, items and rows.
-        span: the earliest and the latest time, in milliseconds; None without times.
-        pairs: distinct (user, item) pairs.
+        time_range: the earliest and the latest time in milliseconds; None without times.
+        n_pairs: number of distinct (user, item) pairs.
     """
     users, items, rows = counts
     return Statistics(
@@ -62,11 +62,11 @@ def from_counts(
         interactions=rows,
         average_length=rows / users if users else 0.0,
         density=rows / (users * items) if rows else 0.0,
-        first=None if span is None else _day(span[0]),
-        last=None if span is None else _day(span[1]),
-        repeated_pairs=rows - pairs,
+        first=None if time_range is None else _utc_day(time_range[0]),
+        last=None if time_range is None else _utc_day(time_range[1]),
+        repeated_pairs=rows - n_pairs,
     )
 
 
-def _day(milliseconds: int) -> date:
+def _utc_day(milliseconds: int) -> date:
     return (_EPOCH + timedelta(milliseconds=milliseconds)).date()

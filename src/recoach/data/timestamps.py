@@ -1,6 +1,7 @@
-"""Timestamps as people write them become milliseconds since 1970 UTC."""
+"""Convert dates and numbers of any unit to milliseconds since 1970 UTC."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -8,23 +9,29 @@ import polars as pl
 from recoach.data.interactions import LongArray
 from recoach.errors import DataError
 
-_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
-_ZONED = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
-YEARS = (-62_135_596_800_000, 253_402_300_799_999)
-"""Milliseconds of the years 1 to 9999."""
+Conversion: TypeAlias = Callable[[pl.Expr], pl.Expr]
+"""Converts the values of a column; what cannot be converted becomes null."""
+
+_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
+_ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
+_FIRST_MILLISECOND, _LAST_MILLISECOND = -62_135_596_800_000, 253_402_300_799_999
+"""Of the years 1 to 9999."""
 _UNITS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3))
-"""Below this size a number is seconds (1e11 s: the year 5138), ms, us; above it is ns."""
+"""(limit, milliseconds per unit): smaller numbers are seconds (1e11 s is the year 5138),
+milliseconds, microseconds; larger ones are nanoseconds."""
 
 
-def moments(sample: pl.Series, where: str) -> Callable[[pl.Expr], pl.Expr]:
-    """Return how to read a column, judging by its type and its first value.
+def timestamp_conversion(sample: pl.Series, where: str) -> Conversion:
+    """Return how to read a column of timestamps, by its type and its first value.
 
-    Dates become int64 milliseconds, numbers float64 of any unit (see `scale_of`); what
-    cannot be read becomes null. DataError for a type that is no time.
+    Dates become int64 milliseconds, numbers float64 in their unit (see `milliseconds_per_unit`).
 
     Args:
-        sample: the first value of the column, or nothing.
-        where: file and column, for the message.
+        sample: the first value of the column, or an empty series.
+        where: file and column, for the error message.
+
+    Raises:
+        DataError: the type of the column cannot be a time.
     """
     dtype = sample.dtype
     if dtype.is_numeric():
@@ -32,33 +39,40 @@ def moments(sample: pl.Series, where: str) -> Callable[[pl.Expr], pl.Expr]:
     if dtype in (pl.Date, pl.Datetime):
         return lambda column: column.dt.epoch("ms")
     if dtype != pl.String:
-        raise DataError(f"{where} holds {dtype} and cannot be a time; use numbers or ISO dates")
+        raise DataError(f"{where} holds {dtype}, which cannot be a time. Use numbers or ISO dates.")
     if sample.cast(pl.Float64, strict=False).null_count() == 0:
         return lambda column: column.cast(pl.Float64, strict=False)
-    return _iso
+    return _parse_dates
 
 
-def beyond(times: pl.Expr, scale: float) -> pl.Expr:
-    """Return where times are in no year from 1 to 9999, as when units are mixed."""
-    moments = times.cast(pl.Float64) * scale
-    return (moments < YEARS[0]) | (moments > YEARS[1])
+def outside_years(times: pl.Expr, scale: float) -> pl.Expr:
+    """Return which times lie outside the years 1 to 9999, as with mixed units.
+
+    Args:
+        times: numbers of one unit.
+        scale: milliseconds per unit.
+    """
+    milliseconds = times.cast(pl.Float64) * scale
+    return (milliseconds < _FIRST_MILLISECOND) | (milliseconds > _LAST_MILLISECOND)
 
 
 def to_milliseconds(times: pl.Series, scale: float) -> LongArray:
-    """Return int64[N] milliseconds of a column whose scale is known."""
+    """Return int64[N] milliseconds of times with `scale` milliseconds per unit."""
     values = times.to_numpy()
     if not times.dtype.is_float():
         return values.astype(np.int64)
     return np.round(values * scale).astype(np.int64)
 
 
-def scale_of(size: float) -> float:
-    """Return by how much times of a typical size are to be multiplied to be milliseconds."""
-    return next((scale for limit, scale in _UNITS if size < limit), 1e-6)
+def milliseconds_per_unit(typical_time: float) -> float:
+    """Return the milliseconds per unit of times of this magnitude (s, ms, us or ns since 1970)."""
+    return next((scale for limit, scale in _UNITS if typical_time < limit), 1e-6)
 
 
-def _iso(column: pl.Expr) -> pl.Expr:
+def _parse_dates(column: pl.Expr) -> pl.Expr:
     text = column.str.strip_chars().str.replace("T", " ", literal=True)
-    naive = [text.str.to_datetime(form, strict=False, time_unit="ms") for form in _DATES]
-    zoned = [text.str.to_datetime(form, strict=False, time_unit="ms") for form in _ZONED]
-    return pl.coalesce([moment.dt.epoch("ms") for moment in naive + zoned])
+    parsed = [
+        text.str.to_datetime(date_format, strict=False, time_unit="ms")
+        for date_format in (*_DATE_FORMATS, *_ZONED_FORMATS)
+    ]
+    return pl.coalesce([dates.dt.epoch("ms") for dates in parsed])

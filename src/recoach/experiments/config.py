@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from recoach.data.prepared import PrepareConfig
+from recoach.data.config import PrepareConfig
 from recoach.errors import ConfigError, suggestion
 from recoach.evaluation.evaluator import KS, MaskSeen
 from recoach.models.registry import model_entry
@@ -128,7 +128,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     for key in raw:
         if key not in tables:
             raise ConfigError(
-                f"{where}: there is no table or setting {key!r}; {suggestion(key, tables)}"
+                f"{where}: there is no table or setting {key!r}. {suggestion(key, tables)}"
             )
     seed = raw.get("seed", 2020)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -197,7 +197,7 @@ def _validate(config: type[Table], values: Mapping[str, Any], where: str) -> Tab
         key = _key(problem, values)
         if problem["type"] == "extra_forbidden":
             near = suggestion(key, config.model_fields)
-            raise ConfigError(f"{where}: there is no setting {key!r}; {near}") from error
+            raise ConfigError(f"{where}: there is no setting {key!r}. {near}") from error
         reason = problem["msg"].removeprefix("Value error, ")
         for other in more:  # a union, such as a number or "auto": name every accepted type
             if _key(other, values) == key:

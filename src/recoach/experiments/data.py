@@ -5,11 +5,11 @@ from pathlib import Path
 
 import polars as pl
 
+from recoach.data.config import PrepareConfig
 from recoach.data.ingest import read_benchmark
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import (
     MANIFEST,
-    PrepareConfig,
     load_dataset,
     prepare,
     recover,

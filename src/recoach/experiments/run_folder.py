@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from recoach.data.formats import UNREADABLE
-from recoach.data.lock import LOCK, alone
+from recoach.data.lock import LOCK_FILE, lock_folder
+from recoach.data.readers.table import POLARS_ERRORS
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
@@ -25,7 +25,7 @@ from recoach.models.softmax import product_dtype
 
 FORMAT = 1
 _BEFORE = {"dataset", "env.json", "metrics.jsonl", "titles.parquet", "config.toml"}
-_BEFORE |= {f".{name}{end}" for name in _BEFORE for end in (".part", ".old", ".lock")} | {LOCK}
+_BEFORE |= {f".{name}{end}" for name in _BEFORE for end in (".part", ".old", ".lock")} | {LOCK_FILE}
 _BEFORE -= {"config.toml"}
 """What may lie in a folder where a run was about to begin."""
 _HALF = ("*.part", "checkpoints/*.part", "checkpoints/*/*.part")
@@ -64,7 +64,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
-        with alone(self.path):
+        with lock_folder(self.path):
             self._sweep()
             yield
 
@@ -233,7 +233,7 @@ class RunFolder:
             return item_ids
         try:
             titles = pl.read_parquet(path)["title"]
-        except (OSError, *UNREADABLE) as error:
+        except (OSError, *POLARS_ERRORS) as error:
             raise RunError(f"{path} cannot be read; remove it to show ids.") from error
         return titles if len(titles) == len(item_ids) else item_ids
 

@@ -15,7 +15,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from recoach.data.lock import LOCK
+from recoach.data.lock import LOCK_FILE
 from recoach.errors import ConfigError, ModelError, RunError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.run_folder import RunFolder
@@ -121,7 +121,7 @@ def _check_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose another --output for the search's folder.")
     entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    if _STUDY not in entries and entries - {"base", LOCK}:
+    if _STUDY not in entries and entries - {"base", LOCK_FILE}:
         raise RunError(f"{path} holds something else than a search; choose another --output.")
 
 

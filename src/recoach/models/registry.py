@@ -41,7 +41,7 @@ def model_entry(name: str) -> Entry:
     """
     if name in MODELS:
         return MODELS[name]
-    raise ConfigError(f"There is no model called {name!r}; {suggestion(name, MODELS)}")
+    raise ConfigError(f"There is no model called {name!r}. {suggestion(name, MODELS)}")
 
 
 def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: object) -> Recommender:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from recoach.data.formats import UNREADABLE
+from recoach.data.readers.table import POLARS_ERRORS
 from recoach.errors import RunError
 from recoach.experiments.run_folder import write_frame
 
@@ -82,7 +82,7 @@ def read_results(folder: Path) -> dict[RunKey, Record]:
         return {}
     try:
         runs, details = (pl.read_parquet(path) for path in paths)
-    except (OSError, *UNREADABLE) as error:
+    except (OSError, *POLARS_ERRORS) as error:
         raise RunError(
             f"{folder}: {RUNS} and {DETAILS} cannot be read: {error}. Restore both."
         ) from error

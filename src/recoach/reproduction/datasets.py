@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from recoach.data.config import PrepareConfig
+from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_benchmark, read_interactions
-from recoach.data.prepared import MANIFEST, PrepareConfig, filtered, load_dataset
+from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.data.statistics import describe
 from recoach.errors import ConfigError, DataError
 from recoach.reproduction.paper_cells import Source
@@ -103,5 +105,7 @@ def _sizes(source: Source) -> Sizes:
         data = read_benchmark(path) if source.ready_split else load_dataset(path)
         rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
         return Sizes(data.n_users, data.n_items, rows, rows / data.n_users)
-    found = describe(filtered(read_interactions(source.path), PrepareConfig(k_core=source.k_core)))
+    found = describe(
+        apply_filters(read_interactions(source.path), PrepareConfig(k_core=source.k_core))
+    )
     return Sizes(found.users, found.items, found.interactions, found.average_length)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recoach.data.lock import LOCK
+from recoach.data.lock import LOCK_FILE
 from recoach.errors import BusyError, ConfigError
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.run_folder import RunFolder
@@ -83,12 +83,12 @@ def reproduce(plan: Plan, make_callback: CallbackFactory, announce: Announce) ->
         try:
             _run(config, folder, make_callback)
         except BusyError as busy:
-            announce(f"{name}: skipped, {busy.who}")
+            announce(f"{name}: skipped, {busy.owner}")
     return aggregate(plan.suite, plan.profile, plan.shelf, plan.sources)
 
 
 def _run(config: ExperimentConfig, folder: RunFolder, make_callback: CallbackFactory) -> None:
-    if folder.has_results_for(config) and not (folder.path / LOCK).exists():
+    if folder.has_results_for(config) and not (folder.path / LOCK_FILE).exists():
         return
     with folder.lock():  # takes away the lock file of one that was killed at its very end
         if folder.has_results_for(config):

@@ -1,1 +1,1 @@
-"""Logs that SQL engines prepare: DuckDB and Spark."""
+"""Filter and split logs that do not fit into memory, with SQL."""

@@ -1,95 +1,96 @@
-"""DuckDB, within a limit of memory, for a log beyond it (see `on_disk`)."""
+"""Prepare a log with DuckDB, on disk and within a memory limit."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from recoach.data.config import PrepareConfig
 from recoach.data.split import Dataset
-from recoach.data.sql.stream import split_by
+from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
 from recoach.errors import ConfigError, DataError
 
 try:
     import duckdb
 except ModuleNotFoundError as error:
-    raise ConfigError("a memory limit needs DuckDB: pip install 'recoach[duckdb]'.") from error
-
-if TYPE_CHECKING:
-    from recoach.data.prepared import PrepareConfig
+    raise ConfigError(
+        "memory: a memory limit needs DuckDB. Run pip install 'recoach[duckdb]'."
+    ) from error
 
 _SIZE = re.compile(r"\d+(\.\d+)?\s*(MB|GB|TB|MiB|GiB|TiB)")
 
 
 def split_in_duckdb(
-    source: Path, config: "PrepareConfig", memory: str, directory: Path
+    source: Path, config: PrepareConfig, memory: str, directory: Path
 ) -> tuple[Dataset, Statistics]:
     """Read, filter and split a log within a memory limit.
 
     Args:
         source: a file.
         config: filters, split, columns and format.
-        memory: DuckDB's limit, like "4GB"; the finished dataset and polars' reading are beside it.
-        directory: the scratch folder is made beside it.
+        memory: DuckDB's limit, such as "4GB"; reading the file and the finished dataset need more
+            memory besides.
+        directory: the prepared dataset; the scratch folder is made next to it.
 
     Raises:
-        ConfigError: `memory` is no size.
-        DataError: as `prepare`; and what DuckDB says of memory or disk.
+        ConfigError: `memory` is not a size.
+        DataError: as `prepare`, or DuckDB lacks memory or disk space.
     """
     if not _SIZE.fullmatch(memory):
-        raise ConfigError(f"memory is a size like 4GB, not {memory!r}.")
+        raise ConfigError(f"memory: {memory!r} is not a size. Write a size such as 4GB.")
     try:
-        return split_by(partial(_opened, memory), source, config, directory)
+        return run_pipeline(partial(_open_engine, memory), source, config, directory)
     except (OSError, duckdb.Error) as error:
         raise DataError(
-            f"{source.name}: DuckDB cannot go on ({str(error).splitlines()[0][:160]}); give more "
-            f"memory than {memory}, or make room in {directory.parent}"
+            f"{source.name}: DuckDB fails ({str(error).splitlines()[0][:160]}). Allow more memory "
+            f"than {memory}, or make room in {directory.parent}."
         ) from None
 
 
 @contextmanager
-def _opened(memory: str, scratch: Path) -> Iterator["_DuckDB"]:
+def _open_engine(memory: str, scratch: Path) -> Iterator["_DuckDBEngine"]:
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory,
         "temp_directory": str(scratch / "spill"),
-        "preserve_insertion_order": False,  # rows carry their numbers; results are ordered by them
+        "preserve_insertion_order": False,  # results are ordered by row numbers instead
     }
-    with duckdb.connect(str(scratch / "log.duckdb"), config=settings) as database:
-        database.execute("CREATE MACRO rint(x) AS round_even(x, 0)")
-        yield _DuckDB(database, scratch)
+    with duckdb.connect(str(scratch / "log.duckdb"), config=settings) as connection:
+        connection.execute("CREATE MACRO rint(x) AS round_even(x, 0)")
+        yield _DuckDBEngine(connection, scratch)
 
 
-class _DuckDB:
-    """See `Engine`."""
+class _DuckDBEngine:
+    """An `Engine` that runs DuckDB on a database file."""
 
-    def __init__(self, database: "duckdb.DuckDBPyConnection", scratch: Path) -> None:
-        self._do, self._scratch = database.execute, scratch
+    def __init__(self, connection: "duckdb.DuckDBPyConnection", scratch: Path) -> None:
+        self._execute, self._scratch = connection.execute, scratch
 
-    def view(self, name: str, path: Path) -> None:
-        self._do(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_text(path)})")
+    def create_view(self, name: str, path: Path) -> None:
+        self._execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_quote(path)})")
 
-    def make(self, table: str, query: str) -> None:
-        self._do(f"CREATE OR REPLACE TABLE {table} AS {query}")
+    def create_table(self, table: str, query: str) -> None:
+        self._execute(f"CREATE OR REPLACE TABLE {table} AS {query}")
 
     def delete(self, table: str, condition: str) -> None:
-        self._do(f"DELETE FROM {table} WHERE {condition}")
+        self._execute(f"DELETE FROM {table} WHERE {condition}")
 
     def drop(self, table: str) -> None:
-        self._do(f"DROP {'VIEW' if table == 'rows' else 'TABLE'} {table}")
+        self._execute(f"DROP {'VIEW' if table == 'rows' else 'TABLE'} {table}")
 
-    def row(self, query: str) -> Any:  # noqa: ANN401 - whatever is asked for
-        return self._do(query).fetchone()
+    def fetch_row(self, query: str) -> Any:  # noqa: ANN401 - the types depend on the query
+        return self._execute(query).fetchone()
 
-    def frame(self, query: str) -> pl.DataFrame:
+    def fetch_frame(self, query: str) -> pl.DataFrame:
         path = self._scratch / "result.parquet"
-        self._do(f"COPY ({query}) TO {_text(path)} (FORMAT parquet)")
+        self._execute(f"COPY ({query}) TO {_quote(path)} (FORMAT parquet)")
         return pl.read_parquet(path)
 
 
-def _text(path: Path) -> str:
-    """Return a path as a literal of SQL."""
+def _quote(path: Path) -> str:
+    """Return a path as an SQL string literal."""
     return "'" + str(path).replace("'", "''") + "'"

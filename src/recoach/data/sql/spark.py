@@ -1,7 +1,7 @@
-"""Spark, for a log beyond one machine (see `on_disk`).
+"""Prepare a log with Spark, for logs too large for one machine.
 
-A table is a folder of Parquet in the scratch folder, which all workers must see, and a temporary
-view of it: nothing is computed twice, and nothing is kept in a metastore.
+A table is a folder of Parquet files in the scratch folder, which all workers must be able to read,
+and a temporary view of it: no query runs twice and no metastore is needed.
 """
 
 import itertools
@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from recoach.data.config import PrepareConfig
 from recoach.data.split import Dataset
-from recoach.data.sql.stream import split_by
+from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
 from recoach.errors import ConfigError, DataError
 
@@ -24,39 +25,39 @@ try:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 except ModuleNotFoundError as error:
-    raise ConfigError("Spark needs pyspark and Java 17: pip install 'recoach[spark]'.") from error
-
-if TYPE_CHECKING:
-    from recoach.data.prepared import PrepareConfig
+    raise ConfigError(
+        "spark: Spark needs pyspark and Java 17. Run pip install 'recoach[spark]'."
+    ) from error
 
 
 def split_in_spark(
-    source: Path, config: "PrepareConfig", master: str, directory: Path
+    source: Path, config: PrepareConfig, master: str, directory: Path
 ) -> tuple[Dataset, Statistics]:
     """Read, filter and split a log on Spark.
 
     Args:
         source: a file.
         config: filters, split, columns and format.
-        master: Spark's, like "local[2]" or "spark://HOST:7077".
-        directory: the scratch folder is made beside it, where all workers must see it.
+        master: Spark's master, such as "local[2]" or "spark://HOST:7077".
+        directory: the prepared dataset; the scratch folder is made next to it, where all workers
+            must be able to read and write.
 
     Raises:
-        ConfigError: there is no such Spark.
-        DataError: as `prepare`; and what Spark says of memory or disk.
+        ConfigError: Spark does not start on this master.
+        DataError: as `prepare`, or Spark lacks memory or disk space.
     """
     try:
-        return split_by(partial(_opened, master), source, config, directory)
+        return run_pipeline(partial(_open_engine, master), source, config, directory)
     except (OSError, PySparkException, Py4JError) as error:
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{source.name}: Spark cannot go on ({said}); give it more memory, or make room in "
-            f"{directory.parent}"
+            f"{source.name}: Spark fails ({reason}). Give it more memory, or make room in "
+            f"{directory.parent}."
         ) from None
 
 
 @contextmanager
-def _opened(master: str, scratch: Path) -> Iterator["_Spark"]:
+def _open_engine(master: str, scratch: Path) -> Iterator["_SparkEngine"]:
     builder = SparkSession.builder.master(master).appName("recoach data prepare")
     settings: dict[str, bool | float | int | str | None] = {
         "spark.local.dir": str(scratch / "spill"),
@@ -66,38 +67,38 @@ def _opened(master: str, scratch: Path) -> Iterator["_Spark"]:
     try:
         session = builder.config(map=settings).getOrCreate()
     except (PySparkException, Py4JError) as error:
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"Spark does not start on {master} ({said}); it needs Java 17, and a master like "
-            "local[4]."
+            f"spark: Spark does not start on {master} ({reason}). Install Java 17 and name a "
+            "master such as local[4]."
         ) from None
     session.sparkContext.setLogLevel("ERROR")
     try:
-        yield _Spark(session, scratch)
+        yield _SparkEngine(session, scratch)
     finally:
         session.stop()
 
 
-class _Spark:
-    """See `Engine`."""
+class _SparkEngine:
+    """An `Engine` that runs Spark SQL on Parquet files."""
 
     def __init__(self, session: "SparkSession", scratch: Path) -> None:
         self._session, self._scratch = session, scratch
         self._numbers = itertools.count()
         self._paths: dict[str, Path] = {}
 
-    def view(self, name: str, path: Path) -> None:
+    def create_view(self, name: str, path: Path) -> None:
         self._session.read.parquet(str(path)).createOrReplaceTempView(name)
 
-    def make(self, table: str, query: str) -> None:
-        path = self._written(query)
-        self.view(table, path)
+    def create_table(self, table: str, query: str) -> None:
+        path = self._write(query)
+        self.create_view(table, path)
         old, self._paths[table] = self._paths.get(table), path
         if old is not None:
             shutil.rmtree(old)
 
     def delete(self, table: str, condition: str) -> None:
-        self.make(table, f"SELECT * FROM {table} WHERE NOT ({condition})")
+        self.create_table(table, f"SELECT * FROM {table} WHERE NOT ({condition})")
 
     def drop(self, table: str) -> None:
         self._session.catalog.dropTempView(table)
@@ -105,14 +106,15 @@ class _Spark:
         if path is not None:
             shutil.rmtree(path)
 
-    def row(self, query: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    def fetch_row(self, query: str) -> Any:  # noqa: ANN401 - the types depend on the query
         return self._session.sql(query).first()
 
-    def frame(self, query: str) -> pl.DataFrame:
-        path = self._written(query)  # sorted, the parts are ranges, numbered in their order
-        return pl.concat([pl.read_parquet(part) for part in sorted(path.glob("*.parquet"))])
+    def fetch_frame(self, query: str) -> pl.DataFrame:
+        # Spark sorts by ranges and numbers the files in the order of the ranges.
+        paths = sorted(self._write(query).glob("*.parquet"))
+        return pl.concat([pl.read_parquet(path) for path in paths])
 
-    def _written(self, query: str) -> Path:
+    def _write(self, query: str) -> Path:
         path = self._scratch / f"table-{next(self._numbers)}"
         self._session.sql(query).write.parquet(str(path))
         return path

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.formats import Table, open_table, reading
 from recoach.data.interactions import Interactions, LongArray
+from recoach.data.readers.registry import open_table
+from recoach.data.readers.table import Table, convert_read_errors
 from recoach.data.split import Dataset, hold_out
 from recoach.errors import DataError
 
@@ -83,7 +84,7 @@ def _rows(source: Table, config: Mapping[str, Any]) -> pl.DataFrame:
     filters = table(config, "val_interval")
     rating = str(config.get("RATING_FIELD") or "rating")
     wanted = {*names.values(), *filters, *({rating} & set(source.names))}
-    with reading(source.label, source.explain):
+    with convert_read_errors(source.label, source.diagnose):
         raw = source.frame.with_row_index("line", offset=2).select("line", *wanted).collect()
     for name in (names[_USER], names[_ITEM]):
         raw = raw.filter(pl.col(name).is_not_null() & ~pl.col(name).is_in(_MISSING))

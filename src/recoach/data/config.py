@@ -1,0 +1,30 @@
+"""Settings of data preparation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from recoach.config import StrictConfig
+from recoach.data.readers.registry import Format
+
+
+class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
+    """How a log becomes a prepared dataset; filters run in the order of the fields."""
+
+    min_rating: float | None = None
+    """Keep only interactions rated this or better; needs a rating column."""
+
+    dedup: Literal["none", "first", "last"] = "none"
+    """Which interaction of a repeated (user, item) pair to keep; none keeps all."""
+
+    k_core: int = Field(default=5, ge=0)
+    """Every user and item keeps at least this many interactions; 0 switches the filter off."""
+
+    test_items: int = Field(default=1, ge=1)
+    """Number of last interactions of every user that are held out for test."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column names of Recoach (user_id, item_id, rating, timestamp) -> names in the file."""
+
+    format: Format = "auto"
+    """The file's format; auto selects by suffix."""

@@ -1,0 +1,1 @@
+"""File formats of interaction logs: one module a format, listed in `registry`."""

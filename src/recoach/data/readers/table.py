@@ -1,0 +1,78 @@
+"""A log as a lazy table of named columns, before its columns have a meaning."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import polars as pl
+
+from recoach.errors import DataError
+
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises for damaged files; some of its decoders panic."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The rows of a log and how to find them in their file.
+
+    Attributes:
+        label: the name of the file, or "frame", for error messages.
+        frame: the rows in file order; text formats hold strings, nothing is parsed.
+        names: the name of each column of `frame`, in order.
+        locate: row number from 0 -> "a.csv:7" or "a.parquet, row 7", for error messages.
+        diagnose: raises a DataError with the cause of a failed read if it finds one.
+        check_types: raises a DataError if the named column mixes numbers and text.
+        skip_blank: whether to drop rows without any value (blank lines) instead of rejecting them.
+    """
+
+    label: str
+    frame: pl.LazyFrame
+    names: tuple[str, ...]
+    locate: Callable[[int], str]
+    diagnose: Callable[[], None] = lambda: None
+    check_types: Callable[[str], None] = lambda _: None
+    skip_blank: bool = False
+
+
+@contextmanager
+def convert_read_errors(label: str, diagnose: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Raise one DataError for any error of polars or of the disk.
+
+    Args:
+        label: the name of the file.
+        diagnose: raises a DataError with the cause if it finds one; it may fail on the same bytes.
+    """
+    try:
+        yield
+    except pl.exceptions.NoDataError:
+        raise DataError(empty_file_message(label)) from None
+    except OSError as error:
+        raise DataError(
+            f"{label}: cannot be read ({short_reason(error)}). Check that the file is complete and "
+            "that you may read it."
+        ) from None
+    except POLARS_ERRORS as error:
+        try:
+            with contextlib.suppress(OSError, *POLARS_ERRORS):
+                diagnose()
+        except DataError as cause:
+            raise cause from None
+        raise DataError(
+            f"{label}: cannot be read ({short_reason(error)}). Check that the file is complete and "
+            "has the format of its suffix."
+        ) from None
+
+
+def empty_file_message(label: str) -> str:
+    """Return the error message for a file without content."""
+    return f"{label}: the file is empty. Write one line for each interaction."
+
+
+def short_reason(error: Exception) -> str:
+    """Return the first line of another library's error message, at most 120 characters."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.split(r"\n|\(set |Set ", str(error))[0].strip().rstrip(".")[:120]

@@ -1,0 +1,261 @@
+"""Filter and split a log in SQL, for logs that do not fit into memory.
+
+Polars streams the file into Parquet, so that formats and error messages are those of
+`read_interactions`. DuckDB or Spark does what needs all rows at once (numbers by first appearance,
+repeated pairs, k-core, order) in a scratch folder that is removed afterwards. The result equals
+that of `filters` and `split` row by row.
+"""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from recoach.data.config import PrepareConfig
+from recoach.data.filters import NO_RATINGS, empty_core_message, ratings_too_low_message
+from recoach.data.ingest import stream_interactions
+from recoach.data.split import Dataset, OrderedLog, split_ordered_log
+from recoach.data.statistics import Statistics, from_counts
+from recoach.data.timestamps import milliseconds_per_unit
+from recoach.errors import DataError
+
+_SIDES = ("user", "item")
+_LOG_COLUMNS = {"timestamp": "time", "rating": "rating"}
+"""Column of the Parquet file -> column of the table `log`."""
+
+
+class Engine(Protocol):
+    """A database that runs the SQL; it has a function `rint` that rounds halves to even."""
+
+    def create_view(self, name: str, path: Path) -> None:
+        """Make a Parquet file available under a name."""
+
+    def create_table(self, table: str, query: str) -> None:
+        """Create or replace a table; the query may read the table that it replaces."""
+
+    def delete(self, table: str, condition: str) -> None:
+        """Remove the rows that satisfy a condition."""
+
+    def drop(self, table: str) -> None:
+        """Remove a table or a view."""
+
+    def fetch_row(self, query: str) -> Any:  # noqa: ANN401 - the types depend on the query
+        """Return the first row of a result."""
+
+    def fetch_frame(self, query: str) -> pl.DataFrame:
+        """Return a result in its order."""
+
+
+def run_pipeline(
+    open_engine: Callable[[Path], AbstractContextManager[Engine]],
+    source: Path,
+    config: PrepareConfig,
+    directory: Path,
+) -> tuple[Dataset, Statistics]:
+    """Read, filter and split a log.
+
+    Args:
+        open_engine: opens an engine that works in a given folder.
+        source: a file.
+        config: filters, split, columns and format.
+        directory: the prepared dataset; the scratch folder is made next to it and may need three
+            times the size of the log.
+
+    Raises:
+        DataError: as `prepare`.
+        OSError: the disk is full or not writable.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch_folder = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
+    with scratch_folder as scratch:
+        rows = Path(scratch) / "rows.parquet"
+        columns = stream_interactions(source, rows, config.columns, config.format)
+        with open_engine(Path(scratch)) as engine:
+            return _filter_and_split(_SQLLog(engine, columns), rows, config)
+
+
+def _filter_and_split(
+    log: "_SQLLog", rows: Path, config: PrepareConfig
+) -> tuple[Dataset, Statistics]:
+    log.load(rows)
+    if config.min_rating is not None:
+        log.keep_rating_at_least(config.min_rating)
+    if config.dedup != "none":
+        log.deduplicate(config.dedup)
+    if config.k_core:
+        log.keep_k_core(config.k_core)
+    log.number_ids()
+    return split_ordered_log(log.ordered(), test_items=config.test_items), log.statistics()
+
+
+class _SQLLog:
+    """The table `log`: row, user, item[, time][, rating]; `users` and `items` hold the ids.
+
+    The code of a user or an item is the row of its first appearance: codes have gaps, and their
+    order is the order of first appearance.
+    """
+
+    def __init__(self, engine: Engine, columns: tuple[str, ...]) -> None:
+        self._engine, self._create = engine, engine.create_table
+        self._measures = [name for name in ("timestamp", "rating") if name in columns]
+
+    def load(self, rows: Path) -> None:
+        """Create the tables from a Parquet file, and remove the file."""
+        self._engine.create_view("rows", rows)
+        for table, column in (("users", "user_id"), ("items", "item_id")):
+            self._create(
+                table, f"SELECT min(row) AS code, {column} AS id FROM rows GROUP BY {column}"
+            )
+        measures = "".join(f", {self._measure_expression(name)}" for name in self._measures)
+        self._create(
+            "log",
+            f"SELECT row, users.code AS user, items.code AS item{measures} "
+            "FROM rows JOIN users ON users.id = user_id JOIN items ON items.id = item_id",
+        )
+        self._engine.drop("rows")
+        rows.unlink()
+
+    def _measure_expression(self, name: str) -> str:
+        if name == "rating":
+            return "rating"
+        column_type = self._fetch_value("SELECT typeof(timestamp) FROM rows LIMIT 1")
+        if column_type.upper() != "DOUBLE":
+            return "CAST(timestamp AS BIGINT) AS time"
+        # The median (of an even count, the mean of the middle two) by sorting, which can spill.
+        count = self._fetch_value("SELECT count(*) FROM rows")
+        median = self._fetch_value(
+            "SELECT avg(size) FROM (SELECT abs(timestamp) AS size FROM rows ORDER BY size "
+            f"LIMIT {2 - count % 2} OFFSET {(count - 1) // 2})"
+        )
+        scale = f"CAST({milliseconds_per_unit(median)!r} AS DOUBLE)"
+        return f"CAST(rint(timestamp * {scale}) AS BIGINT) AS time"
+
+    def keep_rating_at_least(self, threshold: float) -> None:
+        """Keep the rows rated `threshold` or better."""
+        if "rating" not in self._measures:
+            raise DataError(NO_RATINGS)
+        highest = self._fetch_value("SELECT max(rating) FROM log")
+        if highest < np.float32(threshold):
+            raise DataError(ratings_too_low_message(threshold, highest))
+        self._keep(f"WHERE rating >= CAST({threshold!r} AS REAL)")
+
+    def deduplicate(self, keep: str) -> None:
+        """Keep one row of each pair, the earliest or the latest; file order breaks ties."""
+        direction = "ASC" if keep == "first" else "DESC"
+        order = ", ".join(f"{name} {direction}" for name in self._order_columns())
+        columns = ["row", *_SIDES, *(_LOG_COLUMNS[name] for name in self._measures)]
+        self._create(
+            "log",
+            f"SELECT {', '.join(columns)} FROM (SELECT *, row_number() OVER (PARTITION BY user, "
+            f"item ORDER BY {order}) AS place FROM log) AS ranked WHERE place = 1",
+        )
+
+    def keep_k_core(self, k: int) -> None:
+        """Keep the k-core; DataError if it is empty."""
+        if not self._create_core(k):
+            raise DataError(self._empty_core_message(k))
+        self._keep(
+            " ".join(
+                f"SEMI JOIN {side}_counts ON {side}_counts.code = log.{side}" for side in _SIDES
+            )
+        )
+        for table in ("core", "removed", "user_counts", "item_counts"):
+            self._engine.drop(table)
+
+    def _create_core(self, k: int) -> int:
+        """Create `core`, the pairs of the k-core of `log`, and return how many there are.
+
+        Each round subtracts the removed pairs from the counts instead of counting again.
+        """
+        self._create("core", "SELECT user, item FROM log")
+        for side in _SIDES:
+            self._create(
+                f"{side}_counts",
+                f"SELECT {side} AS code, count(*) AS count FROM core GROUP BY {side}",
+            )
+        is_rare = " OR ".join(
+            f"EXISTS (SELECT 1 FROM {side}_counts WHERE {side}_counts.code = core.{side} AND "
+            f"{side}_counts.count < {k})"
+            for side in _SIDES
+        )
+        while True:
+            self._create("removed", f"SELECT * FROM core WHERE {is_rare}")
+            if not self._fetch_value("SELECT count(*) FROM removed"):
+                return int(self._fetch_value("SELECT count(*) FROM core"))
+            self._engine.delete("core", is_rare)
+            for side in _SIDES:
+                self._create(
+                    f"{side}_counts",
+                    f"SELECT code, count - coalesce(n, 0) AS count FROM {side}_counts LEFT JOIN "
+                    f"(SELECT {side} AS removed_code, count(*) AS n FROM removed GROUP BY {side}) "
+                    f"AS removed_counts ON code = removed_code WHERE count >= {k}",
+                )
+
+    def _empty_core_message(self, k: int) -> str:
+        low, high = 0, k
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._create_core(middle) else (low, middle)
+        self._create_core(low)
+        return empty_core_message(k, low, self._fetch_counts("core"))
+
+    def number_ids(self) -> None:
+        """Number users and items by first appearance."""
+        for table, side in (("numbered_users", "user"), ("numbered_items", "item")):
+            self._create(
+                table,
+                f"SELECT {side} AS code, count(*) AS count, "
+                f"row_number() OVER (ORDER BY min(row)) - 1 AS number FROM log GROUP BY {side}",
+            )
+
+    def ordered(self) -> OrderedLog:
+        """Return the log ordered by user and time."""
+        users = self._engine.fetch_frame(
+            "SELECT CAST(id AS STRING) AS id, count FROM numbered_users JOIN users USING (code) "
+            "ORDER BY number"
+        )
+        items = self._engine.fetch_frame(
+            "SELECT CAST(id AS STRING) AS id FROM numbered_items JOIN items USING (code) "
+            "ORDER BY number"
+        )
+        rating = ", rating" if "rating" in self._measures else ""
+        rows = self._engine.fetch_frame(
+            f"SELECT CAST(i.number AS INTEGER) AS item{rating} FROM log "
+            "JOIN numbered_users AS u ON u.code = log.user "
+            "JOIN numbered_items AS i ON i.code = log.item "
+            f"ORDER BY u.number, {', '.join(self._order_columns())}"
+        )
+        return OrderedLog(
+            users["id"].alias(""),
+            items["id"].alias(""),
+            users["count"].to_numpy(),
+            rows["item"].to_numpy(),
+            rows["rating"].to_numpy() if rating else None,
+        )
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of the filtered log."""
+        n_pairs = self._fetch_value("SELECT count(*) FROM (SELECT DISTINCT user, item FROM log)")
+        time_range = None
+        if "timestamp" in self._measures:
+            time_range = self._engine.fetch_row("SELECT min(time), max(time) FROM log")
+        return from_counts(self._fetch_counts(), time_range, n_pairs)
+
+    def _order_columns(self) -> list[str]:
+        return ["time", "row"] if "timestamp" in self._measures else ["row"]
+
+    def _fetch_counts(self, table: str = "log") -> tuple[int, int, int]:
+        counts: tuple[int, int, int] = self._engine.fetch_row(
+            f"SELECT count(DISTINCT user), count(DISTINCT item), count(*) FROM {table}"
+        )
+        return counts
+
+    def _keep(self, condition: str) -> None:
+        self._create("log", f"SELECT log.* FROM log {condition}")
+
+    def _fetch_value(self, query: str) -> Any:  # noqa: ANN401 - the type depends on the query
+        return self._engine.fetch_row(query)[0]
