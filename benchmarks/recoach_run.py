@@ -22,8 +22,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
 import torch
 from plain_pytorch import PlainSASRec, padded_batches, plain_grpo_step
 
-from recoach.data.ingest import read_interactions
 from recoach.data.config import PrepareConfig
+from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
 from recoach.data.split import Dataset, leave_last_out
 from recoach.evaluation.evaluator import evaluate

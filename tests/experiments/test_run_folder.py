@@ -164,7 +164,7 @@ def test_the_run_keeps_its_own_copy_of_the_data(tmp_path):
     log.unlink()
     again = run_dataset(config, tmp_path / "own", begun=True)
     assert (again.name, again.fingerprint) == ("mine", first.fingerprint)
-    with pytest.raises(Exception, match="no file"):
+    with pytest.raises(Exception, match="there is no such file"):
         run_dataset(config, tmp_path / "other", begun=True)
 
 
@@ -225,7 +225,7 @@ def test_data_deleted_from_a_run_is_made_again_and_refused_where_the_log_has_cha
         opened()
     shutil.rmtree(path / "dataset")
     log.unlink()
-    with pytest.raises(DataError, match=r"no file .*log\.csv"):
+    with pytest.raises(DataError, match=r"log\.csv: there is no such file"):
         opened()
 
 
