@@ -24,25 +24,25 @@ SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Hold a small SASRec."""
+    """Return a folder with a small saved SASRec."""
     model = build_model("sasrec", DATASET, **SMALL, seed=3)
     save_description(tmp_path, model)
     save_tensors(tmp_path / "best.safetensors", model.state_dict(), {"step": 7})
     return tmp_path
 
 
-def change(folder, **entries):
+def change_description(folder, **entries):
     path = folder / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
-def test_tensors_and_their_state_come_back_as_they_were(tmp_path):
+def test_loaded_tensors_and_state_equal_the_saved_ones(tmp_path):
     tensors = {"a": torch.randn(3, 2), "b": torch.tensor([1, 2])}
     state = {"step": 7, "best": -float("inf"), "name": "é"}
     save_tensors(tmp_path / "new" / "x.safetensors", tensors, state)
-    found = load_tensors(tmp_path / "new" / "x.safetensors")
-    assert found.state == state
-    assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
+    loaded = load_tensors(tmp_path / "new" / "x.safetensors")
+    assert loaded.state == state
+    assert all(torch.equal(loaded.tensors[name], tensors[name]) for name in tensors)
 
 
 def test_a_loaded_model_has_the_saved_config_and_weights(folder):
@@ -53,13 +53,13 @@ def test_a_loaded_model_has_the_saved_config_and_weights(folder):
     assert not model.training
 
 
-def test_the_tensors_of_an_optimiser_are_no_weights(folder):
+def test_optimizer_tensors_are_not_loaded_as_weights(folder):
     path = folder / "best.safetensors"
     save_tensors(path, load_file(path) | {"optimiser.0.step": torch.ones(1)}, {})
     assert load_model(folder, DATASET).config.dim == 8
 
 
-def test_a_truncated_file_is_named(folder):
+def test_the_error_for_a_truncated_file_names_it(folder):
     path = folder / "best.safetensors"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ModelError, match=r"best\.safetensors cannot be read"):
@@ -67,18 +67,18 @@ def test_a_truncated_file_is_named(folder):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\x00" * 64])
-def test_a_file_of_something_else_is_no_model(folder, content):
+def test_a_file_of_another_type_is_refused(folder, content):
     (folder / "best.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="cannot be read"):
         load_model(folder, DATASET)
 
 
-def test_missing_weights_are_named(folder):
+def test_the_error_for_missing_weights_names_the_file(folder):
     with pytest.raises(ModelError, match=r"last\.safetensors"):
         load_model(folder, DATASET, "last")
 
 
-def test_weights_of_another_model_do_not_fit(folder):
+def test_weights_of_another_model_are_refused(folder):
     other = build_model("lightgcn", DATASET, dim=8)
     save_tensors(folder / "best.safetensors", other.state_dict(), {})
     with pytest.raises(ModelError, match="another model"):
@@ -86,7 +86,7 @@ def test_weights_of_another_model_do_not_fit(folder):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_tables_that_no_memory_holds_are_refused_before_they_are_made(tmp_path, model):
+def test_sizes_beyond_memory_are_refused_before_allocation(tmp_path, model):
     small = build_model(model, DATASET)
     save_description(tmp_path, small)
     save_tensors(tmp_path / "best.safetensors", small.state_dict(), {})
@@ -94,15 +94,15 @@ def test_tables_that_no_memory_holds_are_refused_before_they_are_made(tmp_path, 
     sizes = {"dim", "hidden_dim", "inner_dim", "max_length", "layers"}
     sizes &= set(type(small.config).model_fields)
     if model == "gru4rec":
-        sizes.remove("max_length")  # no table of it
+        sizes.remove("max_length")  # no tensor has this size
     assert sizes or model == "popularity"
     for name, size in itertools.product(sorted(sizes), (10**9, 10**12, 10**30)):
-        change(tmp_path, config=small.config.model_dump(mode="json") | {name: size})
+        change_description(tmp_path, config=small.config.model_dump(mode="json") | {name: size})
         with pytest.raises(ModelError, match=r"another model|does not describe"):
             load_model(tmp_path, DATASET)
 
 
-def test_a_table_that_is_missing_is_not_made_either(folder):
+def test_a_missing_tensor_is_refused(folder):
     tensors = load_tensors(folder / "best.safetensors").tensors
     del tensors["items.weight"]
     save_tensors(folder / "best.safetensors", tensors, {})
@@ -110,26 +110,26 @@ def test_a_table_that_is_missing_is_not_made_either(folder):
         load_model(folder, DATASET)
 
 
-def test_a_later_format_is_refused(folder):
-    change(folder, format=99)
+def test_an_unknown_format_is_refused(folder):
+    change_description(folder, format=99)
     with pytest.raises(ModelError, match="format 99"):
         load_model(folder, DATASET)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "model": "sasrec"}'])
-def test_a_damaged_description_is_named(folder, content):
+def test_the_error_for_a_damaged_description_names_it(folder, content):
     (folder / "model.json").write_text(content)
     with pytest.raises(ModelError, match=r"model\.json does not describe"):
         load_model(folder, DATASET)
 
 
-def test_an_unknown_setting_in_a_description_is_an_error(folder):
-    change(folder, config={"colour": "red"})
+def test_an_unknown_setting_in_a_description_is_refused(folder):
+    change_description(folder, config={"colour": "red"})
     with pytest.raises(ModelError, match="colour"):
         load_model(folder, DATASET)
 
 
-def test_weights_that_are_no_numbers_are_refused(folder):
+def test_non_finite_weights_are_refused(folder):
     path = folder / "best.safetensors"
     tensors = load_tensors(path).tensors
     tensors["items.weight"][2, 3] = float("nan")
@@ -138,52 +138,52 @@ def test_weights_that_are_no_numbers_are_refused(folder):
         load_model(folder, DATASET)
 
 
-def test_data_of_another_size_is_refused(folder):
+def test_a_dataset_of_another_size_is_refused(folder):
     with pytest.raises(ModelError, match="16 users and 12 items"):
         load_model(folder, leave_last_out(cycle(15, 12, length=7)))
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path, monkeypatch):
     path = tmp_path / "x"
     write_atomically(path, b"old")
 
-    def full(_descriptor):
+    def fail(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(RunError, match="No space left"):
         write_atomically(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert path.read_bytes() == b"old"
 
 
-def test_a_folder_that_is_a_file_is_an_error_of_ours(tmp_path):
+def test_a_folder_that_is_a_file_raises_a_run_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="Cannot write"):
         write_atomically(tmp_path / "file" / "x", b"new")
 
 
-def test_a_file_may_be_replaced_while_its_numbers_are_in_use(tmp_path):
+def test_a_file_can_be_replaced_while_its_tensors_are_in_use(tmp_path):
     path = tmp_path / "x.safetensors"
     save_tensors(path, {"a": torch.ones(1000)}, {})
-    found = load_tensors(path).tensors["a"]
+    loaded = load_tensors(path).tensors["a"]
     path.write_bytes(b"\x00" * path.stat().st_size)
-    assert found.sum() == 1000
+    assert loaded.sum() == 1000
 
 
-def test_a_misspelt_model_is_answered_with_the_nearest():
+def test_the_error_for_a_misspelt_model_suggests_the_closest_name():
     with pytest.raises(ConfigError, match="Did you mean 'sasrec'"):
         model_entry("SASrek")
     with pytest.raises(ConfigError, match="Choose one of bprmf, gru4rec, gsau"):
         model_entry("zzz")
 
 
-def test_a_wrong_setting_is_named_with_its_model():
+def test_the_error_for_an_invalid_setting_names_model_and_setting():
     with pytest.raises(ConfigError, match="Model sasrec, setting 'dim'"):
         build_model("sasrec", DATASET, dim=0)
 
 
-def test_the_seed_alone_draws_the_weights():
+def test_initial_weights_depend_on_the_seed_only():
     torch.manual_seed(1)
     state = torch.random.get_rng_state()
     first = build_model("gsau", DATASET, **SMALL, seed=5)

@@ -1,4 +1,4 @@
-"""A checkpoint that is damaged in any byte is refused, or is what it was."""
+"""A checkpoint with any damaged byte is refused, or loads as it was saved."""
 
 import contextlib
 import json
@@ -27,58 +27,58 @@ def file(tmp_path):
     return tmp_path / "x.safetensors"
 
 
-def assert_refused_or_whole(file, content):
+def assert_refused_or_unchanged(file, content):
     file.write_bytes(content)
     try:
-        found = load_tensors(file)
+        loaded = load_tensors(file)
     except ModelError as error:
-        said = str(error)
-        assert str(file) in said
-        assert "Restore the file or train again" in said
+        message = str(error)
+        assert str(file) in message
+        assert "Restore the file or train again" in message
         return
-    assert found.state == STATE
-    assert found.tensors.keys() == TENSORS.keys()
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in TENSORS.items())
+    assert loaded.state == STATE
+    assert loaded.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in TENSORS.items())
 
 
 @pytest.mark.parametrize("pattern", [0x01, 0x80, 0xFF])
-def test_no_flipped_byte_is_taken_for_a_number(file, pattern):
+def test_a_changed_byte_is_detected(file, pattern):
     content = file.read_bytes()
-    for place in range(len(content)):
-        spoilt = bytearray(content)
-        spoilt[place] ^= pattern
-        assert_refused_or_whole(file, bytes(spoilt))
+    for index in range(len(content)):
+        damaged = bytearray(content)
+        damaged[index] ^= pattern
+        assert_refused_or_unchanged(file, bytes(damaged))
 
 
-def test_no_part_of_a_file_is_taken_for_all_of_it(file):
+def test_a_truncated_or_extended_file_is_detected(file):
     content = file.read_bytes()
     for end in range(len(content)):
-        assert_refused_or_whole(file, content[:end])
+        assert_refused_or_unchanged(file, content[:end])
     for start in range(1, len(content), 7):
-        assert_refused_or_whole(file, content[start:])
-    assert_refused_or_whole(file, content + b"\x00")
+        assert_refused_or_unchanged(file, content[start:])
+    assert_refused_or_unchanged(file, content + b"\x00")
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(1, 40))
 @settings(max_examples=150, deadline=None, database=None)
-def test_no_swapped_bytes_are_taken_for_numbers(tmp_path_factory, left, right, length):
+def test_swapped_bytes_are_detected(tmp_path_factory, left, right, length):
     file = tmp_path_factory.mktemp("swap") / "x.safetensors"
     save_tensors(file, TENSORS, STATE)
     content = bytearray(file.read_bytes())
     one, two = content[left : left + length], content[right : right + length]
     content[left : left + len(two)] = two
     content[right : right + len(one)] = one
-    assert_refused_or_whole(file, bytes(content))
+    assert_refused_or_unchanged(file, bytes(content))
 
 
 @pytest.mark.parametrize("size", [2**20, 2**32, 2**40, 2**62, 2**64 - 1])
-def test_a_header_that_claims_gigabytes_is_refused_at_once(file, size):
+def test_a_header_of_claimed_gigabytes_is_refused(file, size):
     file.write_bytes(struct.pack("<Q", size) + file.read_bytes()[8:])
     with pytest.raises(ModelError, match="cannot be read as weights"):
         load_tensors(file)
 
 
-def test_tensors_that_claim_gigabytes_are_refused(file):
+def test_tensors_of_claimed_gigabytes_are_refused(file):
     header = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     text = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
@@ -86,7 +86,7 @@ def test_tensors_that_claim_gigabytes_are_refused(file):
         load_tensors(file)
 
 
-def test_nested_state_does_not_bring_the_reader_down(file):
+def test_deeply_nested_state_is_refused(file):
     header = {"__metadata__": {"recoach": "[" * 100_000}}
     text = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text)
@@ -94,13 +94,13 @@ def test_nested_state_does_not_bring_the_reader_down(file):
         load_tensors(file)
 
 
-def test_no_swap_hides_the_checksum(file):
-    header = file.read_bytes()
-    for hidden in (b'"sha256"', b'"recoach"'):
-        assert header.count(hidden) == 1
-        assert_refused_or_whole(file, header.replace(hidden, b'"b' + hidden[2:]))
-    spoilt = header.replace(b"sha256", b"bha256").replace(b"best_value", b"sest_value")
-    assert_refused_or_whole(file, spoilt)
+def test_damage_to_the_name_of_the_checksum_is_detected(file):
+    content = file.read_bytes()
+    for key in (b'"sha256"', b'"recoach"'):
+        assert content.count(key) == 1
+        assert_refused_or_unchanged(file, content.replace(key, b'"b' + key[2:]))
+    damaged = content.replace(b"sha256", b"bha256").replace(b"best_value", b"sest_value")
+    assert_refused_or_unchanged(file, damaged)
 
 
 def test_files_without_a_checksum_are_refused(file):
@@ -111,15 +111,15 @@ def test_files_without_a_checksum_are_refused(file):
         load_tensors(file)
 
 
-def test_a_damaged_description_is_named(tmp_path):
+def test_a_damaged_description_raises_model_errors_only(tmp_path):
     model = build_model("lightgcn", DATASET, dim=4)
     save_description(tmp_path, model)
     save_tensors(tmp_path / "best.safetensors", model.state_dict(), {})
     content = (tmp_path / "model.json").read_bytes()
-    for place in range(len(content)):
-        spoilt = bytearray(content)
-        spoilt[place] ^= 0x11
-        (tmp_path / "model.json").write_bytes(spoilt)
+    for index in range(len(content)):
+        damaged = bytearray(content)
+        damaged[index] ^= 0x11
+        (tmp_path / "model.json").write_bytes(damaged)
         with contextlib.suppress(ModelError):
             load_model(tmp_path, DATASET)
     (tmp_path / "model.json").write_text("[" * 100_000)
@@ -130,11 +130,11 @@ def test_a_damaged_description_is_named(tmp_path):
 def test_nothing_in_a_weights_file_is_executed(tmp_path):
     import pickle
 
-    class Calls:
+    class RunsCode:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "done"),)
 
-    (tmp_path / "x.safetensors").write_bytes(pickle.dumps(Calls()))
+    (tmp_path / "x.safetensors").write_bytes(pickle.dumps(RunsCode()))
     with pytest.raises(ModelError):
         load_tensors(tmp_path / "x.safetensors")
     assert not (tmp_path / "done").exists()

@@ -19,33 +19,34 @@ def gsau(**settings):
     return build_model("gsau", DATASET, **SMALL | settings)
 
 
-def everybody():
+def all_queries():
     past = histories(DATASET, "valid")
     return user_queries(past, torch.arange(16).numpy(), 6, N_ITEMS, mask_seen=False)
 
 
-def a_batch(size=24):
+def make_batch(size=24):
     generator = torch.Generator().manual_seed(0)
     states = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=size)
     edges = EdgeBatches(DATASET.train, batch_size=size)
     return TrainingBatch(next(states.epoch(generator)), next(edges.epoch(generator)))
 
 
-def views():
-    graph, sequence = (gsau(scorer=name).embed(everybody()) for name in ("graph", "seq"))
+def embed_both():
+    """Return the embeddings of the graph scorer and of the sequence scorer."""
+    graph, sequence = (gsau(scorer=name).embed(all_queries()) for name in ("graph", "seq"))
     return graph, sequence
 
 
 def test_the_sequence_scorer_reads_the_history_and_the_graph_scorer_does_not():
-    changed = everybody()
+    queries, changed = all_queries(), all_queries()
     changed.history[:] = changed.history.flip(1)
-    assert torch.equal(gsau(scorer="graph").score(changed), gsau(scorer="graph").score(everybody()))
-    assert not torch.allclose(gsau().score(changed), gsau().score(everybody()))
+    assert torch.equal(gsau(scorer="graph").score(changed), gsau(scorer="graph").score(queries))
+    assert not torch.allclose(gsau().score(changed), gsau().score(queries))
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-def test_mixed_vectors_are_scored_by_their_weighted_sums(normalise):
-    graph, sequence = views()
+def test_fuse_emb_scores_with_weighted_sums_of_vectors(normalise):
+    graph, sequence = embed_both()
     if normalise:
         graph, sequence = (
             tuple(functional.normalize(x, dim=1) for x in view) for view in (graph, sequence)
@@ -53,45 +54,45 @@ def test_mixed_vectors_are_scored_by_their_weighted_sums(normalise):
     users = 0.3 * graph[0] + 0.7 * sequence[0]
     items = 0.3 * graph[1] + 0.7 * sequence[1]
     model = gsau(scorer="fuse_emb", fusion_weight=0.3, normalise_views=normalise)
-    assert torch.allclose(model.score(everybody()), users @ items.T, atol=1e-6)
+    assert torch.allclose(model.score(all_queries()), users @ items.T, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-def test_mixed_scores_are_the_weighted_sum_of_both_scores(normalise):
-    graph, sequence = views()
+def test_fuse_score_is_the_weighted_sum_of_both_scores(normalise):
+    graph, sequence = embed_both()
     if normalise:
         graph, sequence = (
             tuple(functional.normalize(x, dim=1) for x in view) for view in (graph, sequence)
         )
     expected = 0.3 * graph[0] @ graph[1].T + 0.7 * sequence[0] @ sequence[1].T
     model = gsau(scorer="fuse_score", fusion_weight=0.3, normalise_views=normalise)
-    assert torch.allclose(model.score(everybody()), expected, atol=1e-6)
+    assert torch.allclose(model.score(all_queries()), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rec", [False, True])
 @pytest.mark.parametrize("user_item", [False, True])
 @pytest.mark.parametrize("cross_view", [0.0, 0.5])
-def test_the_loss_is_alignment_and_uniformity_of_both_views(rec, user_item, cross_view):
+def test_the_loss_is_alignment_and_uniformity_of_both_encoders(rec, user_item, cross_view):
     model = gsau(gamma=0.3, rec=rec, user_item_uniformity=user_item, cross_view=cross_view)
-    batch = a_batch()
-    users, items = model.graph(model.users.weight, model.items.weight[:N_ITEMS], 1)
-    who, taken = users[batch.edges.queries.state_users], items[batch.edges.targets]
+    batch = make_batch()
+    graph_users, graph_items = model.graph(model.users.weight, model.items.weight[:N_ITEMS], 1)
+    users, items = graph_users[batch.edges.queries.state_users], graph_items[batch.edges.targets]
+    expected = alignment(users, items) + 0.3 * (uniformity(users) + uniformity(items))
     states, table = model.embed(batch.states.queries)
-    targets = batch.states.targets
-    following = table[targets]
-    expected = alignment(who, taken) + 0.3 * (uniformity(who) + uniformity(taken))
+    target_ids = batch.states.targets
+    targets = table[target_ids]
     unit = functional.normalize(states, dim=1)
-    expected += cross_entropy(unit, table, targets) if rec else alignment(states, following)
-    expected += 0.3 * (uniformity(states) + uniformity(following))
+    expected += cross_entropy(unit, table, target_ids) if rec else alignment(states, targets)
+    expected += 0.3 * (uniformity(states) + uniformity(targets))
     if user_item:
         shift = torch.randint(1, len(states), (1,), generator=torch.Generator().manual_seed(4))
-        expected += 0.3 * cross_uniformity(states, following, int(shift))
-    asking = users[batch.states.queries.state_users]
-    for left, right in ((states, asking), (following, items[targets])):
-        spread = uniformity(left) + uniformity(right)
-        expected += cross_view * (alignment(left, right) + 0.3 * spread)
-    found = model.loss(batch, torch.Generator().manual_seed(4))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        expected += 0.3 * cross_uniformity(states, targets, int(shift))
+    state_users = graph_users[batch.states.queries.state_users]
+    for left, right in ((states, state_users), (targets, graph_items[target_ids])):
+        both = uniformity(left) + uniformity(right)
+        expected += cross_view * (alignment(left, right) + 0.3 * both)
+    loss = model.loss(batch, torch.Generator().manual_seed(4))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_batch_of_one_state_and_one_edge_has_a_finite_loss_and_gradient():
@@ -108,24 +109,25 @@ def test_a_batch_of_one_state_and_one_edge_has_a_finite_loss_and_gradient():
 
 
 @pytest.mark.parametrize(
-    ("scorer", "moves"), [("seq", False), ("graph", True), ("fuse_emb", True), ("fuse_score", True)]
+    ("scorer", "has_gradient"),
+    [("seq", False), ("graph", True), ("fuse_emb", True), ("fuse_score", True)],
 )
-def test_only_scorers_that_look_at_the_graph_reach_the_user_table(scorer, moves):
+def test_the_user_embedding_has_a_gradient_only_if_the_scorer_uses_the_graph(scorer, has_gradient):
     model = gsau(scorer=scorer)
-    scores = model.score(everybody())
+    scores = model.score(all_queries())
     scores.log_softmax(dim=1)[:, 0].sum().backward()
     gradient = model.users.weight.grad
-    assert (gradient is not None and bool(gradient.abs().sum() > 0)) is moves
+    assert (gradient is not None and bool(gradient.abs().sum() > 0)) is has_gradient
 
 
-def test_the_padding_stays_zero_in_training():
+def test_the_padding_embedding_stays_zero_in_training():
     model = gsau()
     pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=16))
     assert model.items.weight[N_ITEMS].tolist() == [0] * 8
 
 
 @pytest.mark.parametrize("hide", [False, True])
-def test_the_graph_is_propagated_once_until_the_next_step(hide, monkeypatch):
+def test_the_propagation_is_cached_until_the_next_step(hide, monkeypatch):
     model = gsau(scorer="fuse_emb")
     calls = []
     forward = model.graph.forward

@@ -23,15 +23,15 @@ SMALL = {"dim": 8, "layers": 2, "heads": 2, "inner_dim": 16, "max_length": 6}
 
 def sasrec(**settings):
     model = build_model("sasrec", DATASET, **SMALL | settings)
-    with torch.no_grad():  # biases and norms start at 0 and 1: let them say something
+    with torch.no_grad():  # biases and norms start at 0 and 1, where errors would not show
         generator = torch.Generator().manual_seed(5)
         for parameter in model.encoder.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
-def queries(rows, width=0):
-    """Ask for the state after each of the histories, padded at least to a width."""
+def make_queries(rows, width=0):
+    """Return one state after each of the histories, padded to at least `width`."""
     lengths = torch.tensor([len(row) for row in rows])
     width = max(width, int(lengths.max()))
     padded = [row + [N_ITEMS] * (width - len(row)) for row in rows]
@@ -40,26 +40,26 @@ def queries(rows, width=0):
     return Queries(users, history, lengths, users, lengths)
 
 
-def encoder(architecture, position="from_start", **changes):
+def make_encoder(architecture, position="from_start", **changes):
     settings = SMALL | {"architecture": architecture, "position": position, "dropout": 0.0}
     model = SequenceEncoder(EncoderConfig(**settings | changes)).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(0.5 * drawn)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.5 * noise)
     return model
 
 
-def vectors(rows, length, seed=1):
+def random_vectors(rows, length, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, length, 8, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_state_depends_on_no_later_item(architecture, position):
-    model, before = encoder(architecture, position), vectors(1, 6)
+def test_states_do_not_depend_on_later_items(architecture, position):
+    model, before = make_encoder(architecture, position), random_vectors(1, 6)
     after = before.clone()
     after[:, 3] += torch.arange(8)
     lengths = torch.tensor([6])
@@ -70,38 +70,40 @@ def test_a_state_depends_on_no_later_item(architecture, position):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("position", POSITIONS)
-def test_padding_changes_nothing(architecture, position):
+def test_states_do_not_depend_on_padding(architecture, position):
     model = sasrec(architecture=architecture, position=position).eval()
     rows = [[1, 2, 3], [4, 0], [7]]
-    short, wide = (model.embed(queries(rows, width)).users for width in (0, 6))
+    short, wide = (model.embed(make_queries(rows, width)).users for width in (0, 6))
     assert torch.allclose(short, wide, atol=1e-5)
 
 
 def test_a_state_without_history_is_zero():
     model = sasrec().eval()
-    assert model.embed(queries([[1], []])).users[1].tolist() == [0] * 8
-    assert model.embed(queries([[], []])).users.abs().sum() == 0
+    assert model.embed(make_queries([[1], []])).users[1].tolist() == [0] * 8
+    assert model.embed(make_queries([[], []])).users.abs().sum() == 0
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_rows_encoded_in_groups_of_like_length_give_what_each_gives_alone(position, monkeypatch):
+def test_states_do_not_depend_on_the_rows_they_are_encoded_with(position, monkeypatch):
     model = sasrec(position=position, max_length=50).eval()
-    random = np.random.default_rng(0)
-    rows = [random.integers(N_ITEMS, size=n).tolist() for n in (3, 40, 0, 8, 9, 1, 17, 16, 2, 2, 1)]
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(N_ITEMS, size=n).tolist() for n in (3, 40, 0, 8, 9, 1, 17, 16, 2, 2, 1)]
     widths = []
-    monkeypatch.setattr(model.encoder, "forward", _watched(model.encoder.forward, widths))
-    found = model.embed(queries(rows)).users
+    monkeypatch.setattr(model.encoder, "forward", _recorded(model.encoder.forward, widths))
+    states = model.embed(make_queries(rows)).users
     assert widths == [8, 16, 32, 40]
-    for row, vector in zip(rows, found, strict=True):
-        assert torch.allclose(model.embed(queries([row])).users[0], vector, atol=1e-5)
+    for row, state in zip(rows, states, strict=True):
+        assert torch.allclose(model.embed(make_queries([row])).users[0], state, atol=1e-5)
 
 
-def _watched(forward, widths):
-    def watched(vectors, lengths):
+def _recorded(forward, widths):
+    """Return `forward` that appends the width of its input to `widths`."""
+
+    def record(vectors, lengths):
         widths.append(vectors.shape[1])
         return forward(vectors, lengths)
 
-    return watched
+    return record
 
 
 def test_the_published_size_has_the_published_number_of_parameters():
@@ -110,56 +112,58 @@ def test_the_published_size_has_the_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in model.parameters()) == 877_824
 
 
-def test_items_are_read_from_the_table_they_are_scored_with():
+def test_item_embeddings_are_tied():
     model = sasrec().eval()
-    items = model.embed(queries([[1]])).items
+    items = model.embed(make_queries([[1]])).items
     assert items.data_ptr() == model.items.weight.data_ptr()
     assert [p.shape[0] for p in model.parameters()].count(N_ITEMS + 1) == 1
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_states_that_share_a_row_equal_states_with_a_row_of_their_own(architecture):
+def test_states_of_a_shared_row_equal_states_of_separate_rows(architecture):
     model = sasrec(architecture=architecture).eval()
-    found = []
+    states = []
     for rows in ("all_positions", "prefix"):
         source = StateBatches(
             DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=999, rows=rows
         )
         (batch,) = source.epoch(torch.Generator().manual_seed(0))
         order = batch.positions.argsort()
-        found.append(model.embed(batch.queries).users[order])
-    assert len(found[0]) == 16 * 4
-    assert torch.allclose(*found, atol=1e-5)
+        states.append(model.embed(batch.queries).users[order])
+    assert len(states[0]) == 16 * 4
+    assert torch.allclose(*states, atol=1e-5)
 
 
-def test_positions_are_counted_from_the_end_or_from_the_start():
-    with_start, with_end = encoder("recbole", "from_start"), encoder("recbole", "from_end")
+def test_positions_are_numbered_from_the_start_or_to_the_end():
+    with_start, with_end = (
+        make_encoder("recbole", "from_start"),
+        make_encoder("recbole", "from_end"),
+    )
     lengths = torch.tensor([2])
     for model, unused, used in ((with_start, 5, 0), (with_end, 0, 5)):
-        old = model(vectors(1, 2), lengths)
+        old = model(random_vectors(1, 2), lengths)
         with torch.no_grad():
             model.position[unused] += torch.arange(8)
-        assert torch.equal(model(vectors(1, 2), lengths), old)
+        assert torch.equal(model(random_vectors(1, 2), lengths), old)
         with torch.no_grad():
             model.position[used] += torch.arange(8)
-        assert not torch.allclose(model(vectors(1, 2), lengths), old)
+        assert not torch.allclose(model(random_vectors(1, 2), lengths), old)
 
 
-def test_a_full_history_has_the_same_positions_from_either_end():
-    pair = [
-        encoder("original", position)(vectors(2, 6), torch.tensor([6, 6])) for position in POSITIONS
+def test_a_history_of_maximum_length_has_the_same_positions_either_way():
+    states = [
+        make_encoder("original", position)(random_vectors(2, 6), torch.tensor([6, 6]))
+        for position in POSITIONS
     ]
-    assert torch.equal(*pair)
+    assert torch.equal(*states)
 
 
-def naive_attention(block, asking, asked):
-    """Attend position by position, head by head."""
+def naive_attention(block, query_states, states):
+    """Compute causal attention in a loop over positions and heads."""
     attention, width = block.attention, 4
-    q, k, v = (
-        getattr(attention, n)(x) for n, x in (("query", asking), ("key", asked), ("value", asked))
-    )
-    out = torch.zeros_like(asking)
-    for t in range(len(asking)):
+    q, k, v = attention.query(query_states), attention.key(states), attention.value(states)
+    out = torch.zeros_like(query_states)
+    for t in range(len(query_states)):
         for head in (slice(0, width), slice(width, 2 * width)):
             scores = torch.stack([q[t, head] @ k[s, head] for s in range(t + 1)]) / math.sqrt(width)
             out[t, head] = sum(w * v[s, head] for s, w in enumerate(scores.softmax(0)))
@@ -171,77 +175,79 @@ def naive_norm(norm, x):
     return (x - x.mean(-1, keepdim=True)) / deviation * norm.weight + norm.bias
 
 
-def test_the_original_block_is_that_of_the_paper():
-    model, row = encoder("original"), vectors(1, 5)
+def test_the_original_block_equals_the_formulas_of_the_paper():
+    model, row = make_encoder("original"), random_vectors(1, 5)
     x = row[0] * math.sqrt(8) + model.position[:5]
     for block in model.blocks:
-        asking = naive_norm(block.attention_norm, x)
-        x = naive_norm(block.forward_norm, asking + naive_attention(block, asking, x))
+        normalised = naive_norm(block.attention_norm, x)
+        x = naive_norm(block.forward_norm, normalised + naive_attention(block, normalised, x))
         x = x + block.down(torch.relu(block.up(x)))
     assert torch.allclose(model(row, torch.tensor([5]))[0], naive_norm(model.norm, x), atol=1e-6)
 
 
-def test_the_recbole_block_is_bert():
-    model, row = encoder("recbole"), vectors(1, 5)
+def test_the_recbole_block_equals_the_formulas_of_bert():
+    model, row = make_encoder("recbole"), random_vectors(1, 5)
     x = naive_norm(model.norm, row[0] + model.position[:5])
     for block in model.blocks:
-        mixed = block.output(naive_attention(block, x, x))
-        x = naive_norm(block.attention_norm, x + mixed)
-        thought = block.up(x)
-        thought = thought * 0.5 * (1 + torch.erf(thought / math.sqrt(2)))
-        x = naive_norm(block.forward_norm, x + block.down(thought))
+        attended = block.output(naive_attention(block, x, x))
+        x = naive_norm(block.attention_norm, x + attended)
+        hidden = block.up(x)
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        x = naive_norm(block.forward_norm, x + block.down(hidden))
     assert torch.allclose(model(row, torch.tensor([5]))[0], x, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce", "sampled_ce"])
-def test_the_padding_stays_zero_in_training(loss):
+def test_the_padding_embedding_stays_zero_in_training(loss):
     model = build_model("sasrec", DATASET, **SMALL, loss=loss)
-    start = model.items.weight.detach().clone()
+    initial = model.items.weight.detach().clone()
     pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=16, weight_decay=0.1))
     assert model.items.weight[N_ITEMS].tolist() == [0] * 8
-    assert not torch.equal(model.items.weight, start)
+    assert not torch.equal(model.items.weight, initial)
 
 
-def test_the_softmax_loss_is_over_all_items_but_the_padding():
+def test_the_softmax_loss_is_over_all_items_without_the_padding():
     model = sasrec(dropout=0.0)
     source = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=20)
     batch = next(source.epoch(torch.Generator().manual_seed(0)))
     scores = model.score(batch.queries)
     assert scores.shape[1] == N_ITEMS
-    found = model.loss(TrainingBatch(states=batch), torch.Generator())
-    assert found.item() == pytest.approx(
+    loss = model.loss(TrainingBatch(states=batch), torch.Generator())
+    assert loss.item() == pytest.approx(
         functional.cross_entropy(scores, batch.targets).item(), rel=1e-5
     )
 
 
 @pytest.mark.parametrize("loss", ["bce", "sampled_ce"])
-def test_sampled_losses_compare_the_target_with_items_never_taken(loss):
+def test_sampled_losses_compare_the_target_with_drawn_negatives(loss):
     model = sasrec(dropout=0.0, loss=loss, negatives=3)
     source = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=20)
     batch = next(source.epoch(torch.Generator().manual_seed(0)))
     users = batch.queries.state_users
-    drawn = draw_negatives(model.train_pairs, users, N_ITEMS, 3, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    negative_ids = draw_negatives(model.train_pairs, users, N_ITEMS, 3, generator)
     scores = model.score(batch.queries)
-    own, other = scores.gather(1, batch.targets[:, None]), scores.gather(1, drawn)
-    softmax = -torch.cat([own, other], dim=1).log_softmax(dim=1)[:, 0]
-    logistic = functional.softplus(-own)[:, 0] + functional.softplus(other).sum(dim=1)
+    positive, negative = scores.gather(1, batch.targets[:, None]), scores.gather(1, negative_ids)
+    softmax = -torch.cat([positive, negative], dim=1).log_softmax(dim=1)[:, 0]
+    logistic = functional.softplus(-positive)[:, 0] + functional.softplus(negative).sum(dim=1)
     expected = (softmax if loss == "sampled_ce" else logistic).mean().item()
-    found = model.loss(TrainingBatch(states=batch), torch.Generator().manual_seed(1))
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+    result = model.loss(TrainingBatch(states=batch), torch.Generator().manual_seed(1))
+    assert result.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_negatives_are_never_taken_and_cover_all_that_is_left():
-    known, users = interaction_keys(DATASET.train, N_ITEMS), torch.arange(16)
-    drawn = draw_negatives(known, users, N_ITEMS, 200, torch.Generator().manual_seed(0))
-    for user, row in enumerate(drawn.tolist()):
+def test_negatives_cover_all_items_outside_the_training_history():
+    train_pairs, users = interaction_keys(DATASET.train, N_ITEMS), torch.arange(16)
+    generator = torch.Generator().manual_seed(0)
+    negatives = draw_negatives(train_pairs, users, N_ITEMS, 200, generator)
+    for user, row in enumerate(negatives.tolist()):
         assert set(row) == set(range(N_ITEMS)) - set(DATASET.train.row(user).tolist())
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean_in_training_alone():
+def test_dropout_has_its_rate_and_scale_and_is_off_in_evaluation():
     dropout, vectors = _Dropout(0.3), torch.ones(400, 500)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = dropout(vectors)
-    assert (found == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
-    assert torch.allclose(found[found > 0], torch.tensor(1 / 0.7))
+        dropped = dropout(vectors)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    assert torch.allclose(dropped[dropped > 0], torch.tensor(1 / 0.7))
     assert dropout.eval()(vectors) is vectors
