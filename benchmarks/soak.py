@@ -1,11 +1,11 @@
-"""Kill -9 anything at any moment, go on, and end bit for bit where the undisturbed one ends.
+"""Kill commands with SIGKILL, resume them, and compare the result with an uninterrupted run.
 
-Two kinds of moments: at random times, and before each of the file operations that a command makes
-in its folder, one after the other. After a row of kills the same command is left to end; then
-every file is compared with those of a command nobody has killed, and nothing else may lie there.
+Commands are killed at random times and before each file operation in their folder. After one or
+more kills the command runs to its end. Then the folder must contain the same files as that of an
+uninterrupted command, with equal content, and no others.
 
     python benchmarks/soak.py                  # up to 25 minutes
-    python benchmarks/soak.py --kills 5        # five kills of each kind, in a row
+    python benchmarks/soak.py --kills 5        # five kills of each command, without a run between
 """
 
 import argparse
@@ -37,8 +37,8 @@ from recoach.reproduction import gains_cells
 from recoach.training import loop
 
 torch.set_num_threads(1)
-WITHOUT = {"seconds", "environment"}
-"""What two runs of the same do not share."""
+IGNORED_KEYS = {"seconds", "environment"}
+"""Keys whose values differ between two runs of the same command."""
 TOML = """
 seed = 3
 [data]
@@ -57,9 +57,9 @@ batch_size = 128
 patience = 0
 eval_steps = 2
 """
-FEW = 10
-"""Kills that are made in one row, with one end to compare."""
-KINDS = {
+MAX_KILLS_OF_ONE_TRIAL = 10
+"""Up to this number, all kills of a command belong to one trial with one comparison."""
+COMMANDS = {
     "data prepare": ["data", "prepare", "{log}", "--output", "{out}"],
     "run": ["run", "{toml}", "--output", "{out}", "--resume"],
     "finetune": ["finetune", "{out}", "--resume", "--set", "grpo.learning_rate=1e-2"],
@@ -72,188 +72,209 @@ KINDS = {
 
 
 @dataclass
-class Tally:
-    """What has come of one kind of command."""
+class Counts:
+    """Kills and comparisons of one command."""
 
-    times: int = 0
+    random_kills: int = 0
     """Kills at random times."""
-    operations: int = 0
+    operation_kills: int = 0
     """Kills before a file operation."""
-    ends: int = 0
-    """Commands that were left to end, and compared."""
-    wrong: list[str] = field(default_factory=list)
+    comparisons: int = 0
+    """Resumed commands whose results were compared."""
+    failures: list[str] = field(default_factory=list)
 
 
 def main() -> int:
-    """Kill until the time is up and print a table; 1 where anything has gone wrong."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--kills", type=int, default=200, help="at random times, of each kind")
-    asked.add_argument("--minutes", type=float, default=25.0)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--kind", choices=list(KINDS), action="append")
-    given = asked.parse_args()
-    kinds = given.kind or list(KINDS)
-    loop._SAVE_SECONDS = 0.02  # as often as two minutes are in hours
+    """Kill commands until the time is over and print a table; return 1 if a comparison failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--kills", type=int, default=200, help="kills of each command at random times"
+    )
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--command", choices=list(COMMANDS), action="append")
+    options = parser.parse_args()
+    names = options.command or list(COMMANDS)
+    loop._SAVE_SECONDS = 0.02  # many checkpoints in a short run
     _shorten_suites()
-    tallies = {kind: Tally() for kind in kinds}
+    counts = {name: Counts() for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), random.Random(given.seed))
-        for place, kind in enumerate(kinds):
-            share = given.minutes * 60 / (len(kinds) - place)
-            deadline = time.monotonic() + share
-            given.minutes -= share / 60
-            soak(world, kind, given.kills, deadline, tallies[kind])
-            given.minutes += max(0.0, deadline - time.monotonic()) / 60
+        sandbox = Sandbox(Path(folder), random.Random(options.seed))
+        seconds_left = options.minutes * 60
+        for index, name in enumerate(names):
+            start = time.monotonic()
+            deadline = start + seconds_left / (len(names) - index)
+            soak(sandbox, name, options.kills, deadline, counts[name])
+            seconds_left -= min(time.monotonic(), deadline) - start
     print(
-        "| command | kills at random times | kills before a file operation | ends compared | "
+        "| command | kills at random times | kills before a file operation | comparisons | "
         "differences |\n|---|---|---|---|---|"
     )
-    for kind, tally in tallies.items():
-        row = (tally.times, tally.operations, tally.ends, len(tally.wrong))
-        print(f"| `{kind}` | " + " | ".join(map(str, row)) + " |")
-    for kind, tally in tallies.items():
-        for words in tally.wrong:
-            print(f"{kind}: {words}")
-    return int(any(tally.wrong or not tally.ends for tally in tallies.values()))
+    for name, count in counts.items():
+        row = (
+            count.random_kills,
+            count.operation_kills,
+            count.comparisons,
+            len(count.failures),
+        )
+        print(f"| `{name}` | " + " | ".join(map(str, row)) + " |")
+    for name, count in counts.items():
+        for failure in count.failures:
+            print(f"{name}: {failure}")
+    return int(any(count.failures or not count.comparisons for count in counts.values()))
 
 
-class World:
-    """A small log, its experiment, and folders to spoil."""
+class Sandbox:
+    """A small log, its experiment file, and a new folder for each trial."""
 
-    def __init__(self, folder: Path, random_: random.Random) -> None:
-        self.folder, self.random, self.count = folder, random_, 0
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self.folder, self.rng, self.n_folders = folder, rng, 0
         lines = ["user_id,item_id,timestamp"]
-        draw = random.Random(7)
+        log_rng = random.Random(7)
         for user in range(60):
-            item = draw.randrange(20)
-            for moment in range(draw.randint(6, 10)):
-                lines.append(f"u{user},i{item},{1500000000 + user * 1000 + moment}")
-                item = (item + draw.randint(1, 3)) % 20
+            item = log_rng.randrange(20)
+            for step in range(log_rng.randint(6, 10)):
+                lines.append(f"u{user},i{item},{1500000000 + user * 1000 + step}")
+                item = (item + log_rng.randint(1, 3)) % 20
         (folder / "log.csv").write_text("\n".join(lines) + "\n")
         (folder / "x.toml").write_text(TOML.format(log=folder / "log.csv"))
-        self.based = folder / "based" / "out"
-        self.ended(["pretrain", "{log}", "--output", "{out}", "--set", *_settings()], self.based)
+        self.base_run = folder / "base" / "out"
+        self.run(["pretrain", "{log}", "--output", "{out}", "--set", *_settings()], self.base_run)
 
-    def fresh(self, kind: str) -> Path:
-        """Return where a command of a kind may begin."""
-        self.count += 1
-        out = self.folder / str(self.count) / "out"
+    def new_folder(self, name: str) -> Path:
+        """Return a new output folder for a command; `finetune` gets a copy of the base run."""
+        self.n_folders += 1
+        out = self.folder / str(self.n_folders) / "out"
         out.parent.mkdir()
-        if kind == "finetune":
-            shutil.copytree(self.based, out)
+        if name == "finetune":
+            shutil.copytree(self.base_run, out)
         return out
 
-    def command(self, words: list[str], out: Path) -> list[str]:
-        """Return a command line with its places filled in."""
-        places = {"log": self.folder / "log.csv", "toml": self.folder / "x.toml", "out": out}
-        return [word.format(**places) for word in words]
+    def arguments(self, template: list[str], out: Path) -> list[str]:
+        """Return the command line with its paths filled in."""
+        paths = {"log": self.folder / "log.csv", "toml": self.folder / "x.toml", "out": out}
+        return [word.format(**paths) for word in template]
 
-    def started(self, words: list[str], out: Path, stop_at: int = 0) -> int:
-        """Start a command in a child, which kills itself before its n-th file operation."""
-        said = out.parent.with_name(f"{out.parent.name}.said")
+    def start(self, template: list[str], out: Path, kill_before: int = 0) -> int:
+        """Start a command in a child process and return its ID.
+
+        The child kills itself before file operation number `kill_before`, if that is above 0.
+        """
+        output = out.parent.with_name(f"{out.parent.name}.output")
         child = os.fork()
         if child:
             return child
         code = 1
         try:
-            handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
-            _count_operations(str(out.parent), stop_at, said.with_suffix(".count"))
-            sys.argv = ["recoach", *self.command(words, out)]
+            _count_operations(str(out.parent), kill_before, output.with_suffix(".count"))
+            sys.argv = ["recoach", *self.arguments(template, out)]
             try:
                 recoach()
                 code = 0
-            except SystemExit as ended:
-                code = int(ended.code or 0)
+            except SystemExit as exit_:
+                code = int(exit_.code or 0)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
-    def ended(self, words: list[str], out: Path) -> float:
+    def run(self, template: list[str], out: Path) -> float:
         """Run a command to its end and return its seconds."""
-        began = time.monotonic()
-        _, status = os.waitpid(self.started(words, out), 0)
+        start = time.monotonic()
+        _, status = os.waitpid(self.start(template, out), 0)
         if status:
-            said = out.parent.with_name(f"{out.parent.name}.said").read_text()
-            raise RuntimeError(f"{words[0]} ended with {status}: {said[-2000:]}")
-        return time.monotonic() - began
+            output = out.parent.with_name(f"{out.parent.name}.output").read_text()
+            raise RuntimeError(f"{template[0]} ended with status {status}: {output[-2000:]}")
+        return time.monotonic() - start
 
-    def operations(self, out: Path) -> int:
-        """Return the file operations of the last whole command there."""
+    def n_operations(self, out: Path) -> int:
+        """Return the number of file operations of the last uninterrupted command in a folder."""
         return int(out.parent.with_name(f"{out.parent.name}.count").read_text())
 
 
-def soak(world: World, kind: str, kills: int, deadline: float, tally: Tally) -> None:
-    """Kill one kind of command, first at each operation, then at random times."""
-    whole = world.fresh(kind)
-    seconds = world.ended(KINDS[kind], whole)
-    trial = Trial(kind, snapshot(whole), seconds, world.operations(whole))
-    draw = world.random
-    if kills <= FEW:
-        operations = draw.sample(range(1, trial.operations + 1), kills // 2 + 1)
-        times = [draw.uniform(0, seconds) for _ in range(kills - len(operations))]
-        _kill_and_compare(world, trial, [*operations, *times], tally)
+def soak(sandbox: Sandbox, name: str, kills: int, deadline: float, counts: Counts) -> None:
+    """Kill one command, first before its file operations, then at random times."""
+    out = sandbox.new_folder(name)
+    seconds = sandbox.run(COMMANDS[name], out)
+    reference = Reference(name, read_contents(out), seconds, sandbox.n_operations(out))
+    rng = sandbox.rng
+    if kills <= MAX_KILLS_OF_ONE_TRIAL:
+        operations = rng.sample(range(1, reference.n_operations + 1), kills // 2 + 1)
+        times = [rng.uniform(0, seconds) for _ in range(kills - len(operations))]
+        _kill_and_compare(sandbox, reference, [*operations, *times], counts)
         return
-    # Half of the time for each way, and what the first leaves for the second.
-    middle = (time.monotonic() + deadline) / 2
-    for operation in draw.sample(range(1, trial.operations + 1), trial.operations):
-        if time.monotonic() < middle:
-            _kill_and_compare(world, trial, [operation], tally)
-    while tally.times < kills and time.monotonic() < deadline:
-        times = [draw.uniform(0, seconds) for _ in range(draw.randint(1, 5))]
-        _kill_and_compare(world, trial, times, tally)
+    # Each kind of kill gets half of the time; the second also gets what the first leaves.
+    halfway = (time.monotonic() + deadline) / 2
+    n_operations = reference.n_operations
+    for operation in rng.sample(range(1, n_operations + 1), n_operations):
+        if time.monotonic() < halfway:
+            _kill_and_compare(sandbox, reference, [operation], counts)
+    while counts.random_kills < kills and time.monotonic() < deadline:
+        times = [rng.uniform(0, seconds) for _ in range(rng.randint(1, 5))]
+        _kill_and_compare(sandbox, reference, times, counts)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What a kind of command comes to when nobody kills it."""
+class Reference:
+    """An uninterrupted run of a command."""
 
-    kind: str
-    expected: dict[str, Any]
+    name: str
+    contents: dict[str, Any]
     seconds: float
-    operations: int
+    n_operations: int
 
 
-def snapshot(folder: Path) -> dict[str, Any]:
-    """Return what must be the same of everything that lies under a folder's parent."""
+def read_contents(folder: Path) -> dict[str, Any]:
+    """Return the reproducible content of every file under the parent of a folder."""
     return {
         str(path.relative_to(folder.parent)): _content(path)
         for path in sorted(folder.parent.rglob("*"))
     }
 
 
-def _kill_and_compare(world: World, trial: Trial, moments: Sequence[float], tally: Tally) -> None:
-    """Kill a command before operations (whole numbers) and at times, end it, compare."""
-    out, words, passed = world.fresh(trial.kind), KINDS[trial.kind], []
-    for moment in moments:
-        if isinstance(moment, int):
-            _, status = os.waitpid(world.started(words, out, moment), 0)
-            tally.operations += os.WIFSIGNALED(status)
-            passed.append(f"before operation {moment} of {trial.operations}")
+def _kill_and_compare(
+    sandbox: Sandbox, reference: Reference, kills: Sequence[float], counts: Counts
+) -> None:
+    """Kill a command several times, resume it, and compare it with the reference.
+
+    Args:
+        sandbox: gives the folder.
+        reference: the uninterrupted run.
+        kills: numbers of file operations (int) and times in seconds (float).
+        counts: updated.
+    """
+    out, template = sandbox.new_folder(reference.name), COMMANDS[reference.name]
+    descriptions = []
+    for kill in kills:
+        if isinstance(kill, int):
+            _, status = os.waitpid(sandbox.start(template, out, kill), 0)
+            counts.operation_kills += os.WIFSIGNALED(status)
+            descriptions.append(f"before operation {kill} of {reference.n_operations}")
         else:
-            tally.times += _killed(world.started(words, out), moment)
-            passed.append(f"after {moment:.3f} s of {trial.seconds:.3f}")
-    when = "killed " + ", ".join(passed)
+            counts.random_kills += _kill_after(sandbox.start(template, out), kill)
+            descriptions.append(f"after {kill:.3f} s of {reference.seconds:.3f}")
+    description = "killed " + ", ".join(descriptions)
     try:
-        world.ended(words, out)
-        found = snapshot(out)
+        sandbox.run(template, out)
+        contents = read_contents(out)
     except (RuntimeError, OSError, RecoachError) as error:
-        tally.wrong.append(f"{when}: {error}")
+        counts.failures.append(f"{description}: {error}")
         return
-    tally.ends += 1
-    expected = trial.expected
-    names = [n for n in sorted({*found, *expected}) if found.get(n) != expected.get(n)]
-    if names:
-        tally.wrong.append(f"{when}: differs in {', '.join(names)}")
+    counts.comparisons += 1
+    expected = reference.contents
+    paths = [p for p in sorted({*contents, *expected}) if contents.get(p) != expected.get(p)]
+    if paths:
+        counts.failures.append(f"{description}: differs in {', '.join(paths)}")
     shutil.rmtree(out.parent)
 
 
-def _killed(child: int, seconds: float) -> bool:
-    """Kill a child after so many seconds; return whether it was still there."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def _kill_after(child: int, seconds: float) -> bool:
+    """Kill a child process after some seconds; return whether it was still running."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         time.sleep(0.0005)
@@ -262,48 +283,51 @@ def _killed(child: int, seconds: float) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def _count_operations(folder: str, stop_at: int, note: Path) -> None:
-    """Count the file operations under a folder; kill this process before one of them."""
-    count = [0]
+def _count_operations(folder: str, kill_before: int, count_file: Path) -> None:
+    """Count the file operations of this process under a folder; kill it before one of them."""
+    count = 0
     writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
-    def see(event: str, given: tuple[Any, ...]) -> None:
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
         if event == "open":
-            if not isinstance(given[2], int) or not given[2] & writes:
+            if not isinstance(arguments[2], int) or not arguments[2] & writes:
                 return
         elif event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
             return
-        if not str(given[0]).startswith(folder + os.sep):
+        if not str(arguments[0]).startswith(folder + os.sep):
             return
-        count[0] += 1
-        if count[0] == stop_at:
+        count += 1
+        if count == kill_before:
             os.kill(os.getpid(), signal.SIGKILL)
-        with open(note, "w") as file:  # noqa: PTH123 - seen again, and passed
-            file.write(str(count[0]))
+        with open(count_file, "w") as file:  # noqa: PTH123 - this open is audited, and ignored
+            file.write(str(count))
 
-    sys.addaudithook(see)
+    sys.addaudithook(audit)
 
 
-def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file is
+def _content(path: Path) -> Any:  # noqa: ANN401 - depends on the format
     if path.is_dir():
         return "folder"
     if path.suffix == ".safetensors":
         tensors, state = load_tensors(path)
-        numbers = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-        return numbers, _timeless(state)
+        values = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+        return values, _without_ignored(state)
     if path.name == "metrics.jsonl":
-        return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        return [_without_ignored(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix == ".json" and path.name != "dataset.json":
-        return _timeless(json.loads(path.read_text()))
+        return _without_ignored(json.loads(path.read_text()))
     if path.suffix in (".html", ".db", ".svg", ".png"):
-        return "there"
+        return "exists"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _timeless(value: Any) -> Any:  # noqa: ANN401 - JSON
+def _without_ignored(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
-        return {name: _timeless(part) for name, part in value.items() if name not in WITHOUT}
-    return [_timeless(part) for part in value] if isinstance(value, list) else value
+        return {
+            key: _without_ignored(part) for key, part in value.items() if key not in IGNORED_KEYS
+        }
+    return [_without_ignored(part) for part in value] if isinstance(value, list) else value
 
 
 def _settings() -> Iterator[str]:
@@ -314,10 +338,10 @@ def _settings() -> Iterator[str]:
 
 
 def _shorten_suites() -> None:
-    """Have the cells of a suite end in a second; they stay two that share a base."""
-    plain: Callable[..., list[gains_cells.Cell]] = gains_cells.GAINS["ablation"]
+    """Replace the cells of the ablation by ones that take a second and share their base."""
+    original: Callable[..., list[gains_cells.Cell]] = gains_cells.GAINS["ablation"]
 
-    def short(*given: Any) -> list[gains_cells.Cell]:  # noqa: ANN401 - as the plain one
+    def shortened(*arguments: Any) -> list[gains_cells.Cell]:  # noqa: ANN401 - as the original
         small = {"dim": 8, "layers": 1, "heads": 1, "max_length": 8}
         return [
             cell._replace(
@@ -328,10 +352,10 @@ def _shorten_suites() -> None:
                     "grpo": cell.tables["grpo"] | {"epochs": 1, "batch_size": 128},
                 }
             )
-            for cell in plain(*given)
+            for cell in original(*arguments)
         ]
 
-    gains_cells.GAINS["ablation"] = short
+    gains_cells.GAINS["ablation"] = shortened
 
 
 if __name__ == "__main__":
