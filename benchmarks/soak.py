@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("COLUMNS", "120")
 
-import matplotlib.font_manager  # noqa: F401 - before the fork, once for all
+import matplotlib.font_manager  # noqa: F401 - loads the fonts once, before forking
 import torch
 
 from recoach.cli import reproduce, runs, search  # noqa: F401

@@ -1,4 +1,4 @@
-"""What the peers' programs share: the log, the split, the clock, the answer."""
+"""Functions shared by the programs of the peers: reading the log, timing, writing results."""
 
 import json
 import os
@@ -16,110 +16,116 @@ import numpy as np
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 DIM, BLOCKS, HEADS, LENGTH = 64, 2, 2, 50
-"""Of every SASRec; the vectors of all other models have the same size."""
+"""Architecture of every SASRec; all other models use the same embedding size."""
 
-LONG = 60.0
-"""Seconds after which one run is measurement enough."""
+MAX_REPEATED_SECONDS = 60.0
+"""A task that takes longer is timed once."""
 
 
 class Log(NamedTuple):
-    """Interactions sorted by user and time; users and items are codes from 0."""
+    """Interactions sorted by user and time, with user and item indices from 0."""
 
     user: np.ndarray
     item: np.ndarray
-    back: np.ndarray
-    """Places from the end of the user's history: 0 is test, 1 is valid, the rest is train."""
+    from_end: np.ndarray
+    """Position from the end of the user's history: 0 is test, 1 is validation, others training."""
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of users and of items."""
         return int(self.user.max()) + 1, int(self.item.max()) + 1
 
-    def part(self, mask: np.ndarray) -> "Log":
+    def select(self, mask: np.ndarray) -> "Log":
+        """Return the interactions where a mask is true."""
         return Log(*(column[mask] for column in self))
 
     def histories(self) -> list[np.ndarray]:
-        """Return the items of each user that has any, in time."""
+        """Return the items of each user with interactions, oldest first."""
         return np.split(self.item, np.flatnonzero(np.diff(self.user)) + 1)
 
 
 def read(folder: Path) -> Log:
-    """Return the log of FOLDER."""
-    user, item, when = np.loadtxt(folder / "log.inter", skiprows=1, delimiter="\t").T
-    order = np.lexsort((when, user))
+    """Return the log of a folder."""
+    user, item, timestamp = np.loadtxt(folder / "log.inter", skiprows=1, delimiter="\t").T
+    order = np.lexsort((timestamp, user))
     _, user = np.unique(user[order], return_inverse=True)
     _, item = np.unique(item[order], return_inverse=True)
-    back = np.bincount(user).cumsum()[user] - 1 - np.arange(len(user))
-    return Log(user, item, back)
+    from_end = np.bincount(user).cumsum()[user] - 1 - np.arange(len(user))
+    return Log(user, item, from_end)
 
 
 def vectors(shape: tuple[int, int]) -> list[np.ndarray]:
     """Return random vectors of all users and of all items."""
-    random = np.random.default_rng(0)
-    return [random.standard_normal((count, DIM), dtype=np.float32) for count in shape]
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((count, DIM), dtype=np.float32) for count in shape]
 
 
-def repeated(work: Callable[[], object]) -> float:
-    """Return the median seconds of three runs, of one if it is long."""
+def median_seconds(task: Callable[[], object]) -> float:
+    """Return the median seconds of three runs, or the seconds of one long run."""
     seconds: list[float] = []
-    while len(seconds) < 3 and (not seconds or seconds[0] <= LONG):
+    while len(seconds) < 3 and (not seconds or seconds[0] <= MAX_REPEATED_SECONDS):
         start = time.perf_counter()
-        work()
+        task()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
-class Epochs:
-    """Seconds an epoch: the median of whole epochs, or some steps scaled to one.
+class EpochTimer:
+    """Seconds per epoch: the median of whole epochs, or the time of some steps, extrapolated.
 
-    The first epoch, or the first steps, are warm-up. `step` and `end` return whether all is timed.
+    The first epoch or the first steps are not counted. `end_step` and `end_epoch` return whether
+    the measurement is complete.
     """
 
-    skipped = 3
+    warm_up_steps = 3
 
     def __init__(self, epochs: int, steps: int = 0) -> None:
         self.epochs, self.steps = epochs, steps
-        self.stamps: list[float] = []
+        self.step_times: list[float] = []
         self.seconds: list[float] = []
 
-    def begin(self, batches: int) -> None:
-        self.batches, self.start = batches, time.perf_counter()
+    def begin_epoch(self, n_batches: int) -> None:
+        self.n_batches, self.start = n_batches, time.perf_counter()
 
-    def step(self) -> bool:
-        self.stamps.append(time.perf_counter())
-        return self.done
+    def end_step(self) -> bool:
+        self.step_times.append(time.perf_counter())
+        return self.is_done
 
-    def end(self) -> bool:
+    def end_epoch(self) -> bool:
         self.seconds.append(time.perf_counter() - self.start)
-        return self.done
+        return self.is_done
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         if self.steps:
-            return len(self.stamps) >= self.skipped + self.steps
+            return len(self.step_times) >= self.warm_up_steps + self.steps
         return len(self.seconds) > self.epochs
 
     @property
     def result(self) -> float:
-        """Seconds an epoch."""
+        """Seconds per epoch."""
         if self.steps:
-            first, last = self.stamps[self.skipped - 1], self.stamps[self.skipped + self.steps - 1]
-            return (last - first) / self.steps * self.batches
+            first, last = (
+                self.step_times[self.warm_up_steps - 1],
+                self.step_times[self.warm_up_steps + self.steps - 1],
+            )
+            return (last - first) / self.steps * self.n_batches
         return statistics.median(self.seconds[1:])
 
 
-def answer(out: Path, result: dict[str, object], *packages: str) -> None:
-    """Write the result with peak memory and versions."""
+def write_result(out: Path, result: dict[str, object], *packages: str) -> None:
+    """Write a result with the peak memory (MiB) and the versions."""
     versions = {name: version(name) for name in (*packages, "numpy")}
     versions["python"] = platform.python_version()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     out.write_text(json.dumps(result | {"peak_mib": round(peak), "versions": versions}) + "\n")
 
 
-def main(works: dict[str, Callable[..., None]]) -> None:
-    """Do the work named on the command line: `run.py WORK FOLDER OUT [KEY=VALUE ...]`."""
-    work, folder, out, *rest = sys.argv[1:]
-    sys.argv = sys.argv[:1]  # some peers parse the command line themselves
+def main(tasks: dict[str, Callable[..., None]]) -> None:
+    """Run the task named on the command line: `run.py TASK FOLDER OUT [KEY=VALUE ...]`."""
+    task, folder, out, *rest = sys.argv[1:]
+    sys.argv = sys.argv[:1]  # some peers parse the command line at import
     options = dict(option.split("=") for option in rest)
-    works[work](
+    tasks[task](
         Path(folder), Path(out).resolve(), **{key: int(value) for key, value in options.items()}
     )

@@ -1,30 +1,32 @@
-"""implicit's part of the benchmarks."""
+"""Benchmark tasks run with implicit."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # implicit has threads of its own
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # implicit starts its own threads
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import DIM, THREADS, answer, main, read, repeated, vectors
+from common import DIM, THREADS, main, median_seconds, read, vectors, write_result
 from implicit.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
 
 
 def rank(folder: Path, out: Path) -> None:
-    """Time the 50 best items of all users, seen items left out; no metrics."""
+    """Time the top 50 unseen items of all users, without metrics."""
     log = read(folder)
-    seen = log.part(log.back > 0)
-    taken = csr_matrix((np.ones(len(seen.user), np.float32), (seen.user, seen.item)), log.shape)
+    seen = log.select(log.from_end > 0)
+    interactions = csr_matrix(
+        (np.ones(len(seen.user), np.float32), (seen.user, seen.item)), log.shape
+    )
     model = AlternatingLeastSquares(factors=DIM, num_threads=THREADS)
     model.user_factors, model.item_factors = vectors(log.shape)
-    everyone = np.arange(len(model.user_factors))
-    seconds = repeated(
-        lambda: model.recommend(everyone, taken, N=50, filter_already_liked_items=True)
+    users = np.arange(len(model.user_factors))
+    seconds = median_seconds(
+        lambda: model.recommend(users, interactions, N=50, filter_already_liked_items=True)
     )
-    answer(out, {"seconds": seconds}, "implicit", "scipy")
+    write_result(out, {"seconds": seconds}, "implicit", "scipy")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""RecBole's part of the benchmarks."""
+"""Benchmark tasks run with RecBole."""
 
 import sys
 import tempfile
@@ -15,13 +15,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scipy.sparse
 import torch
 
-_load = torch.load
-torch.load = lambda *a, **k: _load(*a, **{**k, "weights_only": False})  # RecBole pickles its config
+_torch_load = torch.load
+# RecBole pickles its config.
+torch.load = lambda *a, **k: _torch_load(*a, **{**k, "weights_only": False})
 if not hasattr(scipy.sparse.dok_matrix, "_update"):  # removed in SciPy 1.13
     scipy.sparse.dok_matrix._update = lambda self, d: self._dict.update(d)
 
-from common import BLOCKS, DIM, HEADS, LENGTH, THREADS, Epochs, answer, main, repeated
-from curve import MOST_EPOCHS, PATIENCE, Curve, Stopwatch
+from common import (
+    BLOCKS,
+    DIM,
+    HEADS,
+    LENGTH,
+    THREADS,
+    EpochTimer,
+    main,
+    median_seconds,
+    write_result,
+)
+from curve import MAX_EPOCHS, PATIENCE, Curve, Stopwatch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
@@ -52,7 +63,7 @@ COMMON = {
     "metric_decimal_place": 6,
     "stopping_step": PATIENCE - 1,
 }
-"""The split and the ranking of the comparison; all else is RecBole's default."""
+"""Split and ranking of the benchmark; the other settings are RecBole's defaults."""
 
 MODELS = {
     "SASRec": {
@@ -68,8 +79,8 @@ MODELS = {
 }
 
 
-class Prepared(NamedTuple):
-    """RecBole's data as a model wants them."""
+class PreparedData(NamedTuple):
+    """RecBole's configuration, dataset and data loaders for a model."""
 
     config: Config
     data: Dataset
@@ -77,9 +88,10 @@ class Prepared(NamedTuple):
     valid: AbstractDataLoader
     test: AbstractDataLoader
     seconds: float
+    """Seconds to load and split the log."""
 
     def trainer(self) -> Trainer:
-        """Return RecBole's trainer of an untrained model."""
+        """Return RecBole's trainer with an untrained model."""
         config = self.config
         init_seed(config["seed"], config["reproducibility"])
         network = get_model(config["model"])(config, self.train._dataset).to(config["device"])
@@ -87,115 +99,115 @@ class Prepared(NamedTuple):
 
 
 @contextmanager
-def prepared(folder: Path, model: str, **more: object) -> Iterator[Prepared]:
-    """Load and split the log, in a folder for what RecBole writes that goes away at the end."""
+def prepare(folder: Path, model: str, **extra: object) -> Iterator[PreparedData]:
+    """Load and split the log in a temporary working directory, where RecBole writes its files."""
     log = (folder / "log.inter").resolve()
-    with tempfile.TemporaryDirectory() as place, chdir(place):
+    with tempfile.TemporaryDirectory() as directory, chdir(directory):
         Path("log").mkdir()
         Path("log/log.inter").symlink_to(log)
-        settings = COMMON | MODELS[model] | more
+        settings = COMMON | MODELS[model] | extra
         config = Config(model=model, dataset="log", config_dict=settings)
         init_seed(config["seed"], config["reproducibility"])
         init_logger(config)
         start = time.perf_counter()
         data = create_dataset(config)
-        parts = data_preparation(config, data)
-        yield Prepared(config, data, *parts, time.perf_counter() - start)
+        loaders = data_preparation(config, data)
+        yield PreparedData(config, data, *loaders, time.perf_counter() - start)
 
 
-class Enough(Exception):  # noqa: N818
-    """The steps to time are done; the epoch may end here."""
+class StopEpoch(Exception):  # noqa: N818
+    """Raised to end an epoch early, after the last timed step."""
 
 
-def epoch_seconds(made: Prepared, epochs: int, steps: int = 0) -> float:
-    """Return the seconds of RecBole's training epoch."""
-    trainer, clock = made.trainer(), Epochs(epochs, steps)
+def epoch_seconds(prepared: PreparedData, epochs: int, steps: int = 0) -> float:
+    """Return the seconds of a training epoch."""
+    trainer, timer = prepared.trainer(), EpochTimer(epochs, steps)
 
-    def stepped(*_: object) -> None:
-        if clock.step():
-            raise Enough
+    def after_step(*_: object) -> None:
+        if timer.end_step():
+            raise StopEpoch
 
-    trainer.optimizer.register_step_post_hook(stepped)
-    while not clock.done:
-        clock.begin(len(made.train))
-        with suppress(Enough):
-            trainer._train_epoch(made.train, len(clock.seconds))
-        clock.end()
-    return clock.result
+    trainer.optimizer.register_step_post_hook(after_step)
+    while not timer.is_done:
+        timer.begin_epoch(len(prepared.train))
+        with suppress(StopEpoch):
+            trainer._train_epoch(prepared.train, len(timer.seconds))
+        timer.end_epoch()
+    return timer.result
 
 
 def sasrec_curve(folder: Path, out: Path) -> None:
     curve = Curve(out)
-    if curve.ended:
+    if curve.is_complete:
         return
-    with prepared(folder, "SASRec", epochs=MOST_EPOCHS, eval_batch_size=2**23) as made:
-        trainer = made.trainer()
-        trainer.saved_model_file = str(curve.kept)
+    with prepare(folder, "SASRec", epochs=MAX_EPOCHS, eval_batch_size=2**23) as prepared:
+        trainer = prepared.trainer()
+        trainer.saved_model_file = str(curve.checkpoint)
         if curve.values:
-            trainer.resume_checkpoint(str(curve.kept))
-            seed = made.config["seed"] + len(curve.values)
-            init_seed(seed, made.config["reproducibility"])
-            made.train.generator.manual_seed(seed)
+            trainer.resume_checkpoint(str(curve.checkpoint))
+            seed = prepared.config["seed"] + len(curve.values)
+            init_seed(seed, prepared.config["reproducibility"])
+            prepared.train.generator.manual_seed(seed)
         train_epoch, valid_epoch = trainer._train_epoch, trainer._valid_epoch
-        clock: dict[str, float] = {}
+        times: dict[str, float] = {}
 
-        def timed_train(*args: object, **keys: object) -> float:
+        def timed_train(*args: object, **kwargs: object) -> float:
             watch = Stopwatch()
-            loss = train_epoch(*args, **keys)
-            clock.update(watch.read("train") | {"loss": loss / len(made.train)})
+            loss = train_epoch(*args, **kwargs)
+            times.update(watch.read("train") | {"loss": loss / len(prepared.train)})
             return loss
 
-        def timed_valid(*args: object, **keys: object) -> tuple[float, dict[str, float]]:
+        def timed_valid(*args: object, **kwargs: object) -> tuple[float, dict[str, float]]:
             watch = Stopwatch()
-            score, result = valid_epoch(*args, **keys)
-            clock.update(watch.read("valid"))
+            score, result = valid_epoch(*args, **kwargs)
+            times.update(watch.read("valid"))
             return score, result
 
-        def keep(epoch: int, score: float) -> None:
+        def save_epoch(epoch: int, score: float) -> None:
             trainer._save_checkpoint(epoch, verbose=False)
-            curve.add(clock, float(score))
+            curve.add(times, float(score))
 
         trainer._train_epoch, trainer._valid_epoch = timed_train, timed_valid
-        trainer.fit(made.train, made.valid, saved=False, callback_fn=keep)
+        trainer.fit(prepared.train, prepared.valid, saved=False, callback_fn=save_epoch)
 
 
 def sasrec_epoch(
     folder: Path, out: Path, epochs: int = 3, steps: int = 0, batch: int = 2048
 ) -> None:
-    with prepared(folder, "SASRec", train_batch_size=batch) as made:
+    with prepare(folder, "SASRec", train_batch_size=batch) as prepared:
         result = {
-            "seconds_per_epoch": epoch_seconds(made, epochs, steps),
-            "positions_per_epoch": len(made.train._dataset),
+            "seconds_per_epoch": epoch_seconds(prepared, epochs, steps),
+            "positions_per_epoch": len(prepared.train._dataset),
         }
-    answer(out, result, "recbole", "torch")
+    write_result(out, result, "recbole", "torch")
 
 
 def lightgcn_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
-    with prepared(folder, "LightGCN", train_batch_size=2048) as made:
-        result = {"seconds_per_epoch": epoch_seconds(made, epochs)}
-    answer(out, result, "recbole", "torch", "scipy")
+    with prepare(folder, "LightGCN", train_batch_size=2048) as prepared:
+        result = {"seconds_per_epoch": epoch_seconds(prepared, epochs)}
+    write_result(out, result, "recbole", "torch", "scipy")
 
 
 def rank(folder: Path, out: Path, batch: int = 4096) -> None:
-    """Time RecBole's evaluation of BPR's untrained vectors; `batch` counts scores."""
-    with prepared(folder, "BPR", eval_batch_size=batch) as made:
-        trainer = made.trainer()
-        seconds = repeated(lambda: trainer.evaluate(made.test, load_best_model=False))
-    answer(out, {"seconds": seconds, "eval_batch_size": batch}, "recbole", "torch")
+    """Time RecBole's evaluation of an untrained BPR model; `batch` is a number of scores."""
+    with prepare(folder, "BPR", eval_batch_size=batch) as prepared:
+        trainer = prepared.trainer()
+        seconds = median_seconds(lambda: trainer.evaluate(prepared.test, load_best_model=False))
+    write_result(out, {"seconds": seconds, "eval_batch_size": batch}, "recbole", "torch")
 
 
 def load(folder: Path, out: Path, k_core: int = 5) -> None:
-    """Time RecBole from the file to the split."""
-    least = f"[{k_core},inf)"
-    filters = {"user_inter_num_interval": least, "item_inter_num_interval": least}
-    with prepared(folder, "BPR", **filters) as made:
+    """Time RecBole from reading the file to the split."""
+    interval = f"[{k_core},inf)"
+    filters = {"user_inter_num_interval": interval, "item_inter_num_interval": interval}
+    with prepare(folder, "BPR", **filters) as prepared:
         result = {
-            "seconds": made.seconds,
-            "users": made.data.user_num - 1,
-            "items": made.data.item_num - 1,
-            "rows": made.data.inter_num,
+            "seconds": prepared.seconds,
+            "users": prepared.data.user_num - 1,
+            "items": prepared.data.item_num - 1,
+            "rows": prepared.data.inter_num,
         }
-    answer(out, result, "recbole", "pandas")
+    write_result(out, result, "recbole", "pandas")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""RecTools' part of the benchmarks."""
+"""Benchmark tasks run with RecTools."""
 
 import logging
 import sys
@@ -19,13 +19,13 @@ from common import (
     LENGTH,
     THREADS,
     Log,
-    answer,
     main,
+    median_seconds,
     read,
-    repeated,
     vectors,
+    write_result,
 )
-from curve import MOST_EPOCHS, Followed, Timed, ndcg_at_10
+from curve import MAX_EPOCHS, CurveCallback, TimerCallback, ndcg_at_10
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rectools import Columns
 from rectools.dataset import Dataset
@@ -41,7 +41,7 @@ BATCH = 128
 
 
 def frame(log: Log) -> pd.DataFrame:
-    """Return interactions as RecTools wants them; places in the log stand for their times."""
+    """Return interactions in RecTools' format, with the row number as timestamp."""
     return pd.DataFrame(
         {
             Columns.User: log.user,
@@ -53,7 +53,7 @@ def frame(log: Log) -> pd.DataFrame:
 
 
 def sasrec(callback: Callback, epochs: int, batch: int = BATCH) -> SASRecModel:
-    """Return the shared architecture; all else is RecTools' default."""
+    """Return the benchmark's architecture; the other settings are RecTools' defaults."""
 
     def trainer() -> Trainer:
         return Trainer(
@@ -78,59 +78,65 @@ def sasrec(callback: Callback, epochs: int, batch: int = BATCH) -> SASRecModel:
     )
 
 
-class Follow(Followed, Callback):
+class RecToolsCurve(CurveCallback, Callback):
     """The learning curve of RecTools' trainer."""
 
 
-class Time(Timed, Callback):
-    """The seconds of RecTools' trainer."""
+class RecToolsTimer(TimerCallback, Callback):
+    """Times RecTools' trainer."""
 
 
 def sasrec_curve(folder: Path, out: Path) -> None:
     log = read(folder)
-    data = Dataset.construct(frame(log.part(log.back > 1)))
-    target = pd.Series(log.item[log.back == 1], index=log.user[log.back == 1])
+    data = Dataset.construct(frame(log.select(log.from_end > 1)))
+    target = pd.Series(log.item[log.from_end == 1], index=log.user[log.from_end == 1])
 
     def ndcg(module: LightningModule) -> float:
         preparator, network = module.data_preparator, module.torch_model
         rows = preparator.transform_dataset_u2i(data, target.index)
         items = network.item_model.get_all_embeddings()
-        extra = preparator.n_item_extra_tokens
+        n_extra = preparator.n_item_extra_tokens
         states = [
             network.encode_sessions({"x": batch["x"].to(items.device)}, items)[:, -1]
             for batch in preparator.get_dataloader_recommend(rows, 512)
         ]
-        codes = pd.Series(preparator.item_id_map.internal_ids, preparator.item_id_map.external_ids)
-        wanted = target[rows.user_id_map.external_ids].map(codes - extra).fillna(-1)
-        return ndcg_at_10(torch.cat(states), items[extra:], torch.tensor(wanted.astype(int).values))
+        indices = pd.Series(
+            preparator.item_id_map.internal_ids, preparator.item_id_map.external_ids
+        )
+        targets = target[rows.user_id_map.external_ids].map(indices - n_extra).fillna(-1)
+        return ndcg_at_10(
+            torch.cat(states), items[n_extra:], torch.tensor(targets.astype(int).values)
+        )
 
-    curve = Follow(out, ndcg)
-    if not curve.ended:
-        sasrec(curve, MOST_EPOCHS).fit(data)
+    curve = RecToolsCurve(out, ndcg)
+    if not curve.is_complete:
+        sasrec(curve, MAX_EPOCHS).fit(data)
 
 
 def sasrec_epoch(
     folder: Path, out: Path, epochs: int = 3, steps: int = 0, batch: int = BATCH
 ) -> None:
     log = read(folder)
-    model = sasrec(Time(epochs, steps), MOST_EPOCHS, batch)
-    model.fit(Dataset.construct(frame(log.part(log.back > 1))))
+    model = sasrec(RecToolsTimer(epochs, steps), MAX_EPOCHS, batch)
+    model.fit(Dataset.construct(frame(log.select(log.from_end > 1))))
     loader = model.data_preparator.get_dataloader_train()
-    timed = next(each for each in model.fit_trainer.callbacks if isinstance(each, Time))
+    timer_callback = next(
+        each for each in model.fit_trainer.callbacks if isinstance(each, RecToolsTimer)
+    )
     result = {
-        "seconds_per_epoch": timed.clock.result,
+        "seconds_per_epoch": timer_callback.timer.result,
         "positions_per_epoch": sum(int((rows["y"] != 0).sum()) for rows in loader),
     }
-    answer(out, result, "rectools", "torch", "pytorch-lightning")
+    write_result(out, result, "rectools", "torch", "pytorch-lightning")
 
 
 def rank(folder: Path, out: Path) -> None:
-    """Time RecTools' two rankers and its metrics; the answer is the faster one's."""
+    """Time RecTools' two rankers with its metrics; the result is that of the faster ranker."""
     log = read(folder)
     users, items = vectors(log.shape)
-    seen, test = log.part(log.back > 0), log.part(log.back == 0)
-    viewed = csr_matrix((np.ones(len(seen.user)), (seen.user, seen.item)), log.shape)
-    wanted = frame(test)
+    seen, test = log.select(log.from_end > 0), log.select(log.from_end == 0)
+    seen_matrix = csr_matrix((np.ones(len(seen.user)), (seen.user, seen.item)), log.shape)
+    test_frame = frame(test)
     metrics = {f"Recall@{k}": Recall(k) for k in (10, 50)}
     metrics |= {f"NDCG@{k}": NDCG(k, divide_by_achievable=True) for k in (10, 50)}
     rankers = {
@@ -138,15 +144,17 @@ def rank(folder: Path, out: Path) -> None:
         "ImplicitRanker": ImplicitRanker(Distance.DOT, users, items, num_threads=THREADS),
     }
 
-    def ranked(ranker: TorchRanker | ImplicitRanker) -> None:
-        user, item, score = ranker.rank(np.arange(len(users)), 50, viewed)
+    def rank_and_evaluate(ranker: TorchRanker | ImplicitRanker) -> None:
+        user, item, score = ranker.rank(np.arange(len(users)), 50, seen_matrix)
         lists = pd.DataFrame({Columns.User: user, Columns.Item: item, Columns.Score: score})
         lists[Columns.Rank] = lists.groupby(Columns.User, sort=False).cumcount() + 1
-        calc_metrics(metrics, lists, wanted)
+        calc_metrics(metrics, lists, test_frame)
 
-    seconds = {name: repeated(partial(ranked, ranker)) for name, ranker in rankers.items()}
+    seconds = {
+        name: median_seconds(partial(rank_and_evaluate, ranker)) for name, ranker in rankers.items()
+    }
     result = {"seconds": min(seconds.values()), "rankers": seconds}
-    answer(out, result, "rectools", "torch", "pandas")
+    write_result(out, result, "rectools", "torch", "pandas")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""RePlay's part of the benchmarks.
+"""Benchmark tasks run with RePlay.
 
-RePlay has no default batch size; 64 is that of its documentation.
+RePlay has no default batch size; 64 is the one of its documentation.
 """
 
 import logging
@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from common import BLOCKS, DIM, HEADS, LENGTH, THREADS, Log, answer, main, read
-from curve import MOST_EPOCHS, Followed, Timed, ndcg_at_10
+from common import BLOCKS, DIM, HEADS, LENGTH, THREADS, Log, main, read, write_result
+from curve import MAX_EPOCHS, CurveCallback, TimerCallback, ndcg_at_10
 from lightning import Callback, LightningModule, Trainer
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema
@@ -31,25 +31,25 @@ torch.set_num_threads(THREADS)
 BATCH = 64
 
 
-def schema(items: int) -> TensorSchema:
-    """Return the one feature of the model: the history."""
+def schema(n_items: int) -> TensorSchema:
+    """Return the schema with the history as the only feature."""
     history = TensorFeatureInfo(
         "item_id",
         is_seq=True,
         feature_type=FeatureType.CATEGORICAL,
         embedding_dim=DIM,
-        padding_value=items,
-        cardinality=items,
+        padding_value=n_items,
+        cardinality=n_items,
         feature_hint=FeatureHint.ITEM_ID,
         feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
     )
     return TensorSchema([history])
 
 
-def loader(log: Log, batch: int, folder: str) -> ParquetModule:
-    """Return RePlay's loader of the training histories, kept in a folder."""
+def training_data(log: Log, batch: int, folder: str) -> ParquetModule:
+    """Write the training histories to a folder and return RePlay's data module for them."""
     _, items = log.shape
-    histories = pa.array(log.part(log.back > 1).histories(), pa.list_(pa.int64()))
+    histories = pa.array(log.select(log.from_end > 1).histories(), pa.list_(pa.int64()))
     pq.write_table(pa.table({"item_id": histories}), f"{folder}/train.parquet")
     return ParquetModule(
         batch_size=batch,
@@ -60,7 +60,7 @@ def loader(log: Log, batch: int, folder: str) -> ParquetModule:
 
 
 def fit(data: ParquetModule, items: int, callback: Callback, epochs: int) -> None:
-    """Train the shared architecture; all else is RePlay's default."""
+    """Train the benchmark's architecture; the other settings are RePlay's defaults."""
     torch.manual_seed(2020)
     network = SasRec.from_params(
         schema(items),
@@ -82,21 +82,21 @@ def fit(data: ParquetModule, items: int, callback: Callback, epochs: int) -> Non
     ).fit(Recommender(network, OptimizerFactory()), datamodule=data)
 
 
-class Follow(Followed, Callback):
+class RePlayCurve(CurveCallback, Callback):
     """The learning curve of RePlay's trainer."""
 
 
-class Time(Timed, Callback):
-    """The seconds of RePlay's trainer."""
+class RePlayTimer(TimerCallback, Callback):
+    """Times RePlay's trainer."""
 
 
 def sasrec_curve(folder: Path, out: Path) -> None:
     log = read(folder)
     users, items = log.shape
     history = torch.full((users, LENGTH), items)
-    for row, seen in zip(history, log.part(log.back > 1).histories(), strict=True):
+    for row, seen in zip(history, log.select(log.from_end > 1).histories(), strict=True):
         row[-len(seen) :] = torch.from_numpy(seen[-LENGTH:])
-    target = torch.from_numpy(log.item[log.back == 1])
+    target = torch.from_numpy(log.item[log.from_end == 1])
 
     def ndcg(module: LightningModule) -> float:
         network = module.model
@@ -106,10 +106,10 @@ def sasrec_curve(folder: Path, out: Path) -> None:
         ]
         return ndcg_at_10(torch.cat(states), network.body.embedder.get_item_weights(None), target)
 
-    curve = Follow(out, ndcg)
-    if not curve.ended:
-        with tempfile.TemporaryDirectory() as place:
-            fit(loader(log, BATCH, place), items, curve, MOST_EPOCHS)
+    curve = RePlayCurve(out, ndcg)
+    if not curve.is_complete:
+        with tempfile.TemporaryDirectory() as directory:
+            fit(training_data(log, BATCH, directory), items, curve, MAX_EPOCHS)
 
 
 def sasrec_epoch(
@@ -117,16 +117,16 @@ def sasrec_epoch(
 ) -> None:
     log = read(folder)
     _, items = log.shape
-    timed = Time(epochs, steps)
-    with tempfile.TemporaryDirectory() as place:
-        data = loader(log, batch, place)
-        fit(data, items, timed, MOST_EPOCHS)
+    timer_callback = RePlayTimer(epochs, steps)
+    with tempfile.TemporaryDirectory() as directory:
+        data = training_data(log, batch, directory)
+        fit(data, items, timer_callback, MAX_EPOCHS)
         transform = data.compiled_transforms["train"]
         positions = sum(
             int(transform(rows)["target_padding_mask"].sum()) for rows in data.train_dataloader()
         )
-    result = {"seconds_per_epoch": timed.clock.result, "positions_per_epoch": positions}
-    answer(out, result, "replay-rec", "torch", "lightning")
+    result = {"seconds_per_epoch": timer_callback.timer.result, "positions_per_epoch": positions}
+    write_result(out, result, "replay-rec", "torch", "lightning")
 
 
 if __name__ == "__main__":
