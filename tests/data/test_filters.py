@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recoach.data.filters import deduplicate, k_core, rating_at_least
-from recoach.data.interactions import Interactions, number
+from recoach.data.interactions import Interactions, renumber
 from recoach.errors import DataError
 
 
 def log(pairs, times=None, ratings=None):
-    users, user_codes = number(np.array([user for user, _ in pairs]), 100)
-    items, item_codes = number(np.array([item for _, item in pairs]), 100)
+    users, user_codes = renumber(np.array([user for user, _ in pairs]), 100)
+    items, item_codes = renumber(np.array([item for _, item in pairs]), 100)
     return Interactions(
         users,
         items,
@@ -56,7 +56,9 @@ def test_the_core_is_the_naive_core(pairs, k):
 @given(PAIRS)
 def test_an_empty_core_names_the_largest_k_that_leaves_something(pairs):
     largest = max(k for k in range(60) if naive_core(pairs, k))
-    with pytest.raises(DataError, match=rf"leaves something is {largest} \("):
+    with pytest.raises(
+        DataError, match=rf"k_core = {largest}, the largest k that leaves something \("
+    ):
         k_core(log(pairs), 60)
 
 
@@ -92,7 +94,7 @@ def test_the_threshold_itself_is_kept():
     assert pairs_of(kept) == [(1, 1), (2, 2)]
 
 
-def test_a_threshold_needs_ratings():
+def test_a_rating_threshold_needs_ratings():
     with pytest.raises(DataError, match="needs a rating column"):
         rating_at_least(log([(0, 0)]), 4)
 

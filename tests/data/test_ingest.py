@@ -1,4 +1,4 @@
-"""Every format in, the same log out."""
+"""Every format gives the same log."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def pairs_of(log):
     return log.frame().select("user_id", "item_id").rows()
 
 
-def assert_the_log(log):
+def assert_expected_log(log):
     assert pairs_of(log) == [(user, item) for user, item, _ in ROWS]
     assert log.users.tolist() == [0, 1, 0]
     assert log.users.dtype == log.items.dtype == np.int32
@@ -48,35 +48,35 @@ def assert_the_log(log):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.txt", "A.CSV"])
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
-def test_delimited_text_finds_its_separator(tmp_path, name, separator):
-    assert_the_log(read_interactions(write(tmp_path / name, CSV.replace(",", separator))))
+def test_the_separator_of_delimited_text_is_detected(tmp_path, name, separator):
+    assert_expected_log(read_interactions(write(tmp_path / name, CSV.replace(",", separator))))
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
-def test_tsv(tmp_path, name):
-    assert_the_log(read_interactions(write(tmp_path / name, CSV.replace(",", "\t"))))
+def test_tsv_is_read(tmp_path, name):
+    assert_expected_log(read_interactions(write(tmp_path / name, CSV.replace(",", "\t"))))
 
 
 @pytest.mark.parametrize("name", ["a.inter", "a.inter.gz"])
-def test_recbole_headers_carry_types(tmp_path, name):
+def test_types_in_recbole_headers_are_ignored(tmp_path, name):
     header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     body = CSV.replace(",", "\t").split("\n", 1)[1]
-    assert_the_log(read_interactions(write(tmp_path / name, header + body)))
+    assert_expected_log(read_interactions(write(tmp_path / name, header + body)))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
-def test_json_lines(tmp_path, name):
+def test_json_lines_are_read(tmp_path, name):
     lines = [
         json.dumps({"text": 'a "user_id": 1', "user_id": u, "item_id": i, "rating": r, "ts": t})
         for (u, i, r), t in zip(ROWS, SECONDS, strict=True)
     ]
-    assert_the_log(read_interactions(write(tmp_path / name, "\n".join(lines) + "\n")))
+    assert_expected_log(read_interactions(write(tmp_path / name, "\n".join(lines) + "\n")))
 
 
-def test_parquet(tmp_path):
+def test_parquet_is_read(tmp_path):
     frame = pl.DataFrame(ROWS, schema=["user_id", "item_id", "rating"], orient="row")
     frame.with_columns(timestamp=pl.Series(SECONDS)).write_parquet(tmp_path / "a.parquet")
-    assert_the_log(read_interactions(tmp_path / "a.parquet"))
+    assert_expected_log(read_interactions(tmp_path / "a.parquet"))
 
 
 def frames():
@@ -96,19 +96,19 @@ def frames():
 
 
 @pytest.mark.parametrize("kind", ["polars", "lazy", "arrow", "pandas"])
-def test_any_frame(kind):
-    assert_the_log(read_interactions(frames()[kind]))
+def test_any_frame_is_read(kind):
+    assert_expected_log(read_interactions(frames()[kind]))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_sequences_are_a_user_and_their_items_a_line(tmp_path, name):
+def test_a_sequence_line_is_a_user_and_the_items(tmp_path, name):
     log = read_interactions(write(tmp_path / name, "5 9 8  9\n3\n\n4\t8\n"))
     assert pairs_of(log) == [("5", "9"), ("5", "8"), ("5", "9"), ("4", "8")]
     assert log.times is None
     assert log.ratings is None
 
 
-def test_amazon_reviews_2023(tmp_path):
+def test_amazon_reviews_2023_use_the_parent_asin(tmp_path):
     review = {
         "rating": 4.0, "title": "t", "text": "x", "images": [], "asin": "B1", "parent_asin": "B0",
         "user_id": "AE", "timestamp": 1588687728923, "helpful_vote": 0, "verified_purchase": True,
@@ -144,7 +144,7 @@ def test_times_become_milliseconds(tmp_path, written, milliseconds):
     assert log.times.tolist() == [milliseconds]
 
 
-def test_dates_of_different_precision_share_a_column(tmp_path):
+def test_a_column_can_mix_dates_of_different_precision(tmp_path):
     text = "user,item,time\n1,2,1970-01-02\n1,3,1970-01-01 00:00:01\n"
     assert read_interactions(write(tmp_path / "a.csv", text)).times.tolist() == [86_400_000, 1000]
 
@@ -157,7 +157,7 @@ def test_columns_can_be_mapped(tmp_path):
     assert log.ratings.tolist() == [2]
 
 
-def test_parent_asin_wins_over_asin(tmp_path):
+def test_parent_asin_is_preferred_to_asin(tmp_path):
     log = read_interactions(write(tmp_path / "a.csv", "asin,user_id,parent_asin\nchild,u,parent\n"))
     assert log.item_ids.to_list() == ["parent"]
 
@@ -172,7 +172,7 @@ def test_numbers_become_text_as_written():
     assert pairs_of(read_interactions(frame)) == [("7", str(2**60 + 1)), ("8", "1")]
 
 
-def test_quotes_byte_order_marks_windows_lines_and_blank_lines(tmp_path):
+def test_quotes_byte_order_marks_windows_lines_and_blank_lines_are_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbfuser,item\r\n"a,b",x\r\n\r\nc,"y ""z"""\r\n')
     assert pairs_of(read_interactions(path)) == [("a,b", "x"), ("c", 'y "z"')]
@@ -183,7 +183,7 @@ def test_leading_zeros_keep_ids_apart(tmp_path):
     assert log.item_ids.to_list() == ["007", "7"]
 
 
-def test_benchmark_files(tmp_path):
+def test_recbole_benchmark_files_are_read(tmp_path):
     for role, rows in (("train", "1\t5\n1\t6\n"), ("valid", "1\t7\n"), ("test", "1\t8\n2\t5\n")):
         write(tmp_path / f"baby.{role}.inter.gz", "user_id:token\titem_id:token\n" + rows)
     dataset = read_benchmark(tmp_path)
@@ -195,7 +195,7 @@ def test_benchmark_files(tmp_path):
     assert read_benchmark(tmp_path / "baby").fingerprint == dataset.fingerprint
 
 
-def test_lightgcn_files(tmp_path):
+def test_lightgcn_files_are_read(tmp_path):
     write(tmp_path / "train.txt", "0 1 2\n1 3\n")
     write(tmp_path / "test.txt", "0 3\n1\n")
     dataset = read_benchmark(tmp_path)

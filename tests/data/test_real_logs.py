@@ -1,4 +1,4 @@
-"""The published counts of real logs, where the logs lie beside the project."""
+"""The published counts of real logs; skipped without the logs."""
 
 from pathlib import Path
 
@@ -29,10 +29,10 @@ pytestmark = [
         ("ml-latest-small/ratings.csv", 0, (671, 9_066, 100_004, 0)),
     ],
 )
-def test_counts(file, k, counts):
+def test_a_real_log_has_its_published_counts(file, k, counts):
     log = read_interactions(LOGS / file)
-    found = describe(k_core(log, k) if k else log)
-    assert (found.users, found.items, found.interactions, found.repeated_pairs) == counts
+    actual = describe(k_core(log, k) if k else log)
+    assert (actual.users, actual.items, actual.interactions, actual.repeated_pairs) == counts
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_counts(file, k, counts):
         ("gowalla", (29_858, 40_981, 810_128, 0, 217_242)),
     ],
 )
-def test_split_logs(folder, counts):
-    found = read_benchmark(LOGS / folder)
-    sizes = [len(part.values) for part in (found.train, found.valid, found.test)]
-    assert (found.n_users, found.n_items, *sizes) == counts
+def test_a_split_log_has_its_published_counts(folder, counts):
+    dataset = read_benchmark(LOGS / folder)
+    sizes = [len(part.values) for part in (dataset.train, dataset.valid, dataset.test)]
+    assert (dataset.n_users, dataset.n_items, *sizes) == counts

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recoach.data.interactions import Interactions, number
+from recoach.data.interactions import Interactions, renumber
 from recoach.data.split import RaggedArray, from_parts, leave_last_out
 from recoach.errors import DataError
 
 
 def log(rows):
     """Make a log of (user, item[, time]) rows."""
-    users, user_codes = number(np.array([row[0] for row in rows], dtype=np.int64), 100)
-    items, item_codes = number(np.array([row[1] for row in rows], dtype=np.int64), 100)
+    users, user_codes = renumber(np.array([row[0] for row in rows], dtype=np.int64), 100)
+    items, item_codes = renumber(np.array([row[1] for row in rows], dtype=np.int64), 100)
     times = np.array([row[2] for row in rows], dtype=np.int64) if len(rows[0]) > 2 else None
     ids = [pl.Series(codes).cast(pl.String) for codes in (user_codes, item_codes)]
     return Interactions(users, items, *ids, times)
@@ -38,16 +38,16 @@ ROWS = st.lists(
 def test_the_last_is_tested_and_the_one_before_validates(rows):
     train, valid, test = {}, {}, {}
     for user in {row[0] for row in rows}:
-        own = sorted((row for row in rows if row[0] == user), key=lambda row: row[2])
-        history = [row[1] for row in own]
+        user_rows = sorted((row for row in rows if row[0] == user), key=lambda row: row[2])
+        history = [row[1] for row in user_rows]
         if len(history) >= 2:
             test[user] = [history.pop()]
         if len(history) >= 2:
             valid[user] = [history.pop()]
         train[user] = history
     dataset = leave_last_out(log(rows))
-    found = [external(dataset, part) for part in ("train", "valid", "test")]
-    assert found == [train, valid, test]
+    parts = [external(dataset, part) for part in ("train", "valid", "test")]
+    assert parts == [train, valid, test]
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_the_last_is_tested_and_the_one_before_validates(rows):
         (7, [0, 1, 2], [3], [4, 5, 6]),
     ],
 )
-def test_a_longer_tail_is_taken_where_there_is_one(length, train, valid, test):
+def test_several_test_items_are_held_out_of_long_histories(length, train, valid, test):
     rows = [(0, item) for item in range(length)] + [(1, 90 + item) for item in range(6)]
     dataset = leave_last_out(log(rows), test_items=3)
-    wanted = {"train": train, "valid": valid, "test": test}
-    found = {part: external(dataset, part).get(0, []) for part in wanted}
-    assert found == wanted
+    expected = {"train": train, "valid": valid, "test": test}
+    parts = {part: external(dataset, part).get(0, []) for part in expected}
+    assert parts == expected
     assert dataset.split == "leave_last_3_out"
 
 
@@ -82,7 +82,7 @@ def test_without_times_file_order_is_time_order():
     assert external(dataset, "test") == {0: [2]}
 
 
-def test_too_little_history_is_one_sentence():
+def test_too_little_history_is_a_data_error():
     with pytest.raises(
         DataError, match=r"users have too little history.*longest history here has 2"
     ):
@@ -103,20 +103,20 @@ def test_parts_without_validation_have_empty_valid_rows():
     assert dataset.valid.lengths.tolist() == [0, 0]
 
 
-def test_a_part_without_rows_is_named():
+def test_a_part_without_rows_is_a_data_error():
     some = log([(0, 1)])
     with pytest.raises(DataError, match="the test part has no interactions"):
         from_parts(some, None, some.keep(np.array([False])))
 
 
-def test_the_fingerprint_follows_the_rows_and_the_ids_but_not_the_name():
+def test_the_fingerprint_depends_on_rows_and_ids_but_not_on_the_name():
     rows = [(0, 1), (0, 2), (0, 3), (1, 1)]
-    one = leave_last_out(log(rows), "a").fingerprint
-    assert leave_last_out(log(rows), "b").fingerprint == one
-    assert leave_last_out(log([(0, 1), (0, 3), (0, 2), (1, 1)])).fingerprint != one
-    assert leave_last_out(log([(0, 1), (0, 2), (0, 3), (1, 2)])).fingerprint != one
-    assert leave_last_out(log([(7, 1), (7, 2), (7, 3), (1, 1)])).fingerprint != one
-    assert len(one) == 16
+    fingerprint = leave_last_out(log(rows), "a").fingerprint
+    assert leave_last_out(log(rows), "b").fingerprint == fingerprint
+    assert leave_last_out(log([(0, 1), (0, 3), (0, 2), (1, 1)])).fingerprint != fingerprint
+    assert leave_last_out(log([(0, 1), (0, 2), (0, 3), (1, 2)])).fingerprint != fingerprint
+    assert leave_last_out(log([(7, 1), (7, 2), (7, 3), (1, 1)])).fingerprint != fingerprint
+    assert len(fingerprint) == 16
 
 
 def test_the_fingerprint_is_the_same_on_every_machine():
@@ -124,7 +124,7 @@ def test_the_fingerprint_is_the_same_on_every_machine():
     assert dataset.fingerprint == "3c19d1d09daa8009"
 
 
-def test_ragged_rows_end_where_the_next_begins():
+def test_each_ragged_row_ends_where_the_next_begins():
     ragged = RaggedArray(np.array([0, 2, 2, 3]), np.array([4, 5, 6], dtype=np.int32))
     assert [ragged.row(index).tolist() for index in range(len(ragged))] == [[4, 5], [], [6]]
     with pytest.raises(IndexError):

@@ -14,14 +14,14 @@ def log(times):
     return Interactions(users, items, pl.Series(["a", "b"]), pl.Series(["x", "y", "z"]), times)
 
 
-def test_the_row_of_a_data_table():
+def test_all_statistics_of_a_small_log():
     day = 86_400_000
-    found = describe(log(np.array([3 * day, day - 1, 2 * day, day])))
-    assert (found.users, found.items, found.interactions) == (2, 3, 4)
-    assert found.average_length == 2
-    assert found.density == pytest.approx(4 / 6)
-    assert (found.first, found.last) == (date(1970, 1, 1), date(1970, 1, 4))
-    assert found.repeated_pairs == 1
+    statistics = describe(log(np.array([3 * day, day - 1, 2 * day, day])))
+    assert (statistics.users, statistics.items, statistics.interactions) == (2, 3, 4)
+    assert statistics.average_length == 2
+    assert statistics.density == pytest.approx(4 / 6)
+    assert (statistics.first, statistics.last) == (date(1970, 1, 1), date(1970, 1, 4))
+    assert statistics.repeated_pairs == 1
 
 
 def test_without_times_there_are_no_dates():
@@ -33,5 +33,5 @@ def test_times_before_1970_have_dates():
 
 
 def test_an_empty_log_has_no_averages():
-    found = describe(log(None).keep(np.zeros(4, dtype=np.bool_)))
-    assert (found.users, found.average_length, found.density) == (0, 0.0, 0.0)
+    statistics = describe(log(None).keep(np.zeros(4, dtype=np.bool_)))
+    assert (statistics.users, statistics.average_length, statistics.density) == (0, 0.0, 0.0)

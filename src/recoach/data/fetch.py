@@ -1,8 +1,7 @@
-"""Public logs, downloaded so that an interruption costs nothing and damage is noticed.
+"""Download public logs; an interrupted download resumes, a damaged file is detected.
 
-The publisher gives no checksums. What can be checked is: the announced length, the checksums
-inside the gzip file, and, from the first download on, the SHA-256 that is kept beside the file in
-the form `sha256sum --check` reads.
+The publisher gives no checksums. Checked are the announced length, the checksums inside the gzip
+file and, after the first download, the SHA-256 in a file next to it that `sha256sum --check` reads.
 """
 
 import gzip
@@ -22,36 +21,37 @@ from recoach.errors import DataError
 AMAZON_2023: Final = (
     "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories"
 )
-"""The official place of Amazon Reviews 2023 (Hou et al. 2024), one gzipped JSONL a category."""
+"""Amazon Reviews 2023 (Hou et al. 2024), one gzipped JSONL file per category."""
 
 Progress = Callable[[int, int | None], None]
-"""Told bytes present and bytes in all, None where the server does not say."""
+"""Called with the bytes downloaded and the total, None if the server does not announce it."""
 
-_NETWORK: Final = (
+_NETWORK_ERRORS: Final = (
     *(urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError),
     TimeoutError,
 )
-"""What goes wrong on the way; every other OSError is the disk's."""
+"""Errors of the network; every other OSError is an error of the disk."""
 
-_CHUNK = 1 << 20
+_CHUNK_SIZE = 1 << 20
 _TIMEOUT = 60.0
+"""Seconds."""
 
 
 def fetch(url: str, target: Path, progress: Progress, *, sha256: str | None = None) -> str:
-    """Download a gzip file to `target`, or check the one that is there; return its SHA-256.
+    """Download a gzip file to `target`, or check the existing one; return its SHA-256.
 
-    What an interrupted download has left in `.NAME.part` is gone on with, as long as the server
-    says that its file is still the same.
+    An interrupted download leaves `.NAME.part`, which the next call continues if the server says
+    that its file is still the same.
 
     Args:
-        url: where the file is.
-        target: where it goes; `target` plus ".sha256" keeps its checksum.
-        progress: told how far the download is.
-        sha256: what the checksum must be, where somebody knows.
+        url: the address of the file.
+        target: the path to write; `target` plus ".sha256" keeps its checksum.
+        progress: called after each chunk.
+        sha256: the expected checksum, if known.
 
     Raises:
-        DataError: no network, a refusal, a file cut short or damaged, another checksum than
-            expected, a folder that cannot be written.
+        DataError: the server cannot be reached or refuses, the file is truncated or damaged or has
+            another checksum than expected, or the folder is not writable.
     """
     try:
         if not target.exists():
@@ -60,81 +60,83 @@ def fetch(url: str, target: Path, progress: Progress, *, sha256: str | None = No
             _download(url, part, progress)
             _check_gzip(part, url)
             part.replace(target)
-            _note(part).unlink(missing_ok=True)
-        found = _sha256(target)
+            _version_path(part).unlink(missing_ok=True)
+        actual = _sha256(target)
     except OSError as error:
         raise DataError(
-            f"{target} cannot be written ({error.strerror or error}); make room or name a folder "
-            "you may write to"
+            f"{target}: cannot be written ({error.strerror or error}). Make room or name a folder "
+            "you may write to."
         ) from error
-    kept = target.with_name(f"{target.name}.sha256")
-    for expected, who in ((sha256, "--sha256"), (_kept(kept), kept.name)):
-        if expected and expected.lower() != found:
+    checksum_path = target.with_name(f"{target.name}.sha256")
+    for expected, origin in ((sha256, "--sha256"), (_read_sum(checksum_path), checksum_path.name)):
+        if expected and expected.lower() != actual:
             raise DataError(
-                f"{target} has the SHA-256 {found}, {who} says {expected}; remove the file and "
-                "fetch it again"
+                f"{target}: the SHA-256 is {actual}, but {expected} according to {origin}. Remove "
+                "the file and fetch it again."
             )
-    if not kept.exists():
-        kept.write_text(f"{found}  {target.name}\n")
-    return found
+    if not checksum_path.exists():
+        checksum_path.write_text(f"{actual}  {target.name}\n")
+    return actual
 
 
 def _download(url: str, part: Path, progress: Progress) -> None:
-    there = part.stat().st_size if part.exists() else 0
+    size = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "recoach"})
-    seal = _read_note(part)
-    if there and seal:
-        request.add_header("Range", f"bytes={there}-")
-        request.add_header("If-Range", seal)  # a changed file comes whole
+    version = _read_version(part)
+    if size and version:
+        request.add_header("Range", f"bytes={size}-")
+        request.add_header("If-Range", version)  # the server sends a changed file from the start
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            there = there if answer.status == http.client.PARTIAL_CONTENT else 0
-            length = answer.headers.get("Content-Length")
-            total = there + int(length) if length else None
-            _write_note(part, answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
-            with part.open("ab" if there else "wb") as file:
-                progress(there, total)
-                for chunk in _chunks(answer):
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            size = size if response.status == http.client.PARTIAL_CONTENT else 0
+            length = response.headers.get("Content-Length")
+            total = size + int(length) if length else None
+            headers = response.headers
+            _write_version(part, headers.get("ETag") or headers.get("Last-Modified"))
+            with part.open("ab" if size else "wb") as file:
+                progress(size, total)
+                for chunk in _chunks(response):
                     file.write(chunk)
-                    there += len(chunk)
-                    progress(there, total)
+                    size += len(chunk)
+                    progress(size, total)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is missing; the check that follows decides
+            return  # all bytes are there; the gzip check decides
         raise DataError(
-            f"{url} answers {error.code} ({error.reason}); is the name right?"
+            f"{url}: the server answers {error.code} ({error.reason}). Check the name."
         ) from None
-    except _NETWORK as error:
+    except _NETWORK_ERRORS as error:
         reason = getattr(error, "reason", error)
         raise DataError(
-            f"{url} cannot be reached ({reason}); with a network, give the same command again to "
-            f"go on, or get the file elsewhere and put it at {part.parent}"
+            f"{url}: cannot be reached ({reason}). Repeat the command when the network is back to "
+            f"resume the download, or put the file into {part.parent} yourself."
         ) from None
-    if total is not None and there != total:
+    if total is not None and size != total:
         raise DataError(
-            f"{url} was cut off after {there:,} of {total:,} bytes; give the same command again to "
-            "go on from there"
+            f"{url}: the download ended after {size:,} of {total:,} bytes. Repeat the command to "
+            "resume it."
         )
 
 
-def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield what comes; an error while reading is the network's, whatever its kind."""
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield the content; any OSError while reading is raised as an error of the network."""
     try:
-        while chunk := answer.read(_CHUNK):
+        while chunk := response.read(_CHUNK_SIZE):
             yield chunk
     except OSError as error:
         raise urllib.error.URLError(error) from None
 
 
 def _check_gzip(part: Path, url: str) -> None:
+    """Unpack the whole file; remove it and raise a DataError if it is damaged."""
     try:
         with gzip.open(part) as file:
-            while file.read(_CHUNK):
+            while file.read(_CHUNK_SIZE):
                 pass
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         part.unlink()
-        _note(part).unlink(missing_ok=True)
-        raise DataError(f"{url} gave a damaged file ({error}); fetch it again") from None
+        _version_path(part).unlink(missing_ok=True)
+        raise DataError(f"{url}: the file is damaged ({error}). Fetch it again.") from None
 
 
 def _sha256(path: Path) -> str:
@@ -142,22 +144,22 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _kept(path: Path) -> str | None:
+def _read_sum(path: Path) -> str | None:
     return path.read_text().split()[0] if path.exists() else None
 
 
-def _note(part: Path) -> Path:
+def _version_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _read_note(part: Path) -> str | None:
+def _read_version(part: Path) -> str | None:
     try:
-        note: Any = json.loads(_note(part).read_text())
+        note: Any = json.loads(_version_path(part).read_text())
         return str(note["seal"]) if note["seal"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_note(part: Path, seal: str | None) -> None:
-    """Keep what tells the server's file from a later one."""
-    _note(part).write_text(json.dumps({"seal": seal}))
+def _write_version(part: Path, version: str | None) -> None:
+    """Keep the ETag or the date by which the server recognizes the same file later."""
+    _version_path(part).write_text(json.dumps({"seal": version}))
