@@ -240,7 +240,7 @@ def test_other_settings_in_the_same_folder_are_named(recoach, mine, toml, look):
     before = look.files(mine)
     said = recoach("run", toml, "--output", mine, "--set", "pretrain.epochs=5", "--resume")
     assert said.code == 2
-    assert "pretrain.epochs (3 there, 5 now)" in said.err
+    assert "pretrain.epochs (stored: 3, requested: 5)" in said.err
     assert "epochs = 3" in (mine / "config.toml").read_text()
     assert look.files(mine) == before
 

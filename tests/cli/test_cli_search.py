@@ -92,7 +92,7 @@ def test_settings_at_odds_are_pruned_and_say_why(searched):
             assert "loss_type 'log' needs estimator 'exact'" in trial["pruned"]
             pruned += 1
         else:
-            assert trial["value"] is not None or "behind the median" in trial["pruned"]
+            assert trial["value"] is not None or "below the median" in trial["pruned"]
     assert 0 < pruned < TRIALS
 
 
@@ -203,7 +203,7 @@ def test_a_trial_that_diverges_is_pruned_and_one_that_lags_is_stopped(
         reasons[trial["settings"]["pass_k"]].add(str(trial["pruned"]).partition(" at ")[0])
         assert (trial["value"] is None) is (trial["pruned"] is not None)
     assert reasons[3] == {"The loss is nan"}
-    assert "behind the median" in reasons[2]
+    assert "below the median" in reasons[2]
     assert "None" in reasons[10]
     importance = record(tmp_path / "s")["importance"]
     assert set(importance) == {"pass_k", "learning_rate"}
@@ -228,10 +228,10 @@ def test_another_search_in_the_same_folder_is_refused(search, recoach, toml, tmp
     assert "another grpo.num_generations" in said.err
     said = search(path, 2, "--vary", "grpo.beta=0,1")
     assert said.code == 2
-    assert "in which grpo.beta varies otherwise" in said.err
+    assert "with another range of grpo.beta" in said.err
     said = search(path, 2, "--set", "pretrain.epochs=9")
     assert said.code == 2
-    assert "another pretrain.epochs (3 there, 9 now)" in said.err
+    assert "another pretrain.epochs (stored: 3, requested: 9)" in said.err
     assert look.files(path) == before
     assert len(record(path)["trials"]) == 1
 
@@ -271,7 +271,7 @@ def test_a_second_search_in_the_same_folder_ends_the_first(search, tmp_path, mon
     monkeypatch.setattr(GRPOTrainer, "step", step)
     said = search(tmp_path / "search", 1)
     assert said.code == 2
-    assert "Let no other search run there" in said.err
+    assert "If another search uses it, wait" in said.err
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_fine_tuning_may_leave_the_control_out(recoach, base):
 def test_another_fine_tuning_in_the_same_folder_is_refused(recoach, mine):
     said = recoach("finetune", mine, "--set", "grpo.epochs=3")
     assert said.code == 2
-    assert "another grpo.epochs (2 there, 3 now)" in said.err
+    assert "another grpo.epochs (stored: 2, requested: 3)" in said.err
     assert recoach("finetune", mine).code == 0
 
 

@@ -1,4 +1,4 @@
-"""A run folder: whole files, rows replaced on resumption, settings compared by name."""
+"""A run folder: atomic files, rows replaced on resumption, settings compared by name."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def rows(folder):
     return [(row["stage"], row["step"]) for row in folder.metrics()]
 
 
-def test_rows_that_a_resumed_run_repeats_take_the_place_of_the_old(folder):
+def test_repeated_rows_of_a_resumed_run_replace_the_earlier_ones(folder):
     for step in (10, 20, 30):
         folder.append_metrics("base", {"step": step, "loss": 1.0})
     folder.append_metrics("tuned", {"step": 20})
@@ -39,7 +39,7 @@ def test_rows_that_a_resumed_run_repeats_take_the_place_of_the_old(folder):
     assert folder.metrics()[-1]["loss"] == 2.0
 
 
-def test_a_row_cut_off_by_a_crash_is_left_out(folder):
+def test_a_row_cut_off_by_a_crash_is_skipped(folder):
     folder.append_metrics("base", {"step": 10})
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "base", "st')
@@ -48,7 +48,7 @@ def test_a_row_cut_off_by_a_crash_is_left_out(folder):
     assert rows(folder) == [("base", 10), ("base", 20)]
 
 
-def test_a_new_folder_is_free_and_one_of_the_same_run_goes_on(folder):
+def test_a_run_starts_in_a_new_folder_and_resumes_in_its_own(folder):
     config = read_config(None)
     assert not folder.check(config, resume=False)
     assert not folder.path.exists()
@@ -59,7 +59,7 @@ def test_a_new_folder_is_free_and_one_of_the_same_run_goes_on(folder):
         folder.check(config, resume=False)
 
 
-def test_a_finished_run_needs_no_resume(folder):
+def test_a_finished_run_does_not_need_resume(folder):
     config = read_config(None)
     folder.begin(config, DATA)
     folder.write_json("results.json", {"config": config.tables()})
@@ -68,7 +68,7 @@ def test_a_finished_run_needs_no_resume(folder):
     assert not folder.has_results_for(read_config(None, ["seed=1"]))
 
 
-def test_a_run_is_finished_though_a_setting_came_later(folder):
+def test_results_stay_valid_when_a_setting_is_added_later(folder):
     config = read_config(None)
     folder.begin(config, DATA)
     tables = config.tables()
@@ -82,20 +82,20 @@ def test_a_run_is_finished_though_a_setting_came_later(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("seed=1", r"seed \(2020 there, 1 now\)"),
-        ("grpo.beta=1", r"grpo.beta \(0.0 there, 1.0 now\)"),
-        ("grpo.epsilon_high=0.5", r"grpo.epsilon_high \(None there, 0.5 now\)"),
+        ("seed=1", r"seed \(stored: 2020, requested: 1\)"),
+        ("grpo.beta=1", r"grpo.beta \(stored: 0.0, requested: 1.0\)"),
+        ("grpo.epsilon_high=0.5", r"grpo.epsilon_high \(stored: None, requested: 0.5\)"),
         ("model.name=gsau", r"model\.\w+ \("),
-        ("data.columns.user_id=who", r"data.columns.user_id \(None there, 'who' now\)"),
+        ("data.columns.user_id=who", r"data.columns.user_id \(stored: None, requested: 'who'\)"),
     ],
 )
-def test_the_first_different_setting_is_named(folder, change, words):
+def test_the_error_names_the_first_different_setting(folder, change, words):
     folder.begin(read_config(None), DATA)
     with pytest.raises(RunError, match=words):
         folder.check(read_config(None, [change]), resume=True)
 
 
-def test_the_environment_names_what_numbers_depend_on(folder):
+def test_env_json_holds_the_versions(folder):
     folder.begin(read_config(None), DATA)
     environment = json.loads((folder.path / "env.json").read_text())
     assert environment["run_format"] == 1
@@ -103,14 +103,14 @@ def test_the_environment_names_what_numbers_depend_on(folder):
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_format": 99}'])
-def test_a_folder_of_another_version_is_no_run(folder, content):
+def test_a_folder_of_another_run_format_is_rejected(folder, content):
     folder.begin(read_config(None), DATA)
     (folder.path / "env.json").write_text(content)
     with pytest.raises(RunError, match=r"env.json is missing or damaged|run format 99"):
         folder.config()
 
 
-def test_settings_damaged_by_hand_are_named(folder):
+def test_a_damaged_config_is_rejected(folder):
     folder.begin(read_config(None), DATA)
     (folder.path / "config.toml").write_text("[grpo\n")
     with pytest.raises(RunError, match=r"config.toml cannot be read"):
@@ -129,13 +129,13 @@ def test_settings_damaged_by_hand_are_named(folder):
         ("a.ndjson", pl.read_ndjson),
     ],
 )
-def test_a_table_comes_back_as_it_was(tmp_path, name, read):
+def test_a_written_table_reads_back_unchanged(tmp_path, name, read):
     write_frame(tmp_path / "new" / name, FRAME)
     assert read(tmp_path / "new" / name).equals(FRAME)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
-def test_a_table_of_another_ending_is_refused(tmp_path):
+def test_another_suffix_is_rejected(tmp_path):
     with pytest.raises(RunError, match=r"a.xlsx: tables are written as"):
         write_frame(tmp_path / "a.xlsx", FRAME)
     assert list(tmp_path.iterdir()) == []
@@ -150,11 +150,11 @@ def test_a_table_of_another_ending_is_refused(tmp_path):
         (["model.name=popularity"], ("base",)),
     ],
 )
-def test_the_stages_are_those_the_settings_ask_for(changes, stages):
+def test_the_config_determines_the_stages(changes, stages):
     assert planned_stages(read_config(None, changes)) == stages
 
 
-def test_the_run_keeps_its_own_copy_of_the_data(tmp_path):
+def test_a_run_keeps_a_copy_of_its_data(tmp_path):
     lines = [f"u{user},i{(user + item) % 9}" for user in range(9) for item in range(6)]
     log = tmp_path / "log.csv"
     log.write_text("user,item\n" + "\n".join(lines) + "\n")
@@ -162,13 +162,13 @@ def test_the_run_keeps_its_own_copy_of_the_data(tmp_path):
     first = run_dataset(config, tmp_path / "own")
     assert first.name == "mine"
     log.unlink()
-    again = run_dataset(config, tmp_path / "own", begun=True)
-    assert (again.name, again.fingerprint) == ("mine", first.fingerprint)
+    resumed = run_dataset(config, tmp_path / "own", resumed=True)
+    assert (resumed.name, resumed.fingerprint) == ("mine", first.fingerprint)
     with pytest.raises(Exception, match="there is no such file"):
-        run_dataset(config, tmp_path / "other", begun=True)
+        run_dataset(config, tmp_path / "other", resumed=True)
 
 
-def test_a_split_made_by_others_is_taken_as_it_is(tmp_path):
+def test_a_folder_with_train_valid_and_test_files_keeps_its_split(tmp_path):
     source = tmp_path / "split"
     source.mkdir()
     for part, rows in {"train": ["a x", "a y", "b x"], "valid": ["a z"], "test": ["b w"]}.items():
@@ -180,56 +180,56 @@ def test_a_split_made_by_others_is_taken_as_it_is(tmp_path):
     assert (data.name, data.n_users, data.n_items) == ("theirs", 2, 4)
     assert [len(part.values) for part in (data.train, data.valid, data.test)] == [3, 1, 1]
     shutil.rmtree(source)
-    again = run_dataset(config, tmp_path / "own", begun=True)
-    assert again.fingerprint == data.fingerprint
-    assert data.split == again.split == "as given"
+    resumed = run_dataset(config, tmp_path / "own", resumed=True)
+    assert resumed.fingerprint == data.fingerprint
+    assert data.split == resumed.split == "as given"
 
 
-def test_the_control_gets_grpo_s_budget_and_its_way_to_choose(tmp_path, monkeypatch):
-    asked = {}
+def test_the_control_has_the_budget_and_selection_of_grpo(tmp_path, monkeypatch):
+    called_with = {}
 
-    def record(model, dataset, config, context, **settings):
-        asked.update(config.model_dump(), **settings)
+    def fake_pretrain(model, dataset, config, context, **settings):
+        called_with.update(config.model_dump(), **settings)
         return TrainResult(1, 0.0, 0, 0.0, None)
 
-    monkeypatch.setattr(stages, "pretrain", record)
+    monkeypatch.setattr(stages, "pretrain", fake_pretrain)
     monkeypatch.setattr(Run, "load_base", lambda self: build_model("lightgcn", self.dataset))
     changes = ["grpo.ema_decay=0.75", "grpo.learning_rate=0.02", "grpo.batch_size=7"]
     for interpolate in ("true", "false"):
         config = read_config(None, [*changes, f"grpo.interpolate={interpolate}"])
         dataset = run_dataset(config.data, tmp_path / "dataset")
         run = Run(config, RunFolder(tmp_path / "run"), dataset, lambda stage: Callback())
-        run.control(40, 8)
-        assert asked["interpolate"] is (interpolate == "true")
-        wanted = {"ema_decay": 0.75, "learning_rate": 0.02, "batch_size": 7, "max_steps": 40}
-        wanted |= {"eval_steps": 8, "patience": 0, "start_is_candidate": True}
-        assert {name: asked[name] for name in wanted} == wanted
+        run.train_control(40, 8)
+        assert called_with["interpolate"] is (interpolate == "true")
+        expected = {"ema_decay": 0.75, "learning_rate": 0.02, "batch_size": 7, "max_steps": 40}
+        expected |= {"eval_steps": 8, "patience": 0, "start_is_candidate": True}
+        assert {name: called_with[name] for name in expected} == expected
 
 
-def test_data_deleted_from_a_run_is_made_again_and_refused_where_the_log_has_changed(tmp_path):
+def test_deleted_data_is_prepared_again_unless_the_log_has_changed(tmp_path):
     log, path = tmp_path / "log.csv", tmp_path / "run"
     rows = [f"u{user},i{(user + item) % 9}" for user in range(9) for item in range(6)]
     log.write_text("user,item\n" + "\n".join(rows) + "\n")
     config = read_config(None, [f'data.path="{log}"'])
 
-    def opened():
+    def open_again():
         return stages.open_run(config, path, resume=True, make_callback=lambda stage: Callback())
 
-    first = opened().dataset.fingerprint
+    first = open_again().dataset.fingerprint
     assert RunFolder(path).read_json("env.json")["dataset"] == first
     shutil.rmtree(path / "dataset")
-    assert opened().dataset.fingerprint == first
+    assert open_again().dataset.fingerprint == first
     shutil.rmtree(path / "dataset")
     log.write_text("user,item\n" + "\n".join(reversed(rows)) + "\n")
-    with pytest.raises(RunError, match=f"began with data of fingerprint {first}"):
-        opened()
+    with pytest.raises(RunError, match=f"started with data of fingerprint {first}"):
+        open_again()
     shutil.rmtree(path / "dataset")
     log.unlink()
     with pytest.raises(DataError, match=r"log\.csv: there is no such file"):
-        opened()
+        open_again()
 
 
-def test_what_a_killed_process_left_is_swept_away_and_nothing_else(folder, tmp_path):
+def test_the_lock_removes_only_partial_files_of_killed_processes(folder, tmp_path):
     folder.begin(read_config(None), DATA)
     (folder.path / "checkpoints" / "base").mkdir(parents=True)
     (folder.path / "checkpoints" / ".base.part").mkdir()
@@ -247,7 +247,7 @@ def test_what_a_killed_process_left_is_swept_away_and_nothing_else(folder, tmp_p
 
 
 @pytest.mark.parametrize("content", ["[]", "[" * 100_000, "3", "null"])
-def test_records_of_another_shape_are_damaged(folder, content):
+def test_json_of_another_shape_is_rejected(folder, content):
     folder.write_text("results.json", content)
     with pytest.raises(RunError, match="missing or damaged"):
         folder.read_json("results.json")

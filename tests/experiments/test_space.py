@@ -1,4 +1,4 @@
-"""What a search may draw."""
+"""The space of a hyperparameter search."""
 
 import json
 
@@ -28,7 +28,7 @@ def read(*texts, **changes):
         ("num_generations=64..512", IntDistribution(64, 512)),
     ],
 )
-def test_a_range_is_whole_where_the_setting_is_and_logarithmic_where_it_is_wide(text, expected):
+def test_a_range_has_integers_if_the_setting_has_and_is_logarithmic_if_wide(text, expected):
     assert read(f"grpo.{text}") == {text.partition("=")[0]: expected}
 
 
@@ -43,20 +43,20 @@ def test_a_range_is_whole_where_the_setting_is_and_logarithmic_where_it_is_wide(
         ("trainable=['item'],['item','user']", [["item"], ["item", "user"]]),
     ],
 )
-def test_choices_are_drawn_as_text_and_are_values_again(text, values):
-    ((name, found),) = read(f"grpo.{text}").items()
-    assert isinstance(found, CategoricalDistribution)
-    assert [from_params({name: drawn})[name] for drawn in found.choices] == values
+def test_choices_round_trip_through_json(text, values):
+    ((name, distribution),) = read(f"grpo.{text}").items()
+    assert isinstance(distribution, CategoricalDistribution)
+    assert [from_params({name: choice})[name] for choice in distribution.choices] == values
 
 
-def test_a_value_that_is_wrong_only_beside_others_may_vary():
+def test_a_value_that_is_invalid_only_in_combination_is_accepted():
     assert set(read("grpo.estimator=exact,sampled", "grpo.state=auto,user")) == {
         "estimator",
         "state",
     }
 
 
-def test_by_default_what_matters_in_the_recipe_varies_around_it():
+def test_the_default_space_contains_the_default_settings():
     space = read()
     assert to_params(GRPOConfig(), space) is not None
     assert {"learning_rate", "horizon", "discount", "beta", "ema_decay"} < set(space)
@@ -67,11 +67,11 @@ def test_by_default_what_matters_in_the_recipe_varies_around_it():
     assert "loss_type" not in read(estimator="sampled", loss_type="grpo")
 
 
-def test_the_settings_as_they_are_can_be_drawn_where_the_space_holds_them():
+def test_settings_become_params_if_the_space_contains_them():
     texts = ("grpo.learning_rate=1e-4..1e-2", "grpo.trainable=['item'],['item','user']")
     space = read(*texts)
-    drawn = to_params(GRPOConfig(trainable=("item",)), space)
-    assert drawn == {"learning_rate": 2e-3, "trainable": json.dumps(["item"])}
+    params = to_params(GRPOConfig(trainable=("item",)), space)
+    assert params == {"learning_rate": 2e-3, "trainable": json.dumps(["item"])}
     assert to_params(GRPOConfig(), space) is None
     assert to_params(GRPOConfig(learning_rate=1.0, trainable=("item",)), space) is None
     assert to_params(GRPOConfig(), read("grpo.temperature=1..2")) is None

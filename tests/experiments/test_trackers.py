@@ -1,4 +1,4 @@
-"""Trackers get what metrics.jsonl gets; each is tried where it is installed."""
+"""Trackers log the rows of metrics.jsonl; each test needs the tracker installed."""
 
 import importlib.util
 
@@ -19,40 +19,40 @@ END = TrainResult(7, 1.5, 7, 0.2, 0.1)
 CONFIG = read_config(None, ["grpo.beta=0.25"])
 
 
-def tracked(name, tmp_path, rows=ROWS):
+def log_rows(name, tmp_path, rows=ROWS):
     (tracker,) = trackers([name], CONFIG, RunFolder(tmp_path / "run"), "tuned")
     for row in rows:
         tracker.on_row(row)
     tracker.on_end(END)
 
 
-def test_one_that_is_not_installed_is_refused_before_anything_begins(monkeypatch):
+def test_a_tracker_that_is_not_installed_is_rejected(monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"mlflow: it is not installed.*recoach\[trackers\]"):
         check_trackers(["mlflow"])
     check_trackers([])
 
 
-def test_tensorboard_gets_every_figure(tmp_path):
+def test_tensorboard_logs_every_metric(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracked("tensorboard", tmp_path)
+    log_rows("tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "tuned"))
     events.Reload()
-    found = [(one.step, round(one.value, 6)) for one in events.Scalars("valid/ndcg@10")]
-    assert found == [(0, 0.1), (7, 0.2)]
+    scalars = [(one.step, round(one.value, 6)) for one in events.Scalars("valid/ndcg@10")]
+    assert scalars == [(0, 0.1), (7, 0.2)]
     assert [one.step for one in events.Scalars("loss")] == [7]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_goes_on_in_the_same_run(tmp_path, monkeypatch):
+def test_mlflow_continues_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracked("mlflow", tmp_path, ROWS[:1])
-    tracked("mlflow", tmp_path, ROWS[1:])
+    log_rows("mlflow", tmp_path, ROWS[:1])
+    log_rows("mlflow", tmp_path, ROWS[1:])
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("run")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -63,10 +63,10 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_wandb_writes_offline(tmp_path, monkeypatch):
+def test_wandb_logs_offline(tmp_path, monkeypatch):
     if importlib.util.find_spec("wandb") is None:
         pytest.skip("could not import 'wandb'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    tracked("wandb", tmp_path)
+    log_rows("wandb", tmp_path)
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))

@@ -1,4 +1,4 @@
-"""The data of a run: a log, a prepared folder or the embedded shop, kept inside the run."""
+"""The dataset of a run: a log, a prepared folder or the embedded shop, copied into the run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,40 +22,41 @@ from recoach.experiments.config import DataConfig
 from recoach.simulation.shop import BROWSING, Shop, shop
 
 
-def run_dataset(config: DataConfig, directory: Path, *, begun: bool = False) -> Dataset:
-    """Return the dataset of a run, prepared into its own folder so that the run stands alone.
+def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -> Dataset:
+    """Return the dataset of a run and write a copy of it into the run's folder.
 
     Args:
-        config: where the log is and how it is filtered; a prepared folder, and one that holds
-            train, valid and test files (see `read_benchmark`), are taken as they are.
-        directory: where the run keeps its copy.
-        begun: whether the run goes on; then its copy of a log is used, whatever became of the log.
+        config: where the log is and how it is filtered. A prepared folder, and one with train,
+            valid and test files (see `read_benchmark`), are used without filters.
+        directory: the run's folder for the copy.
+        resumed: whether the run is resumed; then the copy is used, even if the log has changed.
 
     Raises:
-        DataError: the log cannot be used.
+        DataError: the log cannot be read or is empty after filtering, or a prepared folder has
+            changed since the run was started.
     """
     source = None if config.path is None else Path(config.path)
     prepared = source is not None and (source / MANIFEST).exists()
     recover(directory)
-    if begun and directory.exists() and not prepared:
-        return _named(load_dataset(directory), config.name)
+    if resumed and directory.exists() and not prepared:
+        return _with_name(load_dataset(directory), config.name)
     if source is None:
-        return _named(_simulated(directory), config.name)
+        return _with_name(_simulate(directory), config.name)
     if prepared:
-        return _named(_copied(source, directory), config.name)
+        return _with_name(_copy_prepared(source, directory), config.name)
     if source.is_dir():
         dataset = read_benchmark(source)
         save_dataset(dataset, directory)
-        return _named(dataset, config.name)
+        return _with_name(dataset, config.name)
     filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
-    return _named(prepare(source, directory, filters), config.name)
+    return _with_name(prepare(source, directory, filters), config.name)
 
 
 def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
-    """Return String[n_items], the titles of a run's items; None where nobody has said them.
+    """Return String[n_items], the titles of a run's items, or None if the data has no titles.
 
     Raises:
-        DataError: the table of items cannot be used.
+        DataError: the table of items cannot be read.
     """
     if config.items is not None:
         return read_titles(Path(config.items), dataset.item_ids)
@@ -65,29 +66,29 @@ def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
 
 
 def embedded_shop() -> Shop:
-    """Return the shop that runs without data use: the same log every time."""
+    """Return the simulated shop whose log is used when no data is given; it is always the same."""
     return shop(seed=0, habits=BROWSING)
 
 
-def _simulated(directory: Path) -> Dataset:
+def _simulate(directory: Path) -> Dataset:
     simulated = embedded_shop()
     dataset = leave_last_out(simulated.interactions, name="shop")
     save_dataset(dataset, directory, describe(simulated.interactions))
     return dataset
 
 
-def _copied(source: Path, directory: Path) -> Dataset:
+def _copy_prepared(source: Path, directory: Path) -> Dataset:
     dataset = load_dataset(source)
     if directory.exists():
-        mine = load_dataset(directory)
-        if mine.fingerprint != dataset.fingerprint:
+        copy = load_dataset(directory)
+        if copy.fingerprint != dataset.fingerprint:
             raise DataError(
-                f"{source} is no longer the data this run began with; choose another --output."
+                f"{source} has changed since this run was started; choose another --output."
             )
-        return mine
+        return copy
     save_dataset(dataset, directory)
     return dataset
 
 
-def _named(dataset: Dataset, name: str) -> Dataset:
+def _with_name(dataset: Dataset, name: str) -> Dataset:
     return replace(dataset, name=name) if name else dataset

@@ -1,4 +1,4 @@
-"""What a run leaves behind: results with their protocol, per-user values, a few users' lists."""
+"""The results of a run: metrics with their protocol, values per user, lists of a few users."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -19,12 +19,13 @@ from recoach.training.callbacks import TrainResult
 from recoach.training.health import health_warnings
 
 FORMAT = 1
-_SHOWN_USERS = 6
+_EXAMPLE_USERS = 6
 _LIST_LENGTH = 10
 
 StageName = Literal["base", "tuned", "control"]
+"""The trained models of a run: base, fine-tuned, and after continued supervised training."""
 
-_LOGGED = (
+_GRPO_METRICS = (
     "log_ratio/abs_mean",
     "clip_ratio/low_mean",
     "clip_ratio/high_mean",
@@ -33,14 +34,14 @@ _LOGGED = (
     "entropy",
     "temperature",
 )
-"""What GRPO logs and results keep, beside how far the tables have moved."""
+"""Metrics of GRPO that results hold, besides the distance of the embeddings from the base."""
 
 
 class TrainedModel(NamedTuple):
-    """A model and how its training ended."""
+    """A model of a run and the result of its training."""
 
     model: Recommender
-    outcome: TrainResult
+    result: TrainResult
 
 
 def write_results(
@@ -49,7 +50,7 @@ def write_results(
     dataset: Dataset,
     trained: Mapping[StageName, TrainedModel],
 ) -> dict[str, Any]:
-    """Judge every model of a run and write results.json, per_user.parquet and lists.json.
+    """Evaluate every model of a run and write results.json, per_user.parquet and lists.json.
 
     Returns:
         The content of results.json.
@@ -57,24 +58,24 @@ def write_results(
     models: dict[str, Recommender] = {"popularity": build_model("popularity", dataset)}
     models |= {stage: trained[stage].model for stage in trained}
     ks, mask = config.evaluation.ks, config.evaluation.mask_seen
-    judged = {
+    evaluations = {
         name: {
             "valid": evaluate(model, dataset, "valid", ks=ks, mask_seen=mask),
             "test": evaluate(model, dataset, "test", ks=ks, mask_seen=mask),
         }
         for name, model in models.items()
     }
-    tests = {name: splits["test"] for name, splits in judged.items()}
+    tests = {name: splits["test"] for name, splits in evaluations.items()}
     results: dict[str, Any] = {
         "format": FORMAT,
         "name": folder.path.name,
-        "dataset": _described(dataset),
+        "dataset": _dataset_summary(dataset),
         "model": config.model_name,
         "seed": config.seed,
         "protocol": _protocol(config, dataset, tests),
         "models": {
-            name: _summary(judged[name], trained.get(name))  # type: ignore[call-overload]
-            | _beyond(models[name], dataset, tests[name], config)
+            name: _metrics(evaluations[name], trained.get(name))  # type: ignore[call-overload]
+            | _beyond_accuracy(models[name], dataset, tests[name], config)
             for name in models
         },
         "comparisons": _comparisons(tests),
@@ -89,39 +90,40 @@ def write_results(
     return results
 
 
-def _summary(judged: Mapping[str, Evaluation], trained: TrainedModel | None) -> dict[str, Any]:
+def _metrics(evaluations: Mapping[str, Evaluation], trained: TrainedModel | None) -> dict[str, Any]:
+    """Return the metrics of a model by split, and the steps and seconds of its training."""
     summary: dict[str, Any] = {
         split: {name: round(value, 6) for name, value in evaluation.means().items()}
-        for split, evaluation in judged.items()
+        for split, evaluation in evaluations.items()
     }
-    summary["seen_masked"] = judged["test"].protocol["seen_masked_for_this_model"]
+    summary["seen_masked"] = evaluations["test"].protocol["seen_masked_for_this_model"]
     if trained is not None:
-        outcome = trained.outcome
+        result = trained.result
         summary |= {
-            "steps": outcome.steps,
-            "best_step": outcome.best_step,
-            "seconds": round(outcome.seconds, 1),
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "seconds": round(result.seconds, 1),
         }
-        if outcome.share is not None:
-            summary["share"] = outcome.share
+        if result.share is not None:
+            summary["share"] = result.share
     return summary
 
 
-def _beyond(
+def _beyond_accuracy(
     model: Recommender, dataset: Dataset, test: Evaluation, config: ExperimentConfig
 ) -> dict[str, Any]:
-    """Return what the lists are like and whom they serve, by popularity of the target."""
+    """Return list metrics, and recall by popularity of the target and by length of the history."""
     mask = config.evaluation.mask_seen
     lists = top_lists(model, dataset, test.users, _LIST_LENGTH, mask_seen=mask)
     targets = np.concatenate([dataset.test.row(int(user)) for user in test.users])
     buckets = popularity_buckets(
         targets, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
     )
-    held = np.repeat(test.users, dataset.test.lengths[test.users])
-    groups = activity_groups(dataset.train.lengths[held], test.ranks, k=_LIST_LENGTH)
-    found = list_metrics(lists, dataset.train, dataset.n_items)
+    test_users = np.repeat(test.users, dataset.test.lengths[test.users])
+    groups = activity_groups(dataset.train.lengths[test_users], test.ranks, k=_LIST_LENGTH)
+    metrics = list_metrics(lists, dataset.train, dataset.n_items)
     return {
-        "lists": {name: round(value, 6) for name, value in found.items()},
+        "lists": {name: round(value, 6) for name, value in metrics.items()},
         "popularity_buckets": [
             {"items": b.items, "targets": b.targets, f"recall@{_LIST_LENGTH}": round(b.recall, 6)}
             for b in buckets
@@ -139,27 +141,27 @@ def _beyond(
     }
 
 
-def _described(dataset: Dataset) -> dict[str, Any]:
-    rows = sum(len(part.values) for part in (dataset.train, dataset.valid, dataset.test))
+def _dataset_summary(dataset: Dataset) -> dict[str, Any]:
+    n_interactions = sum(len(part.values) for part in (dataset.train, dataset.valid, dataset.test))
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "users": dataset.n_users,
         "items": dataset.n_items,
-        "interactions": rows,
-        "average_length": round(rows / dataset.n_users, 3),
-        "density": rows / (dataset.n_users * dataset.n_items),
+        "interactions": n_interactions,
+        "average_length": round(n_interactions / dataset.n_users, 3),
+        "density": n_interactions / (dataset.n_users * dataset.n_items),
     }
 
 
 def _protocol(
     config: ExperimentConfig, dataset: Dataset, tests: Mapping[str, Evaluation]
 ) -> dict[str, Any]:
-    measured = next(iter(tests.values())).protocol
-    kept = ("ranking", "mask_seen", "ties", "n_users", "n_items", "ks")
+    protocol = next(iter(tests.values())).protocol
+    keys = ("ranking", "mask_seen", "ties", "n_users", "n_items", "ks")
     return {
         "split": dataset.split,
-        **{name: measured[name] for name in kept},
+        **{key: protocol[key] for key in keys},
         "selection": {
             "best": f"valid/{config.grpo.metric}, step 0 a candidate",
             "best_tuned": f"valid/{config.grpo.metric}",
@@ -201,51 +203,52 @@ def _lists(
     tests: Mapping[str, Evaluation],
     titles: list[str],
 ) -> list[dict[str, Any]]:
-    """Return histories and lists of a few users drawn by the seed, not chosen by outcome."""
-    asked = tests["base"].users
-    drawn = np.random.default_rng(config.seed).permutation(len(asked))[:_SHOWN_USERS]
+    """Return histories and lists of a few users, sampled by the seed and not by their results."""
+    users = tests["base"].users
+    sampled = np.random.default_rng(config.seed).permutation(len(users))[:_EXAMPLE_USERS]
     past = histories(dataset, "test")
     names = [name for name in ("base", "tuned") if name in models]
     mask = config.evaluation.mask_seen
     lists = {
-        name: top_lists(models[name], dataset, asked[drawn], _LIST_LENGTH, mask_seen=mask)
+        name: top_lists(models[name], dataset, users[sampled], _LIST_LENGTH, mask_seen=mask)
         for name in names
     }
     rows = []
-    for place, index in enumerate(drawn):
-        user = int(asked[index])
+    for position, index in enumerate(sampled):
+        user = int(users[index])
         row: dict[str, Any] = {
             "user": dataset.user_ids[user],
             "history": [titles[i] for i in past.row(user)[-10:]],
             "target": titles[int(dataset.test.row(user)[0])],
         }
         for name in names:
-            row[name] = [titles[i] for i in lists[name][place] if i >= 0]
+            row[name] = [titles[i] for i in lists[name][position] if i >= 0]
             row[f"{name}_rank"] = int(_first_rank(tests[name], dataset, index))
         rows.append(row)
     return rows
 
 
 def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
-    before = dataset.test.lengths[evaluation.users[:index]].sum()
-    return int(evaluation.ranks[before])
+    """Return the rank of a user's first test item."""
+    start = dataset.test.lengths[evaluation.users[:index]].sum()
+    return int(evaluation.ranks[start])
 
 
 def _diagnostics(rows: Sequence[Mapping[str, Any]], n_items: int, beta: float) -> dict[str, Any]:
-    """Return what GRPO logged in its first and last stretch, what worries, and the curve."""
+    """Return the first and last logged GRPO metrics, the validation curve and health warnings."""
     tuned = [row for row in rows if row["stage"] == "tuned"]
     if not tuned:
         return {}
     ends = {"first": next((row for row in tuned if row["step"] > 0), tuned[0]), "last": tuned[-1]}
-    found: dict[str, Any] = {
+    diagnostics: dict[str, Any] = {
         end: {
             name: round(float(value), 6)
             for name, value in row.items()
-            if name in _LOGGED or name.startswith("drift/")
+            if name in _GRPO_METRICS or name.startswith("drift/")
         }
         for end, row in ends.items()
     }
     metric = "valid/ndcg@10"
     curve = [[int(row["step"]), round(float(row[metric]), 6)] for row in tuned if metric in row]
-    worries = health_warnings(ends["last"], {**ends["first"], **tuned[0]}, n_items, beta)
-    return found | {"curve": curve} | ({"concerns": worries} if worries else {})
+    warnings = health_warnings(ends["last"], {**ends["first"], **tuned[0]}, n_items, beta)
+    return diagnostics | {"curve": curve} | ({"concerns": warnings} if warnings else {})

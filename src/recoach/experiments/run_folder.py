@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, whose it is, whether it may be continued."""
+"""The folder of a run: its files, its lock, and whether a run can start or resume in it."""
 
 import io
 import json
@@ -24,20 +24,23 @@ from recoach.models.registry import model_entry
 from recoach.models.softmax import product_dtype
 
 FORMAT = 1
-_BEFORE = {"dataset", "env.json", "metrics.jsonl", "titles.parquet", "config.toml"}
-_BEFORE |= {f".{name}{end}" for name in _BEFORE for end in (".part", ".old", ".lock")} | {LOCK_FILE}
-_BEFORE -= {"config.toml"}
-"""What may lie in a folder where a run was about to begin."""
-_HALF = ("*.part", "checkpoints/*.part", "checkpoints/*/*.part")
-"""What a killed process may leave in a run: files and copies that were never finished."""
+_FILES_BEFORE_START = {"dataset", "env.json", "metrics.jsonl", "titles.parquet", "config.toml"}
+_FILES_BEFORE_START |= {
+    f".{name}{ending}" for name in _FILES_BEFORE_START for ending in (".part", ".old", ".lock")
+}
+_FILES_BEFORE_START |= {LOCK_FILE}
+_FILES_BEFORE_START -= {"config.toml"}
+"""What may be in a folder whose run was interrupted before config.toml was written."""
+_PARTIAL_FILES = ("*.part", "checkpoints/*.part", "checkpoints/*/*.part")
+"""Files and copies that a killed process may leave unfinished."""
 
 
 class RunFolder:
-    """Paths of a run and the few ways to write into it.
+    """Reads and writes the files of a run; every file is written atomically.
 
-    config.toml env.json metrics.jsonl results.json per_user.parquet lists.json titles.parquet
-    report.html
-    dataset/ checkpoints/{base,control,tuned}/ and, for a cross-fitted reward, fold-1-of-4/ ...
+    The files are config.toml, env.json, metrics.jsonl, results.json, per_user.parquet, lists.json,
+    titles.parquet and report.html; the folders are dataset/ and checkpoints/STAGE/, where a stage
+    is base, tuned, control or, for a cross-fitted reward, fold-1-of-4 and so on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,121 +51,113 @@ class RunFolder:
 
     @property
     def dataset(self) -> Path:
-        """The prepared data."""
+        """The folder of the prepared dataset."""
         return self.path / "dataset"
 
     def checkpoints(self, stage: str) -> Path:
-        """Return the folder of a stage's weights."""
+        """Return the folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Work in this folder while no other process does; what a killed one left is swept away.
+        """Lock the folder for this process and remove unfinished files of a killed one.
 
         Raises:
-            RunError: another process works there, or it cannot be written.
+            RunError: another process holds the lock, or the folder cannot be written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
+        self._check_is_folder()
         with lock_folder(self.path):
-            self._sweep()
+            self._remove_partial_files()
             yield
 
-    def _sweep(self) -> None:
+    def _remove_partial_files(self) -> None:
         names = self._names()
-        if "config.toml" not in names and not names <= _BEFORE:
-            return  # it is not a run
-        for left in (path for pattern in _HALF for path in self.path.glob(pattern)):
-            if left.name.startswith("."):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if "config.toml" not in names and not names <= _FILES_BEFORE_START:
+            return  # not a run: the files belong to something else
+        for path in (path for pattern in _PARTIAL_FILES for path in self.path.glob(pattern)):
+            if path.name.startswith("."):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _check_is_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
 
     def _names(self) -> set[str]:
         return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
 
     def has_checkpoint(self, stage: str) -> bool:
-        """Return whether a stage has saved anything yet."""
+        """Return whether a stage has saved a checkpoint, finished or not."""
         return (self.checkpoints(stage) / "last.safetensors").exists()
 
     def is_complete(self, stage: str) -> bool:
-        """Return whether a stage has come to its end."""
+        """Return whether a stage has finished training."""
         path = self.checkpoints(stage) / "last.safetensors"
         return path.exists() and bool(load_tensors(path).state.get("finished"))
 
     def has_results_for(self, config: ExperimentConfig) -> bool:
-        """Return whether the run has the results of these settings."""
+        """Return whether results.json holds the results of these settings."""
         if not (self.path / "results.json").exists():
             return False
-        try:  # a setting that came later has its default in both
+        try:  # settings added in later versions have their defaults in both
             stored = resolve(self.read_json("results.json").get("config", {}), "results.json")
         except ConfigError:
             return False
         return stored.tables() == config.tables()
 
     def prepare_finetuning(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
-        """Return the run's settings with changes to GRPO, written down for the fine-tuning.
+        """Apply overrides to the stored configuration, for fine-tuning the trained base model.
+
+        Args:
+            changes: overrides of `grpo` and of `evaluation.control`, as `--set` takes them.
+            resume: whether an unfinished fine-tuning may be continued.
+
+        Returns:
+            The new configuration, which is also written to config.toml.
 
         Raises:
-            RunError: the base is not trained yet, or another fine-tuning is there.
-            ConfigError: a change to anything but `grpo` and `evaluation.control`, or a model that
-                has nothing to train.
+            RunError: the base model is not trained yet, or the folder holds a fine-tuning with
+                other settings, or an unfinished one and `resume` is false.
+            ConfigError: an override of another setting, or a model without trainable weights.
         """
-        there = self.config()
-        if not model_entry(there.model_name).model.needs:
-            raise ConfigError(f"{there.model_name} has no weights that could be fine-tuned.")
+        stored = self.config()
+        if not model_entry(stored.model_name).model.needs:
+            raise ConfigError(f"{stored.model_name} has no weights that could be fine-tuned.")
         if not self.is_complete("base"):
-            raise RunError(f"{self.path} has no trained base yet; finish `recoach pretrain` first.")
+            raise RunError(
+                f"{self.path} has no trained base yet; run `recoach pretrain` to its end first."
+            )
         for change in changes:
             if not change.startswith(("grpo.", "evaluation.control")):
                 raise ConfigError(
-                    f"--set {change}: the base of {self.path} is trained; only grpo can change."
+                    f"--set {change}: the base of {self.path} is already trained; only grpo can "
+                    "change."
                 )
-        here = read_config(self.path / "config.toml", ["finetune=true", *changes])
-        different = _differences(there.tables(), here.tables())
+        config = read_config(self.path / "config.toml", ["finetune=true", *changes])
+        different = _differences(stored.tables(), config.tables())
         if self.has_checkpoint("tuned") and different:
             raise RunError(
                 f"{self.path} was fine-tuned with another {different[0]}; pretrain into another "
                 "folder, or copy this run without checkpoints/tuned and checkpoints/control."
             )
-        if self.has_checkpoint("tuned") and not self.has_results_for(here) and not resume:
+        if self.has_checkpoint("tuned") and not self.has_results_for(config) and not resume:
             raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")
-        self.write_text("config.toml", here.toml())
-        return here
+        self.write_text("config.toml", config.toml())
+        return config
 
     def check(self, config: ExperimentConfig, *, resume: bool) -> bool:
-        """Make sure that a run can begin or go on here, without writing; return whether it goes on.
+        """Check that a run with these settings can start or resume here; nothing is written.
+
+        Returns:
+            True if there is a run to resume, False if a new one starts.
 
         Raises:
-            RunError: it holds something else, another version, other settings, or an unfinished
-                run that was not asked to be resumed.
+            RunError: the folder holds something else, a run of another version or with other
+                settings, or an unfinished run and `resume` is false.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
-        if self._names() <= _BEFORE:
+        self._check_is_folder()
+        if self._names() <= _FILES_BEFORE_START:
             return False
-        self._check(config, resume=resume)
-        return True
-
-    def begin(self, config: ExperimentConfig, dataset: Dataset) -> None:
-        """Write down what is run, on what and where; config.toml, the last, makes it a run.
-
-        Raises:
-            RunError: the run began with other data.
-        """
-        path = self.path / "env.json"
-        began = self.read_json("env.json").get("dataset") if path.exists() else None
-        if (self.path / "config.toml").exists() and began not in (None, dataset.fingerprint):
-            raise RunError(
-                f"{self.path} began with data of fingerprint {began}; its copy is gone and the "
-                f"log now gives {dataset.fingerprint}. Restore the log, or choose another --output."
-            )
-        self.write_json("env.json", environment() | {"dataset": dataset.fingerprint})
-        if not (self.path / "metrics.jsonl").exists():
-            self.write_text("metrics.jsonl", "")
-        self.write_text("config.toml", config.toml())
-
-    def _check(self, config: ExperimentConfig, *, resume: bool) -> None:
-        there = self.config()
-        different = _differences(there.tables(), config.tables())
+        different = _differences(self.config().tables(), config.tables())
         if different:
             raise RunError(
                 f"{self.path} holds a run with another {different[0]}; choose another --output, or "
@@ -170,15 +165,36 @@ class RunFolder:
             )
         if not self.has_results_for(config) and not resume:
             raise RunError(
-                f"{self.path} holds an unfinished run; add --resume to go on with it, or choose "
+                f"{self.path} holds an unfinished run; add --resume to continue it, or choose "
                 "another --output."
             )
+        return True
 
-    def config(self) -> ExperimentConfig:
-        """Return the settings of the run in this folder.
+    def begin(self, config: ExperimentConfig, dataset: Dataset) -> None:
+        """Write env.json, metrics.jsonl and, last, config.toml, which makes the folder a run.
 
         Raises:
-            RunError: there is no run here, or one of another version.
+            RunError: the run was started with other data.
+        """
+        path = self.path / "env.json"
+        fingerprint = self.read_json("env.json").get("dataset") if path.exists() else None
+        is_run = (self.path / "config.toml").exists()
+        if is_run and fingerprint not in (None, dataset.fingerprint):
+            raise RunError(
+                f"{self.path} was started with data of fingerprint {fingerprint}; its copy of the "
+                f"data is gone and the log now has {dataset.fingerprint}. Restore the log, or "
+                "choose another --output."
+            )
+        self.write_json("env.json", environment() | {"dataset": dataset.fingerprint})
+        if not (self.path / "metrics.jsonl").exists():
+            self.write_text("metrics.jsonl", "")
+        self.write_text("config.toml", config.toml())
+
+    def config(self) -> ExperimentConfig:
+        """Return the configuration of the run in this folder.
+
+        Raises:
+            RunError: the folder is not a run, or a run of another version.
         """
         path = self.path / "config.toml"
         if not path.exists():
@@ -187,7 +203,7 @@ class RunFolder:
         if version != FORMAT:
             raise RunError(
                 f"{self.path} was written in run format {version}, this version reads {FORMAT}; "
-                "run it again with this version, into another folder."
+                "repeat the run with this version in another folder."
             )
         try:
             raw = tomllib.loads(path.read_text())
@@ -196,38 +212,40 @@ class RunFolder:
         return resolve(raw, str(path))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the content of a JSON file of the run; RunError where it is missing or broken."""
+        """Return the content of a JSON file of the run; RunError if it is missing or damaged."""
         path = self.path / name
         try:
             content = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            raise RunError(f"{path} is missing or damaged; this is no complete run folder.")
+            raise RunError(
+                f"{path} is missing or damaged; restore it, or repeat the run in another folder."
+            )
         return content
 
     def write_json(self, name: str, content: object) -> None:
-        """Write a JSON file whole."""
+        """Write a JSON file."""
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        """Write a text file whole."""
+        """Write a text file."""
         self.write_bytes(name, content.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file whole."""
+        """Write a binary file."""
         write_atomically(self.path / name, content)
 
     def write_frame(self, name: str, frame: pl.DataFrame) -> None:
-        """Write a Parquet file whole."""
+        """Write a table, as `write_frame` does."""
         write_frame(self.path / name, frame)
 
     def write_titles(self, titles: pl.Series) -> None:
-        """Keep the titles of the items, String[n_items]."""
+        """Write the titles of the items, String[n_items]."""
         self.write_frame("titles.parquet", pl.DataFrame({"title": titles}))
 
     def titles(self, item_ids: pl.Series) -> pl.Series:
-        """Return String[n_items], what to call the items: their titles, or else their ids."""
+        """Return String[n_items], the titles of the items, or their ids if there are none."""
         path = self.path / "titles.parquet"
         if not path.exists():
             return item_ids
@@ -238,7 +256,7 @@ class RunFolder:
         return titles if len(titles) == len(item_ids) else item_ids
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows logged so far; a row cut off by a crash is left out."""
+        """Return the rows of metrics.jsonl; a row that a crash cut off is skipped."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
@@ -253,21 +271,24 @@ class RunFolder:
         return rows
 
     def append_metrics(self, stage: str, row: Mapping[str, float]) -> None:
-        """Log a row of a stage, in place of any later ones that a resumed run repeats."""
-        kept = [
-            old
-            for old in self.metrics()
-            if old.get("stage") != stage or old.get("step", 0) < row["step"]
+        """Append a row of a stage; rows of the same or a later step are replaced.
+
+        A resumed stage repeats the steps after its last checkpoint.
+        """
+        earlier = [
+            logged
+            for logged in self.metrics()
+            if logged.get("stage") != stage or logged.get("step", 0) < row["step"]
         ]
-        lines = [json.dumps(line) + "\n" for line in [*kept, {"stage": stage, **row}]]
+        lines = [json.dumps(line) + "\n" for line in [*earlier, {"stage": stage, **row}]]
         self.write_text("metrics.jsonl", "".join(lines))
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table whole; .parquet, .csv or .jsonl by its ending.
+    """Write a table atomically as .parquet, .csv, .jsonl or .ndjson, by the file's suffix.
 
     Raises:
-        RunError: an ending that is none of these, or a place that cannot be written.
+        RunError: another suffix, or the file cannot be written.
     """
     if path.suffix == ".parquet":
         buffer = io.BytesIO()
@@ -278,12 +299,14 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     elif path.suffix in (".jsonl", ".ndjson"):
         content = frame.write_ndjson().encode()
     else:
-        raise RunError(f"{path}: tables are written as .parquet, .csv or .jsonl.")
+        raise RunError(
+            f"{path}: tables are written as .parquet, .csv or .jsonl; change the suffix."
+        )
     write_atomically(path, content)
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions that a run's numbers may depend on."""
+    """Return the versions and hardware that a run's numbers may depend on."""
     names = ("recoach", "torch", "numpy", "scipy", "polars", "pydantic")
     return {
         "run_format": FORMAT,
@@ -296,25 +319,28 @@ def environment() -> dict[str, Any]:
 
 
 def nondeterminism_notes() -> list[str]:
-    """Return why the same run may give other last digits elsewhere, or here."""
-    found = [
-        "another number of threads, another processor or another version of torch adds up in "
-        "another order"
+    """Return the reasons why the last digits of a repeated run may differ."""
+    notes = [
+        "floating point sums have another order with another number of threads, another processor "
+        "or another version of torch"
     ]
     if torch.cuda.is_available():
-        found.append("on this GPU sums by index are added up in any order (atomics)")
+        notes.append("index sums on this GPU are added in no fixed order (atomics)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if product_dtype(torch.empty(1 << 20, 0, device=device)) is torch.bfloat16:
-        found.append("scores of large catalogues are multiplied in bfloat16 on this hardware")
-    return found
+        notes.append("scores of large catalogues are computed in bfloat16 on this hardware")
+    return notes
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*there, *here}):
-        left, right = there.get(key), here.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found.append(f"{prefix}{key} ({left!r} there, {right!r} now)")
-    return found
+def _differences(
+    stored: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """Return a description of every setting that differs, with its dotted key."""
+    differences = []
+    for key in sorted({*stored, *requested}):
+        old, new = stored.get(key), requested.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differences += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            differences.append(f"{prefix}{key} (stored: {old!r}, requested: {new!r})")
+    return differences

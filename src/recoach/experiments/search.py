@@ -1,7 +1,8 @@
-"""Search settings of GRPO: one base, many trials, judged on the validation items alone.
+"""Hyperparameter search for GRPO with Optuna: one base model, many trials, validation items only.
 
-The study lies in a file, and the same search goes on where it stopped. A trial is drawn from the
-seed and the trials that ended before it, so an interrupted search ends where the whole one does.
+The study is stored in a file, so an interrupted search can be resumed. The settings of a trial
+depend on the seed and the trials that ended before it, so a resumed search gives the same trials as
+an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,58 +30,63 @@ from recoach.training.supervised import validation
 
 FORMAT = 1
 _STUDY = "search.db"
-_ENOUGH = 8
-"""Complete trials below which the importance of settings is chance."""
+_MIN_TRIALS_FOR_IMPORTANCE = 8
+"""With fewer complete trials, the importance of settings is mostly chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What to search and where."""
+    """A search: configuration, space, number of trials and output folder."""
 
     config: ExperimentConfig
-    """The base, and settings of GRPO that do not vary."""
+    """The base model, and the settings of GRPO that are not searched."""
     space: Space
     trials: int
-    """In total, those of earlier calls among them."""
+    """Total number of trials, including those of earlier calls."""
     output: Path
 
 
 class SearchCallback(Callback):
-    """Receives what happens in a search: the steps of every trial, as of any training, and this."""
+    """Receives the events of a search besides those of the training in every trial."""
 
     def on_search(self, base: float, done: int) -> None:
-        """Trials begin; `base` is the value to beat, `done` the trials that ended earlier."""
+        """Called before the first trial.
+
+        Args:
+            base: validation metric of the base model.
+            done: number of trials that ended in earlier calls.
+        """
 
     def on_trial(self, trial: dict[str, Any], base: float) -> None:
-        """A trial has ended; `trial` is its entry in the record."""
+        """Called after a trial; `trial` is its entry in trials.json."""
 
 
 class _Pruning(Callback):
-    """Ends a trial that is behind the median of those before it."""
+    """Stops a trial whose metric is below the median of earlier trials at the same step."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
         self._trial, self._metric = trial, metric
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Report the value and ask whether it is worth going on."""
+        """Report the metric to Optuna and stop the trial if it is pruned."""
         self._trial.report(row[f"valid/{self._metric}"], int(row["step"]))
         if self._trial.should_prune():
-            raise optuna.TrialPruned(f"behind the median at step {row['step']}")
+            raise optuna.TrialPruned(f"below the median at step {row['step']}")
 
 
 def search(
     plan: SearchPlan, make_callback: CallbackFactory, callback: SearchCallback
 ) -> dict[str, Any]:
-    """Train the base once, run the trials that are left, write trials.json and best.toml.
+    """Train the base model once, run the remaining trials, write trials.json and best.toml.
 
-    The first trial is of the settings as they are, where the space holds them. best.toml is a whole
-    experiment; it is written where a trial beats the base.
+    The first trial has the settings of the plan, if the space contains them. best.toml is a
+    complete configuration; it is written only if a trial is better than the base model.
 
     Returns:
         The content of trials.json.
 
     Raises:
-        ConfigError: nothing can be tuned, or no trial is asked for.
+        ConfigError: the model has no trainable weights, or the number of trials is below 1.
         RunError: the folder holds something else, or a search with other settings.
     """
     config = plan.config
@@ -102,19 +108,19 @@ def search(
 
 def _search(plan: SearchPlan, run: Run, callback: SearchCallback) -> dict[str, Any]:
     config, folder = plan.config, RunFolder(plan.output)
-    with _opened(plan) as study:
-        run.base()
-        base = _judge(run)(run.load_base())
-        callback.on_search(base, len(_ended(study)))
-        while len(_ended(study)) < plan.trials:
-            _try(plan, run, _drawn(plan, study), callback)
-            callback.on_trial(_entries(study)[-1], base)
-        record = _record(plan, study, base)
-    if record["best"] is not None:
-        best = record["trials"][record["best"] - 1]["settings"]
-        folder.write_text("best.toml", _changed(config, best).toml())
-    folder.write_json("trials.json", record)
-    return record
+    with _open_study(plan) as study:
+        run.train_base()
+        base = _validation_metric(run)(run.load_base())
+        callback.on_search(base, len(_ended_trials(study)))
+        while len(_ended_trials(study)) < plan.trials:
+            _run_trial(plan, run, _next_trial(plan, study), callback)
+            callback.on_trial(_trial_entries(study)[-1], base)
+        results = _search_results(plan, study, base)
+    if results["best"] is not None:
+        best = results["trials"][results["best"] - 1]["settings"]
+        folder.write_text("best.toml", _with_settings(config, best).toml())
+    folder.write_json("trials.json", results)
+    return results
 
 
 def _check_folder(path: Path) -> None:
@@ -126,7 +132,7 @@ def _check_folder(path: Path) -> None:
 
 
 @contextmanager
-def _opened(plan: SearchPlan) -> Iterator[optuna.Study]:
+def _open_study(plan: SearchPlan) -> Iterator[optuna.Study]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = plan.output / _STUDY
     try:
@@ -140,53 +146,55 @@ def _opened(plan: SearchPlan) -> Iterator[optuna.Study]:
                 load_if_exists=True,
             )
             _check_space(plan, study)
-            for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                study.tell(left.number, state=TrialState.FAIL)  # interrupted: it is run again
+            for interrupted in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(interrupted.number, state=TrialState.FAIL)  # it is repeated
             yield study
         finally:
             storage.engine.dispose()
     except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
         raise RunError(
-            f"{path} cannot be used as a study: {reason}. Let no other search run there; where "
-            "none does, restore it or choose another --output."
+            f"{path} cannot be used as a study: {reason}. If another search uses it, wait; "
+            "otherwise restore the file or choose another --output."
         ) from error
 
 
 def _check_space(plan: SearchPlan, study: optuna.Study) -> None:
-    here = {name: distribution_to_json(kind) for name, kind in plan.space.items()}
-    there = study.user_attrs.get("space", here)
-    different = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    space = {name: distribution_to_json(kind) for name, kind in plan.space.items()}
+    stored = study.user_attrs.get("space", space)
+    different = [name for name in sorted({*space, *stored}) if space.get(name) != stored.get(name)]
     if different:
         raise RunError(
-            f"{plan.output} holds a search in which grpo.{different[0]} varies otherwise; choose "
+            f"{plan.output} holds a search with another range of grpo.{different[0]}; choose "
             "another --output, or give the same --vary."
         )
-    study.set_user_attr("space", here)
+    study.set_user_attr("space", space)
 
 
-def _judge(run: Run) -> Callable[[Recommender], float]:
-    """Return what measures a model on the validation items; no test item is looked at."""
+def _validation_metric(run: Run) -> Callable[[Recommender], float]:
+    """Return a function that evaluates a model on the validation items."""
     metric = run.config.grpo.metric
-    measure = validation(run.dataset, metric, run.config.evaluation.mask_seen)
-    return lambda model: measure(model)[metric]
+    evaluate = validation(run.dataset, metric, run.config.evaluation.mask_seen)
+    return lambda model: evaluate(model)[metric]
 
 
-def _drawn(plan: SearchPlan, study: optuna.Study) -> Trial:
-    ended = len(_ended(study))
-    study.sampler = optuna.samplers.TPESampler(seed=derive(plan.config.seed, f"trial {ended}"))
-    present = to_params(plan.config.grpo, plan.space)
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))  # a killed one's
-    if not ended and present is not None and not waiting:
-        study.enqueue_trial(present)
+def _next_trial(plan: SearchPlan, study: optuna.Study) -> Trial:
+    """Sample the settings of the next trial; the first one has the settings of the plan."""
+    n_ended = len(_ended_trials(study))
+    study.sampler = optuna.samplers.TPESampler(seed=derive(plan.config.seed, f"trial {n_ended}"))
+    initial = to_params(plan.config.grpo, plan.space)
+    # A killed process may have left the initial trial in the queue.
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if not n_ended and initial is not None and not waiting:
+        study.enqueue_trial(initial)
     return study.ask(plan.space)
 
 
-def _try(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> None:
-    """Fine-tune the base as a run would and tell the study what came of it."""
+def _run_trial(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> None:
+    """Fine-tune the base model with the settings of a trial and report the metric to the study."""
     config = plan.config
     try:
-        grpo = _changed(config, from_params(trial.params)).grpo
+        grpo = _with_settings(config, from_params(trial.params)).grpo
         context = RunContext(
             seed=config.seed,
             mask_seen=config.evaluation.mask_seen,
@@ -194,22 +202,23 @@ def _try(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> None:
         )
         model = run.load_base()
         run.finetune(model, grpo, context)
-        trial.study.tell(trial, _judge(run)(model))
-    except (ConfigError, ModelError, optuna.TrialPruned) as error:  # at odds, diverged, behind
+        trial.study.tell(trial, _validation_metric(run)(model))
+    except (ConfigError, ModelError, optuna.TrialPruned) as error:
+        # Settings that exclude each other, divergence, or a metric below the median.
         trial.set_user_attr("reason", str(error))
         trial.study.tell(trial, state=TrialState.PRUNED)
 
 
-def _changed(config: ExperimentConfig, grpo: Mapping[str, Any]) -> ExperimentConfig:
+def _with_settings(config: ExperimentConfig, grpo: Mapping[str, Any]) -> ExperimentConfig:
     tables = config.tables()
     return resolve(tables | {"finetune": True, "grpo": tables["grpo"] | grpo}, "a trial")
 
 
-def _ended(study: optuna.Study) -> list[FrozenTrial]:
+def _ended_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def _entries(study: optuna.Study) -> list[dict[str, Any]]:
+def _trial_entries(study: optuna.Study) -> list[dict[str, Any]]:
     return [
         {
             "trial": number,
@@ -218,17 +227,17 @@ def _entries(study: optuna.Study) -> list[dict[str, Any]]:
             "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
             "settings": from_params(trial.params),
         }
-        for number, trial in enumerate(_ended(study), 1)
+        for number, trial in enumerate(_ended_trials(study), 1)
     ]
 
 
-def _record(plan: SearchPlan, study: optuna.Study, base: float) -> dict[str, Any]:
-    entries = _entries(study)
+def _search_results(plan: SearchPlan, study: optuna.Study, base: float) -> dict[str, Any]:
+    entries = _trial_entries(study)
     complete = [entry for entry in entries if entry["value"] is not None]
     best = max(complete, key=lambda entry: float(entry["value"]), default=None)
     importance: dict[str, float] = {}
-    if len(complete) >= _ENOUGH:
-        # Of ending in the better half: the top tenth of so few trials is one or two.
+    if len(complete) >= _MIN_TRIALS_FOR_IMPORTANCE:
+        # The better half against the rest: the default top tenth would be one or two trials.
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {

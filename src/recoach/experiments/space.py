@@ -1,4 +1,4 @@
-"""What a search may draw: settings of `grpo` as ranges and choices."""
+"""The space of a hyperparameter search: ranges and choices for settings of `grpo`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,60 +18,62 @@ from recoach.policy.reward_funcs import DISCOUNTED
 from recoach.training.config import GRPOConfig
 
 Space = dict[str, BaseDistribution]
-"""A distribution for each setting that varies; choices are drawn as JSON."""
+"""Maps a setting to its Optuna distribution; categorical choices are JSON texts."""
 
 _FIXED: Final = {
-    "metric": "it is what trials are compared by",
-    "preset": "it stands for many settings; vary those",
+    "metric": "trials are compared by it",
+    "preset": "it sets many settings; vary those instead",
 }
 
 
 def read_space(grpo: GRPOConfig, vary: Sequence[str]) -> Space:
-    """Return the space of texts like `grpo.learning_rate=1e-4..1e-2` or `grpo.beta=0,0.1`.
+    """Parse texts like `grpo.learning_rate=1e-4..1e-2` (range) or `grpo.beta=0,0.1` (choices).
 
-    A range is of whole numbers where the setting is, and logarithmic where it is positive and
-    ends at ten times its beginning or more.
+    A range has integers if the setting takes integers only. It is logarithmic if it is positive and
+    its upper end is at least ten times the lower one.
 
     Args:
-        grpo: the settings without a search.
-        vary: the texts; without any, what matters in the recipe varies.
+        grpo: the settings that are not searched.
+        vary: the texts; if empty, the default space for these settings is returned.
 
     Raises:
-        ConfigError: another table than `grpo`, an unknown key, a value its setting never takes.
+        ConfigError: another table than `grpo`, an unknown key, or a value that is never valid.
     """
     space: Space = {}
-    for text in vary or _recipe(grpo):
-        name, values = _parted(text)
+    for text in vary or _default_space(grpo):
+        name, values = _parse(text)
         if name in space:
-            raise ConfigError(f"--vary {text}: grpo.{name} varies already.")
-        read = _range if ".." in values else _choice
-        space[name] = read(name, values, f"--vary {text}")
+            raise ConfigError(f"--vary {text}: grpo.{name} is given twice; give it once.")
+        parse_values = _range if ".." in values else _choice
+        space[name] = parse_values(name, values, f"--vary {text}")
     return space
 
 
-def from_params(drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was drawn as values of settings."""
-    return {key: json.loads(v) if isinstance(v, str) else v for key, v in drawn.items()}
+def from_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the parameters of an Optuna trial."""
+    return {key: json.loads(v) if isinstance(v, str) else v for key, v in params.items()}
 
 
 def to_params(grpo: GRPOConfig, space: Space) -> dict[str, Any] | None:
-    """Return the settings as if they had been drawn, or None where the space lacks one."""
-    drawn: dict[str, Any] = {}
+    """Return the settings as parameters of an Optuna trial, or None if one is not in the space."""
+    params: dict[str, Any] = {}
     for name, value in grpo.model_dump(mode="json", include=set(space)).items():
         distribution = space[name]
         if isinstance(distribution, CategoricalDistribution):
-            same = [text for text in distribution.choices if json.loads(str(text)) == value]
+            matches = [text for text in distribution.choices if json.loads(str(text)) == value]
         elif isinstance(distribution, FloatDistribution | IntDistribution):
-            number = isinstance(value, int | float)
-            same = [value] if number and distribution.low <= value <= distribution.high else []
-        if not same:
+            is_number = isinstance(value, int | float)
+            matches = (
+                [value] if is_number and distribution.low <= value <= distribution.high else []
+            )
+        if not matches:
             return None
-        drawn[name] = same[0]
-    return drawn
+        params[name] = matches[0]
+    return params
 
 
-def _recipe(grpo: GRPOConfig) -> list[str]:
-    """Return what varies where nobody says what, without settings that have no effect here."""
+def _default_space(grpo: GRPOConfig) -> list[str]:
+    """Return the default search space, without settings that have no effect with these."""
     vary = ["grpo.learning_rate=5e-4..5e-3", "grpo.ema_decay=0.9,0.99,0.999", "grpo.beta=0,0.1,0.3"]
     if DISCOUNTED & set(grpo.reward_funcs):
         vary += ["grpo.horizon=1,3,5,10,20", "grpo.discount=0.5..1"]
@@ -82,7 +84,7 @@ def _recipe(grpo: GRPOConfig) -> list[str]:
     return vary
 
 
-def _parted(text: str) -> tuple[str, str]:
+def _parse(text: str) -> tuple[str, str]:
     key, _, values = text.partition("=")
     table, _, name = key.strip().partition(".")
     if not name or not values.strip():
@@ -92,8 +94,8 @@ def _parted(text: str) -> tuple[str, str]:
         )
     if table != "grpo":
         raise ConfigError(
-            f"--vary {text}: all trials share one base, only settings of grpo can vary; --set "
-            "changes others for all of them."
+            f"--vary {text}: all trials share one base model, so only settings of grpo can vary; "
+            "change others for all trials with --set."
         )
     if name in _FIXED:
         raise ConfigError(f"--vary {text}: grpo.{name} cannot vary: {_FIXED[name]}.")
@@ -104,43 +106,45 @@ def _range(name: str, values: str, where: str) -> BaseDistribution:
     try:
         low, high = (float(end) for end in values.split(".."))
     except ValueError:
-        raise ConfigError(f"{where}: a range is LOW..HIGH, two numbers like 1e-4..1e-2.") from None
-    whole = _is_whole(name)
+        raise ConfigError(
+            f"{where}: a range must be LOW..HIGH, two numbers like 1e-4..1e-2."
+        ) from None
+    is_integer = _takes_integers(name)
     for end in (low, high):
-        _check(name, int(end) if whole and end.is_integer() else end, where)
+        _check(name, int(end) if is_integer and end.is_integer() else end, where)
     if low >= high:
-        raise ConfigError(f"{where}: a range goes up, and {low:g} is not below {high:g}.")
+        raise ConfigError(f"{where}: LOW must be below HIGH, but {low:g} is not below {high:g}.")
     log = low > 0 and high >= 10 * low
-    if whole:
+    if is_integer:
         return IntDistribution(int(low), int(high), log=log)
     return FloatDistribution(low, high, log=log)
 
 
-def _is_whole(name: str) -> bool:
-    """Return whether the numbers that a setting takes are whole, besides words or nothing."""
+def _takes_integers(name: str) -> bool:
+    """Return whether a setting takes integers, and no other numbers."""
     field = GRPOConfig.model_fields.get(name)
     kinds = (get_args(field.annotation) or (field.annotation,)) if field else ()
     return any(kind is int or get_args(kind)[:1] == (int,) for kind in kinds)
 
 
 def _choice(name: str, values: str, where: str) -> BaseDistribution:
-    listed = toml_value(f"[{values}]")
-    if not isinstance(listed, list):  # bare words
-        listed = [toml_value(word.strip()) for word in values.split(",")]
-    for value in listed:
+    items = toml_value(f"[{values}]")
+    if not isinstance(items, list):  # bare words
+        items = [toml_value(word.strip()) for word in values.split(",")]
+    for value in items:
         _check(name, value, where)
-    choices = dict.fromkeys(json.dumps(value) for value in listed)
+    choices = dict.fromkeys(json.dumps(value) for value in items)
     if len(choices) < 2:
-        raise ConfigError(f"{where}: one value leaves nothing to search; give it with --set.")
+        raise ConfigError(f"{where}: there is only one value; give at least two, or use --set.")
     return CategoricalDistribution(list(choices))
 
 
 def _check(name: str, value: object, where: str) -> None:
-    """Refuse a value that its setting takes in no combination."""
+    """Raise a ConfigError if a value of a setting is invalid whatever the other settings are."""
     try:
         resolve({"grpo": {name: value}}, where)
     except ConfigError as error:
         cause = error.__cause__
-        # An error of no key is one of the combination, which may be right in another trial.
+        # An error without a key is about a combination, which may be valid in another trial.
         if not isinstance(cause, ValidationError) or cause.errors()[0]["loc"]:
             raise

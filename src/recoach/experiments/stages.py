@@ -1,4 +1,4 @@
-"""The stages of a run: base, tuned, control; each resumes where it was left."""
+"""The stages of a run: base, tuned and control; each resumes from its last checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,30 +24,30 @@ from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 
 CallbackFactory = Callable[[str], Callback]
-"""Gives the callback that shows the progress of a stage or of a fold's base."""
+"""Returns the callback for a stage, or for the base model of a fold, by its name."""
 
 
 def planned_stages(config: ExperimentConfig) -> tuple[StageName, ...]:
-    """Return the stages a run consists of."""
+    """Return the stages that a run consists of."""
     if not config.finetune or not model_entry(config.model_name).model.needs:
         return ("base",)
     return ("base", "tuned", "control") if config.evaluation.control else ("base", "tuned")
 
 
 class MetricsLogger(Callback):
-    """Writes evaluations to the run's metrics.jsonl."""
+    """Appends evaluations to the run's metrics.jsonl."""
 
     def __init__(self, folder: RunFolder, stage: str) -> None:
         self._folder, self._stage = folder, stage
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Write a line."""
+        """Append a row."""
         self._folder.append_metrics(self._stage, row)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run on its way: settings, folder, data."""
+    """An opened run: its configuration, folder and dataset, and the training of its stages."""
 
     config: ExperimentConfig
     folder: RunFolder
@@ -55,7 +55,7 @@ class Run:
     make_callback: CallbackFactory
 
     def context(self, stage: str) -> RunContext:
-        """Return where a stage trains; it always goes on from its own last checkpoint."""
+        """Return the training context of a stage, which resumes from its last checkpoint."""
         return RunContext(
             seed=self.config.seed,
             mask_seen=self.config.evaluation.mask_seen,
@@ -64,22 +64,22 @@ class Run:
             resume=True,
         )
 
-    def base(self) -> TrainedModel:
-        """Train the base by its own loss."""
-        trained = self._base_of(self.dataset, "base")
+    def train_base(self) -> TrainedModel:
+        """Train the base model with its supervised loss."""
+        trained = self._train_supervised(self.dataset, "base")
         if not trained.model.needs:
             _save_untrained(trained.model, self.folder.checkpoints("base"))
         return trained
 
-    def tuned(self) -> TrainedModel:
-        """Fine-tune the base with GRPO."""
+    def train_tuned(self) -> TrainedModel:
+        """Fine-tune the base model with GRPO."""
         model = self.load_base()
         return TrainedModel(model, self.finetune(model, self.config.grpo, self.context("tuned")))
 
     def finetune(self, model: Recommender, args: GRPOConfig, context: RunContext) -> TrainResult:
-        """Move a model with GRPO; the bases that a cross-fitted reward asks are trained before."""
+        """Fine-tune a model with GRPO; the base models of a cross-fitted reward come first."""
         functions = [
-            CrossFitted(self.dataset, self._base_of_fold(args), args, context.mask_seen)
+            CrossFitted(self.dataset, self._fit_fold(args), args, context.mask_seen)
             if name == "cross_fitted"
             else name
             for name in args.reward_funcs
@@ -91,35 +91,37 @@ class Run:
                     function.weights()
         return trainer.train()
 
-    def control(self, steps: int, eval_steps: int) -> TrainedModel:
-        """Train the base on by its own loss: as many steps, as large, as often looked at."""
+    def train_control(self, steps: int, eval_steps: int) -> TrainedModel:
+        """Continue supervised training of the base model with the budget of GRPO."""
         model = self.load_base()
-        budget = continued_training_config(
+        config = continued_training_config(
             self.config.pretrain, self.config.grpo, steps, eval_steps
         )
         context = self.context("control")
-        outcome = pretrain(model, self.dataset, budget, context, start_is_candidate=True)
-        return TrainedModel(model, outcome)
+        result = pretrain(model, self.dataset, config, context, start_is_candidate=True)
+        return TrainedModel(model, result)
 
     def load_base(self) -> Recommender:
-        """Return the trained base as all later stages take it: on all of the training data."""
+        """Return the trained base model, bound to all of the training data (graph, histories)."""
         return load_model(self.folder.checkpoints("base"), self.dataset).to(_device())
 
-    def _base_of(self, dataset: Dataset, stage: str) -> TrainedModel:
-        """Train a base by its own loss on a dataset."""
+    def _train_supervised(self, dataset: Dataset, stage: str) -> TrainedModel:
+        """Build a model and train it with its supervised loss on a dataset."""
         train = drop_last(dataset.train, self.config.pretrain.hold_out)
         entry, seed = model_entry(self.config.model_name), self.config.seed
-        new = build_from_config(entry, self.config.model, train, dataset.n_items, seed=seed)
-        model = new.to(_device())
+        model = build_from_config(entry, self.config.model, train, dataset.n_items, seed=seed)
+        model = model.to(_device())
         return TrainedModel(
             model, pretrain(model, dataset, self.config.pretrain, self.context(stage))
         )
 
-    def _base_of_fold(self, args: GRPOConfig) -> Fit:
+    def _fit_fold(self, args: GRPOConfig) -> Fit:
+        """Return the function that trains or loads the base model of a fold."""
+
         def fit(part: Dataset, fold: int) -> Recommender:
             stage = f"fold-{fold + 1}-of-{args.folds}"
             if not self.folder.is_complete(stage):
-                self._base_of(part, stage)
+                self._train_supervised(part, stage)
             return load_model(self.folder.checkpoints(stage), part).to(_device())
 
         return fit
@@ -128,7 +130,14 @@ class Run:
 def continued_training_config(
     base: PretrainConfig, grpo: GRPOConfig, steps: int, eval_steps: int
 ) -> PretrainConfig:
-    """Return the settings of the supervised control: GRPO's budget and its way to choose."""
+    """Return the settings of the continued-training control, with GRPO's budget and selection.
+
+    Args:
+        base: the settings of the base model's training; its loss is kept.
+        grpo: learning rate, batch size, averaging and checkpoint selection are taken from it.
+        steps: as many as GRPO took.
+        eval_steps: between two evaluations.
+    """
     return base.model_copy(
         update={
             "learning_rate": grpo.learning_rate,
@@ -151,52 +160,55 @@ def open_run(
 ) -> Run:
     """Create or reopen a run folder and prepare its data.
 
-    Of several processes the first does so, and the others open what it has made.
+    Under torchrun the main process writes the folder; the others wait and then read it.
+
+    Raises:
+        RunError: see `RunFolder.check` and `RunFolder.begin`.
+        DataError: see `run_dataset`.
     """
-    run = (
-        _opened(config, path, resume=resume, make_callback=make_callback)
-        if distributed.is_main_process()
-        else None
-    )
+    if distributed.is_main_process():
+        run = _open(config, path, resume=resume, make_callback=make_callback)
+        distributed.barrier()
+        return run
     distributed.barrier()
-    return run or _opened(config, path, resume=True, make_callback=make_callback)
+    return _open(config, path, resume=True, make_callback=make_callback)
 
 
-def _opened(
+def _open(
     config: ExperimentConfig, path: Path, *, resume: bool, make_callback: CallbackFactory
 ) -> Run:
     folder = RunFolder(path)
-    begun = folder.check(config, resume=resume)
-    dataset = run_dataset(config.data, folder.dataset, begun=begun)
-    if not begun and (titles := run_titles(config.data, dataset)) is not None:
+    resumed = folder.check(config, resume=resume)
+    dataset = run_dataset(config.data, folder.dataset, resumed=resumed)
+    if not resumed and (titles := run_titles(config.data, dataset)) is not None:
         folder.write_titles(titles)
-    folder.begin(config, dataset)  # only now: a log that cannot be used leaves nothing behind
+    folder.begin(config, dataset)  # last, so that an unreadable log does not leave a run
     return Run(config, folder, dataset, make_callback)
 
 
 def execute(run: Run) -> dict[str, Any]:
-    """Go through the run's stages and write the results; finished ones are only loaded.
+    """Train the stages of a run and write its results; finished stages are loaded.
 
     Returns:
         The content of results.json.
     """
-    trained: dict[StageName, TrainedModel] = {"base": run.base()}
+    trained: dict[StageName, TrainedModel] = {"base": run.train_base()}
     stages = planned_stages(run.config)
     if "tuned" in stages:
-        trained["tuned"] = run.tuned()
+        trained["tuned"] = run.train_tuned()
         if "control" in stages:
-            trained["control"] = run.control(*_budget(run, trained["tuned"].outcome))
+            trained["control"] = run.train_control(*_control_budget(run, trained["tuned"].result))
     return write_results(run.folder, run.config, run.dataset, trained)
 
 
-def _budget(run: Run, outcome: TrainResult) -> tuple[int, int]:
-    """Return the steps GRPO took and the steps between its evaluations."""
-    looks = [
+def _control_budget(run: Run, result: TrainResult) -> tuple[int, int]:
+    """Return the number of steps GRPO took, and of steps between its evaluations."""
+    evaluated_steps = [
         int(row["step"])
         for row in run.folder.metrics()
         if row["stage"] == "tuned" and row["step"] > 0
     ]
-    return outcome.steps, looks[0] if looks else outcome.steps
+    return result.steps, evaluated_steps[0] if evaluated_steps else result.steps
 
 
 def _save_untrained(model: Recommender, directory: Path) -> None:

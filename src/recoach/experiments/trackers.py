@@ -1,4 +1,4 @@
-"""Experiment trackers: what metrics.jsonl holds, in TensorBoard, MLflow or Weights & Biases."""
+"""Experiment trackers: log the rows of metrics.jsonl to TensorBoard, MLflow or W&B."""
 
 import importlib.util
 import os
@@ -13,11 +13,11 @@ from recoach.training.callbacks import Callback, TrainResult
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
-_AT_START: Final = ("step", "epoch")
+_NOT_METRICS: Final = ("step", "epoch")
 
 
 class TensorBoard(Callback):
-    """Writes event files to `tensorboard/STAGE` of the run's folder."""
+    """Writes event files to `tensorboard/STAGE` in the run's folder."""
 
     def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
@@ -26,20 +26,20 @@ class TensorBoard(Callback):
         self._writer.add_text("config", f"```toml\n{config.toml()}\n```")
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Write every figure of an evaluation."""
-        for name, value in _figures(row).items():
+        """Write every metric of a row."""
+        for name, value in _metrics(row).items():
             self._writer.add_scalar(name, value, int(row["step"]))
         self._writer.flush()
 
     def on_end(self, outcome: TrainResult) -> None:
-        """Close the file."""
+        """Close the event file."""
         self._writer.close()
 
 
 class MLflow(Callback):
-    """Logs to the sqlite store `mlflow.db` of the run's folder, a run for each stage.
+    """Logs to the SQLite store `mlflow.db` in the run's folder, with one MLflow run per stage.
 
-    MLFLOW_TRACKING_URI, where it is set, names another store.
+    The environment variable MLFLOW_TRACKING_URI selects another store.
     """
 
     def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
@@ -47,21 +47,21 @@ class MLflow(Callback):
 
         self._client = mlflow.MlflowClient(_store(folder))
         name = folder.resolve().name
-        known = self._client.get_experiment_by_name(name)
-        experiment = known.experiment_id if known else self._client.create_experiment(name)
-        wanted = f"attributes.run_name = '{stage}'"
-        found = self._client.search_runs([experiment], filter_string=wanted, max_results=1)
-        # A resumed stage goes on in its own run.
-        run = found[0] if found else self._client.create_run(experiment, run_name=stage)
+        existing = self._client.get_experiment_by_name(name)
+        experiment = existing.experiment_id if existing else self._client.create_experiment(name)
+        query = f"attributes.run_name = '{stage}'"
+        runs = self._client.search_runs([experiment], filter_string=query, max_results=1)
+        # A resumed stage continues its MLflow run.
+        run = runs[0] if runs else self._client.create_run(experiment, run_name=stage)
         self._id = run.info.run_id
-        if not found:
-            for key, value in _flat(config.tables()).items():
+        if not runs:
+            for key, value in _flatten(config.tables()).items():
                 self._client.log_param(self._id, key, str(value)[:500])
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Log every figure of an evaluation."""
-        for name, value in _figures(row).items():
-            key = name.replace("@", "_at_")  # a name may not hold it
+        """Log every metric of a row."""
+        for name, value in _metrics(row).items():
+            key = name.replace("@", "_at_")  # MLflow does not allow @ in names
             self._client.log_metric(self._id, key, value, step=int(row["step"]))
 
     def on_end(self, outcome: TrainResult) -> None:
@@ -70,7 +70,7 @@ class MLflow(Callback):
 
 
 class WandB(Callback):
-    """Logs to Weights & Biases, offline into the run's folder unless WANDB_MODE says otherwise."""
+    """Logs to Weights & Biases; offline in the run's folder unless WANDB_MODE is set."""
 
     def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
         import wandb  # noqa: PLC0415 (an extra)
@@ -88,8 +88,8 @@ class WandB(Callback):
         )
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Log every figure of an evaluation."""
-        self._run.log(_figures(row), step=int(row["step"]))
+        """Log every metric of a row."""
+        self._run.log(_metrics(row), step=int(row["step"]))
 
     def on_end(self, outcome: TrainResult) -> None:
         """Finish the run."""
@@ -104,7 +104,11 @@ _TRACKERS: Final[dict[str, type[TensorBoard | MLflow | WandB]]] = {
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Raise a ConfigError where a tracker is not installed, before anything is trained."""
+    """Check that trackers are installed; called before training.
+
+    Raises:
+        ConfigError: a tracker is not installed.
+    """
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
@@ -118,27 +122,30 @@ def trackers(
     """Return the callbacks that log a stage.
 
     Args:
-        names: which trackers, `check_trackers` having been asked.
-        config: logged as the run's parameters.
-        folder: local stores lie in it.
+        names: installed trackers, see `check_trackers`.
+        config: logged as the parameters of the run.
+        folder: local stores are written into it.
         stage: base, control or tuned.
     """
     return [_TRACKERS[name](config, folder.path, stage) for name in names]
 
 
-def _figures(row: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items() if name not in _AT_START}
+def _metrics(row: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if name not in _NOT_METRICS}
 
 
-def _flat(tables: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
     for key, value in tables.items():
-        inner = _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else None
-        found |= {f"{before}{key}": value} if inner is None else inner
-    return found
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _store(folder: Path) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    return named or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
