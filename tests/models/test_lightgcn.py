@@ -10,8 +10,9 @@ from torch.nn import functional
 from recoach.data.batches import EdgeBatches, Queries, Seen
 from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.base import TrainingBatch, draw_negatives
+from recoach.models.fold_in import fold_in
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
-from recoach.models.graph.propagation import Graph, fold_in
+from recoach.models.graph.propagation import Graph
 from recoach.models.registry import build_model
 from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer

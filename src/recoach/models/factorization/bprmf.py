@@ -15,7 +15,7 @@ from recoach.models.base import (
     draw_negatives,
     interaction_keys,
 )
-from recoach.models.graph.propagation import fold_in
+from recoach.models.fold_in import fold_in
 from recoach.models.losses import bpr
 
 

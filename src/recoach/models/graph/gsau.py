@@ -16,7 +16,8 @@ from recoach import distributed
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import Embeddings, GroupName, Recommender, TrainingBatch
-from recoach.models.graph.propagation import Graph, PropagationCache, fold_in
+from recoach.models.fold_in import fold_in
+from recoach.models.graph.propagation import Graph, PropagationCache
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
 from recoach.models.sequence.encoding import encode_queries
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder

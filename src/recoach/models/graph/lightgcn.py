@@ -18,7 +18,8 @@ from recoach.models.base import (
     draw_negatives,
     interaction_keys,
 )
-from recoach.models.graph.propagation import Graph, PropagationCache, fold_in
+from recoach.models.fold_in import fold_in
+from recoach.models.graph.propagation import Graph, PropagationCache
 from recoach.models.losses import bpr
 
 
