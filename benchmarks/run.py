@@ -153,7 +153,7 @@ def positions(bench: Bench) -> list[Row]:
             for side in results
         ]
         seconds = [_median(side, "seconds_per_epoch") for side in results]
-        note = f"an epoch: {seconds[0]:.1f} s and {seconds[1]:.0f} s"
+        note = f"epoch: {seconds[0]:.1f} s and {seconds[1]:.0f} s"
         bar = None if name == "recbole" else 2.0
         row = Row("SASRec, positions trained", name, *speeds, "/s", bar, note, better="more")
         rows.append(replace(row, versions=results[1][0]["versions"]))
@@ -225,12 +225,13 @@ def time_to_best(
     )
     cut = "" if curve["stopped_by_itself"] else f", cut at {len(values)} while rising"
     note = (
-        f"NDCG@10 {target:.4f} at their epoch {peer_epoch + 1}{cut}, at ours {recoach_epoch + 1}; "
+        f"NDCG@10 {target:.4f} at epoch {peer_epoch + 1}{cut} (peer) and "
+        f"{recoach_epoch + 1} (Recoach); "
         f"best {max(values):.4f} and {max(recoach_values):.4f}"
     )
     missed = max(recoach_values) < max(values)
-    owner = "our" if missed else "the peer's"
-    work = f"SASRec to {owner} best, {log.title()}"
+    owner = "Recoach's" if missed else "the peer's"
+    work = f"SASRec until {owner} best, {log.title()}"
     ours = recoach_curve[recoach_epoch]["seconds"]
     theirs = (peer_epoch + 1) * peer_seconds_per_epoch
     row = Row(work, peer, ours, theirs, "s", SASREC_PEERS[peer][0], note)
@@ -257,7 +258,7 @@ def ranking(bench: Bench) -> list[Row]:
         ("recbole", "RecBole, default batch", {"batch": 4096}, 20.0),
         ("recbole", "RecBole, best batch", {"batch": 512 * 12_000}, 4.0),
         ("rectools", "RecTools", {}, None),
-        ("implicit", "implicit, top-50 alone", {}, 1.0),
+        ("implicit", "implicit, top 50 only", {}, 1.0),
     )
     rows = []
     for program, name, options, bar in peers:
@@ -275,9 +276,9 @@ def grpo(bench: Bench) -> list[Row]:
     work, plain, cross_entropy = (
         "GRPO step, 512 states",
         "plain sampled step",
-        "our cross-entropy step",
+        "Recoach's cross-entropy step",
     )
-    note = f"with the KL to the reference {ms['exact_kl']:.0f} ms"
+    note = f"with KL penalty: {ms['exact_kl']:.0f} ms"
     rows = [
         Row(f"{work}, exact", plain, ms["exact"], ms["plain"], "ms", 5.0),
         Row(f"{work}, sampled G=4096", plain, ms["sampled"], ms["plain"], "ms", 2.0),
