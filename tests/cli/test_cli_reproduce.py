@@ -115,7 +115,7 @@ def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder)
     record = json.loads((folder / "quick" / "table3.json").read_text())
     cells = record["data"]["Video_small"]["cells"]
     names = {"Popularity": ("sasrec", "popularity"), "SASRec-GRPO": ("sasrec", "tuned")}
-    names |= {"GSAU + supervised steps": ("gsau", "control"), "LightGCN": ("lightgcn", "base")}
+    names |= {"GSAU + continued training": ("gsau", "control"), "LightGCN": ("lightgcn", "base")}
     cuts, lists = (
         rows_under(text, f"{h}: Video_small") for h in ("All cut-offs", "Beyond accuracy")
     )
@@ -129,8 +129,8 @@ def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder)
         fifths = [bucket["recall@10"] for bucket in found["popularity_buckets"]]
         assert list(lists[label].values())[-5:] == [format_metric(recall) for recall in fifths]
         assert lists[label]["Gini"] == f"{found['lists']['gini@10']['mean']:.4f}"
-    assert "Supervised steps: as many as GRPO's, as large" in text
-    assert "Supervised steps" not in (folder / "quick" / "figure1.md").read_text()
+    assert "Continued training: the base's own loss for as many steps as GRPO" in text
+    assert "Continued training" not in (folder / "quick" / "figure1.md").read_text()
 
 
 def test_table_4_has_its_four_choices_with_and_without_dropout(folder):
@@ -219,7 +219,7 @@ def test_two_processes_share_a_suite(folder, tmp_path, look):
     slow.send_signal(signal.SIGSTOP)  # it holds its first cell until the other is through
     try:
         alone = start(*asked, "--only=sasrec").communicate(timeout=120)
-        assert "completes the tables" in alone[1]  # there is nothing to write, and no traceback
+        assert "to complete the tables" in alone[1]  # there is nothing to write, and no traceback
         assert not (tmp_path / "quick" / "table3.md").exists()
         quick = start(*asked)
         out, err = quick.communicate(timeout=120)
@@ -228,7 +228,9 @@ def test_two_processes_share_a_suite(folder, tmp_path, look):
     assert quick.returncode == 0, err
     out, err = (" ".join(text.split()) for text in (out, err))
     assert f"Video_small: sasrec, seed 2020: skipped, process {slow.pid} has worked" in out
-    assert err.startswith("Missing, as other processes work on it: Video_small: sasrec, seed 2020.")
+    assert err.startswith(
+        "Not finished, as another process is working on it: Video_small: sasrec, seed 2020."
+    )
     assert sorted(json.loads((tmp_path / "quick" / "table3.json").read_text())["seeds"]) == [2020]
     assert "SASRec" not in (tmp_path / "quick" / "table3.md").read_text()
     out, err = slow.communicate(timeout=120)
@@ -269,7 +271,7 @@ def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
     rows = [line for line in lines if line.startswith("| Video_Games")]
     users = frame["user_id"].n_unique()
     assert f"| 98,906 | {users} | {users - TABLE1['Video_Games'][0]:+,} |" in rows[0]
-    assert "has no Industrial_and_Scientific; going on without it" in said.err
+    assert "has no Industrial_and_Scientific; continuing without it" in said.err
     assert "has no Baby" not in said.err
     ours = [line.split("|")[3] for line in lines if line.startswith("| Baby_Products")]
     assert [row.split("|")[3] for row in rows] == ours
@@ -312,7 +314,7 @@ def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["table3"], ["no data set", "--data DIR", "--dataset NAME=PATH"]),
+        (["table3"], ["There is no data set", "--data DIR", "--dataset NAME=PATH"]),
         (["table3", "--dataset", "shop"], ["NAME=PATH", "'shop'"]),
         (["table3", "--dataset", "shop=gone.csv"], ["there is no gone.csv"]),
         (["table3", "--data", "."], ["Baby_Products", "recoach data fetch"]),
@@ -341,3 +343,14 @@ def test_what_one_killed_at_its_very_end_left_is_taken_away(folder, tmp_path):
     process = start("reproduce", "table3", log, f"--output={tmp_path}")
     assert process.communicate(timeout=120)[1] == ""
     assert not lock.exists()
+
+
+def test_the_old_name_of_the_algorithms_is_accepted_with_a_warning(tmp_path, recoach):
+    write_log(tmp_path / "log.csv")
+    said = recoach(
+        *("reproduce", "rivals", "--only", "gru"),
+        *(f"--dataset=shop={tmp_path / 'log.csv'}", f"--output={tmp_path}"),
+    )
+    assert said.code == 2
+    assert "`rivals` is now called `algorithms`" in said.err
+    assert "--only gru leaves no cell of algorithms" in said.err

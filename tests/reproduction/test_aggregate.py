@@ -63,10 +63,10 @@ def test_a_cell_with_a_restored_record_is_not_run_again(tmp_path):
     plan = Plan("gains", (source,), "quick", (7,), tmp_path, ("lightgcn",))
     (cell,) = plan.cells(source, 7)
     config = resolve(cell.tables, "cell")
-    plan.folder(source, cell, 7).write_json("results.json", {"config": config.tables()})
+    plan.run_folder(source, cell, 7).write_json("results.json", {"config": config.tables()})
     # Would fail if it ran anything: there is no shop.csv.
-    _run(config, plan.folder(source, cell, 7), make_callback=None)
-    assert not (plan.folder(source, cell, 7).path / "config.toml").exists()
+    _run(config, plan.run_folder(source, cell, 7), make_callback=None)
+    assert not (plan.run_folder(source, cell, 7).path / "config.toml").exists()
 
 
 def test_the_deviation_over_seeds_is_that_of_a_sample():

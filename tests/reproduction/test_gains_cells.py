@@ -8,12 +8,12 @@ from recoach.report.table_cells import comparison_cell
 from recoach.reproduction import figures
 from recoach.reproduction.gains_cells import (
     ABLATION,
-    FUTURE_ALONE,
-    RIVALS,
+    ALGORITHMS,
+    FUTURE_ONLY,
     ablation,
+    algorithms,
     future,
     gains,
-    rivals,
     tail,
 )
 from recoach.reproduction.gains_tables import ablation as ablation_table
@@ -26,7 +26,7 @@ from recoach.training.config import Algorithm
 LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_split=True)
 
 
-def test_every_backbone_is_tuned_by_the_defaults_beside_its_control():
+def test_every_model_is_fine_tuned_with_the_defaults_and_has_a_control():
     cells = gains(LOG, "quick", 7)
     assert [cell.name for cell in cells] == list(BACKBONES)
     defaults = resolve({}, "defaults").grpo
@@ -38,20 +38,20 @@ def test_every_backbone_is_tuned_by_the_defaults_beside_its_control():
     assert [cell.name for cell in gains(UNORDERED, "quick", 0)] == ["lightgcn"]
 
 
-def test_the_recipe_before_rewards_the_coming_items_alone():
+def test_the_earlier_recipe_rewards_future_items_only():
     for default, cell in zip(gains(LOG, "quick", 7), future(LOG, "quick", 7), strict=True):
         assert cell.name == f"{default.name}-future-alone"
         ours, theirs = (resolve(each.tables, each.name).tables() for each in (default, cell))
-        assert theirs.pop("grpo") == ours.pop("grpo") | FUTURE_ALONE
+        assert theirs.pop("grpo") == ours.pop("grpo") | FUTURE_ONLY
         assert theirs == ours
 
 
-def test_the_profile_changes_nothing():
+def test_gains_and_ablation_are_the_same_for_all_profiles():
     assert gains(LOG, "paper", 0) == gains(LOG, "quick", 0)
     assert ablation(LOG, "paper", 0) == ablation(LOG, "quick", 0)
 
 
-def test_an_ablation_changes_one_thing_and_shares_its_base():
+def test_an_ablation_changes_one_setting_and_shares_the_base():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in ablation(LOG, "quick", 0)}
     for name, config in cells.items():
         model, _, change = name.partition("-")
@@ -74,9 +74,9 @@ def test_an_ablation_changes_one_thing_and_shares_its_base():
             assert not config.evaluation.control
 
 
-def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
-    cells = {cell.name: resolve(cell.tables, cell.name) for cell in rivals(LOG, "quick", 0)}
-    assert len(cells) == len(BACKBONES) * (2 + len(RIVALS))
+def test_another_algorithm_keeps_states_rewards_and_selection():
+    cells = {cell.name: resolve(cell.tables, cell.name) for cell in algorithms(LOG, "quick", 0)}
+    assert len(cells) == len(BACKBONES) * (2 + len(ALGORITHMS))
     given = ("state", "reward_funcs", "horizon", "discount", "mask_seen", "temperature")
     given += (
         "reward_smoothing",
@@ -97,7 +97,7 @@ def test_a_rival_changes_the_algorithm_and_nothing_of_what_it_is_given():
     assert {config.grpo.algorithm for config in cells.values()} == set(get_args(Algorithm))
 
 
-def test_the_tail_holds_out_more_and_changes_nothing_else():
+def test_the_tail_suite_changes_the_number_of_test_items_only():
     cells = {cell.name: resolve(cell.tables, cell.name) for cell in tail(LOG, "quick", 3)}
     recipes = {"": gains, "-future-alone": future}
     for ending, suite in recipes.items():
@@ -110,16 +110,18 @@ def test_the_tail_holds_out_more_and_changes_nothing_else():
     assert not cells
 
 
-def test_the_tail_s_table_tells_how_far_it_looks():
+def test_the_table_of_the_tail_suite_names_the_number_of_test_items():
     cells = {name: a_cell(("better", "better")) for name in ("sasrec-next-5", "sasrec-next-10")}
     (grid,) = tail_table(a_record({"one": cells}))
-    assert grid.heading == "The longer run: one"
-    assert [row[0] for row in grid.rows] == ["SASRec, next 5"] * 3 + ["SASRec, next 10"] * 3
+    assert grid.heading == "Next 5 and 10 items: one"
+    assert [row[0] for row in grid.rows] == ["SASRec, next 5 items"] * 3 + [
+        "SASRec, next 10 items"
+    ] * 3
     assert grid.rows[1][1] == "NDCG@10"
 
 
 @pytest.mark.parametrize("model", BACKBONES)
-def test_no_ablation_leaves_the_recipe_as_it_is(model):
+def test_every_ablation_differs_from_the_recipe(model):
     reads_history = model != "lightgcn"
     for cell in ablation(LOG, "quick", 0):
         if cell.name.startswith(model):
@@ -128,15 +130,15 @@ def test_no_ablation_leaves_the_recipe_as_it_is(model):
             assert not (reads_history and "hide_rewarded" in change)
 
 
-def test_gains_and_ablation_share_a_shelf_whatever_the_profile():
-    for suite in ("gains", "ablation", "rivals"):
+def test_gains_and_ablation_share_a_folder_for_all_profiles():
+    for suite in ("gains", "ablation", "algorithms"):
         plan = Plan(suite, (LOG,), "quick", (0,), Path("out"))
-        assert plan.shelf == Path("out/gains")
-    assert Plan("table3", (LOG,), "paper", (0,), Path("out")).shelf == Path("out/paper")
+        assert plan.suite_folder == Path("out/gains")
+    assert Plan("table3", (LOG,), "paper", (0,), Path("out")).suite_folder == Path("out/paper")
 
 
 def a_cell(words, seeds=(1,)):
-    """Return a joined cell whose comparisons with base and control end in these words."""
+    """Return an aggregated cell with these verdicts against base and control."""
     figures = {"base": 0.1, "control": 0.11, "tuned": 0.12}
     metrics = ("recall@10", "ndcg@10", "recall@50")
     return {
@@ -163,7 +165,7 @@ def a_record(cells):
     }
 
 
-def test_the_table_of_gains_counts_sets_and_tells_each_change():
+def test_the_table_of_gains_counts_logs_and_shows_each_change():
     record = a_record(
         {
             "one": {"sasrec": a_cell(("better", "better"))},
@@ -180,7 +182,7 @@ def test_the_table_of_gains_counts_sets_and_tells_each_change():
     assert "Seeds 1, 2" in two.note
 
 
-def test_sets_are_counted_over_users_and_over_seeds():
+def test_logs_are_counted_over_users_and_over_seeds():
     cells = {}
     for name, over_seeds in {"one": [-0.01, 0.05], "two": [0.01, 0.02], "three": None}.items():
         cell = a_cell(("better", "better"), (1, 2, 3))
@@ -191,7 +193,7 @@ def test_sets_are_counted_over_users_and_over_seeds():
     assert counts.rows[0] == ("GSAU", "Recall@10", *("3 (1)", "0 (1)", "0 (0)") * 2)
 
 
-def test_the_figure_shows_tuned_and_control_of_each_set_and_backbone(monkeypatch):
+def test_the_figure_shows_tuned_and_control_by_log_and_model(monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or [path])
     cells = {"gsau": a_cell(("better", "better")), "sasrec": a_cell(("better", "better"))}
@@ -203,8 +205,8 @@ def test_the_figure_shows_tuned_and_control_of_each_set_and_backbone(monkeypatch
     assert [axes.get_title() for axes in (left, right)] == ["SASRec", "GSAU"]
     assert [label.get_text() for label in left.get_yticklabels()] == ["one", "two"]
     places = {line.get_label(): line.get_xdata() for line in right.lines}
-    assert places["GRPO, 95 % over users"] == pytest.approx([20.0])
-    assert places["as many supervised steps"] == pytest.approx([10.0])
+    assert places["GRPO, 95 % interval over users"] == pytest.approx([20.0])
+    assert places["continued training"] == pytest.approx([10.0])
     assert right.lines[0].get_xdata() == pytest.approx([10.0, 20.0])  # the interval
 
 
@@ -213,16 +215,20 @@ def test_a_model_from_scratch_is_not_compared_with_a_base_of_one_step():
         name: a_cell(("better", "better")) for name in ("gsau", "gsau-grpo", "gsau-from-scratch")
     }
     (grid,) = ablation_table(a_record({"one": cells}))
-    assert [row[0] for row in grid.rows] == ["GSAU: the recipe", "GSAU: grpo", "GSAU: from scratch"]
+    assert [row[0] for row in grid.rows] == [
+        "GSAU: default recipe",
+        "GSAU: objective grpo",
+        "GSAU: no trained base",
+    ]
     assert [row[-1][:6] for row in grid.rows] == ["better", "better", "–"]
     assert grid.rows[2][2] == "0.1200"
 
 
-def test_what_was_not_compared_has_no_verdict():
+def test_without_a_comparison_the_cell_is_a_dash():
     assert comparison_cell(a_cell(("better", "better")), "control", "base") == "–"
 
 
-def test_the_interval_over_seeds_is_told_where_there_are_seeds_enough():
+def test_the_interval_over_seeds_is_shown_where_the_record_has_one():
     cell = a_cell(("better", "better"), (1, 2, 3))
     assert comparison_cell(cell, "tuned", "base") == "better (+10.0 % to +20.0 %)"
     for found in cell["comparisons"]:

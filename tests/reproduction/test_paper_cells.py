@@ -3,9 +3,9 @@ from itertools import pairwise
 import pytest
 
 from recoach.experiments.config import resolve
-from recoach.reproduction.gains_cells import GAINS
 from recoach.reproduction.paper_cells import BACKBONES, FACTORS, SUITES, TABLE4, Source
 from recoach.reproduction.paper_results import CATEGORIES
+from recoach.reproduction.suites import GROUPS, cells_of
 from recoach.training.config import GRPOConfig
 
 SOURCE = Source("shop", "shop.csv")
@@ -20,12 +20,12 @@ CELLS = [
 @pytest.mark.parametrize(
     ("suite", "profile", "cell"), CELLS, ids=[f"{s}-{p}-{c.name}" for s, p, c in CELLS]
 )
-def test_every_cell_is_a_run_with_settings_that_can_be(suite, profile, cell):
+def test_the_settings_of_every_cell_resolve(suite, profile, cell):
     config = resolve(cell.tables, cell.name)
     assert (config.seed, config.data.path, config.data.name) == (2020, "shop.csv", "shop")
     assert config.evaluation.control is (cell.name in BACKBONES)
-    drawn = "exact" not in cell.name and "cross-entropy" not in cell.name
-    assert config.grpo.estimator == ("sampled" if drawn else "exact")
+    sampled = "exact" not in cell.name and "cross-entropy" not in cell.name
+    assert config.grpo.estimator == ("sampled" if sampled else "exact")
     assert config.grpo.group_size == 4096
 
 
@@ -43,7 +43,7 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
         assert (config.pretrain.epochs, config.pretrain.batch_size) == (200, 2048)
         assert config.pretrain.learning_rate == config.grpo.learning_rate == 1e-4
         assert config.model.dim == 64
-        # What the docstring of `paper` says to add; a table SASRec has not is no table to move.
+        # As the docstring of `paper` says; SASRec has no user table.
         additions = {
             "sasrec": {"trainable": ("item", "position")},
             "lightgcn": {
@@ -57,7 +57,7 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
         assert config.grpo == wanted
 
 
-def test_a_factor_changes_what_it_says_and_nothing_else():
+def test_a_factor_changes_the_named_settings_only():
     for model, changes in FACTORS.items():
         cells = {c.name: c.tables for c in SUITES["factors"](SOURCE, "quick", 1)}
         start = cells[model] | {"evaluation": {"control": False}}
@@ -68,7 +68,7 @@ def test_a_factor_changes_what_it_says_and_nothing_else():
                     assert cell[table] == settings | change.get(table, {})
 
 
-def test_draws_weight_and_novelty_are_changed_one_after_the_other():
+def test_estimator_objective_and_held_out_targets_change_one_after_the_other():
     cells = {c.name: c.tables for c in SUITES["factors"](SOURCE, "quick", 2020)}
     chain = (
         "sasrec",
@@ -91,7 +91,7 @@ def _changed(one, other):
     }
 
 
-def test_on_the_paper_s_own_files_quick_bases_are_cut_short_and_nowhere_else():
+def test_the_quick_profile_limits_base_steps_on_the_paper_s_files_only():
     def caps(name, profile):
         cells = SUITES["factors"](Source(name, "log.jsonl.gz"), profile, 2020)
         return {c.name: resolve(c.tables, c.name).pretrain.max_steps for c in cells}
@@ -103,16 +103,16 @@ def test_on_the_paper_s_own_files_quick_bases_are_cut_short_and_nowhere_else():
     assert set(caps("video-games-2023", "quick").values()) == {0}
 
 
-def test_a_split_without_order_is_for_models_that_read_no_history():
+def test_a_split_without_order_has_cells_of_models_without_history_only():
     unordered = Source("baby", "baby", ready_split=True)
     assert [c.name for c in SUITES["table3"](unordered, "quick", 1)] == ["lightgcn"]
     assert SUITES["table4"](unordered, "quick", 1) == []
     assert {c.name.split("-")[0] for c in SUITES["factors"](unordered, "quick", 1)} == {"lightgcn"}
 
 
-@pytest.mark.parametrize("suite", sorted(SUITES | GAINS))
-def test_every_cell_has_the_core_of_its_log(suite):
+@pytest.mark.parametrize("suite", sorted({*GROUPS["paper"], *GROUPS["gains"]}))
+def test_every_cell_has_the_k_core_of_its_log(suite):
     denser = SOURCE._replace(k_core=10)
     for source, core in ((SOURCE, 5), (denser, 10)):
-        cells = (SUITES | GAINS)[suite](source, "quick", 2020)
+        cells = cells_of(suite, source, "quick", 2020)
         assert {resolve(cell.tables, cell.name).data.k_core for cell in cells} == {core}

@@ -105,6 +105,6 @@ def test_the_tables_and_the_front_are_written(played, tmp_path):
     text = paths[0].read_text()
     assert "### Simulated customers" in text
     assert "| base | " in text
-    assert "### Accuracy against diversity" in text
+    assert "### Accuracy and diversity" in text
     assert text.count("| oracle |") == 1  # no model: its lists are not judged on the log
     assert {path.suffix for path in paths} == {".md", ".tex", ".html", ".svg", ".png", ".json"}

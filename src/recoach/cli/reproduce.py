@@ -1,4 +1,4 @@
-"""`recoach reproduce`: the paper's tables and figure, one command each."""
+"""`recoach reproduce`: the tables and figures of the documents, one command each."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +27,7 @@ def reproduce(
         "gains",
         "future",
         "ablation",
+        "algorithms",
         "rivals",
         "tail",
         "verification",
@@ -41,51 +42,55 @@ def reproduce(
     k_core: int = 5,
     output: Path = Path("runs/reproduce"),
 ) -> None:
-    """Repeat a table or the figure of Jeon et al. 2025, or measure what GRPO gains.
+    """Reproduce a table or the figure of Jeon et al. 2025, or measure what GRPO gains.
 
-    Interrupted, the same command goes on where it was. Several processes may share a suite: each
-    skips the cells that others work on.
+    An interrupted command resumes when it is given again. Several processes may run one suite: each
+    skips the runs that another one is working on.
 
     Parameters
     ----------
     what
-        table1 (sizes of the data), table3 (base, supervised control, GRPO of three backbones),
-        table4 (which tables GRPO moves), figure1 (the bases), factors (paper mode with one
-        change at a time); gains (the default recipe on bases trained to their end), future (the
-        recipe before it, which rewards the coming items alone), ablation (the first with one
-        change at a time), rivals (other algorithms in place of future) or tail (both recipes judged
-        on the next five and ten interactions), for which there is one profile; verification (base
-        models whose results are published, on logs named toys-2014 and beauty-2014); simulator
-        (customers of a simulated shop, who tire, leave and come back).
+        The paper: table1 (sizes of the data), table3 (base, continued training and GRPO of three
+        models), table4 (which tables are fine-tuned), figure1 (the base models), factors (the
+        paper's setting with one change at a time). The default recipe, with the same settings for
+        both profiles: gains (on well-trained base models), future (an earlier recipe, which rewards
+        future items only), ablation (one change at a time), algorithms (other algorithms with the
+        earlier recipe; the old name is rivals), tail (both recipes, tested on the next five and ten
+        interactions). verification (base models with published results, on logs named toys-2014
+        and beauty-2014). simulator (customers of a simulated shop).
     data
         A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
         Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
     dataset
         NAME=PATH of another log, or of a folder with train, valid and test files; may be repeated.
-        A name that begins with Baby, Video or Industrial is set beside that column of the paper.
+        A log whose name begins with Baby, Video or Industrial is shown beside that column of the
+        paper.
     profile
-        paper (the paper's budget: 1 to 5 days a data set on two cores) or quick (the same code with
+        paper (the paper's budget: 1 to 5 days per log on two cores) or quick (the same code with
         fewer steps). Quick takes about an hour for table3 on each of the paper's own files, whose
-        bases it cuts short; on other logs bases are trained until they stop rising, minutes for
-        60,000 interactions, an hour and a half for 400,000.
+        base models it stops early; on other logs base models are trained until validation stops
+        improving, minutes for 60,000 interactions, an hour and a half for 400,000.
     seeds
-        How many seeds: 2020 and the ones after it.
+        Number of seeds, from 2020 on.
     only
-        Run only cells whose names contain one of these words, like sasrec.
+        Run only cells whose names contain one of these words, for example sasrec.
     k_core
-        Keep users and items with at least so many interactions, iterated; 0 keeps all. Folders are
-        taken as they are.
+        Keep users and items with at least this many interactions, iterated; 0 keeps all. Does not
+        apply to folders.
     output
-        Where runs, tables and figures go.
+        Folder for runs, tables and figures.
     """
     if seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, not {seeds}.")
+    if what == "rivals":
+        errors.print("Warning: `rivals` is now called `algorithms`.", highlight=False)
+        what = "algorithms"
     if what == "simulator":
         _simulate(tuple(range(2020, 2020 + seeds)), output / "simulator")
         return
     sources = find_sources(data, dataset or [], k_core)
     for category in missing_categories(data, sources):
-        errors.print(f"Warning: {data} has no {category}; going on without it.", highlight=False)
+        errors.print(f"Warning: {data} has no {category}; continuing without it.", highlight=False)
     if what == "table1":
         paths = write_table1(statistics_of_sources(sources), k_core, output)
     else:
@@ -98,8 +103,8 @@ def reproduce(
             only=tuple(only or []),
         )
         record = run_suite(plan, Shown, _announce)
-        paths = write_suite(record, what, plan.shelf) if record["data"] else []
-        _say_missing(plan.missing())
+        paths = write_suite(record, what, plan.suite_folder) if record["data"] else []
+        _print_missing(plan.missing())
     if paths:
         _show(paths)
 
@@ -111,11 +116,11 @@ def _simulate(seeds: tuple[int, ...], output: Path) -> None:
     _show(write_suite(record, "simulator", output))
 
 
-def _say_missing(cells: list[str]) -> None:
-    if cells:
+def _print_missing(runs: list[str]) -> None:
+    if runs:
         errors.print(
-            f"Missing, as other processes work on it: {'; '.join(cells)}. The same command, later, "
-            "completes the tables.",
+            f"Not finished, as another process is working on it: {'; '.join(runs)}. Run this "
+            "command again later to complete the tables.",
             highlight=False,
         )
 

@@ -29,7 +29,7 @@ DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "README.md": ("overview",),
     "docs/results/verification.md": ("verification",),
     "docs/results/paper.md": ("table1", "table3", "table4", "factors"),
-    "docs/results/gains.md": ("gains", "future", "ablation", "rivals", "published"),
+    "docs/results/gains.md": ("gains", "future", "ablation", "algorithms", "published"),
     "docs/results/beyond-the-next-item.md": ("tail", "simulator"),
 }
 """The tables of `results/tables/` that a document shows between its two marks, in this order."""

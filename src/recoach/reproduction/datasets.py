@@ -1,4 +1,4 @@
-"""Where the logs of a reproduction are."""
+"""The logs that a suite runs on: arguments of the command line, and their sizes."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from recoach.errors import ConfigError, DataError
 from recoach.reproduction.paper_cells import Source
 from recoach.reproduction.paper_results import CATEGORIES
 
-_ENDINGS = (".jsonl.gz", ".jsonl", ".csv.gz", ".csv")
+_SUFFIXES = (".jsonl.gz", ".jsonl", ".csv.gz", ".csv")
 
 
 class Sizes(NamedTuple):
-    """A row of table 1."""
+    """The size of a log, a row of table 1."""
 
     users: int
     items: int
@@ -26,42 +26,51 @@ class Sizes(NamedTuple):
 
 
 def find_sources(folder: Path | None, named: Sequence[str], k_core: int = 5) -> tuple[Source, ...]:
-    """Return the paper's categories found in a folder, and the logs named NAME=PATH.
+    """Return the logs of the command line, sources from the folder first.
+
+    Args:
+        folder: holds the paper's categories as files; None: only `named`.
+        named: further logs as NAME=PATH.
+        k_core: for all of them.
 
     Raises:
-        ConfigError: nothing is given, nothing is found, an entry is not NAME=PATH, or `k_core` is
-            negative.
-        DataError: the folder or a named path does not exist.
+        ConfigError: there is no log, an entry is not NAME=PATH, two logs have the same name, or
+            `k_core` is negative.
+        DataError: the folder or a path does not exist.
     """
     if k_core < 0:
-        raise ConfigError(f"--k-core must be at least 0, not {k_core}.")
+        raise ConfigError(f"--k-core must be at least 0, not {k_core}; 0 keeps everything.")
     sources = [] if folder is None else _in_folder(folder)
     for entry in named:
         name, sign, path = entry.partition("=")
         if not sign or not name or not path or "/" in name:
-            raise ConfigError(f"--dataset takes NAME=PATH, like shop=data/shop.csv, not {entry!r}.")
+            raise ConfigError(
+                f"--dataset: {entry!r} is not NAME=PATH. Write it like shop=data/shop.csv."
+            )
         if not Path(path).exists():
-            raise DataError(f"--dataset {name}: there is no {path}; check the path.")
+            raise DataError(f"--dataset {name}: there is no {path}. Check the path.")
         sources.append(Source(name, path, ready_split=_is_ready_split(Path(path))))
     names = [source.name for source in sources]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ConfigError(f"two data sets are called {twice}; give one another name.")
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ConfigError(f"--dataset: two logs are called {repeated}. Rename one of them.")
     if not sources:
         raise ConfigError(
-            "no data set: give --data DIR with Amazon's files, or --dataset NAME=PATH."
+            "There is no data set. Give --data DIR with Amazon's files, or --dataset NAME=PATH."
         )
     return tuple(source._replace(k_core=k_core) for source in sources)
 
 
 def missing_categories(folder: Path | None, sources: Iterable[Source]) -> tuple[str, ...]:
-    """Return the paper's categories that a folder was searched for and that are not among these."""
-    found = {source.name for source in sources}
-    return () if folder is None else tuple(name for name in CATEGORIES if name not in found)
+    """Return the paper's categories that the folder has no file of; none without a folder."""
+    if folder is None:
+        return ()
+    names = {source.name for source in sources}
+    return tuple(name for name in CATEGORIES if name not in names)
 
 
 def category_of(name: str) -> str | None:
-    """Return the paper's category whose first word a name begins with, or None."""
+    """Return the paper's category whose first word the name of a log begins with, or None."""
     for category in CATEGORIES:
         if name.lower().startswith(category.split("_")[0].lower()):
             return category
@@ -69,30 +78,30 @@ def category_of(name: str) -> str | None:
 
 
 def statistics_of_sources(sources: Iterable[Source]) -> dict[str, Sizes]:
-    """Return table 1's row of every log: its iterated core, nothing de-duplicated.
+    """Return the sizes of every log after its k-core, repeated interactions kept.
 
-    Prepared and split folders are counted as they are.
+    Folders that are prepared or split already are counted as they are.
     """
     return {source.name: _sizes(source) for source in sources}
 
 
 def _in_folder(folder: Path) -> list[Source]:
     if not folder.exists():
-        raise DataError(f"--data: there is no {folder}; check the path.")
+        raise DataError(f"--data: there is no {folder}. Check the path.")
     if not folder.is_dir():
         raise ConfigError(
-            f"--data takes a folder with Amazon's files and {folder} is a file; name a log with "
+            f"--data: {folder} is a file, not a folder with Amazon's files. Name a single log with "
             f"--dataset NAME={folder}."
         )
-    files = {name: [folder / f"{name}{ending}" for ending in _ENDINGS] for name in CATEGORIES}
-    there = {name: [path for path in paths if path.exists()] for name, paths in files.items()}
-    found = [Source(name, str(paths[0])) for name, paths in there.items() if paths]
-    if not found:
+    files = {name: [folder / f"{name}{suffix}" for suffix in _SUFFIXES] for name in CATEGORIES}
+    existing = {name: [path for path in paths if path.exists()] for name, paths in files.items()}
+    sources = [Source(name, str(paths[0])) for name, paths in existing.items() if paths]
+    if not sources:
         raise ConfigError(
-            f"{folder} holds none of {', '.join(CATEGORIES)} as .jsonl.gz or .csv.gz; "
-            "`recoach data fetch amazon-2023` gets them, or name logs with --dataset NAME=PATH."
+            f"--data: {folder} has none of {', '.join(CATEGORIES)} as .jsonl.gz or .csv.gz. Get "
+            "them with `recoach data fetch amazon-2023`, or name logs with --dataset NAME=PATH."
         )
-    return found
+    return sources
 
 
 def _is_ready_split(path: Path) -> bool:
@@ -105,7 +114,6 @@ def _sizes(source: Source) -> Sizes:
         data = read_benchmark(path) if source.ready_split else load_dataset(path)
         rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
         return Sizes(data.n_users, data.n_items, rows, rows / data.n_users)
-    found = describe(
-        apply_filters(read_interactions(source.path), PrepareConfig(k_core=source.k_core))
-    )
-    return Sizes(found.users, found.items, found.interactions, found.average_length)
+    log = apply_filters(read_interactions(source.path), PrepareConfig(k_core=source.k_core))
+    size = describe(log)
+    return Sizes(size.users, size.items, size.interactions, size.average_length)

@@ -1,4 +1,4 @@
-"""Figures of the reproduction: bases side by side, gains, and each factor over the steps."""
+"""Figures of the reproduction: base models, changes against the base, and validation curves."""
 
 import io
 import math
@@ -13,54 +13,54 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from recoach.experiments.run_folder import RunFolder
-from recoach.report.figures import COLOURS as STAGES
+from recoach.report.figures import COLOURS as STAGE_COLOURS
 from recoach.report.figures import MARKERS, STYLE
 from recoach.report.table_cells import find_comparison
 from recoach.report.tables import metric_label
+from recoach.reproduction.labels import CONTROL, NAMES
 from recoach.reproduction.paper_results import METRICS
 
-COLOURS: Final = {"sasrec": "#0072b2", "lightgcn": "#d55e00", "gsau": "#4d4d4d"}
-NAMES: Final = {"sasrec": "SASRec", "lightgcn": "LightGCN", "gsau": "GSAU"}
-_GAINED: Final = "ndcg@10"
-_LEGEND: Final = {"control": "as many supervised steps", "tuned": "GRPO, 95 % over users"}
-_WIDTH = 0.26
+_MODEL_COLOURS: Final = {"sasrec": "#0072b2", "lightgcn": "#d55e00", "gsau": "#4d4d4d"}
+_METRIC: Final = "ndcg@10"
+_LEGEND: Final = {"control": CONTROL, "tuned": "GRPO, 95 % interval over users"}
+_BAR_WIDTH = 0.26
 
 
 def draw_figure1(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the bases' figures, a panel for each data set, as SVG and PNG."""
-    panels = {name: found["cells"] for name, found in record["data"].items() if found["cells"]}
-    return _drawn(panels, _bars, folder / "figure1")
+    """Draw the metrics of the base models, a panel per log, as SVG and PNG; return both files."""
+    panels = {log: data["cells"] for log, data in record["data"].items() if data["cells"]}
+    return _draw_panels(panels, _bars, folder / "figure1")
 
 
 def draw_factors(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw validation NDCG@10 against GRPO's steps, a panel for each data set and backbone."""
+    """Draw validation NDCG@10 over the steps of GRPO, a panel per log and model."""
     panels: dict[str, dict[str, Any]] = {}
-    for name, found in record["data"].items():
-        for cell_name, cell in found["cells"].items():
+    for log, data in record["data"].items():
+        for name, cell in data["cells"].items():
             if cell["diagnostics"]:
-                model, _, factor = cell_name.partition("-")
-                panels.setdefault(f"{name}, {NAMES[model]}", {})[
-                    factor.replace("-", " ") or "paper"
-                ] = cell
+                model, _, factor = name.partition("-")
+                panel = panels.setdefault(f"{log}, {NAMES[model]}", {})
+                panel[factor.replace("-", " ") or "paper"] = cell
     if not panels:
         return []
-    return _drawn(panels, _curves, folder / "factors")
+    return _draw_panels(panels, _curves, folder / "factors")
 
 
 def draw_gains(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the change of NDCG@10 against the base on each data set, a panel for each backbone."""
+    """Draw the change of NDCG@10 relative to the base on each log, a panel per model."""
     panels = {
         NAMES[model]: {
-            name: found["cells"][model]
-            for name, found in record["data"].items()
-            if model in found["cells"]
+            log: data["cells"][model]
+            for log, data in record["data"].items()
+            if model in data["cells"]
         }
         for model in NAMES
     }
-    return _drawn({n: cells for n, cells in panels.items() if cells}, _forest, folder / "gains")
+    panels = {name: cells for name, cells in panels.items() if cells}
+    return _draw_panels(panels, _forest, folder / "gains")
 
 
-def _drawn(
+def _draw_panels(
     panels: Mapping[str, Any], draw: Callable[[Axes, Mapping[str, Any]], None], path: Path
 ) -> list[Path]:
     with mpl.rc_context(STYLE):
@@ -73,7 +73,7 @@ def _drawn(
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as SVG and PNG, the same bytes for the same figure; return both paths."""
+    """Write a figure as SVG and PNG, byte-identical for equal figures, and return both files."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": "recoach"}):
         images = {"svg": io.BytesIO(), "png": io.BytesIO()}
         FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
@@ -88,8 +88,10 @@ def save(figure: Figure, path: Path) -> list[Path]:
 def _bars(axes: Axes, cells: Mapping[str, Any]) -> None:
     for place, (model, cell) in enumerate(cells.items()):
         heights = [cell["models"]["base"]["test"][metric]["mean"] for metric in METRICS]
-        left = [index + (place - (len(cells) - 1) / 2) * _WIDTH for index in range(len(METRICS))]
-        axes.bar(left, heights, _WIDTH, label=NAMES[model], color=COLOURS[model])
+        left = [
+            index + (place - (len(cells) - 1) / 2) * _BAR_WIDTH for index in range(len(METRICS))
+        ]
+        axes.bar(left, heights, _BAR_WIDTH, label=NAMES[model], color=_MODEL_COLOURS[model])
     axes.set_xticks(range(len(METRICS)), [metric_label(metric) for metric in METRICS])
     axes.grid(axis="x", visible=False)
     axes.legend()
@@ -106,20 +108,20 @@ def _curves(axes: Axes, cells: Mapping[str, Any]) -> None:
 
 
 def _forest(axes: Axes, cells: Mapping[str, Any]) -> None:
-    """Draw a line for each data set: the tuned model with its interval, and the control."""
+    """Draw a row per log: the fine-tuned model with its interval, and the control."""
     for place, cell in enumerate(cells.values()):
-        figures = {s: m["test"][_GAINED]["mean"] for s, m in cell["models"].items()}
-        base = figures["base"] or math.nan
-        told = find_comparison(cell, "tuned", "base", _GAINED)
-        ends = [] if told is None else [100 * told[end] / base for end in ("low", "high")]
-        axes.plot(ends, [place] * len(ends), color=STAGES["tuned"])
+        values = {s: m["test"][_METRIC]["mean"] for s, m in cell["models"].items()}
+        base = values["base"] or math.nan
+        row = find_comparison(cell, "tuned", "base", _METRIC)
+        ends = [] if row is None else [100 * row[end] / base for end in ("low", "high")]
+        axes.plot(ends, [place] * len(ends), color=STAGE_COLOURS["tuned"])
         for stage, label in _LEGEND.items():
-            change = 100 * (figures.get(stage, math.nan) / base - 1)
-            said = "_" if place else label  # told once in the legend
-            axes.plot(change, place, MARKERS[stage], color=STAGES[stage], label=said)
+            change = 100 * (values.get(stage, math.nan) / base - 1)
+            once = "_" if place else label  # matplotlib leaves "_" out of the legend
+            axes.plot(change, place, MARKERS[stage], color=STAGE_COLOURS[stage], label=once)
     axes.axvline(0, color="#8a8a8a", linewidth=1)
     axes.set_yticks(range(len(cells)), list(cells))
-    axes.set_ylim(len(cells) + 0.4, -0.6)  # the first on top, and a place for the legend
+    axes.set_ylim(len(cells) + 0.4, -0.6)  # the first log on top, and space for the legend
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"change of {metric_label(_GAINED)}, %")
+    axes.set_xlabel(f"change of {metric_label(_METRIC)}, %")
     axes.legend(fontsize=8, loc="lower right")

@@ -1,4 +1,8 @@
-"""What GRPO gains over a base trained to its end, and which part of the recipe gains it."""
+"""Fine-tuning with the default recipe, ablations of it, and other algorithms in its place.
+
+Base models are trained until validation stops improving. The names of cells are names of run
+folders, so they stay when a label in a table changes (`gains_tables`).
+"""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -13,16 +17,16 @@ _MODELS: Final[dict[str, Tables]] = {
 
 _PRETRAIN: Final[dict[str, Tables]] = {
     "sasrec": {},
-    # BPR first follows popularity, then loses it long before it learns more: patience.
+    # BPR first follows popularity and loses it before it learns more: hence the patience.
     "lightgcn": {"epochs": 400, "batch_size": 2048, "patience": 50},
-    # A step propagates over the whole graph: few large ones.
+    # Every step propagates over the whole graph: few steps with large batches.
     "gsau": {"batch_size": 2048, "learning_rate": 6e-3, "patience": 20},
 }
 
 _SMALL_BATCHES: Final = {"batch_size": 512, "learning_rate": 1e-3}
 
-FUTURE_ALONE: Final[dict[str, Any]] = _SMALL_BATCHES | {"reward_smoothing": 0.0, "sft_coef": 0.0}
-"""The recipe of decision 0007: what the user takes next is all that pays, whatever the model."""
+FUTURE_ONLY: Final[dict[str, Any]] = _SMALL_BATCHES | {"reward_smoothing": 0.0, "sft_coef": 0.0}
+"""The recipe of decision 0007: future items are the only reward, for every model."""
 
 ABLATION: Final[dict[str, dict[str, Any]]] = {
     "small batches": _SMALL_BATCHES,
@@ -49,25 +53,25 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
     "dr_grpo": {"loss_type": "dr_grpo"},
     "pass_at_k": {"loss_type": "pass_at_k"},
 }
-"""The default recipe with one ingredient taken out or exchanged."""
+"""The default recipe with one setting changed."""
 
-_DRAWN: Final = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 256}
+_SAMPLED: Final = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 256}
 
-RIVALS: Final[dict[str, dict[str, Any]]] = {
+ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
     "grpo, exact": {"loss_type": "grpo"},
-    "grpo, 256 drawn": _DRAWN,
+    "grpo, 256 drawn": _SAMPLED,
     "grpo, 16 lists": {"estimator": "slate", "loss_type": "grpo"},
-    "reinforce": _DRAWN | {"algorithm": "reinforce"},
-    "rejection sampling": _DRAWN | {"algorithm": "raft"},
-    "ppo": _DRAWN | {"algorithm": "ppo", "num_iterations": 2},
+    "reinforce": _SAMPLED | {"algorithm": "reinforce"},
+    "rejection sampling": _SAMPLED | {"algorithm": "raft"},
+    "ppo": _SAMPLED | {"algorithm": "ppo", "num_iterations": 2},
     "top-k off-policy": {"algorithm": "top_k_off_policy"},
     "softmax-dpo": {"algorithm": "s_dpo", "beta": 1.0},
     "actor under a critic": {"algorithm": "sac"},
 }
-"""Another algorithm on the states, rewards, masks, temperature and selection of `FUTURE_ALONE`."""
+"""Other algorithms with the states, rewards, masks, temperature and selection of `FUTURE_ONLY`."""
 
 TAILS: Final = (5, 10)
-"""Interactions of every user that are held out, to judge more than the next one."""
+"""How many last interactions of every user are held out for the test."""
 
 _NOT_FOR: Final[dict[str, frozenset[str]]] = {
     "sasrec": frozenset({"edges shown", "every prefix", "smoothing 0.3", "no own loss"}),
@@ -77,31 +81,34 @@ _NOT_FOR: Final[dict[str, frozenset[str]]] = {
         | {"smoothing 0.3", "no own loss"}
     ),
 }
-"""What changes nothing: it is in the recipe already, or the model has no such thing."""
+"""Changes left out for a model: the recipe has them already, or the model has no such part."""
 
 _SCRATCH: Final[dict[str, Tables]] = {
-    # The reward alone trains the model: its base has taken one step.
+    # The base takes one step, so the reward alone trains the model.
     "pretrain": {"max_steps": 1},
     "grpo": {"temperature": 1.0, "epochs": 200, "interpolate": False},
 }
 
 
 def gains(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the default recipe on each backbone, with the control; no profile changes it."""
+    """Return the default recipe on each backbone, with continued training as a control.
+
+    The settings are the same for all profiles.
+    """
     del profile
     return [Cell(model, _tables(source, model, seed)) for model in fitting(source)]
 
 
 def future(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the same with the recipe before it, whose reward is the coming items alone."""
+    """Return the earlier recipe on each backbone, which rewards future items only."""
     return [
-        Cell(f"{name}-future-alone", tables | {"grpo": FUTURE_ALONE})
+        Cell(f"{name}-future-alone", tables | {"grpo": FUTURE_ONLY})
         for name, tables in gains(source, profile, seed)
     ]
 
 
 def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the recipe and what becomes of it, and a model trained on its reward alone."""
+    """Return both recipes, every change to the default one, and training from scratch."""
     cells: list[Cell] = []
     for recipe, before in _recipes(source, profile, seed):
         cells += [recipe, before]
@@ -114,18 +121,18 @@ def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-def rivals(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return the recipes and other algorithms in their place."""
+def algorithms(source: Source, profile: Profile, seed: int) -> list[Cell]:
+    """Return both recipes, and every other algorithm with the settings of the earlier one."""
     cells: list[Cell] = []
     for recipe, before in _recipes(source, profile, seed):
         cells += [recipe, before]
-        for name, change in RIVALS.items():
-            cells.append(_changed(recipe, name.replace(",", ""), FUTURE_ALONE | change))
+        for name, change in ALGORITHMS.items():
+            cells.append(_changed(recipe, name.replace(",", ""), FUTURE_ONLY | change))
     return cells
 
 
 def tail(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return both recipes judged on the next five and the next ten interactions."""
+    """Return both recipes, tested on the last five and the last ten interactions of each user."""
     cells = []
     for cell in [*gains(source, profile, seed), *future(source, profile, seed)]:
         model, _, recipe = cell.name.partition("-")
@@ -140,18 +147,18 @@ GAINS: Final = {
     "gains": gains,
     "future": future,
     "ablation": ablation,
-    "rivals": rivals,
+    "algorithms": algorithms,
     "tail": tail,
 }
 
 
 def _recipes(source: Source, profile: Profile, seed: int) -> Iterator[tuple[Cell, Cell]]:
-    """Return each backbone's cell of the default recipe, and that of the recipe before it."""
+    """Return the cells of the default and of the earlier recipe, by backbone."""
     return zip(gains(source, profile, seed), future(source, profile, seed), strict=True)
 
 
 def _changed(recipe: Cell, name: str, change: Tables) -> Cell:
-    """Return a cell without a control: its figures stand beside the recipe's."""
+    """Return the cell with a change, without a control: it is compared with the recipe."""
     tables = recipe.tables | {"grpo": change, "evaluation": {"control": False}}
     return Cell(f"{recipe.name}-{name.replace(' ', '-')}", tables)
 

@@ -1,4 +1,4 @@
-"""The paper's tables with ours beside them, from the joined record of a suite."""
+"""The tables of the paper with our results beside them, from aggregated suites."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,10 +8,11 @@ from recoach.experiments.run_folder import RunFolder
 from recoach.report.table_cells import comparison_cell, interval_note, metric_cell
 from recoach.report.table_formats import ResultTable, html_page, latex, markdown
 from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
-from recoach.reproduction.beyond_accuracy_tables import STAGES, beyond, cutoffs
+from recoach.reproduction.beyond_accuracy_tables import beyond_accuracy, cutoffs
 from recoach.reproduction.datasets import Sizes, category_of
-from recoach.reproduction.figures import NAMES, draw_factors, draw_figure1, draw_gains
-from recoach.reproduction.gains_tables import ablation, future, gains, rivals, tail
+from recoach.reproduction.figures import draw_factors, draw_figure1, draw_gains
+from recoach.reproduction.gains_tables import ablation, algorithms, future, gains, tail
+from recoach.reproduction.labels import CONTROL, NAMES, STAGES
 from recoach.reproduction.paper_results import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.reproduction.published_tables import verification
 from recoach.reproduction.simulator_tables import draw_front, simulated
@@ -79,11 +80,11 @@ def write_suite(record: Record, name: str, folder: Path) -> list[Path]:
     return [*paths, folder / record_name]
 
 
-def _write(grids: list[ResultTable], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
+def _write(tables: list[ResultTable], name: str, folder: Path, picture: bytes = b"") -> list[Path]:
     texts = {
-        f"{name}.md": markdown(grids),
-        f"{name}.tex": latex(grids),
-        f"{name}.html": html_page(grids[0].heading.partition(":")[0], grids, picture=picture),
+        f"{name}.md": markdown(tables),
+        f"{name}.tex": latex(tables),
+        f"{name}.html": html_page(tables[0].heading.partition(":")[0], tables, picture=picture),
     }
     for file, text in texts.items():
         RunFolder(folder).write_text(file, text)
@@ -91,53 +92,55 @@ def _write(grids: list[ResultTable], name: str, folder: Path, picture: bytes = b
 
 
 def _table3(record: Record) -> list[ResultTable]:
-    ends = ("NDCG@10 against base", "against supervised")
-    grids = []
-    for name, found in record["data"].items():
-        rows = _popularity(found)
-        for model, cell in found["cells"].items():
-            for stage, ending in STAGES.items():
-                theirs = TABLE3.get((model, stage), {}).get(category_of(name) or "")
-                before = TABLE3.get((model, "base"), {}).get(category_of(name) or "")
-                told = [comparison_cell(cell, stage, other) for other in ("base", "control")]
-                figures = _beside(theirs, before, cell, stage)
-                rows.append((f"{NAMES[model]}{ending}", *figures, *told))
-        grids.append(
-            ResultTable(f"Table 3: {name}", (*_COLUMNS, *ends), rows, _with_control(record, found))
-        )
-        grids += [cutoffs(name, found), beyond(name, found)]
-    return grids
+    head = (*_COLUMNS, "NDCG@10 vs. base", f"NDCG@10 vs. {CONTROL}")
+    tables = []
+    for log, results in record["data"].items():
+        rows = _popularity_row(results)
+        for model, cell in results["cells"].items():
+            for stage, suffix in STAGES.items():
+                printed, printed_base = (
+                    TABLE3.get((model, which), {}).get(category_of(log) or "")
+                    for which in (stage, "base")
+                )
+                values = _paper_and_ours(printed, printed_base, cell, stage)
+                compared = [comparison_cell(cell, stage, other) for other in ("base", "control")]
+                rows.append((f"{NAMES[model]}{suffix}", *values, *compared))
+        note = _note_with_control(record, results)
+        tables.append(ResultTable(f"Table 3: {log}", head, rows, note))
+        tables += [cutoffs(log, results), beyond_accuracy(log, results)]
+    return tables
 
 
-def _popularity(found: Record) -> list[tuple[str, ...]]:
-    """Return the row of the model that knows nobody, where anything was run."""
-    for cell in found["cells"].values():
+def _popularity_row(results: Record) -> list[tuple[str, ...]]:
+    """Return the row of the popularity baseline, none where no cell is finished."""
+    for cell in results["cells"].values():
         test = cell["models"]["popularity"]["test"]
-        figures = [text for m in METRICS for text in (MISSING, format_metric(test[m]["mean"]))]
-        return [("Popularity", *figures, MISSING, MISSING)]
+        values = [text for m in METRICS for text in (MISSING, format_metric(test[m]["mean"]))]
+        return [("Popularity", *values, MISSING, MISSING)]
     return []
 
 
 def _table4(record: Record) -> list[ResultTable]:
-    grids = []
-    for name, found in record["data"].items():
-        category = category_of(name) or ""
-        before = TABLE4["base"].get(category)
+    head = ("Fine-tuned tables", *_COLUMNS[1:], "NDCG@10 vs. base")
+    tables = []
+    for log, results in record["data"].items():
+        category = category_of(log) or ""
+        printed_base = TABLE4["base"].get(category)
         rows: list[tuple[str, ...]] = []
-        for cell_name, cell in found["cells"].items():
-            moved = cell_name.removeprefix("gsau-").removesuffix("-no-dropout")
-            moved = "item+user" if moved == "gsau" else moved
-            still = cell_name.endswith("-no-dropout")
-            theirs = None if still else TABLE4.get(moved, {}).get(category)
-            label = f"{moved}, dropout {'off' if still else 'on'}"
-            figures = _beside(theirs, before, cell, "tuned")
-            rows.append((label, *figures, comparison_cell(cell, "tuned", "base")))
+        for name, cell in results["cells"].items():
+            trained = name.removeprefix("gsau-").removesuffix("-no-dropout")
+            trained = "item+user" if trained == "gsau" else trained
+            no_dropout = name.endswith("-no-dropout")
+            printed = None if no_dropout else TABLE4.get(trained, {}).get(category)
+            label = f"{trained}, dropout {'off' if no_dropout else 'on'}"
+            values = _paper_and_ours(printed, printed_base, cell, "tuned")
+            rows.append((label, *values, comparison_cell(cell, "tuned", "base")))
             if "control" in cell["models"]:
-                first = ("supervised steps", *_beside(None, None, cell, "control"))
-                rows.insert(0, (*first, comparison_cell(cell, "control", "base")))
-        columns = ("Tables moved", *_COLUMNS[1:], "NDCG@10 against base")
-        grids.append(ResultTable(f"Table 4: {name}", columns, rows, _with_control(record, found)))
-    return grids
+                control = (CONTROL, *_paper_and_ours(None, None, cell, "control"))
+                rows.insert(0, (*control, comparison_cell(cell, "control", "base")))
+        note = _note_with_control(record, results)
+        tables.append(ResultTable(f"Table 4: {log}", head, rows, note))
+    return tables
 
 
 _FACTOR_COLUMNS: Final = (
@@ -145,104 +148,118 @@ _FACTOR_COLUMNS: Final = (
     "NDCG@10 base",
     "NDCG@10 after",
     "Recall@50 after",
-    "NDCG@10 against base",
+    "NDCG@10 vs. base",
     "|log ratio|",
     "clipped",
-    "dead groups",
+    "groups without signal",
     "best step",
 )
 
 
 def _factors(record: Record) -> list[ResultTable]:
-    grids = []
-    for name, found in record["data"].items():
+    tables = []
+    for log, results in record["data"].items():
         rows: list[tuple[str, ...]] = []
-        for cell_name, cell in found["cells"].items():
-            model, _, factor = cell_name.partition("-")
+        for name, cell in results["cells"].items():
+            model, _, factor = name.partition("-")
             if "control" in cell["models"]:
-                label = f"{NAMES[model]}: supervised steps instead"
+                label = f"{NAMES[model]}: {CONTROL} instead"
                 rows.append(
-                    (label, *_after(cell, "control"), *[MISSING] * 3, _best(cell, "control"))
+                    (label, *_after(cell, "control"), *[MISSING] * 3, _best_steps(cell, "control"))
                 )
             first = cell["diagnostics"].get("first", {})
-            ends = [first.get(f"clip_ratio/{end}_mean") for end in ("low", "high")]
-            clipped = None if None in ends else sum(ends)
+            clip_ratios = [first.get(f"clip_ratio/{end}_mean") for end in ("low", "high")]
+            clipped = None if None in clip_ratios else sum(clip_ratios)
+            logged = (first.get("log_ratio/abs_mean"), clipped, first.get("frac_reward_zero_std"))
             label = f"{NAMES[model]}: {factor.replace('-', ' ') or 'nothing'}"
-            told = (first.get("log_ratio/abs_mean"), clipped, first.get("frac_reward_zero_std"))
-            figures = [format_metric(figure) for figure in told]
-            rows.append((label, *_after(cell, "tuned"), *figures, _best(cell, "tuned")))
+            values = [format_metric(value) for value in logged]
+            rows.append((label, *_after(cell, "tuned"), *values, _best_steps(cell, "tuned")))
         note = (
-            f"{_with_control(record, found)} The ratio is measured before each batch's first "
-            "update, over the steps to the first evaluation."
+            f"{_note_with_control(record, results)} The log ratio is measured before the first "
+            "update on each batch, up to the first evaluation. Groups without signal: all rewards "
+            "of a group are equal."
         )
-        grids.append(ResultTable(f"Factors: {name}", _FACTOR_COLUMNS, rows, note))
-    return grids
+        tables.append(ResultTable(f"Factors: {log}", _FACTOR_COLUMNS, rows, note))
+    return tables
 
 
 def _after(cell: Record, stage: str) -> tuple[str, ...]:
-    before = metric_cell(cell, "base", "ndcg@10")
+    base = metric_cell(cell, "base", "ndcg@10")
     after = [metric_cell(cell, stage, metric) for metric in ("ndcg@10", "recall@50")]
-    return (before, *after, comparison_cell(cell, stage, "base"))
+    return (base, *after, comparison_cell(cell, stage, "base"))
 
 
-def _best(cell: Record, stage: str) -> str:
+def _best_steps(cell: Record, stage: str) -> str:
     return ", ".join(str(step) for step in cell["models"][stage]["best_step"])
 
 
 def _figure1(record: Record) -> list[ResultTable]:
-    grids = []
-    for name, found in record["data"].items():
+    tables = []
+    for log, results in record["data"].items():
         rows: list[tuple[str, ...]] = []
-        for model, cell in found["cells"].items():
-            theirs = TABLE3[(model, "base")].get(category_of(name) or "")
-            rows.append((NAMES[model], *_beside(theirs, None, cell, "base")))
-        grids.append(ResultTable(f"Figure 1: {name}", _COLUMNS, rows, _note(record, found)))
-    return grids
+        for model, cell in results["cells"].items():
+            printed = TABLE3[(model, "base")].get(category_of(log) or "")
+            rows.append((NAMES[model], *_paper_and_ours(printed, None, cell, "base")))
+        note = _note(record, results)
+        tables.append(ResultTable(f"Figure 1: {log}", _COLUMNS, rows, note))
+    return tables
 
 
-def _beside(
-    theirs: tuple[float, ...] | None, before: tuple[float, ...] | None, cell: Record, stage: str
+def _paper_and_ours(
+    printed: tuple[float, ...] | None,
+    printed_base: tuple[float, ...] | None,
+    cell: Record,
+    stage: str,
 ) -> list[str]:
-    """Return the paper's figure and ours for every metric."""
+    """Return the paper's value and ours, for each of `METRICS`."""
     return [
         text
         for place, metric in enumerate(METRICS)
-        for text in (_printed(theirs, before, place, stage), metric_cell(cell, stage, metric))
+        for text in (
+            _printed(printed, printed_base, place, stage),
+            metric_cell(cell, stage, metric),
+        )
     ]
 
 
 def _printed(
-    theirs: tuple[float, ...] | None, before: tuple[float, ...] | None, place: int, stage: str
+    printed: tuple[float, ...] | None,
+    printed_base: tuple[float, ...] | None,
+    place: int,
+    stage: str,
 ) -> str:
-    if theirs is None:
+    if printed is None:
         return MISSING
-    text = format_metric(theirs[place])
-    if stage == "base" or before is None:
+    text = format_metric(printed[place])
+    if stage == "base" or printed_base is None:
         return text
-    return f"{text} ({format_percent(theirs[place] / before[place] - 1)})"
+    return f"{text} ({format_percent(printed[place] / printed_base[place] - 1)})"
 
 
-def _note(record: Record, found: Record) -> str:
-    if not found["cells"]:
-        return "Nothing is run yet."
-    data, cell = found["dataset"], next(iter(found["cells"].values()))
+def _note(record: Record, results: Record) -> str:
+    if not results["cells"]:
+        return "No results yet."
+    data, cell = results["dataset"], next(iter(results["cells"].values()))
     category = CATEGORIES.get(category_of(data["name"]) or "", "none")
     protocol, seeds = cell["protocol"], ", ".join(str(seed) for seed in cell["seeds"])
     return (
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
         f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
         f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
-        f"intervals: 95 %, {interval_note(found['cells'])}. Changes in brackets are against the "
-        "base."
+        f"intervals: 95 %, {interval_note(results['cells'])}. Changes in brackets are relative to "
+        "the base."
     )
 
 
-def _with_control(record: Record, found: Record) -> str:
-    """Return the note of a table that shows the supervised control."""
-    note = _note(record, found)
-    if not any("control" in cell["models"] for cell in found["cells"].values()):
+def _note_with_control(record: Record, results: Record) -> str:
+    """Return the note of a table, with an explanation of the control where the table has one."""
+    note = _note(record, results)
+    if not any("control" in cell["models"] for cell in results["cells"].values()):
         return note
-    return f"{note} Supervised steps: as many as GRPO's, as large, at its learning rate."
+    return (
+        f"{note} {CONTROL.capitalize()}: the base's own loss for as many steps as GRPO, with the "
+        "same batch size and learning rate."
+    )
 
 
 _TABLES: Final[dict[str, Callable[[Record], list[ResultTable]]]] = {
@@ -253,7 +270,7 @@ _TABLES: Final[dict[str, Callable[[Record], list[ResultTable]]]] = {
     "gains": gains,
     "future": future,
     "ablation": ablation,
-    "rivals": rivals,
+    "algorithms": algorithms,
     "tail": tail,
     "verification": verification,
     "simulator": simulated,

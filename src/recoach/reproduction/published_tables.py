@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from recoach.report.table_formats import ResultTable
 from recoach.report.tables import MISSING, metric_label
-from recoach.reproduction.gains_tables import label
+from recoach.reproduction.labels import cell_label
 
 Record = Mapping[str, Any]
 
@@ -68,7 +68,7 @@ def best_published(records: Iterable[Record]) -> list[ResultTable]:
             tuned = {n: c["models"]["tuned"]["test"][metric]["mean"] for n, c in cells.items()}
             best = max(tuned, key=tuned.__getitem__, default=None)
             figures = _ratio(reference, None if best is None else tuned[best])
-            model = MISSING if best is None else label(best)
+            model = MISSING if best is None else cell_label(best)
             rows.append((f"{log}: {source}, {metric_label(metric)}", *figures, model))
     head = ("Published result", "published", "ours, best", "ours / published", "our best model")
     return [ResultTable("Fine-tuned models compared with published results", head, rows)]

@@ -1,8 +1,8 @@
-"""Run a suite of cells over data sets and seeds.
+"""Run a suite: every cell, on every log, with every seed.
 
-A cell is a run folder like any other: interrupted suites go on where they were, and every cell
-can be looked at, reported and repeated from its own config.toml. Cells whose bases are the same
-train it once. Several processes may share a suite: each skips the cells that others work on.
+Each of these is an ordinary run folder: an interrupted suite resumes, and every run can be reported
+and repeated from its own config.toml. Cells with equal settings of the base model train it once.
+Several processes may run one suite: each skips the runs that another one is working on.
 """
 
 import shutil
@@ -21,15 +21,15 @@ from recoach.reproduction.paper_cells import Cell, Profile, Source
 from recoach.reproduction.suites import cells_of, group_of, runs_folder
 
 Announce = Callable[[str], None]
-"""Told the name of every cell before it is run, and why one is skipped."""
+"""Called with the name of every run before it starts, and with the reason if it is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run and where."""
+    """The runs of a suite and their folders."""
 
     suite: str
-    """A key of `SUITES` or `GAINS`."""
+    """A suite of `GROUPS`."""
     sources: tuple[Source, ...]
     profile: Profile
     seeds: tuple[int, ...]
@@ -38,91 +38,96 @@ class Plan:
     """Run only cells whose names contain one of these words."""
 
     def cells(self, source: Source, seed: int) -> list[Cell]:
-        """Return the wanted cells of one data set and seed."""
-        every = cells_of(self.suite, source, self.profile, seed)
-        return [
-            cell for cell in every if not self.only or any(word in cell.name for word in self.only)
-        ]
+        """Return the cells for one log and seed, after `only`."""
+        cells = cells_of(self.suite, source, self.profile, seed)
+        if not self.only:
+            return cells
+        return [cell for cell in cells if any(word in cell.name for word in self.only)]
 
-    def folder(self, source: Source, cell: Cell, seed: int) -> RunFolder:
-        """Return where a cell runs."""
-        return RunFolder(self.shelf / source.name / f"{cell.name}-{seed}")
+    def run_folder(self, source: Source, cell: Cell, seed: int) -> RunFolder:
+        """Return the folder of one run."""
+        return RunFolder(self.suite_folder / source.name / f"{cell.name}-{seed}")
 
     def jobs(self) -> Iterator[tuple[str, ExperimentConfig, RunFolder]]:
-        """Yield the name, the settings and the folder of every wanted cell."""
+        """Yield name, settings and folder of every run."""
         for source in self.sources:
             for seed in self.seeds:
                 for cell in self.cells(source, seed):
                     config = resolve(cell.tables, f"cell {cell.name}")
                     name = f"{source.name}: {cell.name}, seed {seed}"
-                    yield name, config, self.folder(source, cell, seed)
+                    yield name, config, self.run_folder(source, cell, seed)
 
     def missing(self) -> list[str]:
-        """Return the names of the wanted cells that are not finished."""
+        """Return the names of the runs that are not finished."""
         return [name for name, config, folder in self.jobs() if not folder.has_results_for(config)]
 
     @property
-    def shelf(self) -> Path:
-        """Where the suite's tables lie: beside those it shares runs with."""
-        return self.output / (runs_folder(group_of(self.suite), self.profile))
+    def suite_folder(self) -> Path:
+        """The folder of the suite's runs and tables; suites that share runs share it."""
+        return self.output / runs_folder(group_of(self.suite), self.profile)
 
 
 def reproduce(plan: Plan, make_callback: CallbackFactory, announce: Announce) -> dict[str, Any]:
-    """Run every cell that is not finished and return the joined record of the suite.
+    """Run every cell that is not finished and return the aggregated record of the suite.
 
-    A cell that another process works on is skipped (`Plan.missing` names it as long as it is not
-    finished). The record holds all that is finished on the shelf, of other logs and seeds as well.
+    A run that another process is working on is skipped; `Plan.missing` names it until it is
+    finished. The record holds every finished run in the suite's folder, of other logs and seeds
+    too.
 
     Raises:
-        ConfigError: nothing is left to run, or a cell's settings are wrong.
+        ConfigError: `only` excludes every cell, or the settings of a cell are wrong.
     """
     if not any(plan.cells(source, seed) for source in plan.sources for seed in plan.seeds):
-        raise ConfigError(f"--only {' '.join(plan.only)} leaves no cell of {plan.suite} to run.")
+        raise ConfigError(
+            f"--only {' '.join(plan.only)} leaves no cell of {plan.suite} to run. Use a part of a "
+            "cell's name, like sasrec."
+        )
     for name, config, folder in plan.jobs():
         announce(name)
         try:
             _run(config, folder, make_callback)
         except BusyError as busy:
             announce(f"{name}: skipped, {busy.owner}")
-    return aggregate(plan.suite, plan.profile, plan.shelf, plan.sources)
+    return aggregate(plan.suite, plan.profile, plan.suite_folder, plan.sources)
 
 
 def _run(config: ExperimentConfig, folder: RunFolder, make_callback: CallbackFactory) -> None:
     if folder.has_results_for(config) and not (folder.path / LOCK_FILE).exists():
         return
-    with folder.lock():  # takes away the lock file of one that was killed at its very end
+    with folder.lock():  # also removes the lock of a process that was killed after its results
         if folder.has_results_for(config):
             return
         run = open_run(config, folder.path, resume=True, make_callback=make_callback)
         if not folder.has_checkpoint("base"):
-            _adopt_base(run)
+            _copy_base(run)
         execute(run)
 
 
-def _adopt_base(run: Run) -> None:
-    """Take over the trained base of a sibling run that has the same."""
-    wanted = _base_of(run.config)
+def _copy_base(run: Run) -> None:
+    """Copy the trained base model of another run with equal settings, if there is one."""
+    settings = _base_settings(run.config)
     for path in sorted(run.folder.path.parent.iterdir()):
         other = RunFolder(path)
         if path == run.folder.path or not (path / "config.toml").exists():
             continue
-        if _base_of(other.config()) == wanted and other.is_complete("base"):
-            for row in other.metrics():  # first: rows without weights are written again
+        if _base_settings(other.config()) == settings and other.is_complete("base"):
+            # Rows come before weights: without weights, resuming writes the rows again.
+            for row in other.metrics():
                 if row["stage"] == "base":
                     run.folder.append_metrics(
                         "base", {k: v for k, v in row.items() if k != "stage"}
                     )
             target = run.folder.checkpoints("base")
-            part = target.with_name(".base.part")
-            for unfinished in (part, target):
-                shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.copytree(other.checkpoints("base"), part)
-            part.rename(target)
+            temporary = target.with_name(".base.part")
+            for incomplete in (temporary, target):
+                shutil.rmtree(incomplete, ignore_errors=True)
+            shutil.copytree(other.checkpoints("base"), temporary)
+            temporary.rename(target)
             return
 
 
-def _base_of(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the settings that a base depends on."""
+def _base_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the settings that the base model depends on."""
     tables = config.tables()
-    kept = {name: tables[name] for name in ("seed", "data", "model", "pretrain")}
-    return kept | {"mask_seen": config.evaluation.mask_seen}
+    settings = {name: tables[name] for name in ("seed", "data", "model", "pretrain")}
+    return settings | {"mask_seen": config.evaluation.mask_seen}

@@ -64,7 +64,7 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "gains": LOGS,
     "future": LOGS,
     "ablation": (_INDUSTRIAL,),
-    "rivals": (_INDUSTRIAL,),
+    "algorithms": (_INDUSTRIAL,),
     "tail": (_INDUSTRIAL, _TOYS),
     "verification": (_TOYS, _BEAUTY),
 }
