@@ -27,9 +27,10 @@ from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
 from recoach.data.split import Dataset, leave_last_out
 from recoach.evaluation.evaluator import evaluate
+from recoach.models.base import Embeddings
 from recoach.models.losses import cross_entropy
 from recoach.models.registry import build_model
-from recoach.models.softmax import Catalogue
+from recoach.models.softmax import BlockwiseDistribution
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext, stream
@@ -191,13 +192,13 @@ def _softmax_peak(states: int, n_items: int) -> dict[str, float]:
     users = torch.randn(states, 64, device=DEVICE).mul_(0.5).requires_grad_()
     items = torch.randn(n_items, 64, device=DEVICE).mul_(0.5).requires_grad_()
     targets = torch.randint(n_items, (states,), device=DEVICE)
-    catalogue = Catalogue(items, states)
-    block = users.detach()[: catalogue.block_size].to(catalogue.product)
-    scores, p = (room[: len(block)] for room in catalogue.rooms)
-    p.fill_(1e-4)
+    policy = BlockwiseDistribution(Embeddings(users, items))
+    block = users.detach()[: policy.block_size].to(policy.product)
+    scores = policy.cast.new_empty(len(block), n_items)
+    p = torch.full_like(scores, 1e-4)
     matrix_products = (
-        lambda: torch.mm(block, catalogue.cast.T, out=scores),
-        lambda: p @ catalogue.cast,
+        lambda: torch.mm(block, policy.cast.T, out=scores),
+        lambda: p @ policy.cast,
         lambda: p.T @ block,
     )
     n_blocks = states / len(block)

@@ -119,9 +119,9 @@ def test_a_copy_has_the_same_scores_and_its_own_weights(variant):
 @all_variants
 def test_tables_name_every_parameter_once(variant):
     model = build(variant)
-    listed = [id(p) for table in model.tables().values() for p in table]
+    listed = [id(p) for table in model.parameter_groups().values() for p in table]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
-    assert set(model.tables()) <= set(GROUP_NAMES)
+    assert set(model.parameter_groups()) <= set(GROUP_NAMES)
 
 
 @all_variants

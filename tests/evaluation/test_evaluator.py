@@ -10,13 +10,13 @@ from recoach.data.split import RaggedArray, assemble, leave_last_out
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
-from recoach.models.base import Embeddings, Recommender
+from recoach.models.base import DotProductRecommender, Embeddings
 from recoach.models.neighbours.popularity import PopularityConfig
 from recoach.models.registry import build_model
 from recoach.simulation.toy_logs import popularity_world
 
 
-class ScoreTable(Recommender):
+class ScoreTable(DotProductRecommender):
     """A model with fixed scores for each user."""
 
     def __init__(self, dataset, scores, history_length=0):
@@ -31,7 +31,7 @@ class ScoreTable(Recommender):
     def embed(self, queries):
         return Embeddings(self.scores[queries.state_users], torch.eye(self.n_items))
 
-    def tables(self):
+    def parameter_groups(self):
         return {}
 
 

@@ -9,10 +9,10 @@ import torch
 from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.base import TrainingBatch
+from recoach.models.base import Embeddings, TrainingBatch
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
-from recoach.models.softmax import Catalogue, softmax_loss
+from recoach.models.softmax import BlockwiseDistribution
 from recoach.simulation.toy_logs import block_graph
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
@@ -110,14 +110,14 @@ def test_the_blockwise_softmax_equals_cross_entropy(items, tolerance):
     users = torch.randn(700, 64, generator=generator).cuda().requires_grad_()
     table = torch.randn(items, 64, generator=generator).mul_(0.3).cuda().requires_grad_()
     targets = torch.randint(items, (700,), generator=generator).cuda()
-    catalogue = Catalogue(table, len(users))
+    distribution = BlockwiseDistribution(Embeddings(users, table))
 
     def loss(block):
         block_targets = targets[block.which]
         states = torch.arange(len(block_targets), device="cuda")
         return -block.log_p(states, block_targets).sum()
 
-    result = softmax_loss(users, table, loss, catalogue)
+    result = distribution.loss(loss)
     expected = torch.nn.functional.cross_entropy(
         users.double() @ table.double().T, targets, reduction="sum"
     )

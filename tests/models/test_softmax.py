@@ -1,17 +1,25 @@
 """The blockwise softmax against the plain formula and autograd."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
 
 from recoach.data.batches import Seen
 from recoach.models import softmax
-from recoach.models.softmax import Catalogue, product_dtype, softmax_loss
+from recoach.models.base import Embeddings
+from recoach.models.distribution import Workspace
+from recoach.models.softmax import BlockwiseDistribution, product_dtype
 
 STATES, ITEMS, DIM = 7, 300, 4
 PAIRS = (torch.tensor([0, 0, 1, 3, 5, 6]), torch.tensor([2, 9, 4, 0, 4, 299]))
 WORTH = torch.tensor([1.0, 0.5, 2.0, 1.0, -0.3, 0.7], dtype=torch.float64)
 SEEN = Seen(torch.tensor([0, 0, 2, 6]), torch.tensor([1, 7, 250, 3]))
+
+
+def policy(users, items, **settings):
+    return BlockwiseDistribution(Embeddings(users, items), **settings)
 
 
 def vectors(dtype=torch.float64, items=ITEMS, dim=DIM, seed=0):
@@ -54,9 +62,7 @@ def states_at_once(request, monkeypatch):
 def test_several_picked_items_a_state_have_the_plain_formula_s_loss_and_gradient(seen):
     users, items = vectors()
     wanted = (WORTH * plain_log_p(users, items, seen)[PAIRS].square()).sum()
-    found = softmax_loss(
-        users, items, picked_loss, Catalogue(items, len(users), temperature=0.7, seen=seen)
-    )
+    found = policy(users, items, temperature=0.7, seen=seen).loss(picked_loss)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
         torch.autograd.grad(3 * found, (users, items)),
@@ -74,9 +80,7 @@ def test_groups_of_drawn_items_have_the_plain_formula_s_loss_and_gradient():
     def loss(block):
         return (weight[block.which] * block.log_p_of(drawn[block.which]).exp()).sum()
 
-    found = softmax_loss(
-        users, items, loss, Catalogue(items, len(users), temperature=0.7, seen=SEEN)
-    )
+    found = policy(users, items, temperature=0.7, seen=SEEN).loss(loss)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
         torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))
@@ -91,19 +95,17 @@ def test_the_kl_beside_picked_items_has_the_plain_formula_s_loss_and_gradient():
     gap = (log_p - log_q).masked_fill(log_p == -torch.inf, 0)
     kl = (log_p.exp() * gap).sum(dim=1)
     wanted = (kl * torch.arange(STATES)).sum() + log_p[PAIRS].sum()
-    reference = Catalogue(there[1], STATES, temperature=0.7, seen=SEEN)
+    reference = policy(*there, temperature=0.7, seen=SEEN)
     measured = []
 
-    def loss(block):
+    def loss(block, reference_block):
         mine = in_block(block, PAIRS[0])
         picked = block.log_p(PAIRS[0][mine] - block.which.start, PAIRS[1][mine])
-        far = block.kl(reference.block(there[0][block.which], block.which))
+        far = block.kl(reference_block)
         measured.append(far.detach())
         return (far * torch.arange(block.which.start, block.which.stop)).sum() + picked.sum()
 
-    found = softmax_loss(
-        users, items, loss, Catalogue(items, len(users), temperature=0.7, seen=SEEN)
-    )
+    found = policy(users, items, temperature=0.7, seen=SEEN).loss(loss, reference)
     assert torch.allclose(torch.cat(measured), kl)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
@@ -113,16 +115,16 @@ def test_the_kl_beside_picked_items_has_the_plain_formula_s_loss_and_gradient():
 
 def test_no_policy_is_nearer_to_a_policy_than_itself():
     users, items = vectors()
-    (block,) = Catalogue(items, STATES).blocks(users)
-    (same,) = Catalogue(items, STATES).blocks(users)
-    (other,) = Catalogue(vectors(seed=1)[1], STATES).blocks(users)
+    (block,) = policy(users, items).blocks()
+    (same,) = policy(users, items).blocks()
+    (other,) = policy(users, vectors(seed=1)[1]).blocks()
     assert block.kl(same).abs().max().item() < 1e-12
     assert block.kl(other).min().item() > 0
 
 
 def test_the_entropy_is_that_of_the_shown_items():
     users, items = vectors()
-    (block,) = Catalogue(items, STATES, temperature=0.7, seen=SEEN).blocks(users)
+    (block,) = policy(users, items, temperature=0.7, seen=SEEN).blocks()
     log_p = plain_log_p(users, items)
     wanted = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(dim=1)
     assert torch.allclose(block.entropy(3), wanted[:3])
@@ -131,10 +133,10 @@ def test_the_entropy_is_that_of_the_shown_items():
 def test_a_loss_needs_no_gradient_and_may_be_constant():
     users, items = vectors()
     with torch.no_grad():
-        found = softmax_loss(users, items, picked_loss)
+        found = policy(users, items).loss(picked_loss)
     wanted = (WORTH * plain_log_p(users, items, None, 1.0)[PAIRS].square()).sum()
     assert found.item() == pytest.approx(wanted.item())
-    constant = softmax_loss(users, items, lambda block: torch.tensor(float(len(block))))
+    constant = policy(users, items).loss(lambda block: torch.tensor(float(len(block))))
     assert [g.abs().sum().item() for g in torch.autograd.grad(constant, (users, items))] == [0, 0]
 
 
@@ -149,7 +151,7 @@ def test_bfloat16_products_stay_near_the_plain_formula(scale, monkeypatch):
     def loss(block):
         return -block.log_p(torch.arange(len(block)), targets[block.which]).sum()
 
-    found = softmax_loss(users, items, loss)
+    found = policy(users, items).loss(loss)
     assert found.item() == pytest.approx(wanted.item(), rel=3e-3)
     for ours, theirs in zip(
         torch.autograd.grad(found, (users, items)),
@@ -162,7 +164,7 @@ def test_bfloat16_products_stay_near_the_plain_formula(scale, monkeypatch):
 def test_log_z_is_exact_to_a_ten_thousandth_though_p_is_rounded(monkeypatch):
     monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
     users, items = vectors(torch.float32, items=5000, dim=64)
-    (block,) = Catalogue(items, STATES).blocks(users * 0.5)
+    (block,) = policy(users * 0.5, items).blocks()
     wanted = block._logits.double().logsumexp(dim=1)
     assert (block._log_z - wanted).abs().max().item() < 5e-4
 
@@ -174,8 +176,7 @@ def test_the_difference_of_two_close_policies_is_not_lost_in_rounding(monkeypatc
     moved = users + 0.1 * torch.randn(users.shape, generator=torch.Generator().manual_seed(2))
     pairs = torch.arange(STATES), torch.arange(STATES) * 400
     new, old = (
-        next(Catalogue(items, STATES, exact_products=True).blocks(states))
-        for states in (moved, users)
+        next(policy(states, items, exact_products=True).blocks()) for states in (moved, users)
     )
     plain = [(states @ items.T).double().log_softmax(dim=1) for states in (moved, users)]
     kl = (plain[0].exp() * (plain[0] - plain[1])).sum(dim=1)
@@ -187,7 +188,7 @@ def test_the_difference_of_two_close_policies_is_not_lost_in_rounding(monkeypatc
 def test_a_certain_policy_keeps_a_finite_log_p_for_what_it_never_shows():
     users, items = torch.ones(1, 1, dtype=torch.float64), torch.zeros(300, 1, dtype=torch.float64)
     items[299] = 500.0  # all of the first items underflow
-    (block,) = Catalogue(items, 1).blocks(users)
+    (block,) = policy(users, items).blocks()
     log_p = block.log_p(torch.tensor([0, 0]), torch.tensor([299, 5]))
     assert log_p.tolist() == pytest.approx([0.0, -500.0])
 
@@ -199,7 +200,7 @@ def test_a_state_that_may_be_shown_nothing_takes_no_part():
     def loss(block):
         return block.log_p(torch.arange(1, STATES), torch.ones(STATES - 1).long()).sum()
 
-    found = softmax_loss(users, items, loss, Catalogue(items, len(users), seen=everything))
+    found = policy(users, items, seen=everything).loss(loss)
     d_users, d_items = torch.autograd.grad(found, (users, items))
     assert torch.isfinite(d_users).all()
     assert torch.isfinite(d_items).all()
@@ -209,7 +210,7 @@ def test_a_state_that_may_be_shown_nothing_takes_no_part():
 def test_draws_follow_the_policy_and_come_sorted():
     users, items = vectors(items=6)
     seen = Seen(torch.tensor([0, 1]), torch.tensor([5, 0]))
-    (block,) = Catalogue(items, STATES, seen=seen).blocks(users)
+    (block,) = policy(users, items, seen=seen).blocks()
     drawn = block.draw(200_000, torch.Generator().manual_seed(1))
     assert (drawn.diff(dim=1) >= 0).all()
     for state in range(STATES):
@@ -230,9 +231,9 @@ def test_products_are_in_bfloat16_only_where_it_pays(monkeypatch):
 
 
 def test_blocks_are_alike_in_size_and_bounded_in_logits():
-    catalogue = Catalogue(torch.zeros(20_000, 2), 1000)
-    assert catalogue.block_size * 20_000 <= softmax._LOGITS["cpu"]
-    sizes = [len(block) for block in catalogue.blocks(torch.zeros(1000, 2))]
+    distribution = policy(torch.zeros(1000, 2), torch.zeros(20_000, 2))
+    assert distribution.block_size * 20_000 <= softmax._LOGITS["cpu"]
+    sizes = [len(block) for block in distribution.blocks()]
     assert sum(sizes) == 1000
     assert max(sizes) - min(sizes) <= len(sizes)
 
@@ -242,7 +243,7 @@ def test_a_bias_is_added_to_the_scores_and_is_no_part_of_the_entropy(dtype, monk
     monkeypatch.setattr(softmax, "product_dtype", lambda _items: dtype)
     users, items = vectors(torch.promote_types(dtype, torch.float32))
     bias = torch.linspace(-2, 2, ITEMS).to(users.dtype)
-    (block,) = Catalogue(items, STATES, temperature=0.7, bias=bias).blocks(users)
+    (block,) = policy(users, items, temperature=0.7, bias=bias).blocks()
     scores = (users @ items.T / 0.7).detach()
     log_p = (scores + bias).log_softmax(dim=1)
     close = {"atol": 1e-9} if dtype == torch.float64 else {"atol": 0.05}
@@ -256,30 +257,47 @@ def test_rounding_never_makes_a_probability_above_one(monkeypatch):
     users, items = torch.ones(64, 8), torch.randn(3000, 8) * 0.1
     items[7] = torch.linspace(3, 4, 8)
     users = users + 0.1 * torch.randn(64, 8)
-    (block,) = Catalogue(items, 64).blocks(users)
+    (block,) = policy(users, items).blocks()
     states = torch.arange(64)
     assert block.log_p(states, torch.full((64,), 7)).max().item() <= 0
     assert block.log_p_of(torch.full((64, 3), 7)).max().item() <= 0
     assert ((block._logits[:, 7] - block._log_z) > 0).any()
 
 
-def test_memory_is_lent_to_one_catalogue_at_a_time_and_used_again():
-    first, second = (Catalogue(torch.zeros(2000, 2), 30) for _ in range(2))
-    rooms = [room.data_ptr() for catalogue in (first, second) for room in catalogue.rooms]
-    assert len(set(rooms)) == 4
-    del first, second
-    third = Catalogue(torch.zeros(2000, 2), 29)
-    assert {room.data_ptr() for room in third.rooms} <= set(rooms)
-    del third
-    Catalogue(torch.zeros(9000, 2), 30)
-    assert len(softmax._ROOMS) <= softmax._MOST_ROOMS
+def test_a_workspace_lends_the_same_memory_again_but_never_twice_at_a_time():
+    workspace, like = Workspace(), torch.zeros(1)
+    with workspace.borrow(like, 2000) as first, workspace.borrow(like, 2000) as second:
+        assert len({buffer.data_ptr() for buffer in (*first, *second)}) == 4
+    with workspace.borrow(like, 1900) as third:
+        assert third[0].data_ptr() == first[0].data_ptr()
+    with workspace.borrow(like, 9000) as larger:
+        assert len(larger[0]) >= 9000
+    with workspace.borrow(like.double(), 9000) as wider:
+        assert wider[0].dtype == torch.float64
+
+
+def test_a_copy_of_a_model_has_a_workspace_of_its_own():
+    workspace, like = Workspace(), torch.zeros(1)
+    with workspace.borrow(like, 10) as lent:
+        pass
+    with copy.deepcopy(workspace).borrow(like, 10) as other:
+        assert other[0].data_ptr() != lent[0].data_ptr()
+
+
+def test_blocks_use_the_workspace_that_is_given():
+    users, items = (x.detach() for x in vectors())
+    workspace = Workspace()
+    for _ in range(2):
+        (block,) = policy(users, items, workspace=workspace).blocks()
+        with workspace.borrow(items, STATES * ITEMS) as (logits, p):
+            assert block._logits.data_ptr() == logits.data_ptr()
+            assert block.p.data_ptr() == p.data_ptr()
 
 
 def test_a_draw_without_replacement_follows_the_policy_in_its_first_arrivals():
     users, items = torch.zeros(1, 1), torch.tensor([[0.0], [0.0], [0.0], [0.0]])
     bias = torch.tensor([0.5, 0.3, 0.2, 0.0]).log()
-    catalogue = Catalogue(items, 1, bias=bias)
-    (block,) = catalogue.blocks(users)
+    (block,) = policy(users, items, bias=bias).blocks()
     ones, twos = torch.zeros(4), torch.zeros(4)
     for seed in range(3000):
         generator = torch.Generator().manual_seed(seed)
@@ -309,9 +327,7 @@ def test_expectation_and_entropy_have_the_plain_formula_s_loss_and_gradient(bias
     def loss(block):
         return (block.expectation(worth).square() + 3 * block.entropies().square()).sum()
 
-    found = softmax_loss(
-        users, items, loss, Catalogue(items, len(users), temperature=0.7, seen=SEEN, bias=bias)
-    )
+    found = policy(users, items, temperature=0.7, seen=SEEN, bias=bias).loss(loss)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     assert agree(
         torch.autograd.grad(found, (users, items)), torch.autograd.grad(wanted, (users, items))
@@ -320,9 +336,9 @@ def test_expectation_and_entropy_have_the_plain_formula_s_loss_and_gradient(bias
 
 def test_lists_are_drawn_place_by_place_from_what_is_left():
     logits = torch.tensor([[2.0, 0.0, 1.0, -torch.inf]])
-    catalogue = Catalogue(torch.eye(4), 1)
     users = torch.tensor([[2.0, 0.0, 1.0, -60.0]])
-    lists = catalogue.block(users, slice(0, 1)).draw_lists(40_000, 2, torch.Generator())
+    (block,) = policy(users, torch.eye(4)).blocks()
+    lists = block.draw_lists(40_000, 2, torch.Generator())
     p = logits.softmax(dim=1)[0]
     pairs = lists[0, :, 0] * 4 + lists[0, :, 1]
     shares = torch.bincount(pairs, minlength=16).float() / 40_000
@@ -333,17 +349,17 @@ def test_lists_are_drawn_place_by_place_from_what_is_left():
 
 
 def test_the_lists_of_a_state_are_drawn_one_without_another():
-    catalogue = Catalogue(torch.eye(3), 1)
     users = torch.tensor([[1.0, 0.0, 0.5]])
-    first = catalogue.block(users, slice(0, 1)).draw_lists(20_000, 1, torch.Generator())[0, :, 0]
+    (block,) = policy(users, torch.eye(3)).blocks()
+    first = block.draw_lists(20_000, 1, torch.Generator())[0, :, 0]
     alike = users.softmax(dim=1).square().sum().item()
     assert (first[1:] == first[:-1]).float().mean() == pytest.approx(alike, abs=0.015)
 
 
 def test_a_list_is_complete_where_one_item_is_nearly_certain():
-    catalogue = Catalogue(torch.eye(5), 1)
     users = torch.tensor([[14.0, 0.0, 0.0, 0.0, 0.0]])
-    lists = catalogue.block(users, slice(0, 1)).draw_lists(200, 4, torch.Generator())
+    (block,) = policy(users, torch.eye(5)).blocks()
+    lists = block.draw_lists(200, 4, torch.Generator())
     assert (lists[0].sort(dim=1).values.diff(dim=1) > 0).all()
     assert (lists[0, :, 0] == 0).float().mean() > 0.95
     assert len(torch.unique(lists[0, :, 1])) == 4

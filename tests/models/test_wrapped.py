@@ -66,7 +66,7 @@ def test_every_state_has_its_own_history_and_nothing_after_it():
         wrapped(query=query), args=GRPOConfig(batch_size=500), train_dataset=DATASET
     )
     (work,) = trainer.epoch(torch.Generator())
-    work.embed(trainer.policy, trainer.model)
+    trainer.policy.embed(trainer.model, work.queries)
     for state in range(len(work.queries)):
         user = int(work.queries.state_users[state])
         end = int(work.queries.ends[state])

@@ -15,7 +15,7 @@ from recoach.simulation.toy_logs import popularity_world
 def test_a_policy_divides_scores_by_its_temperature_and_hides_what_was_seen():
     users, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, -1.0]])
     seen = Seen(torch.tensor([1]), torch.tensor([0]))
-    (block,) = Policy(0.5).catalogue(Embeddings(users, items), seen).blocks(users)
+    (block,) = Policy(0.5).of_vectors(Embeddings(users, items), seen).blocks()
     assert torch.allclose(block.p, torch.tensor([[-4.0, 0.0], [-torch.inf, 0.0]]).softmax(dim=1))
 
 

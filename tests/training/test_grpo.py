@@ -40,7 +40,10 @@ def tuned(model, dataset=DATASET, context=None, **settings):
 
 
 def copies(model):
-    return {name: [p.detach().clone() for p in table] for name, table in model.tables().items()}
+    return {
+        name: [p.detach().clone() for p in table]
+        for name, table in model.parameter_groups().items()
+    }
 
 
 def same(before, after):

@@ -238,7 +238,7 @@ def test_a_divergence_names_tables_users_and_the_last_good_checkpoint(tmp_path, 
         if len(taken) < 4:
             return found
         with torch.no_grad():
-            self.model.tables()["item"][0][0] = math.nan
+            self.model.parameter_groups()["item"][0][0] = math.nan
         return {"loss": math.nan}
 
     monkeypatch.setattr(SupervisedTrainer, "step", diverging)
@@ -259,7 +259,7 @@ def test_vectors_that_are_no_numbers_name_the_step_and_the_checkpoint(tmp_path, 
         spoiling.count += 1
         if spoiling.count == 4:
             with torch.no_grad():
-                self.model.tables()["item"][0][0] = math.inf
+                self.model.parameter_groups()["item"][0][0] = math.inf
         return found
 
     spoiling.count = 0

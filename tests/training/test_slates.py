@@ -29,7 +29,7 @@ DISCOUNT = 1 / torch.arange(2, LENGTH + 2).double().log2()
 def slates(*functions, **changes):
     settings = {"estimator": "slate", "loss_type": "grpo", "slate_length": LENGTH}
     args = GRPOConfig(**settings | {"num_generations": 3000, "temperature": 0.7} | changes)
-    return SlateEstimator(args, Policy(0.7), CombinedReward(functions or [future()], n_items=ITEMS))
+    return SlateEstimator(args, CombinedReward(functions or [future()], n_items=ITEMS))
 
 
 def law(new):
@@ -43,7 +43,7 @@ def law(new):
 
 def test_the_places_of_all_lists_have_the_formula_s_probabilities():
     new = vectors(2)
-    block = Policy(0.7).catalogue(new).block(new.users, slice(0, 2))
+    (block,) = Policy(0.7).of_vectors(new).blocks()
     found = plackett_luce(block, LISTS.expand(2, -1, -1))
     assert torch.allclose(found, law(new).detach(), atol=1e-6)
     assert found.sum(dim=2).exp().sum(dim=1).tolist() == pytest.approx([1, 1], abs=1e-6)

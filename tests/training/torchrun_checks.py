@@ -16,9 +16,10 @@ from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models import losses
+from recoach.models.base import Embeddings
+from recoach.models.distribution import Block
 from recoach.models.registry import build_model
-from recoach.models.sharded_softmax import ShardedCatalogue, local_rows
-from recoach.models.softmax import Block, softmax_loss
+from recoach.models.sharded_softmax import ShardedDistribution, local_rows
 from recoach.policy.objective import Clip, exact_surrogate, log_weight
 from recoach.simulation.toy_logs import block_graph
 from recoach.training.callbacks import Callback
@@ -170,14 +171,15 @@ def sharded():
         if distributed.data_world_size() > 1:
             settings = {"start": here.start, "seen": seen if mask else None}
             settings |= {"temperature": temperature}
-            base = ShardedCatalogue(there[here], 11, **settings)
+            base = ShardedDistribution(Embeddings(users.detach(), there[here]), **settings)
 
-            def loss(block, asked=asked, base=base):
+            def loss(block, base_block, asked=asked):
                 states = torch.arange(len(block))
                 picked = block.log_p(states, targets[block.which])
-                return asked(picked, block, base.block(users[block.which], block.which), values)
+                return asked(picked, block, base_block, values)
 
-            total = softmax_loss(users, rows, loss, ShardedCatalogue(rows, 11, **settings))
+            policy = ShardedDistribution(Embeddings(users, rows), **settings)
+            total = policy.loss(loss, base)
         else:
             plain, base = (Plain(users @ i.T / temperature, mask and seen) for i in (rows, there))
             picked = plain.log[torch.arange(11), targets]

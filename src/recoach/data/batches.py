@@ -70,6 +70,22 @@ class Queries:
         """(int64[H] users, int64[H] items) of the hidden interactions; None if there are none."""
         return self.hidden and (self.state_users[self.hidden.states], self.hidden.items)
 
+    def select(self, which: slice) -> "Queries":
+        """Return the states `which` with the rows that they are read from, both renumbered."""
+        rows, renumbered = torch.unique(self.rows[which], return_inverse=True)
+        seen, hidden = (
+            pairs and pairs.between(which.start, which.stop) for pairs in (self.seen, self.hidden)
+        )
+        return Queries(
+            users=self.users[rows],
+            history=self.history[rows],
+            lengths=self.lengths[rows],
+            rows=renumbered,
+            ends=self.ends[which],
+            seen=seen,
+            hidden=hidden,
+        )
+
     def to(self, device: torch.device) -> "Queries":
         """Return the same queries on another device."""
         if self.users.device == device:

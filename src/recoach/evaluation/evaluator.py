@@ -13,7 +13,7 @@ from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation.metrics import per_user
 from recoach.evaluation.ranking import target_ranks, top_items
-from recoach.models.base import Recommender, eval_mode
+from recoach.models.base import Recommender, dot_product, eval_mode
 
 MaskSeen = Literal["all", "recbole", "none"]
 """Mask items of a user's history: always, only if the model reads no history (RecBole), never."""
@@ -140,7 +140,11 @@ def top_lists(
             queries = user_queries(
                 past, users[part], model.history_length, model.n_items, mask_seen=mask
             ).to(model.device)
-            items = top_items(*model.embed(queries), k, queries.seen).items.cpu().numpy()
+            items = (
+                top_items(*dot_product(model, "ranking").embed(queries), k, queries.seen)
+                .items.cpu()
+                .numpy()
+            )
             rows[part, 1 : 1 + items.shape[1]] = items
     all_rows = distributed.all_gather(torch.from_numpy(rows[is_local])).numpy()
     return np.ascontiguousarray(all_rows[np.argsort(all_rows[:, 0]), 1:])
@@ -175,7 +179,7 @@ def _ranks_of_batch(
     """Return int64[N], the ranks of the held-out items of one batch of users."""
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
     queries = queries.to(model.device)
-    vectors, items = model.embed(queries)
+    vectors, items = dot_product(model, "ranking").embed(queries)
     # One non-finite element makes the sum non-finite: checked in one pass, without masks.
     if not bool(torch.isfinite(vectors.sum() + items.sum())):
         raise ModelError(

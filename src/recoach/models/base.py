@@ -1,10 +1,10 @@
-"""The contract every recommender keeps: two sets of vectors, whose products are the scores."""
+"""The contract of models: a recommender scores items; a dot product of vectors is the fast case."""
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, final
 
 import numpy as np
 import torch
@@ -15,13 +15,15 @@ from recoach import distributed
 from recoach.data.batches import Batch, Queries
 from recoach.data.split import RaggedArray
 from recoach.errors import ConfigError
+from recoach.models.distribution import Workspace
 
 GroupName = Literal["item", "user", "position", "encoder"]
+Model = TypeVar("Model", bound="Recommender")
 GROUP_NAMES: tuple[GroupName, ...] = ("item", "user", "position", "encoder")
 
 
 class Embeddings(NamedTuple):
-    """What a model makes of queries."""
+    """The vectors whose dot products are the scores."""
 
     users: Tensor
     """float[B, D] a vector for each state."""
@@ -30,7 +32,7 @@ class Embeddings(NamedTuple):
 
 
 class TrainingBatch(NamedTuple):
-    """What a model's own loss may look at; a model names what it needs in `needs`."""
+    """Input of a model's own loss; a model lists the kinds it needs in `needs`."""
 
     states: Batch | None = None
     """Places in histories with their next items."""
@@ -39,26 +41,25 @@ class TrainingBatch(NamedTuple):
 
 
 class Recommender(nn.Module, ABC):
-    """A model that scores items by products of vectors; `score` is final.
+    """A model that scores items for states.
 
     A subclass is built from its config, the training histories and the size of the catalogue. It
-    owns weights; it knows no optimiser, device, seed or evaluation.
+    holds weights only: no optimiser, seed or evaluation. Every layer above the
+    models relies on `score` alone; what needs vectors asks for a `DotProductRecommender`.
     """
 
     needs: ClassVar[tuple[Literal["states", "edges"], ...]] = ()
-    """Kinds of training batches; empty for a model that has nothing to learn by steps."""
+    """Kinds of training batches; empty for a model that is not trained by gradient steps."""
     regularises: ClassVar[bool] = False
-    """Whether `loss` shapes the vectors beyond raising what was taken: GRPO then carries it on."""
+    """Whether `loss` shapes the vectors beyond raising observed items: GRPO then keeps it."""
+    scores_at_once: ClassVar[int] = 2**17
+    """(state, item) pairs that `score` is asked for in one call while a policy is trained; what
+    `score` holds for each pair decides the memory of a step."""
 
     def __init__(self, config: BaseModel, train: RaggedArray, n_items: int) -> None:
         super().__init__()
         self.config = config
         self.n_users, self.n_items = len(train), n_items
-
-    @property
-    def shardable(self) -> bool:
-        """Whether `items` is an embedding that is read and scored and no more (see `divided`)."""
-        return False
 
     @property
     def history_length(self) -> int:
@@ -69,8 +70,17 @@ class Recommender(nn.Module, ABC):
         return f"{self.n_users:,} users, {self.n_items:,} items"
 
     @abstractmethod
-    def embed(self, queries: Queries) -> Embeddings:
-        """Return vectors for B states and for all items."""
+    def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
+        """Return the scores of items for B states, differentiable; seen items are not masked.
+
+        Args:
+            queries: the states.
+            items: int64[C] candidates that all states share, or int64[B, C] candidates of each
+                state; None scores the catalogue.
+
+        Returns:
+            float[B, C], or float[B, I] for the catalogue.
+        """
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the model's own supervised loss, a scalar.
@@ -82,11 +92,11 @@ class Recommender(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no loss: it is not trained by steps")
 
     @abstractmethod
-    def tables(self) -> dict[GroupName, list[Tensor]]:
-        """Return every parameter under the name of the table it belongs to."""
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
+        """Return every parameter under the name of its group; `trainable` selects among them."""
 
     def materialize_propagation(self) -> None:
-        """Make the propagated vectors the tables, free to move on their own from now on.
+        """Replace the tables by the propagated vectors, which are not propagated from then on.
 
         Raises:
             ConfigError: the model propagates nothing, or needs its tables as they are.
@@ -97,15 +107,9 @@ class Recommender(nn.Module, ABC):
         )
 
     @final
-    def score(self, queries: Queries) -> Tensor:
-        """Return float[B, I], the scores of all items; seen ones are not masked here."""
-        users, items = self.embed(queries)
-        return users @ items.T
-
-    @final
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         tensor: Any = next(self.parameters(), None)
         if tensor is None:
             tensor = next(self.buffers())
@@ -113,9 +117,60 @@ class Recommender(nn.Module, ABC):
         return device
 
 
+class DotProductRecommender(Recommender):
+    """A model whose scores are dot products of state and item vectors; `score` is final.
+
+    Its softmax over the catalogue is computed blockwise with a gradient in closed form; its
+    vectors can be exported, indexed and sharded.
+    """
+
+    scores_at_once = 2**24
+
+    def __init__(self, config: BaseModel, train: RaggedArray, n_items: int) -> None:
+        super().__init__(config, train, n_items)
+        self.workspace = Workspace()
+
+    @property
+    def shardable(self) -> bool:
+        """Whether `items` is an embedding that is only read and scored."""
+        return False
+
+    @abstractmethod
+    def embed(self, queries: Queries) -> Embeddings:
+        """Return vectors for B states and for all items."""
+
+    @final
+    def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
+        """Return the dot products, see `Recommender`."""
+        users, table = self.embed(queries)
+        if items is None:
+            return users @ table.T
+        if items.ndim == 1:
+            return users @ table[items].T
+        return torch.einsum("bd,bcd->bc", users, table[items])
+
+
+def dot_product(model: Recommender, what: str) -> DotProductRecommender:
+    """Return the model as one whose scores are dot products.
+
+    Args:
+        model: any recommender.
+        what: what needs vectors, the beginning of the message.
+
+    Raises:
+        ConfigError: the model's scores are no dot products.
+    """
+    if isinstance(model, DotProductRecommender):
+        return model
+    raise ConfigError(
+        f"{what} needs a vector for each state and each item, and {type(model).__name__} scores "
+        "them in another way; use a model whose scores are dot products."
+    )
+
+
 @contextmanager
 def eval_mode(model: Recommender) -> Iterator[None]:
-    """Put a model into evaluation mode and back into the mode it was in, whatever happens."""
+    """Put a model into evaluation mode, and back into its earlier mode on exit or error."""
     was_training = model.training
     model.eval()
     try:
@@ -124,37 +179,36 @@ def eval_mode(model: Recommender) -> Iterator[None]:
         model.train(was_training)
 
 
-def frozen_copy(model: Recommender) -> Recommender:
+def frozen_copy(model: Model) -> Model:
     """Return a copy without dropout and without gradients."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def draw_negatives(
-    known: Tensor, users: Tensor, n_items: int, count: int, generator: torch.Generator
+    interactions: Tensor, users: Tensor, n_items: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw items uniformly among those a user has not taken.
+    """Draw items uniformly among those a user has not interacted with.
 
     Args:
-        known: int64[m] sorted keys `user * n_items + item` of what was taken.
+        interactions: int64[m] sorted keys `user * n_items + item`, see `interaction_keys`.
         users: int64[B].
         n_items: size of the catalogue.
         count: items for each user.
-        generator: source of randomness (on the CPU), the same in all processes.
+        generator: on the CPU, in the same state in all processes.
 
     Returns:
-        int64[B, count]. After ten rounds a user who has taken nearly everything may keep a
-        taken item.
+        int64[B, count]. After ten rounds a user with nearly all items may keep one of them.
     """
     generator = distributed.rank_generator(generator)
-    drawn = torch.randint(n_items, (len(users), count), generator=generator).to(users.device)
+    negatives = torch.randint(n_items, (len(users), count), generator=generator).to(users.device)
     for _ in range(10):
-        taken = _contains(known, users[:, None] * n_items + drawn)
-        n_taken = int(taken.sum())
-        if n_taken == 0:
+        observed = _contains(interactions, users[:, None] * n_items + negatives)
+        n_observed = int(observed.sum())
+        if n_observed == 0:
             break
-        again = torch.randint(n_items, (n_taken,), generator=generator)
-        drawn[taken] = again.to(users.device)
-    return drawn
+        again = torch.randint(n_items, (n_observed,), generator=generator)
+        negatives[observed] = again.to(users.device)
+    return negatives
 
 
 def interaction_keys(train: RaggedArray, n_items: int) -> Tensor:
@@ -163,7 +217,7 @@ def interaction_keys(train: RaggedArray, n_items: int) -> Tensor:
     return torch.from_numpy(np.unique(users * n_items + train.values))
 
 
-def _contains(known: Tensor, keys: Tensor) -> Tensor:
-    place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-    taken: Tensor = known[place] == keys
-    return taken
+def _contains(sorted_keys: Tensor, keys: Tensor) -> Tensor:
+    place = torch.searchsorted(sorted_keys, keys).clamp(max=len(sorted_keys) - 1)
+    contained: Tensor = sorted_keys[place] == keys
+    return contained

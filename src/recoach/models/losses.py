@@ -8,12 +8,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from recoach import distributed
-from recoach.models.sharded_softmax import ShardedCatalogue
-from recoach.models.softmax import Block, product_dtype, softmax_loss
+from recoach.models.base import Embeddings
+from recoach.models.distribution import Block, Workspace
+from recoach.models.sharded_softmax import ShardedDistribution
+from recoach.models.softmax import BlockwiseDistribution, product_dtype
 
 
 def cross_entropy(
-    users: Tensor, items: Tensor, targets: Tensor, first_item: int | None = None
+    users: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    first_item: int | None = None,
+    workspace: Workspace | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of the targets under the softmax over all items.
 
@@ -23,16 +29,20 @@ def cross_entropy(
         targets: int64[B].
         first_item: item index of the first row of `items` where they are sharded; None where
             `items` has all rows.
+        workspace: memory for the blocks of logits; a new one where None.
     """
 
     def loss(block: Block) -> Tensor:
         states = torch.arange(len(block), device=users.device)
         return -block.log_p(states, targets[block.which]).sum()
 
-    catalogue = (
-        None if first_item is None else ShardedCatalogue(items, len(users), start=first_item)
+    vectors = Embeddings(users, items)
+    distribution = (
+        BlockwiseDistribution(vectors, workspace=workspace)
+        if first_item is None
+        else ShardedDistribution(vectors, start=first_item, workspace=workspace)
     )
-    return softmax_loss(users, items, loss, catalogue) / distributed.data_sum(len(users))
+    return distribution.loss(loss) / distributed.data_sum(len(users))
 
 
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""The catalogue's softmax where no process holds all items: each has a range of rows.
+"""The catalogue softmax where every process holds a range of the items.
 
-As in Megatron's vocabulary-parallel cross-entropy (Shoeybi et al. 2019): the processes hold the
-same states, each computes the logits of its own items, and what is needed of the others' are the
+As in Megatron's vocabulary-parallel cross-entropy (Shoeybi et al. 2019): all processes hold the
+same states, each computes the logits of its local items, and the only values exchanged are the
 normaliser (a maximum and a sum), the logits of single pairs and the gradient of the states (sums).
-Nothing of the size of the catalogue travels.
+Nothing of the size of the catalogue is communicated.
 """
 
 import torch
@@ -11,128 +11,132 @@ from torch import Tensor
 
 from recoach import distributed
 from recoach.data.batches import Seen
-from recoach.models.softmax import Block, Catalogue
+from recoach.models.base import Embeddings
+from recoach.models.distribution import Workspace
+from recoach.models.softmax import BlockwiseBlock, BlockwiseDistribution
 
 
 def local_rows(n_items: int) -> slice:
-    """Return the range of items that this process holds; the ranges differ by one at the most."""
-    number, count = distributed.rank(), distributed.world_size()
-    return slice(n_items * number // count, n_items * (number + 1) // count)
+    """Return the range of items that this process holds; ranges differ in length by at most one."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    return slice(n_items * rank // world_size, n_items * (rank + 1) // world_size)
 
 
-class ShardedCatalogue(Catalogue):
-    """The own rows of a catalogue, for states that are the same in all processes.
+class ShardedDistribution(BlockwiseDistribution):
+    """The policy of states that are the same in all processes, over all processes' items.
 
-    A loss of it is the same in all processes; each finds the whole gradient of the states and that
-    of its own items.
+    The loss is the same in all processes; each process gets the whole gradient of the states and
+    that of its local items.
 
     Args:
-        items: float[rows, D].
-        n_states: number of states that will be asked for.
-        start: the first own item's number.
+        vectors: float[B, D] of the states and float[rows, D] of the local items.
+        start: number of the first local item.
         seen: masked (state, item) pairs, sorted by state; of any items.
         temperature: divides the scores.
-        exact_products: see `Catalogue`.
+        exact_products: see `BlockwiseDistribution`.
+        workspace: see `BlockwiseDistribution`.
     """
 
     def __init__(
         self,
-        items: Tensor,
-        n_states: int,
+        vectors: Embeddings,
         *,
         start: int,
         seen: Seen | None = None,
         temperature: float = 1.0,
         exact_products: bool = False,
+        workspace: Workspace | None = None,
     ) -> None:
-        self.start, self.stop = start, start + len(items)
+        self.start, self.stop = start, start + len(vectors.items)
         if seen is not None:
-            here = self.holds(seen.items)
-            seen = Seen(seen.states[here], seen.items[here] - start)
+            local = self.is_local(seen.items)
+            seen = Seen(seen.states[local], seen.items[local] - start)
+        replicated: Tensor = _ReplicatedStates.apply(vectors.users)  # type: ignore[no-untyped-call]
         super().__init__(
-            items, n_states, temperature=temperature, seen=seen, exact_products=exact_products
+            Embeddings(replicated, vectors.items),
+            temperature=temperature,
+            seen=seen,
+            exact_products=exact_products,
+            workspace=workspace,
         )
-        # Blocks are gone through in step: the largest shard, which fits the fewest states, decides.
+        # All processes step through the same blocks: the largest shard fits the fewest states.
         self.block_size = -int(distributed.all_reduce_max(torch.tensor(-self.block_size)))
 
-    def holds(self, items: Tensor) -> Tensor:
-        """Return bool[n], whether items are among the own ones."""
+    def is_local(self, items: Tensor) -> Tensor:
+        """Return bool[n], whether this process holds the items."""
         return (items >= self.start) & (items < self.stop)
 
-    def states(self, users: Tensor) -> Tensor:
-        """Return the states, whose gradient all processes add to."""
-        everywhere: Tensor = _Everywhere.apply(users)  # type: ignore[no-untyped-call]
-        return everywhere
-
-    def block(self, users: Tensor, which: slice) -> Block:
-        """Return the policy of the states `which`, see `Catalogue`."""
-        seen = self.seen and self.seen.between(which.start, which.stop)
-        return _ShardBlock(self, users.detach(), which, seen)
+    def _block(self, users: Tensor, which: slice, buffers: tuple[Tensor, Tensor]) -> BlockwiseBlock:
+        return _ShardedBlock(self, users, which, buffers)
 
 
-class _ShardBlock(Block):
-    """A block's own columns; whatever sums over the catalogue is summed over the processes."""
+class _ShardedBlock(BlockwiseBlock):
+    """A block's local columns; sums over the catalogue are all-reduced."""
 
     def __init__(
-        self, shard: ShardedCatalogue, users: Tensor, which: slice, seen: Seen | None
+        self,
+        shard: ShardedDistribution,
+        users: Tensor,
+        which: slice,
+        buffers: tuple[Tensor, Tensor],
     ) -> None:
         self._shard = shard
-        super().__init__(shard, users, which, seen)
+        super().__init__(shard, users, which, buffers)
 
     def log_p(self, states: Tensor, items: Tensor) -> Tensor:
         """Return float[n], the log-probabilities of pairs of any items."""
-        here = self._shard.holds(items)
-        known = states[here]
-        found = self._log_z.new_zeros(len(states))
-        own = self._logits[known, items[here] - self._shard.start] - self._log_z[known]
-        found[here] = own.to(found.dtype)
-        found = distributed.all_reduce_sum(found).clamp(max=0).requires_grad_()
-        self._pairs.append((states, items, found))
-        return found
+        local = self._shard.is_local(items)
+        local_states = states[local]
+        log_p = self._log_z.new_zeros(len(states))
+        logits = self._logits[local_states, items[local] - self._shard.start]
+        log_p[local] = (logits - self._log_z[local_states]).to(log_p.dtype)
+        log_p = distributed.all_reduce_sum(log_p).clamp(max=0).requires_grad_()
+        self._pair_answers.append((states, items, log_p))
+        return log_p
 
     def expectation(self, values: Tensor) -> Tensor:
-        """Return float[b], the mean of a number that items have, see `Block`.
+        """Return float[b], the mean of a value of items under each policy, see `Block`.
 
         Args:
             values: float[I], of all items.
         """
         return super().expectation(values[self._shard.start : self._shard.stop])
 
-    def log_p_of(self, drawn: Tensor) -> Tensor:
-        """Raise: what is drawn may be anybody's."""
-        raise NotImplementedError("draws need the whole catalogue; enumerate it (`log_p`)")
+    def log_p_of(self, items: Tensor) -> Tensor:
+        """Raise NotImplementedError: sampled items may lie with any process."""
+        raise NotImplementedError("sampling needs the whole catalogue; enumerate it (`log_p`)")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Raise: a process knows the probabilities of its own items alone."""
-        raise NotImplementedError("draws need the whole catalogue; enumerate it (`log_p`)")
+        """Raise NotImplementedError: a process knows the probabilities of its local items alone."""
+        raise NotImplementedError("sampling needs the whole catalogue; enumerate it (`log_p`)")
 
     draw_distinct = draw
 
-    def _add_picked(
+    def _add_pairs(
         self, pairs: tuple[Tensor, Tensor, Tensor], d_users: Tensor, d_items: Tensor
     ) -> None:
-        states, wanted, slope = pairs
-        here = self._shard.holds(wanted)
-        own = (states[here], wanted[here] - self._shard.start, slope[here])
-        super()._add_picked(own, d_users, d_items)
+        states, items, slope = pairs
+        local = self._shard.is_local(items)
+        local_pairs = (states[local], items[local] - self._shard.start, slope[local])
+        super()._add_pairs(local_pairs, d_users, d_items)
 
-    def _over_all(self, sums: Tensor) -> Tensor:
+    def _sum_over_catalogue(self, sums: Tensor) -> Tensor:
         return distributed.all_reduce_sum(sums)
 
     def _log_normaliser(self) -> Tensor:
-        """Return log Z over all processes' items, and make p a part of that."""
+        """Return log Z over all processes' items, and rescale p to it."""
         log_z = super()._log_normaliser()
-        hidden = self.p.sum(dim=1) == 0  # none of the own items may be shown
-        log_z = log_z.masked_fill(hidden, -torch.inf)
-        most = distributed.all_reduce_max(log_z)
-        whole = distributed.all_reduce_sum((log_z - most).exp()).log() + most
-        whole = whole.nan_to_num(nan=0.0)  # nothing may be shown at all: p is 0
-        self.p *= (log_z - whole).exp()[:, None]
-        return whole
+        empty = self.p.sum(dim=1) == 0  # every local item is masked
+        log_z = log_z.masked_fill(empty, -torch.inf)
+        highest = distributed.all_reduce_max(log_z)
+        total = distributed.all_reduce_sum((log_z - highest).exp()).log() + highest
+        total = total.nan_to_num(nan=0.0)  # every item is masked: p is 0
+        self.p *= (log_z - total).exp()[:, None]
+        return total
 
 
-class _Everywhere(torch.autograd.Function):
-    """States that all processes use: what each finds of their gradient is added up."""
+class _ReplicatedStates(torch.autograd.Function):
+    """States that all processes use: their gradient is the sum over the processes."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, users: Tensor) -> Tensor:

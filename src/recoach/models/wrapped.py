@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recoach.data.batches import Queries
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError
-from recoach.models.base import Embeddings, GroupName, Recommender
+from recoach.models.base import DotProductRecommender, Embeddings, GroupName
 
 Query = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(module, users int64[B], histories int64[B, T]) -> float[B, D]; histories are padded on the
@@ -27,7 +27,7 @@ class WrappedConfig(BaseModel):
     """Last items of a history that `query` is given; 0 where it reads none."""
 
 
-class Wrapped(Recommender):
+class Wrapped(DotProductRecommender):
     """A module whose scores are products of what two functions make of it.
 
     The functions are handed the module, because copies of the model hold a module of their own.
@@ -58,7 +58,7 @@ class Wrapped(Recommender):
         history = history.masked_fill(places >= queries.ends[:, None], self.n_items)
         return Embeddings(query(self.module, queries.state_users, history), items(self.module))
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return all parameters under "encoder": which are tables only their author knows."""
         return {"encoder": list(self.parameters())}
 

@@ -1,8 +1,7 @@
-"""The policy: a softmax over the items a state may be shown."""
+"""The policy: a softmax over the items that a state may be shown."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,9 +11,18 @@ from torch.nn import functional
 
 from recoach.data.batches import Queries, Seen, histories, user_queries
 from recoach.data.split import Dataset
-from recoach.models.base import Embeddings, Recommender, eval_mode
-from recoach.models.sharded_softmax import ShardedCatalogue
-from recoach.models.softmax import Block, Catalogue, softmax_loss
+from recoach.models.base import (
+    DotProductRecommender,
+    Embeddings,
+    Recommender,
+    dot_product,
+    eval_mode,
+)
+from recoach.models.dense_softmax import DenseDistribution, catalogue_scores
+from recoach.models.distribution import Distribution, Workspace
+from recoach.models.sharded_softmax import ShardedDistribution
+from recoach.models.softmax import BlockwiseDistribution
+from recoach.policy.candidates import Candidates
 
 Logits = Literal["raw", "norm_query", "cosine"]
 
@@ -25,17 +33,79 @@ _CALIBRATION_LOGITS = 2**27
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """softmax(score / temperature), in float32, zero for masked items."""
+    """softmax(score / temperature) over the items that are not masked, in float32."""
 
     temperature: float = 1.0
     logits: Logits = "raw"
-    """Products of the vectors as they are, with states of unit length, or of both (cosines)."""
+    """Dot products of the vectors as they are, with states of unit length, or of both (cosines)."""
     exact_products: bool = False
-    """Whether products stay in the vectors' own precision, as differences of policies need."""
+    """Whether products stay in the vectors' dtype, as differences between policies need."""
     first_item: int | None = None
-    """The number of the model's first item where others hold the rest; None for all of them."""
+    """Number of the first local item where other processes hold the rest; None for all items."""
 
-    def embed(self, model: Recommender, queries: Queries) -> Embeddings:
+    def distribution(
+        self,
+        model: Recommender,
+        queries: Queries,
+        candidates: Candidates | None = None,
+        *,
+        dropout_seed: int | None = None,
+    ) -> Distribution:
+        """Return the model's policy for states.
+
+        Args:
+            model: any recommender.
+            queries: B states; their seen items are masked.
+            candidates: a sample that stands for the catalogue; seen items are numbered within it.
+            dropout_seed: seeds the global random state before the model runs, so that several
+                policies of a step share their dropout masks; None leaves it as it is.
+
+        Raises:
+            ConfigError: normalised logits for a model whose scores are no dot products.
+        """
+        items, bias = (None, None) if candidates is None else candidates
+        if not isinstance(model, DotProductRecommender):
+            self._check_scores(model)
+            return DenseDistribution(
+                model,
+                queries,
+                items=items,
+                temperature=self.temperature,
+                bias=bias,
+                dropout_seed=dropout_seed,
+            )
+        if dropout_seed is not None:
+            torch.manual_seed(dropout_seed)
+        users, table = self.embed(model, queries)
+        vectors = Embeddings(users, table if items is None else table[items])
+        return self.of_vectors(vectors, queries.seen, bias, model.workspace)
+
+    def of_vectors(
+        self,
+        vectors: Embeddings,
+        seen: Seen | None = None,
+        bias: Tensor | None = None,
+        workspace: Workspace | None = None,
+    ) -> BlockwiseDistribution:
+        """Return the policy of states and items that are given as vectors.
+
+        Args:
+            vectors: states and items.
+            seen: masked pairs of these states.
+            bias: float[I] where the items are a sample, see `BlockwiseDistribution`.
+            workspace: memory for the blocks.
+        """
+        settings: dict[str, Any] = {
+            "temperature": self.temperature,
+            "seen": seen,
+            "exact_products": self.exact_products,
+            "workspace": workspace,
+        }
+        if self.first_item is not None:
+            return ShardedDistribution(vectors, start=self.first_item, **settings)
+        return BlockwiseDistribution(vectors, bias=bias, **settings)
+
+    def embed(self, model: DotProductRecommender, queries: Queries) -> Embeddings:
         """Return the vectors whose products over the temperature are the logits."""
         users, items = model.embed(queries)
         if self.logits != "raw":
@@ -44,43 +114,18 @@ class Policy:
             items = functional.normalize(items, dim=1)
         return Embeddings(users, items)
 
-    def catalogue(
-        self, vectors: Embeddings, seen: Seen | None = None, bias: Tensor | None = None
-    ) -> Catalogue:
-        """Return the items to choose from, which gives the policy of states block by block.
+    def scores(self, model: Recommender, queries: Queries) -> Tensor:
+        """Return float[B, I], the logits before the temperature, without gradient or mask."""
+        if not isinstance(model, DotProductRecommender):
+            self._check_scores(model)
+            return catalogue_scores(model, queries)
+        with torch.no_grad():
+            users, items = self.embed(model, queries)
+            return users @ items.T
 
-        Args:
-            vectors: states and items.
-            seen: masked pairs of these states.
-            bias: float[I] where the items are a sample, see `Catalogue`.
-        """
-        if self.first_item is not None:
-            return ShardedCatalogue(
-                vectors.items,
-                len(vectors.users),
-                start=self.first_item,
-                temperature=self.temperature,
-                seen=seen,
-                exact_products=self.exact_products,
-            )
-        return Catalogue(
-            vectors.items,
-            len(vectors.users),
-            temperature=self.temperature,
-            seen=seen,
-            bias=bias,
-            exact_products=self.exact_products,
-        )
-
-    def loss(
-        self,
-        vectors: Embeddings,
-        loss: Callable[[Block], Tensor],
-        seen: Seen | None = None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
-        """Return the sum of a loss of log-probabilities over all states (`softmax_loss`)."""
-        return softmax_loss(*vectors, loss, self.catalogue(vectors, seen, bias))
+    def _check_scores(self, model: Recommender) -> None:
+        if self.logits != "raw":
+            dot_product(model, f"logits = {self.logits!r}")
 
 
 @torch.no_grad()
@@ -95,17 +140,17 @@ def calibrate_temperature(
     """Return the temperature under which the validation items are most likely.
 
     Scores trained by BPR or alignment are no log-probabilities; one number, fitted on the
-    likelihood of at most 1,024 users' validation items, puts all backbones on equal footing.
+    likelihood of at most 1,024 users' validation items, makes all backbones comparable.
 
     Args:
         model: any recommender.
         dataset: gives the validation items.
-        mask_seen: whether the policy masks what the user has taken.
+        mask_seen: whether the policy masks the user's past items.
         seed: draws the users.
         logits: what the scores are made of, see `Policy`.
 
     Returns:
-        A temperature in [1e-3, 1e3]; 1 where no user has a validation item that may be shown.
+        A temperature in [1e-3, 1e3]; 1 where no user has a validation item that is not masked.
     """
     users = np.flatnonzero(dataset.valid.lengths > 0)
     count = min(_CALIBRATION_USERS, max(16, _CALIBRATION_LOGITS // dataset.n_items))
@@ -119,19 +164,18 @@ def calibrate_temperature(
     first = dataset.valid.offsets[users]
     targets = torch.from_numpy(dataset.valid.values[first].astype(np.int64)).to(model.device)
     with eval_mode(model):
-        states, items = Policy(logits=logits).embed(model, queries)
-    scores = (states @ items.T).float()
+        scores = Policy(logits=logits).scores(model, queries).float()
     if queries.seen is not None:
         scores[queries.seen.states, queries.seen.items] = -torch.inf
-    own = scores.gather(1, targets[:, None])
-    shown = own[:, 0] > -torch.inf
-    if not bool(shown.any()):
+    target_scores = scores.gather(1, targets[:, None])
+    visible = target_scores[:, 0] > -torch.inf
+    if not bool(visible.any()):
         return 1.0
-    scores, own = scores[shown], own[shown]
+    scores, target_scores = scores[visible], target_scores[visible]
 
     def loss(log_temperature: float) -> float:
         scale = float(np.exp(-log_temperature))
-        return float(((scores * scale).logsumexp(dim=1) - own[:, 0] * scale).mean())
+        return float(((scores * scale).logsumexp(dim=1) - target_scores[:, 0] * scale).mean())
 
     bounds = (np.log(1e-3), np.log(1e3))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

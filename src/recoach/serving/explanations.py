@@ -10,7 +10,7 @@ from torch import Tensor
 from recoach.data.batches import Queries, user_queries
 from recoach.data.split import RaggedArray
 from recoach.evaluation.ranking import target_ranks
-from recoach.models.base import Embeddings, eval_mode
+from recoach.models.base import Embeddings, dot_product, eval_mode
 from recoach.serving.schemas import ComparedItem, ComparedList, Comparison
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
@@ -47,7 +47,7 @@ def _embed(snapshot: ModelSnapshot, name: str, query: RecommendQuery) -> tuple[Q
     )
     queries = replace(queries, users=torch.tensor([query.user])).to(model.device)
     with eval_mode(model):
-        return queries, model.embed(queries)
+        return queries, dot_product(model, "Ranking").embed(queries)
 
 
 def _ranks(embedded: tuple[Queries, Embeddings], recommendation: Recommendation) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recoach.data.batches import Queries, histories, user_queries
 from recoach.data.split import Dataset
 from recoach.errors import ConfigError, ModelError
-from recoach.models.base import Recommender, frozen_copy
+from recoach.models.base import DotProductRecommender, Recommender, dot_product, frozen_copy
 from recoach.models.checkpoint import write_atomically
 
 _N_CHECKED_USERS = 256
@@ -25,7 +25,7 @@ _ALTERNATIVE = "Use `recoach export vectors`."
 class _Encoder(nn.Module):
     """Maps histories to state vectors; the part of a model that ONNX can represent."""
 
-    def __init__(self, model: Recommender) -> None:
+    def __init__(self, model: DotProductRecommender) -> None:
         super().__init__()
         self.model = model
 
@@ -73,7 +73,7 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
     name = type(model).__name__
     if not model.history_length:
         raise ConfigError(f"{name} reads no history, so it has no history encoder. {_ALTERNATIVE}")
-    encoder = _Encoder(frozen_copy(model).cpu()).eval()
+    encoder = _Encoder(frozen_copy(dot_product(model, "ONNX")).cpu()).eval()
     queries = _padded_queries(encoder.model, dataset)
     history, length = queries.history, queries.lengths
     expected = encoder.model.embed(queries).users

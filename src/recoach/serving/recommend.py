@@ -15,7 +15,7 @@ from recoach.data.interactions import LongArray
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
-from recoach.models.base import Recommender, eval_mode
+from recoach.models.base import Recommender, dot_product, eval_mode
 from recoach.serving.index import Index, search_index
 
 _BATCH_SIZE = 1024
@@ -117,7 +117,7 @@ def rank_items(
         is_excluded = torch.from_numpy(exclude_seen).to(model.device)[seen.states]
         seen = Seen(seen.states[is_excluded], seen.items[is_excluded])
     with eval_mode(model):
-        user_vectors, item_vectors = model.embed(queries)
+        user_vectors, item_vectors = dot_product(model, "Ranking").embed(queries)
     if candidates is None and index is not None:
         return search_index(index, user_vectors, k, seen)
     if candidates is None:

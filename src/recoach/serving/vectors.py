@@ -10,7 +10,7 @@ import torch
 from recoach.data.batches import histories, user_queries
 from recoach.data.interactions import FloatArray
 from recoach.data.split import Dataset, RaggedArray
-from recoach.models.base import Embeddings, Recommender, eval_mode
+from recoach.models.base import Embeddings, Recommender, dot_product, eval_mode
 from recoach.models.checkpoint import write_atomically
 
 _BATCH_SIZE = 1024
@@ -60,4 +60,4 @@ def _embed(model: Recommender, past: RaggedArray, user_indices: np.ndarray) -> E
     length = model.history_length
     queries = user_queries(past, user_indices, length, model.n_items, mask_seen=False)
     with eval_mode(model):
-        return model.embed(queries.to(model.device))
+        return dot_product(model, "The export of vectors").embed(queries.to(model.device))

@@ -10,7 +10,7 @@ import torch
 from recoach.data.batches import Seen, user_queries
 from recoach.data.split import RaggedArray
 from recoach.evaluation.ranking import top_items
-from recoach.models.base import Recommender, eval_mode
+from recoach.models.base import Recommender, dot_product, eval_mode
 from recoach.simulation.environment import Floats, Longs, ShopVectorEnv
 
 
@@ -90,7 +90,7 @@ def model_policy(model: Recommender) -> Policy:
         users = torch.from_numpy(env.users.astype(np.int64))
         queries = replace(queries, users=users, seen=Seen(*pairs)).to(model.device)
         with eval_mode(model):
-            vectors = model.embed(queries)
+            vectors = dot_product(model, "Ranking").embed(queries)
         best = top_items(*vectors, env.config.list_length, queries.seen).items
         return best.cpu().numpy()
 

@@ -1,7 +1,6 @@
 """Which estimator a setting asks for."""
 
 from recoach.models.base import Recommender
-from recoach.policy.policy import Policy
 from recoach.policy.rewards import CombinedReward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import Estimator
@@ -11,30 +10,25 @@ from recoach.training.sampled import SampledEstimator
 from recoach.training.slates import SlateEstimator
 
 
-def estimator_for(
-    args: GRPOConfig, policy: Policy, rewarder: CombinedReward, model: Recommender
-) -> Estimator:
-    """Return GRPO's own estimator, or a rival in its place.
+def estimator_for(args: GRPOConfig, rewarder: CombinedReward, model: Recommender) -> Estimator:
+    """Return GRPO's own estimator, or the other algorithm that is configured.
 
     Args:
         args: names both.
-        policy: how scores become probabilities.
-        rewarder: what is paid.
-        model: tells the size of vectors to a rival that trains a head.
+        rewarder: what is rewarded.
+        model: tells the size of vectors and of the catalogue.
     """
-    if args.algorithm == "ppo":
-        return PPO(args, policy, rewarder, model)
-    if args.algorithm == "sac":
-        return SAC(args, policy, rewarder, model)
+    with_model: dict[str, type[PPO | SAC | SDPO]] = {"ppo": PPO, "sac": SAC, "s_dpo": SDPO}
+    if args.algorithm in with_model:
+        return with_model[args.algorithm](args, rewarder, model)
+    others: dict[str, type[Reinforce | RAFT | TopKOffPolicy]] = {
+        "reinforce": Reinforce,
+        "raft": RAFT,
+        "top_k_off_policy": TopKOffPolicy,
+    }
     if args.algorithm != "grpo":
-        rivals: dict[str, type[Reinforce | RAFT | TopKOffPolicy | SDPO]] = {
-            "reinforce": Reinforce,
-            "raft": RAFT,
-            "top_k_off_policy": TopKOffPolicy,
-            "s_dpo": SDPO,
-        }
-        return rivals[args.algorithm](args, policy, rewarder)
+        return others[args.algorithm](args, rewarder)
     if args.estimator == "slate":
-        return SlateEstimator(args, policy, rewarder)
+        return SlateEstimator(args, rewarder)
     own = SampledEstimator if args.estimator == "sampled" else ExactEstimator
-    return own(args, policy, rewarder)
+    return own(args, rewarder)

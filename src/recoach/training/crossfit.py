@@ -185,10 +185,9 @@ def _log_p(model: Recommender, policy: Policy, asked: Queries, targets: Tensor) 
     if not len(asked):
         return torch.zeros(0, dtype=torch.float64)
     queries, targets = asked.to(model.device), targets.to(model.device)
-    vectors = policy.embed(model, queries)
     parts = [
         block.log_p(torch.arange(len(block), device=model.device), targets[block.which])
-        for block in policy.catalogue(vectors, queries.seen).blocks(vectors.users)
+        for block in policy.distribution(model, queries).blocks()
     ]
     return torch.cat(parts).double().cpu()
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from recoach import distributed
 from recoach.data.batches import Queries
 from recoach.evaluation.ranking import between
-from recoach.models.base import Embeddings, Recommender, TrainingBatch
-from recoach.models.softmax import Block
+from recoach.models.base import TrainingBatch
+from recoach.models.distribution import Block, BlockLoss, Distribution
 from recoach.policy.candidates import Candidates
 from recoach.policy.objective import Clip, Surrogate, sampled_kl
-from recoach.policy.policy import Policy
 from recoach.policy.rewards import LoggedItems, Rewards
 from recoach.training.config import GRPOConfig
 
@@ -32,16 +31,6 @@ class RLBatch(NamedTuple):
     """What the log knows of the states, where reward functions are asked about draws."""
     own: TrainingBatch | None = None
     """A batch for the model's own loss, where that goes along."""
-
-    def embed(self, policy: Policy, model: Recommender) -> Embeddings:
-        """Return the policy's vectors of the states and of the items that take part."""
-        users, items = policy.embed(model, self.queries)
-        return Embeddings(users, items if self.candidates is None else items[self.candidates.items])
-
-    @property
-    def bias(self) -> Tensor | None:
-        """float[C] log of how many items each candidate stands for."""
-        return self.candidates and self.candidates.log_weights
 
 
 class Rollout(NamedTuple):
@@ -101,11 +90,15 @@ class Estimator(Protocol):
     head: nn.Module | None
     """What is trained beside the model, if anything."""
 
-    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Distribution, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Return what the old policy did."""
 
     def loss(
-        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
+        self,
+        new: Distribution,
+        task: RLBatch,
+        rollout: Rollout | None,
+        reference: Distribution | None,
     ) -> tuple[Tensor, Statistics]:
         """Return the loss and what to log."""
 
@@ -116,19 +109,19 @@ class Regulariser:
     def __init__(
         self,
         args: GRPOConfig,
-        policy: Policy,
         task: RLBatch,
-        reference: Embeddings | None,
         statistics: Statistics,
     ) -> None:
-        self.args, self.reference, self.statistics = args, reference, statistics
+        self.args, self.statistics = args, statistics
         self.count = distributed.data_sum(len(task.queries))
         """States of all processes."""
-        if reference is not None:
-            self.catalogue = policy.catalogue(reference, task.queries.seen, task.bias)
 
     def of(
-        self, block: Block, drawn: Tensor | None = None, log_p: Tensor | None = None
+        self,
+        block: Block,
+        reference: Block | None,
+        drawn: Tensor | None = None,
+        log_p: Tensor | None = None,
     ) -> Tensor | float:
         """Return beta times the KL (over the catalogue, or from drawn items) and the entropy's."""
         paid: Tensor | float = 0.0
@@ -136,17 +129,16 @@ class Regulariser:
             entropy, floor = block.entropies(), self.args.entropy_floor
             lost = -entropy if floor is None else (floor - entropy).clamp(min=0)
             paid = self.args.entropy_coef / self.count * lost.sum()
-        return paid if self.reference is None else paid + self._kl(block, drawn, log_p)
+        return paid if reference is None else paid + self._kl(block, reference, drawn, log_p)
 
-    def _kl(self, block: Block, drawn: Tensor | None, log_p: Tensor | None) -> Tensor:
-        if self.reference is None:
-            raise ValueError("a KL needs a reference")
-        there = self.catalogue.block(self.reference.users[block.which], block.which)
+    def _kl(
+        self, block: Block, reference: Block, drawn: Tensor | None, log_p: Tensor | None
+    ) -> Tensor:
         how = self.args.kl_estimator
         if drawn is not None and log_p is not None and how in ("k1", "k2", "k3"):
-            kl = sampled_kl(log_p, there.log_p_of(drawn).detach(), how).mean(dim=1)
+            kl = sampled_kl(log_p, reference.log_p_of(drawn).detach(), how).mean(dim=1)
         else:
-            kl = block.kl(there)
+            kl = block.kl(reference)
         self.statistics.add("kl", kl)
         # Eq. 5 as printed compares the old policy with the reference: nothing in it moves.
         kl = kl.detach() if how == "literal" else kl
@@ -171,3 +163,12 @@ def log_block(statistics: Statistics, surrogate: Surrogate, block: Block) -> Non
     statistics.add("clip_ratio/high_mean", surrogate.clipped_high)
     if block.which.start == 0:
         statistics.add("entropy", block.entropy(_ENTROPY_STATES))
+
+
+def with_reference(
+    new: Distribution, block_loss: BlockLoss, reference: Distribution | None
+) -> Tensor:
+    """Return the sum of a loss of (block, reference block or None) over all states."""
+    if reference is None:
+        return new.loss(lambda block: block_loss(block, None))
+    return new.loss(block_loss, reference)

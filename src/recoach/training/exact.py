@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from recoach import distributed
-from recoach.models.base import Embeddings
-from recoach.models.softmax import Block
+from recoach.models.distribution import Block, Distribution
 from recoach.policy.objective import exact_surrogate, log_weight, objective
-from recoach.policy.policy import Policy
 from recoach.policy.rewards import CombinedReward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import (
@@ -18,6 +16,7 @@ from recoach.training.estimators import (
     clip_of,
     log_block,
     rewarded_pairs,
+    with_reference,
 )
 
 
@@ -31,8 +30,8 @@ class ExactEstimator:
     needs_reference = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
-        self.args, self.policy, self.rewarder = args, policy, rewarder
+    def __init__(self, args: GRPOConfig, rewarder: CombinedReward) -> None:
+        self.args, self.rewarder = args, rewarder
         self.clip = clip_of(args)
         self._transform = (args.loss_type, args.pass_k, args.power)
         self._of_items = rewarder.of_items
@@ -42,26 +41,29 @@ class ExactEstimator:
         alone = not (args.beta or args.entropy_coef) and self._of_items is None
         self.needs_rollout = not (on_policy and same_mask and alone)
 
-    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Distribution, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
         del generator  # nothing is drawn
         parts = [
-            block.log_p(*rewarded_pairs(task.rewards, block)[:2]).detach()
-            for block in self.policy.catalogue(old, task.queries.seen, task.bias).blocks(old.users)
+            block.log_p(*rewarded_pairs(task.rewards, block)[:2]).detach() for block in old.blocks()
         ]
         return Rollout(torch.cat(parts))
 
     def loss(
-        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
+        self,
+        new: Distribution,
+        task: RLBatch,
+        rollout: Rollout | None,
+        reference: Distribution | None,
     ) -> tuple[Tensor, Statistics]:
         """Return minus the expected surrogate, plus the penalty."""
         statistics, weights = Statistics(), []
         known = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], task)
-        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
+        penalty = Regulariser(self.args, task, statistics)
         # What the log pays is scaled to average 1 by `known`, its weights with it.
         count = penalty.count * (self.rewarder.log_weight if self.args.normalize_weights else 1)
 
-        def block_loss(block: Block) -> Tensor:
+        def block_loss(block: Block, reference_block: Block | None) -> Tensor:
             states, items, values, where = rewarded_pairs(task.rewards, block)
             log_p = block.log_p(states, items)
             old = log_p.detach() if rollout is None else rollout.log_p[where]
@@ -73,9 +75,9 @@ class ExactEstimator:
             gain = (values * surrogate.value).sum() / known
             if self._of_items is not None:
                 gain = gain + self._expected(block, task, statistics) / count
-            return penalty.of(block) - gain
+            return penalty.of(block, reference_block) - gain
 
-        total = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
+        total = with_reference(new, block_loss, reference)
         self._log_parts(statistics, task)
         return (total / self._divisor(weights, task) if rollout is None else total), statistics
 

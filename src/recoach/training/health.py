@@ -50,7 +50,7 @@ def non_finite_groups(model: Recommender) -> list[str]:
     """Return the tables that hold numbers which are not finite."""
     return [
         name
-        for name, tensors in model.tables().items()
+        for name, tensors in model.parameter_groups().items()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
     ]
 

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from recoach import distributed
-from recoach.models.base import Embeddings
-from recoach.models.softmax import Block
+from recoach.models.distribution import Block, Distribution
 from recoach.policy.objective import clipped_surrogate, group_advantages
-from recoach.policy.policy import Policy
 from recoach.policy.rewards import CombinedReward, call_reward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import (
@@ -19,6 +17,7 @@ from recoach.training.estimators import (
     groups_of,
     log_block,
     rewarded_pairs,
+    with_reference,
 )
 
 _RESAMPLES = 3
@@ -30,25 +29,24 @@ class SampledEstimator:
     needs_reference = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
-        self.args, self.policy, self.rewarder = args, policy, rewarder
+    def __init__(self, args: GRPOConfig, rewarder: CombinedReward) -> None:
+        self.args, self.rewarder = args, rewarder
         self.clip, self.needs_rollout = clip_of(args), True
 
-    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Distribution, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Draw a group for each state, note what its items earned, and compare them."""
-        catalogue = self.policy.catalogue(old, task.queries.seen, task.bias)
-        drawn = [self._draw(block, task, generator) for block in catalogue.blocks(old.users)]
+        drawn = [self._draw(block, task, generator) for block in old.blocks()]
         log_p, items = (torch.cat(tensors) for tensors in zip(*drawn, strict=True))
         parts = rewards_of_draws(self.rewarder, task, items)
         rewards = self.rewarder.total(parts)
         return Rollout(log_p, items, rewards, self.advantages(parts, old))
 
-    def advantages(self, parts: list[Tensor], old: Embeddings) -> Tensor:
+    def advantages(self, parts: list[Tensor], old: Distribution) -> Tensor:
         """Return float[B, G], what each draw earned relative to its group.
 
         Args:
             parts: float[B, G] what each reward function pays, unweighted.
-            old: the vectors of the states.
+            old: the policy that drew.
         """
         del old  # groups know all that is needed
         return reward_advantages(self.args, self.rewarder, parts)
@@ -77,25 +75,29 @@ class SampledEstimator:
         return draw(self.args.group_size, generator)
 
     def loss(
-        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
+        self,
+        new: Distribution,
+        task: RLBatch,
+        rollout: Rollout | None,
+        reference: Distribution | None,
     ) -> tuple[Tensor, Statistics]:
         """Return minus the clipped surrogate over groups and states, plus the penalty."""
         old, drawn, rewards, advantages = groups_of(rollout)
         statistics = Statistics()
-        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
+        penalty = Regulariser(self.args, task, statistics)
         count = distributed.data_sum(len(task.queries))
 
-        def block_loss(block: Block) -> Tensor:
+        def block_loss(block: Block, reference_block: Block | None) -> Tensor:
             log_p = block.log_p_of(drawn[block.which])
             log_ratio = log_p - old[block.which]
             surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
             statistics.add("log_ratio/abs_mean", log_ratio.detach().abs())
             log_block(statistics, surrogate, block)
             gain = surrogate.value.mean(dim=1).sum() / count
-            return penalty.of(block, drawn[block.which], log_p) - gain
+            return penalty.of(block, reference_block, drawn[block.which], log_p) - gain
 
         log_rewards(statistics, rewards)
-        loss = self.policy.loss(new, block_loss, task.queries.seen, task.bias)
+        loss = with_reference(new, block_loss, reference)
         return loss, statistics
 
 

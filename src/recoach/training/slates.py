@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from recoach import distributed
-from recoach.models.base import Embeddings
-from recoach.models.softmax import Block
+from recoach.models.distribution import Block, Distribution
 from recoach.policy.objective import clipped_surrogate
-from recoach.policy.policy import Policy
 from recoach.policy.rewards import CombinedReward, call_reward
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import (
@@ -18,6 +16,7 @@ from recoach.training.estimators import (
     clip_of,
     groups_of,
     log_block,
+    with_reference,
 )
 from recoach.training.sampled import (
     columns_of_draws,
@@ -41,16 +40,15 @@ class SlateEstimator:
     needs_reference = False
     head: nn.Module | None = None
 
-    def __init__(self, args: GRPOConfig, policy: Policy, rewarder: CombinedReward) -> None:
-        self.args, self.policy, self.rewarder = args, policy, rewarder
+    def __init__(self, args: GRPOConfig, rewarder: CombinedReward) -> None:
+        self.args, self.rewarder = args, rewarder
         self.clip, self.needs_rollout = clip_of(args), True
 
-    def roll_out(self, old: Embeddings, task: RLBatch, generator: torch.Generator) -> Rollout:
+    def roll_out(self, old: Distribution, task: RLBatch, generator: torch.Generator) -> Rollout:
         """Draw a group of lists for each state and compare what their ranks return."""
-        catalogue = self.policy.catalogue(old, task.queries.seen, task.bias)
         shape = (self.args.group_size, self.args.slate_length)
         drawn, log_p = [], []
-        for block in catalogue.blocks(old.users):
+        for block in old.blocks():
             lists = block.draw_lists(*shape, generator)
             drawn.append(lists)
             log_p.append(plackett_luce(block, lists).detach())
@@ -90,23 +88,29 @@ class SlateEstimator:
         return found
 
     def loss(
-        self, new: Embeddings, task: RLBatch, rollout: Rollout | None, reference: Embeddings | None
+        self,
+        new: Distribution,
+        task: RLBatch,
+        rollout: Rollout | None,
+        reference: Distribution | None,
     ) -> tuple[Tensor, Statistics]:
         """Return minus the clipped surrogate over ranks, lists and states, plus the penalty."""
         old, lists, rewards, advantages = groups_of(rollout)
         statistics = Statistics()
-        penalty = Regulariser(self.args, self.policy, task, reference, statistics)
+        penalty = Regulariser(self.args, task, statistics)
         count = distributed.data_sum(len(task.queries))
 
-        def block_loss(block: Block) -> Tensor:
+        def block_loss(block: Block, reference_block: Block | None) -> Tensor:
             log_ratio = plackett_luce(block, lists[block.which]) - old[block.which]
             surrogate = clipped_surrogate(log_ratio, advantages[block.which], self.clip)
             statistics.add("log_ratio/abs_mean", log_ratio.detach().abs())
             log_block(statistics, surrogate, block)
-            return penalty.of(block) - surrogate.value.mean(dim=(1, 2)).sum() / count
+            return (
+                penalty.of(block, reference_block) - surrogate.value.mean(dim=(1, 2)).sum() / count
+            )
 
         log_rewards(statistics, rewards.view(len(lists), -1, rewards.shape[1])[:, 0])
-        return self.policy.loss(new, block_loss, task.queries.seen, task.bias), statistics
+        return with_reference(new, block_loss, reference), statistics
 
 
 def plackett_luce(block: Block, lists: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from recoach import distributed
 from recoach.data.batches import StateBatches
 from recoach.data.split import Dataset, drop_last
 from recoach.errors import ConfigError
-from recoach.models.base import Embeddings, Recommender, frozen_copy, interaction_keys
+from recoach.models.base import Recommender, frozen_copy, interaction_keys
+from recoach.models.distribution import Distribution
 from recoach.models.sharded_embedding import (
     first_local_item,
     global_square_sum,
@@ -102,7 +103,7 @@ class GRPOTrainer:
         functions = _several(reward_funcs, self.args)
         masked = self.args.model_copy(update={"mask_seen": self._masks})
         self._tasks = BatchBuilder(masked, train_dataset, functions, model)
-        self._estimator = estimator_for(self.args, self.policy, self._tasks.rewarder, model)
+        self._estimator = estimator_for(self.args, self._tasks.rewarder, model)
         anchored = self.args.beta > 0 or self._estimator.needs_reference
         self.reference = frozen_copy(model) if anchored else None
         self.old = frozen_copy(model) if self.args.old_model_sync_steps > 1 else None
@@ -205,13 +206,13 @@ class GRPOTrainer:
         mask = torch.initial_seed() if self.args.shared_dropout else None
         with torch.no_grad():
             if self._estimator.needs_rollout:
-                old = self._embedded(batch, self.old or self.model, mask)
+                old = self._distribution(batch, self.old or self.model, mask)
                 own = self._on_device(distributed.rank_generator(generator))
                 rollout = self._estimator.roll_out(old, batch, own)
             if self.reference is not None:
-                reference = self._embedded(batch, self.reference, mask)
+                reference = self._distribution(batch, self.reference, mask)
         for _ in range(self.args.num_iterations):
-            new = self._embedded(batch, self.model, mask)
+            new = self._distribution(batch, self.model, mask)
             loss, statistics = self._estimator.loss(new, batch, rollout, reference)
             if batch.own is not None:
                 loss = loss + self._sft_coef * self.model.loss(batch.own, generator)
@@ -227,7 +228,7 @@ class GRPOTrainer:
         """Return the temperature and how far each table has moved, relative to its size."""
         drift = {}
         by_identity = {id(p): name for name, p in self.model.named_parameters()}
-        for table, parameters in self.model.tables().items():
+        for table, parameters in self.model.parameter_groups().items():
             starts = [self._start[by_identity[id(p)]] for p in parameters]
             pairs = list(zip(parameters, starts, strict=True))
             moved = sum(self._square(p, p.detach() - s) for p, s in pairs)
@@ -245,12 +246,15 @@ class GRPOTrainer:
             return math.sqrt(sum(self._square(p, gradient) for p, gradient in moved))
         return float(torch.nn.utils.get_total_norm([gradient for _, gradient in moved]))
 
-    def _embedded(self, batch: RLBatch, model: Recommender, mask: int | None) -> Embeddings:
-        """Return a policy's vectors; every policy of a step has the same mask, if there is one."""
-        if mask is not None:
-            torch.manual_seed(mask)
+    def _distribution(
+        self, batch: RLBatch, model: Recommender, dropout_seed: int | None
+    ) -> Distribution:
+        """Return a model's policy; all policies of a step share the dropout seed, if given."""
+        if dropout_seed is not None:
             model.train(self.model.training)
-        return batch.embed(self.policy, model)
+        return self.policy.distribution(
+            model, batch.queries, batch.candidates, dropout_seed=dropout_seed
+        )
 
     def _check_group(self) -> None:
         args, n_items, train = self.args, self.dataset.n_items, self.dataset.train
@@ -273,7 +277,7 @@ class GRPOTrainer:
             )
 
     def _trainable(self) -> list[torch.Tensor]:
-        tables = self.model.tables()
+        tables = self.model.parameter_groups()
         chosen = [p for name in self.args.trainable for p in tables.get(name, [])]
         if not chosen:
             raise ConfigError(

@@ -8,9 +8,9 @@ from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import (
+    DotProductRecommender,
     Embeddings,
     GroupName,
-    Recommender,
     TrainingBatch,
     draw_negatives,
     interaction_keys,
@@ -26,7 +26,7 @@ class BPRMFConfig(StrictConfig):
     """Dimension of the embeddings."""
 
 
-class BPRMF(Recommender):
+class BPRMF(DotProductRecommender):
     """User and item embeddings; the vector of a state is that of its user."""
 
     needs = ("edges",)
@@ -57,6 +57,6 @@ class BPRMF(Recommender):
         positives, negatives = self.items(torch.cat([positive_ids, negative_ids])).chunk(2)
         return bpr((users * positives).sum(dim=1), (users * negatives).sum(dim=1))
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the user embedding and the item embedding."""
         return {"user": [self.users.weight], "item": [self.items.weight]}

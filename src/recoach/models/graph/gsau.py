@@ -15,7 +15,7 @@ from torch.nn import functional
 from recoach import distributed
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
-from recoach.models.base import Embeddings, GroupName, Recommender, TrainingBatch
+from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
 from recoach.models.fold_in import fold_in
 from recoach.models.graph.propagation import Graph, PropagationCache
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
@@ -42,7 +42,7 @@ class GSAUConfig(EncoderConfig):
     """Weight of alignment and uniformity between the two encoders; 0 in the authors' code."""
 
 
-class GSAU(Recommender):
+class GSAU(DotProductRecommender):
     """A graph encoder and a sequence encoder that share their item embedding."""
 
     needs = ("states", "edges")
@@ -98,7 +98,8 @@ class GSAU(Recommender):
         target_ids = batch.states.targets
         targets = table[target_ids]
         if self.config.rec:
-            loss = loss + cross_entropy(functional.normalize(states, dim=1), table, target_ids)
+            unit_states = functional.normalize(states, dim=1)
+            loss = loss + cross_entropy(unit_states, table, target_ids, workspace=self.workspace)
         else:
             loss = loss + alignment(states, targets)
         loss = loss + self.config.gamma * (uniformity(states) + uniformity(targets))
@@ -113,7 +114,7 @@ class GSAU(Recommender):
             loss = loss + self.config.cross_view * cross_view
         return loss
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item, user and position embeddings and the transformer's weights."""
         position = self.encoder.position
         encoder: list[Tensor] = [p for p in self.encoder.parameters() if p is not position]

@@ -11,9 +11,9 @@ from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import (
+    DotProductRecommender,
     Embeddings,
     GroupName,
-    Recommender,
     TrainingBatch,
     draw_negatives,
     interaction_keys,
@@ -36,7 +36,7 @@ class LightGCNConfig(StrictConfig):
     """Norm of the embeddings of a batch (RecBole), or half the squared norm (authors)."""
 
 
-class LightGCN(Recommender):
+class LightGCN(DotProductRecommender):
     """Embeddings propagated over the user-item graph; a state has the vector of its user."""
 
     needs = ("edges",)
@@ -110,6 +110,6 @@ class LightGCN(Recommender):
         norms = [part.norm() for part in vectors]
         return torch.stack(norms).square().sum() / (2 * batch_size)
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the unpropagated user embedding and item embedding."""
         return {"user": [self.users.weight], "item": [self.items.weight]}

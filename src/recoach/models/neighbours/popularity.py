@@ -6,14 +6,14 @@ from torch import Tensor
 from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
-from recoach.models.base import Embeddings, GroupName, Recommender
+from recoach.models.base import DotProductRecommender, Embeddings, GroupName
 
 
 class PopularityConfig(StrictConfig):
     """Settings of Popularity: none."""
 
 
-class Popularity(Recommender):
+class Popularity(DotProductRecommender):
     """Score an item by its number of training interactions."""
 
     def __init__(self, config: PopularityConfig, train: RaggedArray, n_items: int) -> None:
@@ -27,6 +27,6 @@ class Popularity(Recommender):
         counts = self.get_buffer("counts")
         return Embeddings(counts.new_ones(len(queries), 1), counts[:, None])
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return an empty dictionary: there are no parameters."""
         return {}

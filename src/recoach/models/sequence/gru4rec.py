@@ -14,9 +14,9 @@ from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import (
+    DotProductRecommender,
     Embeddings,
     GroupName,
-    Recommender,
     TrainingBatch,
     draw_negatives,
     interaction_keys,
@@ -43,7 +43,7 @@ class GRU4RecConfig(StrictConfig):
     """Cross-entropy over all items, or BPR with one uniform negative."""
 
 
-class GRU4Rec(Recommender):
+class GRU4Rec(DotProductRecommender):
     """A recurrent network over the last items of a history, with tied item embeddings."""
 
     needs = ("states",)
@@ -81,13 +81,13 @@ class GRU4Rec(Recommender):
         queries, targets = batch.states.queries, batch.states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
-            return cross_entropy(users, items, targets, first_local_item(self))
+            return cross_entropy(users, items, targets, first_local_item(self), self.workspace)
         train_pairs = self.get_buffer("train_pairs")
         negatives = draw_negatives(train_pairs, queries.state_users, self.n_items, 1, generator)
         positive = (users * items[targets]).sum(dim=1)
         return bpr(positive, (users * items[negatives[:, 0]]).sum(dim=1))
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item embedding and the network's weights."""
         return {"item": [self.items.weight], "encoder": list(self.encoder.parameters())}
 

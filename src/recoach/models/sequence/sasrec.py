@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from recoach.data.batches import Queries
 from recoach.data.split import RaggedArray
 from recoach.models.base import (
+    DotProductRecommender,
     Embeddings,
     GroupName,
-    Recommender,
     TrainingBatch,
     draw_negatives,
     interaction_keys,
@@ -35,7 +35,7 @@ class SASRecConfig(EncoderConfig):
     """Negative items per target, for the losses `bce` and `sampled_ce`."""
 
 
-class SASRec(Recommender):
+class SASRec(DotProductRecommender):
     """A causal transformer over the last items of a history, with tied item embeddings."""
 
     needs = ("states",)
@@ -74,7 +74,7 @@ class SASRec(Recommender):
         queries, targets = batch.states.queries, batch.states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
-            return cross_entropy(users, items, targets, first_local_item(self))
+            return cross_entropy(users, items, targets, first_local_item(self), self.workspace)
         negative_ids = draw_negatives(
             self.get_buffer("train_pairs"),
             queries.state_users,
@@ -87,7 +87,7 @@ class SASRec(Recommender):
         loss = binary_cross_entropy if self.config.loss == "bce" else sampled_cross_entropy
         return loss(positive, negative)
 
-    def tables(self) -> dict[GroupName, list[Tensor]]:
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item embedding, the position embedding and the transformer's weights."""
         position = self.encoder.position
         encoder: list[Tensor] = [p for p in self.encoder.parameters() if p is not position]

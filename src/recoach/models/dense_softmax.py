@@ -1,0 +1,216 @@
+"""The softmax over the catalogue for any model that scores, by autograd and recomputation.
+
+A block's logits are computed without a graph, chunk of items by chunk of items; the loss of the
+block gives their gradient; then each chunk is scored once more, with a graph, to carry that
+gradient into the weights (gradient caching, Gao et al. 2021). Memory holds the logits of one block
+and what `score` keeps for one chunk, whatever the catalogue; a step costs two forward passes and
+one backward pass of the model.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from recoach.data.batches import Queries
+from recoach.models.base import Recommender
+from recoach.models.distribution import Block, BlockLoss, Distribution
+
+_LOGITS = 2**22
+"""Logits of a block, 16 MiB in float32."""
+
+
+def score_chunks(
+    model: Recommender, queries: Queries, items: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (columns, scores float[B, c]) of all items, or of candidates, a chunk at a time.
+
+    Args:
+        model: any recommender.
+        queries: B states.
+        items: int64[C] candidates; None scores the catalogue.
+    """
+    count = model.n_items if items is None else len(items)
+    width = max(1, model.scores_at_once // max(1, len(queries)))
+    if items is None and width >= count:
+        yield slice(0, count), model.score(queries)
+        return
+    every = torch.arange(count, device=queries.rows.device) if items is None else items
+    for start in range(0, count, width):
+        columns = slice(start, min(start + width, count))
+        yield columns, model.score(queries, every[columns])
+
+
+@torch.no_grad()
+def catalogue_scores(model: Recommender, queries: Queries, items: Tensor | None = None) -> Tensor:
+    """Return float[B, I] or float[B, C], the scores without a graph; memory holds one chunk."""
+    return torch.cat([scores for _, scores in score_chunks(model, queries, items)], dim=1)
+
+
+class DenseBlock(Block):
+    """A block whose log-probabilities are a matrix of autograd."""
+
+    def __init__(self, distribution: "DenseDistribution", logits: Tensor, which: slice) -> None:
+        self.which = which
+        self._bias = distribution.bias
+        seen = distribution.queries.seen
+        if seen is not None:
+            seen = seen.between(which.start, which.stop)
+            logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
+        empty = (logits.detach() == -torch.inf).all(dim=1)  # every item is masked: p is 0
+        self._log_p = logits.masked_fill(empty[:, None], 0.0).log_softmax(dim=1)
+        self.p = self._log_p.detach().exp().masked_fill(empty[:, None], 0.0)
+
+    def log_p(self, states: Tensor, items: Tensor) -> Tensor:
+        """Return float[n], the log-probabilities of pairs, see `Block`."""
+        return self._log_p[states, items]
+
+    def log_p_of(self, items: Tensor) -> Tensor:
+        """Return float[b, G], the log-probabilities of G items of each state, see `Block`."""
+        return self._log_p.gather(1, items)
+
+    def kl(self, other: "DenseBlock") -> Tensor:
+        """Return float[b], KL(this || other) of each state, see `Block`."""
+        gap = self._finite(self._log_p) - self._finite(other._log_p.detach())
+        return (self._log_p.exp() * gap).sum(dim=1)
+
+    def expectation(self, values: Tensor) -> Tensor:
+        """Return float[b], the mean of a value of items under each policy, see `Block`."""
+        return (self._log_p.exp() * values).sum(dim=1)
+
+    def entropies(self) -> Tensor:
+        """Return float[b], the entropy of each state's policy."""
+        log_p = self._log_p if self._bias is None else self._log_p - self._bias
+        return -(self._log_p.exp() * self._finite(log_p)).sum(dim=1)
+
+    def entropy(self, states: int) -> Tensor:
+        """Return float[n], the entropies of the first `states` states, without gradient."""
+        return self.entropies()[:states].detach()
+
+    def _finite(self, log_p: Tensor) -> Tensor:
+        return log_p.masked_fill(self.p == 0, 0.0)
+
+
+class DenseDistribution(Distribution):
+    """softmax(score / temperature + bias) of any recommender, with masked items.
+
+    Args:
+        model: any recommender; the loss is differentiable with respect to its weights.
+        queries: B states; their seen items are masked, numbered within `items` where given.
+        items: int64[C] candidates that stand for the catalogue; None for all of it.
+        temperature: divides the scores.
+        bias: float[C], see `BlockwiseDistribution`.
+        dropout_seed: seeds the global random state before each call of the model, so that both
+            passes, and all policies that share the seed, have the same dropout masks; None takes
+            the seed of the moment.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        queries: Queries,
+        *,
+        items: Tensor | None = None,
+        temperature: float = 1.0,
+        bias: Tensor | None = None,
+        dropout_seed: int | None = None,
+    ) -> None:
+        self.model, self.queries, self.items = model, queries, items
+        self.temperature, self.bias = temperature, bias
+        self._seed = torch.initial_seed() if dropout_seed is None else dropout_seed
+        n_items = model.n_items if items is None else len(items)
+        self.block_size = max(1, _LOGITS // max(1, n_items))
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def blocks(self) -> Iterator[DenseBlock]:
+        """Yield all states block by block, without gradients, see `Distribution`."""
+        for which, states in self._state_blocks():
+            with torch.no_grad():
+                yield DenseBlock(self, self._logits(states), which)
+
+    def loss(self, block_loss: BlockLoss, *others: Distribution) -> Tensor:
+        """Sum a loss of log-probabilities over all states, see `Distribution`."""
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        total: Tensor = _DenseLoss.apply(self, block_loss, others, *weights)  # type: ignore[no-untyped-call]
+        return total
+
+    def _state_blocks(self) -> Iterator[tuple[slice, Queries]]:
+        for start in range(0, len(self.queries), self.block_size):
+            which = slice(start, min(start + self.block_size, len(self.queries)))
+            yield which, self.queries.select(which)
+
+    def _logits(self, states: Queries) -> Tensor:
+        parts = [scores for _, scores in self._chunks(states)]
+        logits = torch.cat(parts, dim=1).div_(self.temperature)
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def _chunks(self, states: Queries) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the scores of all chunks, each under the same dropout mask."""
+        torch.manual_seed(self._seed)
+        for columns, scores in score_chunks(self.model, states, self.items):
+            yield columns, scores
+            torch.manual_seed(self._seed)
+
+
+class _DenseLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        distribution: DenseDistribution,
+        block_loss: BlockLoss,
+        others: tuple[Distribution, ...],
+        *weights: Tensor,
+    ) -> Tensor:
+        gradients = [torch.zeros_like(weight) for weight in weights]
+        total = torch.zeros((), device=distribution.queries.rows.device)
+        other_blocks = [other.blocks() for other in others]
+        for which, states in distribution._state_blocks():
+            logits = distribution._logits(states).requires_grad_()
+            with torch.enable_grad():
+                block = DenseBlock(distribution, logits, which)
+                value = block_loss(block, *(next(blocks) for blocks in other_blocks))
+            total = total + value.detach()
+            if weights and value.requires_grad:
+                (slope,) = torch.autograd.grad(value, logits)
+                slope.div_(distribution.temperature)
+                _add_gradients(distribution, states, slope, weights, gradients)
+        ctx.gradients = gradients  # type: ignore[attr-defined]
+        return total
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        gradients = [gradient * upstream for gradient in ctx.gradients]  # type: ignore[attr-defined]
+        return None, None, None, *gradients
+
+
+def _add_gradients(
+    distribution: DenseDistribution,
+    states: Queries,
+    slope: Tensor,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+) -> None:
+    """Score a block's states once more, with a graph, and add the gradients of the weights.
+
+    Args:
+        distribution: scores the chunks.
+        states: the block's states.
+        slope: float[b, I] gradient of the loss with respect to the scores.
+        weights: what the model's scores are computed from.
+        gradients: changed in place.
+    """
+    chunks = distribution._chunks(states)
+    while True:
+        with torch.enable_grad():
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        columns, scores = chunk
+        parts = torch.autograd.grad(scores, weights, slope[:, columns], allow_unused=True)
+        for gradient, part in zip(gradients, parts, strict=True):
+            if part is not None:
+                gradient.add_(part)
