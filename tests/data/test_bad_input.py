@@ -113,7 +113,7 @@ TEXTS = {
         '{"user":1,"item":2}\n\n{"user":3}\n',
         ["a.jsonl:3: column item (item_id) is empty"],
     ),
-    "suffix": ("a.dat", "1 2\n", ["a.dat: the format cannot be told from the suffix", "format="]),
+    "suffix": ("a.dat", "1 2\n", ["a.dat: the suffix belongs to no format", "format="]),
 }
 
 

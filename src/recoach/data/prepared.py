@@ -1,4 +1,4 @@
-"""A prepared dataset on disk: a folder of Parquet and JSON files, written whole or not at all.
+"""A prepared dataset on disk: a folder of Parquet and JSON files, written as a whole.
 
 users.parquet, items.parquet            external ids in the order of their numbers
 train.parquet, valid.parquet, test.parquet   user and item numbers, each user's rows in time order;
@@ -49,7 +49,7 @@ def prepare(
     """Read, filter and split a log into `directory`, or load the dataset if nothing has changed.
 
     The folder is reused as long as the source (name, size, modification time, sampled content)
-    and the config are the same. It is written whole or not at all.
+    and the config are the same. It is written completely or not at all.
 
     Args:
         source: the log.
@@ -72,7 +72,7 @@ def prepare(
             "memory: this is the limit of DuckDB, and Spark has its own settings. Give memory or "
             "spark, not both."
         )
-    _identity(source)  # raises before a folder is made
+    _describe_source(source)  # raises before a folder is made
     with _lock(directory):
         return _prepare(source, directory, config, memory, spark)
 
@@ -80,8 +80,8 @@ def prepare(
 def _prepare(
     source: Path, directory: Path, config: PrepareConfig, memory: str | None, spark: str | None
 ) -> Dataset:
-    origin = {"source": _identity(source), "config": config.model_dump()}
-    reused = _reuse(directory, origin)
+    origin = {"source": _describe_source(source), "config": config.model_dump()}
+    reused = _load_if_unchanged(directory, origin)
     if reused is not None:
         return reused
     name = source.name.split(".")[0]
@@ -136,7 +136,7 @@ def _lock(directory: Path) -> Iterator[None]:
     """Lock a prepared dataset, and remove the leftovers of a killed process."""
     with lock_folder(directory, directory.with_name(f".{directory.name}.lock")):
         recover(directory)
-        for leftover in (_old(directory), _part(directory)):
+        for leftover in (_old(directory), _temporary(directory)):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 
@@ -145,7 +145,7 @@ def _old(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.old")
 
 
-def _part(directory: Path) -> Path:
+def _temporary(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.part")
 
 
@@ -168,8 +168,8 @@ def _save(
         **(origin or {}),
     }
     try:
-        _write(dataset, manifest, _part(directory))
-        _swap(_part(directory), directory, _old(directory))
+        _write(dataset, manifest, _temporary(directory))
+        _swap(_temporary(directory), directory, _old(directory))
     except (OSError, *POLARS_ERRORS) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
@@ -177,7 +177,7 @@ def _save(
             "folder you may write to."
         ) from None
     finally:
-        for leftover in (_part(directory), _old(directory)):
+        for leftover in (_temporary(directory), _old(directory)):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -188,7 +188,7 @@ def load_dataset(directory: Path) -> Dataset:
         DataError: the folder is not a prepared dataset, has another version, or was changed.
     """
     directory = Path(directory)
-    manifest = _manifest(directory)
+    manifest = _read_manifest(directory)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"{directory / MANIFEST}: format_version is {manifest.get('format_version')!r}, this "
@@ -211,7 +211,7 @@ def load_dataset(directory: Path) -> Dataset:
     return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, ratings)
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
+def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -226,10 +226,10 @@ def _manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _reuse(directory: Path, origin: dict[str, Any]) -> Dataset | None:
+def _load_if_unchanged(directory: Path, origin: dict[str, Any]) -> Dataset | None:
     """Return the dataset in `directory` if it is complete and was made from `origin`."""
     try:
-        manifest = _manifest(directory)
+        manifest = _read_manifest(directory)
         if any(manifest.get(key) != value for key, value in origin.items()):
             return None
         return load_dataset(directory)
@@ -237,7 +237,7 @@ def _reuse(directory: Path, origin: dict[str, Any]) -> Dataset | None:
         return None
 
 
-def _identity(source: Path) -> dict[str, Any]:
+def _describe_source(source: Path) -> dict[str, Any]:
     """Return what identifies a source, without reading all of it."""
     try:
         status = source.stat()

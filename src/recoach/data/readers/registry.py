@@ -1,4 +1,4 @@
-"""The file formats: a new one is a module beside this one and a line in `READERS`."""
+"""The file formats: a new one is a module in this package and a line in `READERS`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,6 +75,6 @@ def _detect_format(file: LogFile, is_header: Callable[[list[str]], bool]) -> str
         if suffix in reader.suffixes:
             return name
     raise DataError(
-        f"{file.name}: the format cannot be told from the suffix. Pass format= as one of "
+        f"{file.name}: the suffix belongs to no format. Pass format= as one of "
         f"{', '.join(READERS)}."
     )

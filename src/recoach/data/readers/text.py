@@ -16,7 +16,7 @@ _NOT_IN_TEXT = "\x01"  # a separator that never occurs: polars then reads whole 
 
 @dataclass(frozen=True)
 class LogFile:
-    """A file to read; its first line is read once, on first use."""
+    """A text or Parquet file to read; its first line is read once, on first use."""
 
     path: Path
 
