@@ -29,7 +29,7 @@ def trained(monkeypatch):
     return found
 
 
-class Stopped(runs.Shown):
+class Stopped(runs.StageProgress):
     """Presses Ctrl-C in the second fold."""
 
     def __init__(self, stage):
@@ -56,7 +56,7 @@ def test_a_run_trains_a_base_for_each_fold_and_goes_on_where_it_was(
     assert {row["stage"] for row in look.metrics(whole)} == {"base", "tuned", "control", *FOLDS}
     assert set(look.results(whole)["models"]) == {"popularity", "base", "tuned", "control"}
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Shown", Stopped)
+        patch.setattr(runs, "StageProgress", Stopped)
         assert recoach("run", toml, "--output", broken, "--set", *CHANGES).code == 130
     said = recoach("run", toml, "--output", broken, "--resume", "--set", *CHANGES)
     assert said.code == 0, said.err

@@ -29,7 +29,7 @@ def test_vectors_rank_as_the_model_does(recoach, finished, tmp_path, stage):
     chosen = [] if stage == "tuned" else ["--stage", stage]
     said = recoach("export", "vectors", finished, "--output", tmp_path / "v", *chosen)
     assert said.code == 0
-    assert f"Of the {stage} model" in said.out
+    assert f"Exported the {stage} model" in said.out
     (users, asking), (items, asked) = tables(tmp_path / "v")
     best = np.argsort(-asked @ asking[users.index("u3")])[:5]
     assert [items[n] for n in best] == recommended(recoach, finished, tmp_path / "l.csv", *chosen)

@@ -261,8 +261,8 @@ def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp
     [
         ("model: NARM\n", "model is 'NARM'"),
         ("dataset: x\n", "model is 'None'"),
-        ("- a\n- b\n", "holds no settings"),
-        ("a: [\n", "is not YAML"),
+        ("- a\n- b\n", "has no settings"),
+        ("a: [\n", "is not valid YAML"),
         ("model: SASRec\nn_heads: 3\n", "heads = 3 must divide"),
         ("model: BPR\nepochs: many\n", "pretrain.epochs"),
         ("model: BPR\nstopping_step: few\n", "pretrain.patience"),
@@ -270,7 +270,7 @@ def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp
         ("model: BPR\neval_args: full\n", "eval_args is a table"),
         ("model: BPR\nval_interval: [1]\n", "val_interval is a table"),
         ("model: BPR\nval_interval: {rating: '[x'}\n", "no interval"),
-        ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
         (None, "Cannot read"),
     ],
 )

@@ -105,7 +105,7 @@ BAD = {
     "ending": (["--users", "u1", "--output", "{tmp}/a.xlsx"], [".parquet, .csv or .jsonl"]),
     "no known item": (["--histories", "{tmp}/none.csv"], ["'stranger'", "catalogue"]),
     "no histories": (["--histories", "{tmp}/gone.csv"], ["no file", "gone.csv"]),
-    "both": (["--users", "u1", "--histories", "{tmp}/none.csv"], ["not both"]),
+    "both": (["--users", "u1", "--histories", "{tmp}/none.csv"], ["cannot be combined"]),
 }
 
 

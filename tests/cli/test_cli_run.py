@@ -119,7 +119,7 @@ def test_a_finished_run_is_not_run_again(recoach, mine, toml, look):
     before = {path: path.stat().st_mtime_ns for path in mine.rglob("*.safetensors")}
     said = recoach("run", toml, "--output", mine)
     assert said.code == 0
-    assert "is finished; it is not run again" in said.out
+    assert "is finished and is not run again" in said.out
     assert "Training" not in said.out
     assert {path: path.stat().st_mtime_ns for path in mine.rglob("*.safetensors")} == before
 
@@ -145,7 +145,7 @@ def test_the_console_script_runs_by_itself(toml, tmp_path):
 def stop_at(patch, stage, step, act):
     """Have the callback of a stage act at a step."""
 
-    class Stopping(runs.Shown):
+    class Stopping(runs.StageProgress):
         def __init__(self, here):
             super().__init__(here)
             self.here = here
@@ -155,7 +155,7 @@ def stop_at(patch, stage, step, act):
                 act()
             super().on_step(number, logs)
 
-    patch.setattr(runs, "Shown", Stopping)
+    patch.setattr(runs, "StageProgress", Stopping)
 
 
 def interrupt():
@@ -184,7 +184,13 @@ STOPS = {
     "in the tuning": ("tuned", 6, press, 130, "Fine-tuning with GRPO (from step 6)"),
     "in the tuning, at an evaluation": ("tuned", 4, press, 130, "with GRPO (from step 4)"),
     "at the last step of a stage": ("tuned", 8, press, 130, "with GRPO (from step 8)"),
-    "in the control, by SIGTERM": ("control", 6, terminate, 143, "without GRPO (from step 6)"),
+    "in the control, by SIGTERM": (
+        "control",
+        6,
+        terminate,
+        143,
+        "training of the base (control) (from step 6)",
+    ),
 }
 
 
@@ -198,8 +204,8 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
         said = recoach("run", toml, "--output", path)
     assert said.code == STOPS[case][3]
     assert "Traceback" not in said.err
-    command = f"Go on with: recoach run {toml} --output {path} --resume\n"
-    assert said.err.endswith(f"Interrupted. What was finished is saved. {command}")
+    command = f"Continue with: recoach run {toml} --output {path} --resume\n"
+    assert said.err.endswith(f"Interrupted. Finished work is saved. {command}")
     assert not (path / "results.json").exists()
 
     said = recoach("run", toml, "--output", path)

@@ -121,7 +121,7 @@ def test_a_finished_search_is_only_shown_and_more_trials_are_added(search, searc
     assert "trial 4" not in said.out
     assert record(path)["trials"] == whole[:3]
     said = search(path, 4)
-    assert "3 of 4 trials are there" in said.out
+    assert "3 of 4 trials are finished" in said.out
     assert record(path)["trials"] == whole[:4]
     assert weights.stat().st_mtime_ns == before
 
@@ -143,7 +143,7 @@ def test_an_interrupted_search_goes_on_and_ends_where_the_whole_one_does(
             patch.setattr(GRPOTrainer, "step", interrupted)
             said = search(path)
         assert said.code == 130
-        assert f"Go on with: recoach search {toml} --output {path}" in said.err
+        assert f"Continue with: recoach search {toml} --output {path}" in said.err
         assert not (path / "trials.json").exists()
     assert search(path).code == 0
     assert record(path) == record(searched[0])
@@ -307,7 +307,7 @@ def test_a_search_killed_before_its_first_trial_tries_the_present_settings_once(
 
 def test_between_trials_the_screen_is_free_for_the_bases_of_a_reward(monkeypatch):
     monkeypatch.setattr(trials, "console", Console(file=io.StringIO(), force_terminal=True))
-    shown = trials._Trials(2)
+    shown = trials._TrialProgress(2)
     try:
         for number in (1, 2):
             shown.on_begin(3, 0)

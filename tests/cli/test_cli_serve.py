@@ -74,8 +74,8 @@ def test_a_port_in_use_is_said(recoach, finished):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         said = recoach("serve", finished, "--port", taken.getsockname()[1])
     assert said.code == 2
-    assert "cannot listen at 127.0.0.1" in said.err
-    assert "choose another --host or --port" in said.err
+    assert "cannot listen on 127.0.0.1" in said.err
+    assert "Choose another --host or --port" in said.err
 
 
 def test_a_folder_without_a_model_is_said(recoach, tmp_path):

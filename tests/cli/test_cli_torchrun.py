@@ -88,5 +88,5 @@ def test_a_verb_for_one_process_says_so(tmp_path):
     process = start("search", "--output", str(tmp_path / "search"))
     told = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "recoach search works in one process" in told
+    assert "recoach search runs in one process" in told
     assert not (tmp_path / "search").exists()

@@ -93,9 +93,9 @@ def test_a_signal_ends_a_training_saved_with_the_command_that_goes_on(working, t
     working.send_signal(number)
     _, err = working.communicate(timeout=60)
     assert working.returncode == 128 + number
-    assert err.startswith("Stopping after this step; once more to stop at once.\nInterrupted.")
+    assert err.startswith("Stopping after this step; press again to stop at once.\nInterrupted.")
     assert err.count("\n") == 2
-    (command,) = re.findall(r"Go on with: recoach (.*)\n", err)
+    (command,) = re.findall(r"Continue with: recoach (.*)\n", err)
     assert not [path for path in (tmp_path / "run").rglob(".*") if path.is_file()]
     again = start(*shlex.split(command))
     line = ""
@@ -147,14 +147,14 @@ def test_a_signal_where_python_cannot_raise_is_remembered_and_quiet(capsys):
         def __del__(self):
             raise ValueError("another's")
 
-    with interrupts.watched():
+    with interrupts.handle_signals():
         ends, told = Ends(), []
         del ends
-        assert interrupts.asked()
+        assert interrupts.stop_requested()
     assert capsys.readouterr().err == ""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "unraisablehook", told.append)
-        with interrupts.watched():
+        with interrupts.handle_signals():
             fails = Fails()
             del fails
     assert len(told) == 1

@@ -61,13 +61,13 @@ def test_another_fine_tuning_in_the_same_folder_is_refused(recoach, mine):
 
 
 def test_an_interrupted_fine_tuning_is_resumed(recoach, base, finished, look, monkeypatch):
-    class Stopping(runs.Shown):
+    class Stopping(runs.StageProgress):
         def on_step(self, step, logs):
             if step == 6:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Shown", Stopping)
+        patch.setattr(runs, "StageProgress", Stopping)
         said = recoach("finetune", base, "--set", *GRPO)
     assert said.code == 130
     said = recoach("finetune", base, "--set", *GRPO)
@@ -79,14 +79,14 @@ def test_an_interrupted_fine_tuning_is_resumed(recoach, base, finished, look, mo
 
 
 def test_an_unfinished_base_is_neither_judged_nor_tuned(recoach, log, tmp_path, look, monkeypatch):
-    class Stopping(runs.Shown):
+    class Stopping(runs.StageProgress):
         def on_step(self, step, logs):
             if step == 20:
                 raise KeyboardInterrupt
 
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Shown", Stopping)
+        patch.setattr(runs, "StageProgress", Stopping)
         assert recoach("pretrain", log, "--output", path, "--set", *TINY).code == 130
     before = look.weights(path)
     for verb, hint in {"evaluate": "unfinished run", "finetune": "no trained base yet"}.items():
@@ -142,7 +142,7 @@ def test_a_prepared_folder_serves_as_data(recoach, log, tmp_path, look, monkeypa
 
 def test_the_demo_takes_a_log_and_goes_all_the_way(recoach, log, tmp_path, look, monkeypatch):
     few = ("pretrain.epochs=1", "pretrain.batch_size=64", "grpo.epochs=1", "model.dim=8")
-    monkeypatch.setattr(runs, "_DEMO", few)
+    monkeypatch.setattr(runs, "_DEMO_SETTINGS", few)
     own = tmp_path / 'my "own" log.csv'
     shutil.copy(log, own)
     said = recoach("demo", "--data", own, "--output", tmp_path / "demo")
@@ -151,7 +151,7 @@ def test_the_demo_takes_a_log_and_goes_all_the_way(recoach, log, tmp_path, look,
 
 
 def test_the_demo_without_data_is_the_shop(recoach, tmp_path, look, monkeypatch):
-    monkeypatch.setattr(runs, "_DEMO", ("model={name='popularity'}",))
+    monkeypatch.setattr(runs, "_DEMO_SETTINGS", ("model={name='popularity'}",))
     assert recoach("demo", "--output", tmp_path / "demo").code == 0
     assert look.results(tmp_path / "demo")["dataset"]["name"] == "shop"
     shown = json.loads((tmp_path / "demo" / "lists.json").read_text())
@@ -166,7 +166,7 @@ def test_describe_prints_a_row_for_each_log(recoach, log, tmp_path):
     said = recoach("data", "describe", log, tmp_path / "b.tsv")
     assert said.code == 0
     assert "150" in said.out
-    assert "no times" in said.out
+    assert "│ none │" in said.out
     assert " 1.50 " in said.out
 
 
@@ -258,7 +258,7 @@ def test_a_tracker_that_cannot_be_is_refused_before_anything_begins(
 def test_the_doctor_names_what_is_here_and_what_is_missing(recoach, monkeypatch):
     plain = recoach("doctor")
     assert plain.code == 0
-    for word in ("Python", "torch", "GPU", "recoach search", "hands in pandas frames"):
+    for word in ("Python", "torch", "GPU", "recoach search", "pandas DataFrames"):
         assert word in plain.out
     real = doctor.importlib.util.find_spec
     monkeypatch.setattr(
@@ -273,7 +273,7 @@ def test_the_doctor_names_what_is_here_and_what_is_missing(recoach, monkeypatch)
 
 def test_the_doctor_knows_every_extra_a_user_can_choose():
     known = set(doctor.extras()) - {"docs", "test", "lint", "fuzz"}
-    assert known == set(doctor._ADDS)
+    assert known == set(doctor._EXTRAS)
 
 
 def test_the_doctor_finds_what_the_tests_have_installed(recoach):

@@ -1,4 +1,4 @@
-"""Where a person reads: results on one stream, errors on the other."""
+"""The consoles of the command line: `console` writes to stdout, `errors` to stderr."""
 
 from rich.console import Console
 
@@ -6,6 +6,6 @@ console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 
 
-def shown(example: str) -> str:
-    """Return the line below a command's help that shows how it is typed."""
-    return f"Example: `{example}`"
+def example_line(command: str) -> str:
+    """Return the line of a command's help that shows an example."""
+    return f"Example: `{command}`"

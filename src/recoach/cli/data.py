@@ -1,4 +1,4 @@
-"""`recoach data`: describe, prepare and fetch logs."""
+"""`recoach data`: describe, prepare and download interaction logs."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from recoach.cli.console import console, shown
+from recoach.cli.console import console, example_line
 from recoach.data import prepared
 from recoach.data.config import PrepareConfig
 from recoach.data.fetch import AMAZON_2023
@@ -30,32 +30,36 @@ from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
 from recoach.reproduction.paper_results import CATEGORIES
 
-app = App(name="data", help="Look at interaction logs and prepare them.")
+app = App(name="data", help="Describe, prepare and download interaction logs.")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Filters:
-    """Which rows of a log count, and where its columns are."""
+    """Which rows of a log to use, and how to read its columns."""
 
     dedup: Literal["none", "first", "last"] = "none"
-    """Which of repeated (user, item) pairs to keep."""
+    """Which of repeated (user, item) interactions to keep; none keeps all of them."""
     min_rating: float | None = None
-    """Keep interactions rated this or better."""
+    """Keep interactions with at least this rating."""
     column: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None
-    """NAME=COLUMN where names are unusual, like user_id=visitor; may be repeated."""
+    """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
     format: Format = "auto"
-    """The format, where the suffix does not tell."""
+    """The file format. Default: from the suffix of the file name."""
 
     def config(self, k_core: int) -> PrepareConfig:
-        """Return these filters and a k-core as settings; ConfigError where they make no sense."""
+        """Return the settings for `prepare`.
+
+        Raises:
+            ConfigError: `k_core` is negative or a column is not NAME=COLUMN.
+        """
         if k_core < 0:
             raise ConfigError(f"--k-core must be at least 0, not {k_core}.")
         return PrepareConfig(
             k_core=k_core,
             dedup=self.dedup,
             min_rating=self.min_rating,
-            columns=_mapping(self.column),
+            columns=_column_names(self.column),
             format=self.format,
         )
 
@@ -63,17 +67,17 @@ class Filters:
 _ALL_ROWS = Filters()
 
 
-@app.command(help_epilogue=shown("recoach data describe log.csv --k-core 5"))
+@app.command(help_epilogue=example_line("recoach data describe log.csv --k-core 5"))
 def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_ROWS) -> None:
-    """Print the size of logs, as papers' tables of data do.
+    """Print users, items, interactions, average length, density and dates of logs.
 
     Parameters
     ----------
     files
-        Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files, plain, .gz
-        or .zst.
+        Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files, optionally
+        compressed as .gz or .zst.
     k_core
-        Keep users and items with at least so many interactions, iterated; 0 keeps all.
+        Keep users and items with at least this many interactions (iterated k-core); 0 keeps all.
     """
     config = filters.config(k_core)
     rows = []
@@ -83,7 +87,7 @@ def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_R
     console.print(_table(rows))
 
 
-@app.command(help_epilogue=shown("recoach data prepare log.csv --output data/mine"))
+@app.command(help_epilogue=example_line("recoach data prepare log.csv --output data/mine"))
 def prepare(
     file: Path,
     /,
@@ -95,38 +99,40 @@ def prepare(
     spark: str | None = None,
     filters: Filters = _ALL_ROWS,
 ) -> None:
-    """Filter a log, split it (last item test, the one before valid) and write a prepared folder.
+    """Filter and split a log and write the data set as a folder.
+
+    The last item of each user is the test item, the one before it the validation item.
 
     Parameters
     ----------
     file
         An interaction log.
     output
-        The folder to write; reused when nothing has changed.
+        The folder to write. If it is up to date, it is reused.
     k_core
-        Keep users and items with at least so many interactions, iterated; 0 keeps all.
+        Keep users and items with at least this many interactions (iterated k-core); 0 keeps all.
     test_items
-        Hold out so many last interactions of every user for test, to judge the longer run.
+        Number of last interactions of every user to hold out as test items.
     memory
-        For a log that does not fit into memory: a limit, like 4GB, within which DuckDB does the
-        same on disk, in a scratch folder beside the output.
+        Memory limit, like 4GB, for a log that does not fit into memory: DuckDB prepares it on
+        disk, with temporary files next to the output folder.
     spark
-        For a log that does not fit one machine's disk: Spark's master, like local[4] or
-        spark://HOST:7077, does the same in a scratch folder beside the output.
+        Spark master, like local[4] or spark://HOST:7077, for a log that does not fit on one
+        machine: Spark prepares it, with temporary files next to the output folder.
     """
-    started = time.perf_counter()
+    start = time.perf_counter()
     if test_items < 1:
         raise ConfigError(f"--test-items must be at least 1, not {test_items}.")
     config = filters.config(k_core).model_copy(update={"test_items": test_items})
     dataset = prepared.prepare(file, output, config, memory=memory, spark=spark)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
-        f"{dataset.fingerprint} ({time.perf_counter() - started:.1f} s)",
+        f"{dataset.fingerprint} ({time.perf_counter() - start:.1f} s)",
         highlight=False,
     )
 
 
-@app.command(help_epilogue=shown("recoach data fetch amazon-2023 --category Video_Games"))
+@app.command(help_epilogue=example_line("recoach data fetch amazon-2023 --category Video_Games"))
 def fetch(
     log: Literal["amazon-2023"],
     /,
@@ -135,22 +141,24 @@ def fetch(
     output: Path = Path("data"),
     sha256: str | None = None,
 ) -> None:
-    """Download a public log from its official place; interrupted, the same command goes on.
+    """Download a public log from its official source.
+
+    After an interruption, the same command continues the download.
 
     Parameters
     ----------
     log
-        amazon-2023: the reviews of Amazon Reviews 2023 (research use; see its authors' page).
+        amazon-2023: Amazon Reviews 2023 (for research; see the terms on its website).
     category
-        Its categories, like Video_Games; the paper's three where none is given.
+        Categories, like Video_Games. Default: the three of the paper.
     output
-        The folder to put the files in.
+        The folder for the downloaded files.
     sha256
-        What the file's checksum must be, for a single category.
+        The expected SHA-256 checksum of the file, for a single category.
     """
     categories = category or list(CATEGORIES)
     if sha256 and len(categories) != 1:
-        raise ConfigError("--sha256 belongs to one file; name one --category.")
+        raise ConfigError("--sha256 is the checksum of one file. Give exactly one --category.")
     for name in categories:
         file = f"{name}.jsonl.gz"
         with Progress(
@@ -164,36 +172,38 @@ def fetch(
         ) as bar:
             task = bar.add_task(name, total=None)
 
-            def show(
+            def show_progress(
                 done: int, total: int | None, bar: Progress = bar, task: TaskID = task
             ) -> None:
                 bar.update(task, completed=done, total=total)
 
-            found = fetch_file(f"{AMAZON_2023}/{file}", output / file, show, sha256=sha256)
-        console.print(f"{output / file}: SHA-256 {found}", highlight=False, soft_wrap=True)
+            digest = fetch_file(
+                f"{AMAZON_2023}/{file}", output / file, show_progress, sha256=sha256
+            )
+        console.print(f"{output / file}: SHA-256 {digest}", highlight=False, soft_wrap=True)
 
 
 def _table(rows: list[tuple[str, Statistics]]) -> Table:
     table = Table("log", "#users", "#items", "#interactions", "avg. length", "density", "dates")
-    for name, found in rows:
-        dates = f"{found.first} to {found.last}" if found.first else "no times"
+    for name, statistics in rows:
+        dates = f"{statistics.first} to {statistics.last}" if statistics.first else "none"
         table.add_row(
             name,
-            f"{found.users:,}",
-            f"{found.items:,}",
-            f"{found.interactions:,}",
-            f"{found.average_length:.2f}",
-            f"{found.density:.4%}",
+            f"{statistics.users:,}",
+            f"{statistics.items:,}",
+            f"{statistics.interactions:,}",
+            f"{statistics.average_length:.2f}",
+            f"{statistics.density:.4%}",
             dates,
         )
     return table
 
 
-def _mapping(column: list[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for entry in column or []:
-        name, sign, value = entry.partition("=")
-        if not sign or not name or not value:
-            raise ConfigError(f"--column takes NAME=COLUMN, like user_id=visitor, not {entry!r}.")
-        pairs[name] = value
-    return pairs
+def _column_names(columns: list[str] | None) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for entry in columns or []:
+        name, sign, column = entry.partition("=")
+        if not sign or not name or not column:
+            raise ConfigError(f"--column must be NAME=COLUMN, like user_id=visitor, not {entry!r}.")
+        names[name] = column
+    return names

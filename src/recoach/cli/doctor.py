@@ -1,4 +1,4 @@
-"""`recoach doctor`: what is installed, what it runs on, what each extra would add."""
+"""`recoach doctor`: versions, devices, and what each optional extra adds."""
 
 import importlib.metadata
 import importlib.util
@@ -13,35 +13,38 @@ from rich.table import Table
 
 from recoach.cli.console import console
 
-_ADDS: Final = {
-    "ann": "faiss: recoach export faiss, recoach serve beyond a million items",
-    "duckdb": "logs beyond memory (recoach data prepare --memory)",
+_EXTRAS: Final = {
+    "ann": "recoach export faiss, recoach serve with more than a million items",
+    "duckdb": "logs larger than memory (recoach data prepare --memory)",
     "onnx": "recoach export onnx",
-    "pandas": "hands in pandas frames",
-    "recbole": "RecBole's YAML (recoach convert-config)",
+    "pandas": "pandas DataFrames as interaction logs",
+    "recbole": "RecBole's YAML files (recoach convert-config)",
     "serve": "recoach serve",
-    "sim": "simulated customers (recoach reproduce simulator)",
-    "spark": "logs beyond one machine (recoach data prepare --spark)",
+    "sim": "the simulated environment (recoach reproduce simulator)",
+    "spark": "logs larger than one machine (recoach data prepare --spark)",
     "trackers": "TensorBoard, MLflow, Weights & Biases (--report-to)",
     "tune": "recoach search",
 }
 _MODULES: Final = {"faiss-cpu": "faiss", "pyyaml": "yaml"}
-"""Where a distribution's module has another name."""
+"""Module names of the distributions whose module has another name."""
 
 
 def doctor() -> None:
-    """Show versions, devices and extras; paste it into a report of a problem."""
-    import torch  # noqa: PLC0415 (half a second that `recoach --help` need not wait for)
+    """Show versions, devices and optional extras, for example for a bug report."""
+    import torch  # noqa: PLC0415 (imports torch; --help does not need it)
 
-    table = Table(title="Here", show_header=False)
+    table = Table(title="Installation", show_header=False)
     table.add_row("recoach", importlib.metadata.version("recoach"))
     table.add_row("Python", f"{platform.python_version()} ({sys.executable})")
     table.add_row("system", platform.platform())
-    table.add_row("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
+    table.add_row("CPU cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
     devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    table.add_row("GPU", ", ".join(devices) or "none: training runs on the CPU")
+    table.add_row("GPU", ", ".join(devices) or "none, training runs on the CPU")
     bfloat16 = torch.cpu._is_avx512_bf16_supported()
-    table.add_row("bfloat16", "in hardware" if bfloat16 else "not in hardware: float32 products")
+    table.add_row(
+        "bfloat16",
+        "supported" if bfloat16 else "not supported, float32 is used",
+    )
     for name in ("torch", "numpy", "polars", "scipy", "pydantic", "cyclopts", "safetensors"):
         table.add_row(name, importlib.metadata.version(name))
     console.print(table)
@@ -52,27 +55,27 @@ def _extras() -> Table:
     table = Table(title="Extras")
     for name in ("Extra", "State", "Adds"):
         table.add_column(name, no_wrap=name == "State", overflow="fold")
-    needed = extras()
-    for extra, adds in _ADDS.items():
-        missing = [name for name in needed.get(extra, []) if not _is_there(name)]
-        state = "there" if not missing else f"pip install 'recoach[{extra}]'"
-        if missing and len(missing) < len(needed[extra]):
+    required = extras()
+    for extra, adds in _EXTRAS.items():
+        missing = [name for name in required.get(extra, []) if not _is_installed(name)]
+        state = "installed" if not missing else f"pip install 'recoach[{extra}]'"
+        if missing and len(missing) < len(required[extra]):
             state += f" (missing: {', '.join(missing)})"
         table.add_row(extra, escape(state), adds, style="" if missing else "green")
     return table
 
 
 def extras() -> dict[str, list[str]]:
-    """Return the distributions that each extra of the installed package asks for."""
-    found: dict[str, list[str]] = {}
+    """Return the distributions that each extra of the installed package requires."""
+    requirements: dict[str, list[str]] = {}
     for line in importlib.metadata.requires("recoach") or []:
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
         name = re.match(r"[\w.-]+", line)
         if extra and name:
-            found.setdefault(extra[1], []).append(name[0])
-    return found
+            requirements.setdefault(extra[1], []).append(name[0])
+    return requirements
 
 
-def _is_there(distribution: str) -> bool:
+def _is_installed(distribution: str) -> bool:
     module = _MODULES.get(distribution, distribution.replace("-", "_"))
     return importlib.util.find_spec(module) is not None

@@ -1,11 +1,11 @@
-"""`recoach export`: a run's weights and vectors for other tools."""
+"""`recoach export`: write the weights or vectors of a run for other tools."""
 
 from pathlib import Path
 from typing import Literal
 
 from cyclopts import App
 
-from recoach.cli.console import console, shown
+from recoach.cli.console import console, example_line
 from recoach.cli.recbole import export_recbole
 from recoach.cli.recommend import open_model
 from recoach.serving.index import build_index, write_index
@@ -13,11 +13,11 @@ from recoach.serving.onnx import export_onnx as write_onnx
 from recoach.serving.vectors import export_vectors as write_vectors
 from recoach.serving.vectors import item_vectors
 
-app = App(name="export", help="Write a run's weights or vectors for other tools.")
+app = App(name="export", help="Export weights or vectors for other tools.")
 app.command(
     export_recbole,
     name="recbole",
-    help_epilogue=shown(
+    help_epilogue=example_line(
         "recoach export recbole runs/mine --checkpoint saved/model.pth --output saved/tuned.pth"
     ),
 )
@@ -25,9 +25,11 @@ app.command(
 Stage = Literal["base", "tuned", "control"]
 
 
-@app.command(name="vectors", help_epilogue=shown("recoach export vectors runs/mine --output out"))
+@app.command(
+    name="vectors", help_epilogue=example_line("recoach export vectors runs/mine --output out")
+)
 def export_vectors(path: Path, *, output: Path, stage: Stage | None = None) -> None:
-    """Write a model's user and item vectors as Parquet; their products are the scores.
+    """Write the user and item vectors of a model as Parquet; their dot products are the scores.
 
     Parameters
     ----------
@@ -36,18 +38,20 @@ def export_vectors(path: Path, *, output: Path, stage: Stage | None = None) -> N
     output
         The folder for users.parquet and items.parquet.
     stage
-        Which model; the fine-tuned one where there is one, otherwise the base.
+        Which model to export. Default: the fine-tuned one if there is one, otherwise the base.
     """
-    chosen, model, dataset = open_model(path, stage)
-    _say(chosen, [*write_vectors(model, dataset, output)])
+    selected, model, dataset = open_model(path, stage)
+    _print_files(selected, [*write_vectors(model, dataset, output)])
 
 
-@app.command(name="faiss", help_epilogue=shown("recoach export faiss runs/mine --output out"))
+@app.command(
+    name="faiss", help_epilogue=example_line("recoach export faiss runs/mine --output out")
+)
 def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> None:
-    """Write a model's vectors as Parquet and those of the items as a faiss index.
+    """Write the vectors of a model as Parquet and the item vectors as a faiss index.
 
-    The numbers a search gives are rows of items.parquet. Up to a million items the index looks at
-    all of them, beyond that at 256 of some thousand inverted lists.
+    The ids in the index are row numbers of items.parquet. Up to a million items the search is
+    exact; above that it probes 256 of a few thousand inverted lists.
 
     Parameters
     ----------
@@ -56,20 +60,20 @@ def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> Non
     output
         The folder for users.parquet, items.parquet and items.faiss.
     stage
-        Which model; the fine-tuned one where there is one, otherwise the base.
+        Which model to export. Default: the fine-tuned one if there is one, otherwise the base.
     """
-    chosen, model, dataset = open_model(path, stage)
+    selected, model, dataset = open_model(path, stage)
     index = build_index(item_vectors(model, dataset))
     files = [*write_vectors(model, dataset, output), output / "items.faiss"]
     write_index(index, files[-1])
-    _say(chosen, files)
+    _print_files(selected, files)
 
 
-@app.command(name="onnx", help_epilogue=shown("recoach export onnx runs/mine --output out"))
+@app.command(name="onnx", help_epilogue=example_line("recoach export onnx runs/mine --output out"))
 def export_onnx(path: Path, *, output: Path, stage: Stage | None = None) -> None:
-    """Write the query encoder of a model that reads histories as ONNX, and the vectors as Parquet.
+    """Write the query encoder of a sequential model as ONNX, and the vectors as Parquet.
 
-    The file is run with onnxruntime on histories of the log and compared with PyTorch first.
+    The ONNX file is checked first: onnxruntime and PyTorch are compared on histories of the log.
 
     Parameters
     ----------
@@ -78,14 +82,14 @@ def export_onnx(path: Path, *, output: Path, stage: Stage | None = None) -> None
     output
         The folder for query.onnx, users.parquet and items.parquet.
     stage
-        Which model; the fine-tuned one where there is one, otherwise the base.
+        Which model to export. Default: the fine-tuned one if there is one, otherwise the base.
     """
-    chosen, model, dataset = open_model(path, stage)
+    selected, model, dataset = open_model(path, stage)
     file, difference = write_onnx(model, dataset, output)
-    _say(chosen, [file, *write_vectors(model, dataset, output)])
+    _print_files(selected, [file, *write_vectors(model, dataset, output)])
     console.print(f"onnxruntime and PyTorch differ by at most {difference:.1g}.", highlight=False)
 
 
-def _say(stage: str, files: list[Path]) -> None:
+def _print_files(stage: str, files: list[Path]) -> None:
     names = ", ".join(map(str, files))
-    console.print(f"Of the {stage} model: {names}", highlight=False, soft_wrap=True)
+    console.print(f"Exported the {stage} model: {names}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training saves after its step and ends, everything else ends at once."""
+"""Ctrl-C and SIGTERM: training saves a checkpoint and stops, other commands stop at once."""
 
 import shlex
 import signal
@@ -13,110 +13,119 @@ from recoach.cli.console import errors
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-_RESUMED = ("demo", "finetune", "pretrain", "run")
-"""Verbs that go on where they are told --resume."""
-_REPEATED = ("data", "evaluate", "reproduce", "search", *_RESUMED)
-"""Verbs that go on, or lose nothing, when given again."""
+_RESUMABLE = ("demo", "finetune", "pretrain", "run")
+"""Commands that continue with --resume."""
+_REPEATABLE = ("data", "evaluate", "reproduce", "search", *_RESUMABLE)
+"""Commands that continue, or lose no finished work, if they are run again."""
 
 
 class _StopError(KeyboardInterrupt):
-    """As KeyboardInterrupt; Python ends by SIGINT if one of those has come through C code."""
+    """Raised by the signal handler.
+
+    A subclass, because Python ends by SIGINT if a plain KeyboardInterrupt comes out of C code.
+    """
 
 
 class _State:
-    number: int = 0
-    """The signal that has come, 0 for none."""
+    signal_number: int = 0
+    """The first signal received, 0 if there was none."""
     training: bool = False
-    """Whether a training looks at `number` after each step."""
+    """Whether a training loop checks `stop_requested` after each step."""
 
 
 _state = _State()
 
 
 def begin_training() -> None:
-    """Say that a training begins, which ends itself when it is asked to."""
+    """Let the training loop handle the next signal: it stops after its current step."""
     _state.training = True
 
 
 def end_training() -> None:
-    """Say that it is over; KeyboardInterrupt where somebody has asked to stop meanwhile."""
+    """Let signals stop the program at once again.
+
+    Raises:
+        KeyboardInterrupt: a signal arrived during training.
+    """
     _state.training = False
-    if asked():
+    if stop_requested():
         raise KeyboardInterrupt
 
 
-def asked() -> bool:
-    """Return whether somebody wants the program to end."""
-    return bool(_state.number)
+def stop_requested() -> bool:
+    """Return whether Ctrl-C or SIGTERM was received."""
+    return bool(_state.signal_number)
 
 
-def note() -> None:
-    """Take a KeyboardInterrupt that came without a signal for one by Ctrl-C."""
-    _state.number = _state.number or signal.SIGINT
+def record_keyboard_interrupt() -> None:
+    """Treat a KeyboardInterrupt that was raised without a signal like Ctrl-C."""
+    _state.signal_number = _state.signal_number or signal.SIGINT
 
 
-def forget() -> None:
-    """Take a signal for dealt with."""
-    _state.number = 0
+def clear_stop_request() -> None:
+    """Forget the signal, so that the program ends with exit code 0."""
+    _state.signal_number = 0
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a saved end of the program.
+def handle_signals() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM in the `with` block.
 
-    A training is left to end its step, evaluations included; a second signal does not wait.
+    A first signal lets training finish its step, with its evaluation; a second one stops at once.
     """
-    _state.number, _state.training = 0, False
+    _state.signal_number, _state.training = 0, False
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [(number, signal.signal(number, _come)) for number in numbers]
-    told, sys.unraisablehook = sys.unraisablehook, _quiet(sys.unraisablehook)
+    previous = [(number, signal.signal(number, _on_signal)) for number in numbers]
+    previous_hook = sys.unraisablehook
+    sys.unraisablehook = _ignore_stop_errors(previous_hook)
     try:
         yield
     finally:
-        sys.unraisablehook = told
-        for number, handler in before:
+        sys.unraisablehook = previous_hook
+        for number, handler in previous:
             signal.signal(number, handler)
 
 
 def exit_code() -> int:
-    """Return 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + _state.number
+    """Return 130 after Ctrl-C and 143 after SIGTERM."""
+    return 128 + _state.signal_number
 
 
-def farewell(words: list[str]) -> str:
-    """Return what to say at the end: the command that goes on.
+def interrupt_message(arguments: list[str]) -> str:
+    """Return the last message of an interrupted command, with the command that continues it.
 
     Args:
-        words: the command line without the program's name.
+        arguments: the command line without the name of the program.
     """
-    verb = words[0] if words else ""
-    if verb not in _REPEATED:
+    verb = arguments[0] if arguments else ""
+    if verb not in _REPEATABLE:
         return "Interrupted."
-    again = verb in _RESUMED and "--resume" not in words
-    command = shlex.join(["recoach", *words, *(["--resume"] if again else [])])
-    return f"Interrupted. What was finished is saved. Go on with: {command}"
+    resume = ["--resume"] if verb in _RESUMABLE and "--resume" not in arguments else []
+    command = shlex.join(["recoach", *arguments, *resume])
+    return f"Interrupted. Finished work is saved. Continue with: {command}"
 
 
-def _quiet(
-    told: Callable[["UnraisableHookArgs"], object],
+def _ignore_stop_errors(
+    previous_hook: Callable[["UnraisableHookArgs"], object],
 ) -> Callable[["UnraisableHookArgs"], None]:
-    """Return a hook that is silent on a stop that came where Python cannot raise it.
+    """Return a hook for unraisable exceptions that ignores `_StopError`.
 
-    In a finaliser or a callback of the import system the exception is dropped; `asked` keeps it.
+    Python drops exceptions raised in a finaliser or in a callback of the import system;
+    `stop_requested` still reports the signal.
     """
 
     def hook(unraisable: "UnraisableHookArgs") -> None:
         if not isinstance(unraisable.exc_value, _StopError):
-            told(unraisable)
+            previous_hook(unraisable)
 
     return hook
 
 
-def _come(number: int, frame: FrameType | None) -> None:
+def _on_signal(number: int, frame: FrameType | None) -> None:
     del frame
-    waits = _state.training and not _state.number
-    _state.number = _state.number or number
-    if not waits:
+    finish_step = _state.training and not _state.signal_number
+    _state.signal_number = _state.signal_number or number
+    if not finish_step:
         raise _StopError
-    errors.print("Stopping after this step; once more to stop at once.", soft_wrap=True)
+    errors.print("Stopping after this step; press again to stop at once.", soft_wrap=True)
     sys.stderr.flush()

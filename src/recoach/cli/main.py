@@ -1,4 +1,4 @@
-"""The command line: `recoach VERB`."""
+"""The `recoach` command: its verbs, error messages and exit codes."""
 
 import logging
 import os
@@ -9,38 +9,43 @@ from contextlib import contextmanager
 from cyclopts import App, CycloptsError
 
 from recoach.cli import interrupts
-from recoach.cli.console import console, errors, shown
+from recoach.cli.console import console, errors, example_line
 from recoach.errors import ConfigError, RecoachError
 
-# Read when torch starts its threads: threads that spin while they wait stall each other on a busy
-# machine, and threads that sleep at once halve the speed of a quiet one. So they spin for a moment.
+# OpenMP reads this when torch starts its threads. Waiting threads that only spin slow each other
+# down on a busy machine; threads that sleep at once halve the speed of an idle machine. With this
+# value they spin for a short time and then sleep.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = App(
     name="recoach",
-    help="Reinforcement fine-tuning for recommenders: take a log and a model, make it better.",
-    suppress_keyboard_interrupt=False,  # main says what is saved and how to go on
+    help="Reinforcement fine-tuning for recommenders: improve a trained model with its log.",
+    suppress_keyboard_interrupt=False,  # main() prints how to continue
 )
 for name, (target, purpose, example) in {
     "compare": (
         "recoach.cli.compare:compare",
-        "Set runs side by side.",
+        "Compare the results of several runs.",
         "recoach compare runs/a runs/b --metrics ndcg@10 --format markdown",
     ),
     "convert-config": (
         "recoach.cli.recbole:convert_config",
-        "Turn RecBole's YAML into TOML.",
+        "Convert RecBole's YAML settings to TOML.",
         "recoach convert-config recbole.yaml --output mine.toml",
     ),
     "demo": (
         "recoach.cli.runs:demo",
-        "Run the main job on a simulated shop or your own log.",
+        "Run all stages on a simulated shop or on your own log.",
         "recoach demo --data log.csv",
     ),
-    "doctor": ("recoach.cli.doctor:doctor", "Show versions, devices and extras.", "recoach doctor"),
+    "doctor": (
+        "recoach.cli.doctor:doctor",
+        "Show versions, devices and optional extras.",
+        "recoach doctor",
+    ),
     "evaluate": (
         "recoach.cli.runs:evaluate",
-        "Judge the models of a run again.",
+        "Evaluate the models of a run again.",
         "recoach evaluate runs/mine",
     ),
     "finetune": (
@@ -50,22 +55,22 @@ for name, (target, purpose, example) in {
     ),
     "pretrain": (
         "recoach.cli.runs:pretrain",
-        "Train a base model by its own loss.",
+        "Train a base model with its own loss.",
         "recoach pretrain log.csv --model sasrec --output runs/mine",
     ),
     "recommend": (
         "recoach.cli.recommend:recommend",
-        "Recommend items to users of a run.",
+        "Recommend items to users with a model of a run.",
         "recoach recommend runs/mine --users u1 u2 --k 5",
     ),
     "report": (
         "recoach.cli.runs:report",
-        "Write the page of a run again.",
+        "Write the HTML report of a run again.",
         "recoach report runs/mine",
     ),
     "reproduce": (
         "recoach.cli.reproduce:reproduce",
-        "Repeat the tables of the paper.",
+        "Reproduce the tables of the paper.",
         "recoach reproduce gains --dataset shop=shop.csv --seeds 3",
     ),
     "run": (
@@ -75,7 +80,7 @@ for name, (target, purpose, example) in {
     ),
     "search": (
         "recoach.cli.search:search",
-        "Search settings of GRPO that suit your log.",
+        "Search the settings of GRPO for your log.",
         "recoach search experiment.toml --trials 40",
     ),
     "serve": (
@@ -84,79 +89,81 @@ for name, (target, purpose, example) in {
         "recoach serve runs/mine --port 8080",
     ),
 }.items():
-    app.command(target, name=name, help=purpose, help_epilogue=shown(example))
+    app.command(target, name=name, help=purpose, help_epilogue=example_line(example))
 for name, (target, purpose) in {
-    "data": ("recoach.cli.data:app", "Look at interaction logs and prepare them."),
-    "export": ("recoach.cli.export:app", "Write weights or vectors for other tools."),
-    "import": ("recoach.cli.recbole:imports", "Make a run of a model trained elsewhere."),
+    "data": ("recoach.cli.data:app", "Describe, prepare and download interaction logs."),
+    "export": ("recoach.cli.export:app", "Export weights or vectors for other tools."),
+    "import": ("recoach.cli.recbole:imports", "Import a model trained elsewhere as a run."),
 }.items():
     app.command(target, name=name, help=purpose)
 app.register_install_completion_command(
-    add_to_startup=False, help="Write the completion of your shell; follow what it says."
+    add_to_startup=False,
+    help="Write the completion script of your shell.",
 )
 
 
-_TOGETHER = ("demo", "evaluate", "finetune", "pretrain", "run")
-"""Verbs for torchrun."""
+_DISTRIBUTED_VERBS = ("demo", "evaluate", "finetune", "pretrain", "run")
+"""Verbs that run under torchrun."""
 
 
 def main() -> None:
-    """Run the command line; errors the user can mend end in one sentence and exit code 2."""
-    with interrupts.watched(), _verdict_alone():
+    """Run the command line; errors of the user print one line and give exit code 2."""
+    with interrupts.handle_signals(), _without_trainer_warnings():
         try:
-            with _together(sys.argv[1:]):
+            with _distributed(sys.argv[1:]):
                 app(sys.argv[1:], exit_on_error=False, print_error=False)
         except (CycloptsError, RecoachError) as error:
-            if not interrupts.asked():
-                _say(f"[bold red]Error:[/] {_plain(str(error))}")
+            if not interrupts.stop_requested():
+                _print_error(f"[bold red]Error:[/] {_one_line(str(error))}")
                 sys.exit(2)
         except KeyboardInterrupt:
-            interrupts.note()
+            interrupts.record_keyboard_interrupt()
         finally:
-            # Whatever a signal has become on its way through foreign code, it is no error.
-            if interrupts.asked():
-                _say(_plain(interrupts.farewell(sys.argv[1:])))
+            # Third-party code may have turned the signal into another exception.
+            if interrupts.stop_requested():
+                _print_error(_one_line(interrupts.interrupt_message(sys.argv[1:])))
                 sys.exit(interrupts.exit_code())
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     errors.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _verdict_alone() -> Iterator[None]:
-    """Keep a trainer's own word on a base that comes back to scripts: reports say it here."""
+def _without_trainer_warnings() -> Iterator[None]:
+    """Hide the trainer's warning that the base is kept: the report of the run says so."""
     logger = logging.getLogger("recoach.training.trainer")
-    before = logger.level
+    previous = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(previous)
 
 
 @contextmanager
-def _together(words: list[str]) -> Iterator[None]:
-    """Join the other processes where torchrun has started several; only the first shows anything.
+def _distributed(arguments: list[str]) -> Iterator[None]:
+    """Join the process group if torchrun started several processes; only rank 0 prints.
 
     Raises:
-        ConfigError: the verb is not for several.
+        ConfigError: the verb does not run under torchrun.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if words[:1] and words[0] not in _TOGETHER:
+    if arguments[:1] and arguments[0] not in _DISTRIBUTED_VERBS:
         raise ConfigError(
-            f"recoach {words[0]} works in one process; torchrun is for {', '.join(_TOGETHER)}."
+            f"recoach {arguments[0]} runs in one process. Use torchrun with: "
+            f"{', '.join(_DISTRIBUTED_VERBS)}."
         )
-    from recoach import distributed  # noqa: PLC0415 (torch, which `recoach --help` need not wait for)
+    from recoach import distributed  # noqa: PLC0415 (imports torch; --help does not need it)
 
     with distributed.process_group():
         console.quiet = not distributed.is_main_process()
         yield
 
 
-def _plain(message: str) -> str:
+def _one_line(message: str) -> str:
     return " ".join(message.split()).replace("[", r"\[")
 
 

@@ -1,4 +1,4 @@
-"""A stage on the screen: a progress bar and a line for each evaluation."""
+"""The progress of a training stage in the terminal."""
 
 from rich.progress import (
     BarColumn,
@@ -16,15 +16,16 @@ from recoach.training.callbacks import Callback, TrainResult
 _TITLES = {
     "base": "Training the base",
     "tuned": "Fine-tuning with GRPO",
-    "control": "Control: training on without GRPO",
+    "control": "Continued training of the base (control)",
 }
-_SHOWN = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")
+_PRINTED = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")
 
 
-class Shown(Callback):
-    """A progress bar for a stage and a line for each evaluation."""
+class StageProgress(Callback):
+    """Shows a progress bar for a stage and prints a line for each evaluation."""
 
     def __init__(self, stage: str) -> None:
+        self._stage = stage
         self._title = _TITLES.get(stage) or f"Training the base of {stage.replace('-', ' ')}"
         self._progress = Progress(
             TextColumn("  {task.description}"),
@@ -37,7 +38,7 @@ class Shown(Callback):
         self._task: TaskID | None = None
 
     def on_begin(self, total_steps: int, step: int) -> None:
-        """Say what begins, or that it goes on."""
+        """Print the title of the stage, with the step at which it resumes."""
         interrupts.begin_training()
         console.print(f"[bold]{self._title}[/]" + (f" (from step {step})" if step else ""))
         if console.is_terminal:
@@ -45,25 +46,31 @@ class Shown(Callback):
             self._task = self._progress.add_task("steps", total=total_steps, completed=step)
 
     def on_step(self, step: int, logs: dict[str, float]) -> None:
-        """Move the bar."""
+        """Advance the progress bar."""
         if self._task is not None:
             self._progress.update(self._task, completed=step)
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Print the evaluation."""
-        shown = "  ".join(f"{name} {row[name]:.4f}" for name in _SHOWN if name in row)
-        console.print(f"  step {row['step']:>6}  {shown}", highlight=False)
+        """Print the metrics of an evaluation."""
+        metrics = "  ".join(f"{name} {row[name]:.4f}" for name in _PRINTED if name in row)
+        console.print(f"  step {row['step']:>6}  {metrics}", highlight=False)
 
     def on_end(self, outcome: TrainResult) -> None:
-        """Take the bar away and say which step was kept."""
+        """Remove the progress bar and print which step was selected."""
         self._progress.stop()
-        kept = outcome.best_step
-        last = f"  kept step {kept} of {outcome.steps}, {outcome.seconds:.0f} s"
-        if outcome.share is not None and outcome.share < 1:
-            last += f", {100 * outcome.share:.0f} % of the way to it"
-        console.print(last if outcome.steps else "  nothing to do", highlight=False)
+        console.print(f"  {self._selection(outcome)}", highlight=False)
         interrupts.end_training()
 
     def stops(self) -> bool:
-        """Return whether Ctrl-C or SIGTERM has come."""
-        return interrupts.asked()
+        """Return whether Ctrl-C or SIGTERM was received."""
+        return interrupts.stop_requested()
+
+    def _selection(self, outcome: TrainResult) -> str:
+        if not outcome.steps:
+            return "no steps to run"
+        text = f"kept step {outcome.best_step} of {outcome.steps}"
+        if outcome.best_step == 0 and self._stage in ("tuned", "control"):
+            text = f"no improvement in {outcome.steps} steps: base kept"
+        if outcome.share is not None and outcome.share < 1:
+            text += f", interpolation towards the base: {100 * outcome.share:.0f} % of the change"
+        return f"{text}, {outcome.seconds:.0f} s"

@@ -6,7 +6,7 @@ from typing import Literal
 import tomli_w
 from cyclopts import App
 
-from recoach.cli.console import console, shown
+from recoach.cli.console import console, example_line
 from recoach.cli.runs import execute_and_show
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
@@ -15,12 +15,12 @@ from recoach.experiments.recbole.exchange import export_run, import_run
 from recoach.experiments.recbole.settings import convert_settings
 from recoach.models.checkpoint import write_atomically
 
-imports = App(name="import", help="Make a run of a model trained elsewhere.")
+imports = App(name="import", help="Import a model trained elsewhere as a run.")
 
 
 @imports.command(
     name="recbole",
-    help_epilogue=shown(
+    help_epilogue=example_line(
         "recoach import recbole saved/model.pth --data log.inter --output runs/mine"
     ),
 )
@@ -32,27 +32,28 @@ def import_recbole(
     mask_seen: MaskSeen | None = None,
     unverified: bool = False,
 ) -> None:
-    """Make a run of a RecBole checkpoint (SASRec, LightGCN, GRU4Rec, BPR, GSAU's fork).
+    """Import a RecBole checkpoint as a run (SASRec, LightGCN, GRU4Rec, BPR, and GSAU's fork).
 
     Parameters
     ----------
     checkpoint
-        RecBole's .pth file; nothing in it is executed.
+        RecBole's .pth file. It is read without executing code from it.
     data
-        The .inter file it was trained on.
+        The .inter file that the model was trained on.
     output
         The run folder.
     mask_seen
-        Judge and tune with every history masked (all), none, or as RecBole does: only of models
-        that read none.
+        Which seen items to mask in evaluation and fine-tuning: all, none, or recbole (masked only
+        for models that do not read histories).
     unverified
-        Take the model even if its stored validation value cannot be found again.
+        Import the model even if its stored validation value is not reproduced.
     """
     config, verified = import_run(
         checkpoint, data, output, mask_seen=mask_seen, unverified=unverified
     )
     console.print(
-        f"{checkpoint}: valid {verified.metric} {verified.measured:.4f}, stored {verified.stored}"
+        f"{checkpoint}: validation {verified.metric} {verified.measured:.4f}, "
+        f"stored {verified.stored}"
         f"{'' if verified.agrees else ' (NOT VERIFIED)'}",
         highlight=False,
         soft_wrap=True,
@@ -67,34 +68,35 @@ def export_recbole(
     output: Path,
     stage: Literal["base", "tuned", "control"] | None = None,
 ) -> None:
-    """Write a run's weights into a copy of the RecBole checkpoint the run was imported from.
+    """Write the weights of a run into a copy of the RecBole checkpoint that it was imported from.
 
     Parameters
     ----------
     path
         A run folder made by `recoach import recbole`.
     checkpoint
-        The checkpoint it was imported from.
+        The checkpoint that the run was imported from.
     output
         The .pth file to write.
     stage
-        Whose weights; the fine-tuned model's where there is one, otherwise the base's.
+        Which weights to export. Default: of the fine-tuned model if there is one, otherwise of the
+        base.
     """
-    chosen = export_run(path, checkpoint, output, stage)
+    selected = export_run(path, checkpoint, output, stage)
     console.print(
-        f"{output}: the weights of the {chosen} model of {path}", highlight=False, soft_wrap=True
+        f"{output}: weights of the {selected} model of {path}", highlight=False, soft_wrap=True
     )
 
 
 def convert_config(path: Path, /, *, output: Path | None = None) -> None:
-    """Turn RecBole's YAML settings into ours; what has no counterpart is listed.
+    """Convert RecBole's YAML settings to TOML and list the settings without a counterpart.
 
     Parameters
     ----------
     path
-        RecBole's YAML file; what it leaves out has RecBole's default.
+        RecBole's YAML file. Settings that it leaves out have RecBole's defaults.
     output
-        The TOML file to write; printed where not given.
+        The TOML file to write. Default: print it.
     """
     tables, dropped = convert_settings(_yaml(path), str(path))
     resolve(tables, str(path))
@@ -122,7 +124,7 @@ def _yaml(path: Path) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read {path}: {error}.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}.") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}. Correct the file.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings (KEY: VALUE on each line).")
+        raise ConfigError(f"{path} has no settings. Write KEY: VALUE on each line.")
     return {str(key): value for key, value in content.items()}

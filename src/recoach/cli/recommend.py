@@ -1,4 +1,4 @@
-"""`recoach recommend`: lists from a run, with external ids."""
+"""`recoach recommend`: recommendations from a run, with the ids of the log."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RunFolder, write_frame
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
-from recoach.serving import recommend as lists
+from recoach.serving.recommend import recommend as recommend_items
 
 
 def recommend(
@@ -27,63 +27,66 @@ def recommend(
     exclude_seen: bool = True,
     output: Path | None = None,
 ) -> None:
-    """Recommend items to users of a run, or to new users by their histories.
+    """Recommend items to users of a run, or to new users from their histories.
 
     Parameters
     ----------
     path
         A run folder.
     users
-        Ids of users in the log; a file NAME.txt is read as one id a line. Everybody where neither
-        users nor histories are given.
+        User ids of the log, or NAME.txt with one id per line. Default: all users of the log.
     histories
-        A log of new users (any format that `data describe` reads).
+        A log with the interactions of new users, in any format of `data describe`.
     k
-        Length of the lists.
+        Number of items per user.
     stage
-        Which model; the fine-tuned one where there is one, otherwise the base.
+        Which model to use. Default: the fine-tuned one if there is one, otherwise the base.
     exclude_seen
-        Leave out what a user has taken.
+        Leave out items that the user has already interacted with.
     output
-        Where to write the lists (.parquet, .csv, .jsonl); printed where not given.
+        The file to write (.parquet, .csv, .jsonl). Default: print a table.
     """
     if users and histories:
-        raise ConfigError("Give --users or --histories, not both.")
-    chosen, model, dataset = open_model(path, stage)
-    asked = _histories(histories) if histories else _users(users)
-    frame = lists.recommend(model, dataset, asked, k=k, exclude_seen=exclude_seen)
+        raise ConfigError("--users and --histories cannot be combined. Give one of them.")
+    selected, model, dataset = open_model(path, stage)
+    queries = _read_histories(histories) if histories else _read_users(users)
+    frame = recommend_items(model, dataset, queries, k=k, exclude_seen=exclude_seen)
     if output is not None:
         write_frame(output, frame)
-        console.print(f"{frame.height:,} rows by the {chosen} model written to {output}")
+        console.print(f"{frame.height:,} rows of the {selected} model written to {output}")
         return
     table = Table(*frame.columns)
     for row in frame.head(200).iter_rows():
         table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
     console.print(table)
     if frame.height > 200:
-        console.print(f"... {frame.height - 200:,} more rows; write them with --output.")
+        console.print(f"... {frame.height - 200:,} more rows. Write all of them with --output.")
 
 
 def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset]:
-    """Return the stage, the model and the data of a run; tuned or else base by itself.
+    """Return the stage, the model and the data set of a run.
+
+    Args:
+        path: the run folder.
+        stage: the stage of the model; None selects "tuned" if it is trained, otherwise "base".
 
     Raises:
-        RunError: it is no run, or that stage has not been trained.
+        RunError: the path is not a run folder, or the stage is not trained yet.
     """
     folder = RunFolder(path)
     folder.config()
-    chosen = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
-    if not folder.has_checkpoint(chosen):
-        raise RunError(f"{path} has no {chosen} model yet; finish the run first.")
+    selected = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
+    if not folder.has_checkpoint(selected):
+        raise RunError(f"{path} has no {selected} model yet. Finish the run first.")
     dataset = load_dataset(folder.dataset)
-    return chosen, load_model(folder.checkpoints(chosen), dataset), dataset
+    return selected, load_model(folder.checkpoints(selected), dataset), dataset
 
 
-def _users(given: list[str] | None) -> list[str] | None:
-    if given is None:
+def _read_users(users: list[str] | None) -> list[str] | None:
+    if users is None:
         return None
     ids: list[str] = []
-    for entry in given:
+    for entry in users:
         file = Path(entry)
         if file.suffix == ".txt" and file.exists():
             ids += [line.strip() for line in file.read_text().splitlines() if line.strip()]
@@ -92,10 +95,10 @@ def _users(given: list[str] | None) -> list[str] | None:
     return ids
 
 
-def _histories(path: Path) -> dict[str, list[str]]:
+def _read_histories(path: Path) -> dict[str, list[str]]:
     log = read_interactions(path)
-    items, users = log.item_ids.to_list(), log.user_ids.to_list()
-    taken: dict[str, list[str]] = {user: [] for user in users}
+    item_ids, user_ids = log.item_ids.to_list(), log.user_ids.to_list()
+    histories: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
     for row in chronological(log):
-        taken[users[log.users[row]]].append(items[log.items[row]])
-    return taken
+        histories[user_ids[log.users[row]]].append(item_ids[log.items[row]])
+    return histories

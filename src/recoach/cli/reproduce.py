@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from recoach.cli.console import console, errors
-from recoach.cli.progress import Shown
+from recoach.cli.progress import StageProgress
 from recoach.errors import ConfigError
 from recoach.reproduction.datasets import find_sources, missing_categories, statistics_of_sources
 from recoach.reproduction.paper_cells import Profile
@@ -102,7 +102,7 @@ def reproduce(
             output=output,
             only=tuple(only or []),
         )
-        record = run_suite(plan, Shown, _announce)
+        record = run_suite(plan, StageProgress, _announce)
         paths = write_suite(record, what, plan.suite_folder) if record["data"] else []
         _print_missing(plan.missing())
     if paths:
@@ -112,7 +112,7 @@ def reproduce(
 def _simulate(seeds: tuple[int, ...], output: Path) -> None:
     from recoach.reproduction.simulator import Simulation, simulate  # noqa: PLC0415 (an extra)
 
-    record = simulate(Simulation(seeds, output), Shown, _announce)
+    record = simulate(Simulation(seeds, output), StageProgress, _announce)
     _show(write_suite(record, "simulator", output))
 
 

@@ -1,4 +1,4 @@
-"""Verbs that make or read a run folder."""
+"""The commands that create or read a run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from recoach import distributed
 from recoach.cli.console import console
-from recoach.cli.progress import Shown
+from recoach.cli.progress import StageProgress
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.run_folder import RunFolder
@@ -21,7 +21,7 @@ from recoach.training.callbacks import Callback, CallbackList
 ReportTo = Annotated[list[TrackerName] | None, Parameter(consume_multiple=True, negative="")]
 Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
 
-_DEMO = (
+_DEMO_SETTINGS = (
     "pretrain.epochs=16",
     "pretrain.batch_size=256",
     "pretrain.learning_rate=2e-3",
@@ -33,18 +33,18 @@ _DEMO = (
 def demo(
     *, data: Path | None = None, output: Path = Path("runs/demo"), resume: bool = False
 ) -> None:
-    """Run the main job: prepare a log, train SASRec, fine-tune it with GRPO, judge both.
+    """Prepare a log, train SASRec, fine-tune it with GRPO and evaluate both.
 
     Parameters
     ----------
     data
-        Your own interaction log; without it, a simulated shop of 2,000 users and 1,000 items.
+        An interaction log. Default: a simulated shop with 2,000 users and 1,000 items.
     output
         The run folder.
     resume
-        Go on with an interrupted run.
+        Continue an interrupted run.
     """
-    changes = [*_DEMO, *([f"data.path={_quoted(data)}"] if data else [])]
+    changes = [*_DEMO_SETTINGS, *([f"data.path={_quoted(data)}"] if data else [])]
     execute_and_show(read_config(None, changes), output, resume=resume)
 
 
@@ -56,20 +56,20 @@ def run(
     report_to: ReportTo = None,
     changes: Changes = None,
 ) -> None:
-    """Run an experiment from its TOML file: prepare, train, fine-tune, control, judge, report.
+    """Run all stages of an experiment: prepare, train, fine-tune, control, evaluate, report.
 
     Parameters
     ----------
     experiment
-        The TOML file.
+        The TOML file of the experiment.
     output
-        The run folder; runs/NAME for NAME.toml where not given.
+        The run folder. Default: runs/NAME for NAME.toml.
     resume
-        Go on with an interrupted run.
+        Continue an interrupted run.
     report_to
-        Trackers to log to as well: tensorboard, mlflow, wandb.
+        Experiment trackers to log to: tensorboard, mlflow, wandb.
     changes
-        Settings to change, like grpo.beta=0.02; may be repeated.
+        Settings that replace those of the file, like grpo.beta=0.02; may be repeated.
     """
     config = read_config(experiment, changes or [])
     path = output or Path("runs") / experiment.stem
@@ -85,22 +85,22 @@ def pretrain(
     report_to: ReportTo = None,
     changes: Changes = None,
 ) -> None:
-    """Train a base model by its own loss.
+    """Train a base model with its own loss.
 
     Parameters
     ----------
     data
-        A log, or a folder made by `recoach data prepare`.
+        An interaction log, or a folder made by `recoach data prepare`.
     output
         The run folder.
     model
-        bprmf, gru4rec, gsau, lightgcn, popularity or sasrec.
+        The model: bprmf, gru4rec, gsau, lightgcn, popularity or sasrec.
     resume
-        Go on with an interrupted run.
+        Continue an interrupted run.
     report_to
-        Trackers to log to as well: tensorboard, mlflow, wandb.
+        Experiment trackers to log to: tensorboard, mlflow, wandb.
     changes
-        Settings to change, like pretrain.epochs=50; may be repeated.
+        Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
     """
     config = read_config(
         None,
@@ -112,18 +112,21 @@ def pretrain(
 def finetune(
     path: Path, *, resume: bool = False, report_to: ReportTo = None, changes: Changes = None
 ) -> None:
-    """Fine-tune the base of a run with GRPO, with the control beside it.
+    """Fine-tune the base of a run with GRPO, and train the control for comparison.
+
+    The control continues the base's own supervised training for as many steps as GRPO, with the
+    same learning rate and the same selection.
 
     Parameters
     ----------
     path
         A run folder made by `recoach pretrain`.
     resume
-        Go on with an interrupted fine-tuning.
+        Continue an interrupted fine-tuning.
     report_to
-        Trackers to log to as well: tensorboard, mlflow, wandb.
+        Experiment trackers to log to: tensorboard, mlflow, wandb.
     changes
-        Settings of GRPO to change, like grpo.beta=0.02; may be repeated.
+        Settings of GRPO that replace those of the run, like grpo.beta=0.02; may be repeated.
     """
     folder = RunFolder(path)
     folder.config()
@@ -134,7 +137,7 @@ def finetune(
 
 
 def evaluate(path: Path) -> None:
-    """Judge the models of a run again and print the comparison.
+    """Evaluate the models of a run again and print the comparison.
 
     Parameters
     ----------
@@ -145,8 +148,8 @@ def evaluate(path: Path) -> None:
     config = folder.config()
     with folder.lock():
         if not all(folder.is_complete(stage) for stage in planned_stages(config)):
-            raise RunError(f"{path} holds an unfinished run; finish it first.")
-        _show(path, execute(open_run(config, path, resume=True, make_callback=Shown)))
+            raise RunError(f"{path} holds an unfinished run. Finish it first.")
+        _show(path, execute(open_run(config, path, resume=True, make_callback=StageProgress)))
 
 
 def report(path: Path) -> None:
@@ -167,7 +170,13 @@ def execute_and_show(
     resume: bool,
     report_to: Sequence[TrackerName] = (),
 ) -> None:
-    """Go through a run, write its page and print the comparison."""
+    """Execute all stages of a run, write its report and print the comparison.
+
+    A finished run is not executed again.
+
+    Raises:
+        RunError: another process uses the folder, or it has an unfinished run and not `resume`.
+    """
     check_trackers(report_to)
     with RunFolder(path).lock():
         _execute_and_show(config, path, resume=resume, report_to=report_to)
@@ -183,28 +192,30 @@ def _execute_and_show(
     def make_callback(stage: str) -> Callback:
         if not distributed.is_main_process():
             return Callback()
-        return CallbackList([Shown(stage), *trackers(report_to, config, RunFolder(path), stage)])
+        tracking = trackers(report_to, config, RunFolder(path), stage)
+        return CallbackList([StageProgress(stage), *tracking])
 
-    going = open_run(config, path, resume=resume, make_callback=make_callback)
-    if going.folder.has_results_for(config):
-        console.print(f"{path} is finished; it is not run again.", highlight=False)
-        _show(path, going.folder.read_json("results.json"))
+    opened = open_run(config, path, resume=resume, make_callback=make_callback)
+    if opened.folder.has_results_for(config):
+        console.print(f"{path} is finished and is not run again.", highlight=False)
+        _show(path, opened.folder.read_json("results.json"))
         return
-    dataset = going.dataset
+    dataset = opened.dataset
     console.print(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items", highlight=False
     )
-    _show(path, execute(going))
+    _show(path, execute(opened))
 
 
 def _show(path: Path, results: dict[str, Any]) -> None:
     if not distributed.is_main_process():
         return
-    page = write_report(path)
+    report_path = write_report(path)
     console.print(comparison_table(results))
     console.print(summary(results), highlight=False)
-    console.print(f"The run is in {path}; look at {page}", highlight=False)
+    console.print(f"Run folder: {path}. Report: {report_path}", highlight=False)
 
 
 def _quoted(path: Path) -> str:
+    """Return a path as a TOML string."""
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

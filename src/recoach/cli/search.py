@@ -1,4 +1,4 @@
-"""`recoach search`: settings of GRPO that suit a log."""
+"""`recoach search`: search the settings of GRPO for a log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,24 +20,25 @@ def search(
     vary: Vary = None,
     changes: Changes = None,
 ) -> None:
-    """Search settings of GRPO that suit a log, by validation; the test items are not looked at.
+    """Search the settings of GRPO for a log on validation; the test items are not used.
 
-    The base is trained once. Interrupted, the same command goes on where it was; a higher --trials
-    adds to what is there.
+    The base is trained once. After an interruption, the same command continues the search; a higher
+    --trials adds trials.
 
     Parameters
     ----------
     experiment
-        A TOML file as `recoach run` takes it; without it, the defaults on the simulated shop.
+        A TOML file as for `recoach run`. Default: the default settings on the simulated shop.
     trials
-        How many settings to try, those of earlier calls among them.
+        Total number of trials, including those of earlier calls.
     output
-        Where the base, the study, trials.json, search.html and best.toml go.
+        The folder for the base, the study, trials.json, search.html and best.toml.
     vary
-        What may vary: grpo.KEY=LOW..HIGH or grpo.KEY=A,B,C; may be repeated. Without it: learning
-        rate, average, KL, transform, horizon and discount.
+        Settings to vary: grpo.KEY=LOW..HIGH or grpo.KEY=A,B,C; may be repeated. Default: learning
+        rate, weight averaging, KL penalty, loss type, horizon and discount.
     changes
-        Settings to change for all trials, like data.path=log.csv; may be repeated.
+        Settings for all trials that replace those of the file, like data.path=log.csv; may be
+        repeated.
     """
     try:
         from recoach.cli.trials import search_and_show  # noqa: PLC0415 - an extra

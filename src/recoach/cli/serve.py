@@ -1,4 +1,4 @@
-"""`recoach serve`: a run behind HTTP."""
+"""`recoach serve`: serve the models of a run over HTTP."""
 
 import contextlib
 import hashlib
@@ -21,9 +21,9 @@ from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
 from recoach.serving.snapshot import ModelSnapshot
 from recoach.serving.vectors import item_vectors
 
-KEY = "RECOACH_API_KEY"
+API_KEY_VARIABLE = "RECOACH_API_KEY"
 _STAGES = ("base", "tuned")
-_FILES = ("model.json", "best.safetensors", "last.safetensors")
+_MODEL_FILES = ("model.json", "best.safetensors", "last.safetensors")
 
 
 def serve(
@@ -34,23 +34,23 @@ def serve(
     page: bool = True,
     reload_seconds: float = 2.0,
 ) -> None:
-    """Serve the models of a run over HTTP, with a page at / that shows base and tuned.
+    """Serve the models of a run over HTTP, with a page at / that compares base and tuned.
 
-    Where the environment variable RECOACH_API_KEY is set, callers must show that key. A run that
-    changes while it is served is read anew; no request is lost.
+    If the environment variable RECOACH_API_KEY is set, requests need that key. When the run
+    changes, its models are loaded again without losing a request.
 
     Parameters
     ----------
     path
         A run folder.
     host
-        Address to listen at; 0.0.0.0 for all of them.
+        Address to listen on; 0.0.0.0 for all interfaces.
     port
-        Port to listen at; 0 takes a free one.
+        Port to listen on; 0 selects a free port.
     page
-        Offer the page, and the look-up of items and users that it needs.
+        Serve the page, and the search for items and users that it needs.
     reload_seconds
-        How often to look whether the run has changed.
+        Seconds between checks for changes of the run.
     """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
@@ -59,16 +59,16 @@ def serve(
         from recoach.serving.service import Service  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            f"serving needs {error.name}; install it with pip install 'recoach[serve]'."
+            f"recoach serve needs {error.name}. Install it: pip install 'recoach[serve]'."
         ) from error
     if reload_seconds <= 0:
         raise ConfigError(f"--reload-seconds must be above 0, not {reload_seconds:g}.")
     folder = RunFolder(path)
     service = Service(
-        lambda: read_snapshot(folder), lambda: stamp(folder), reload_seconds=reload_seconds
+        lambda: read_snapshot(folder), lambda: file_versions(folder), reload_seconds=reload_seconds
     )
-    app = build_app(service, api_key=os.environ.get(KEY) or None, page=page)
-    listening = _listen(host, port)
+    app = build_app(service, api_key=os.environ.get(API_KEY_VARIABLE) or None, page=page)
+    server_socket = _listen(host, port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = uvicorn.Config(
         app,
@@ -80,30 +80,30 @@ def serve(
         h11_max_incomplete_event_size=65_536,
     )
     console.print(
-        f"{path} ({', '.join(service.snapshot.models)}) at "
-        f"http://{host}:{listening.getsockname()[1]}/ ; docs at /docs, Ctrl-C stops",
+        f"Serving {path} ({', '.join(service.snapshot.models)}) at "
+        f"http://{host}:{server_socket.getsockname()[1]}/ (API: /docs, stop: Ctrl-C)",
         highlight=False,
     )
     if service.snapshot.dataset.n_items > EXACT_UP_TO and not service.snapshot.faiss_indexes:
         console.print(
-            "Every list looks at all items; pip install 'recoach[ann]' makes it quicker.",
+            "Every request scores all items. For an approximate index: pip install 'recoach[ann]'.",
             markup=False,
         )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises again the signal that ended it
-        uvicorn.Server(config).run(sockets=[listening])
-    interrupts.forget()  # it was asked to end and has ended well
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again
+        uvicorn.Server(config).run(sockets=[server_socket])
+    interrupts.clear_stop_request()  # a signal is the normal way to stop the server
     console.print("Stopped.")
 
 
 def read_snapshot(folder: RunFolder) -> ModelSnapshot:
-    """Return what a run has to serve: its base and, where it is there and whole, its tuned model.
+    """Return the models of a run to serve: the base and, if it is complete, the tuned model.
 
     Raises:
         RunError: the base is not trained yet, or the run cannot be read.
     """
     folder.config()
     if not folder.is_complete("base"):
-        raise RunError(f"{folder.path} has no trained base yet; finish the run first.")
+        raise RunError(f"{folder.path} has no trained base yet. Finish the run first.")
     stages = [stage for stage in _STAGES if folder.is_complete(stage)]
     dataset = load_dataset(folder.dataset)
     digest = hashlib.sha256()
@@ -119,19 +119,22 @@ def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     return ModelSnapshot(dataset, models, titles, digest.hexdigest()[:12], indexes)
 
 
-def stamp(folder: RunFolder) -> Hashable:
-    """Return what changes with the files that are served; missing files count too."""
-    paths = [folder.checkpoints(stage) / name for stage in _STAGES for name in _FILES]
+def file_versions(folder: RunFolder) -> Hashable:
+    """Return time, size and inode of the served files, None for missing ones.
+
+    A changed value means that the models have to be loaded again.
+    """
+    paths = [folder.checkpoints(stage) / name for stage in _STAGES for name in _MODEL_FILES]
     paths += [folder.path / "titles.parquet", folder.dataset / MANIFEST]
-    found: list[tuple[int, int, int] | None] = []
+    versions: list[tuple[int, int, int] | None] = []
     for file in paths:
         try:
-            there = file.stat()
+            status = file.stat()
         except OSError:
-            found.append(None)
+            versions.append(None)
         else:
-            found.append((there.st_mtime_ns, there.st_size, there.st_ino))
-    return tuple(found)
+            versions.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(versions)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -140,5 +143,5 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"cannot listen at {host}:{port} ({reason}); choose another --host or --port."
+            f"cannot listen on {host}:{port} ({reason}). Choose another --host or --port."
         ) from error

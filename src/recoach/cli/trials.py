@@ -1,4 +1,7 @@
-"""A search on the screen; needs Optuna, which the help of `recoach search` does not."""
+"""The progress and the results of `recoach search` in the terminal.
+
+A module of its own, because it needs Optuna and `recoach search --help` does not.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recoach.cli import interrupts
 from recoach.cli.console import console
-from recoach.cli.progress import Shown
+from recoach.cli.progress import StageProgress
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.search import SearchCallback, SearchPlan
 from recoach.experiments.search import search as run_search
@@ -24,8 +27,8 @@ from recoach.report.tables import format_metric
 from recoach.training.callbacks import TrainResult
 
 
-class _Trials(SearchCallback):
-    """A progress bar for the trial that runs and a line for each that has ended."""
+class _TrialProgress(SearchCallback):
+    """Shows a progress bar for the running trial and prints a line for each finished one."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -36,9 +39,10 @@ class _Trials(SearchCallback):
         self._task = self._progress.add_task("steps")
 
     def on_search(self, base: float, done: int) -> None:
-        earlier = f", {done} of {self._total} trials are there" if done else ""
+        finished = f", {done} of {self._total} trials are finished" if done else ""
         console.print(
-            f"[bold]Search[/]: the base has {format_metric(base)}{earlier}", highlight=False
+            f"[bold]Search[/]: validation value of the base {format_metric(base)}{finished}",
+            highlight=False,
         )
 
     def on_begin(self, total_steps: int, step: int) -> None:
@@ -54,14 +58,15 @@ class _Trials(SearchCallback):
         interrupts.end_training()
 
     def stops(self) -> bool:
-        return interrupts.asked()
+        return interrupts.stop_requested()
 
     def on_trial(self, trial: dict[str, Any], base: float) -> None:
-        self._progress.stop()  # the next one may train bases first, with a bar of their own
-        came = f"pruned: {trial['pruned']}"
+        self._progress.stop()  # the next trial may first train bases, with their own progress bar
+        result = f"pruned: {trial['pruned']}"
         if trial["value"] is not None:
-            came = f"{format_metric(trial['value'])} ({change_against_base(trial['value'], base)})"
-        line = f"  trial {trial['trial']:>3} of {self._total}  {came}  {settings_text(trial)}"
+            change = change_against_base(trial["value"], base)
+            result = f"{format_metric(trial['value'])} ({change})"
+        line = f"  trial {trial['trial']:>3} of {self._total}  {result}  {settings_text(trial)}"
         console.print(line, highlight=False, markup=False)
 
     def stop(self) -> None:
@@ -71,16 +76,25 @@ class _Trials(SearchCallback):
 def search_and_show(
     config: ExperimentConfig, vary: Sequence[str], trials: int, output: Path
 ) -> None:
-    """Search, write the page of it, print what was found and how to go on."""
+    """Run the search, write its page and print the results.
+
+    Args:
+        config: the experiment whose GRPO settings are varied.
+        vary: the search space, as in `recoach search --vary`.
+        trials: the total number of trials, with those of earlier calls.
+        output: the folder of the search.
+    """
     plan = SearchPlan(config, read_space(config.grpo, vary), trials, output)
-    shown = _Trials(trials)
+    progress = _TrialProgress(trials)
     try:
-        record = run_search(plan, Shown, shown)
+        record = run_search(plan, StageProgress, progress)
     finally:
-        shown.stop()
+        progress.stop()
     page = write_search(record, output)
     console.print(search_table(record))
     console.print(search_summary(record), highlight=False, markup=False)
     console.print(f"Written: {output / 'trials.json'}, {page}", highlight=False)
     if record["best"] is not None:
-        console.print(f"Go on with: recoach run {output / 'best.toml'}", highlight=False)
+        console.print(
+            f"Run the best settings with: recoach run {output / 'best.toml'}", highlight=False
+        )
