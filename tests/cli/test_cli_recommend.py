@@ -86,7 +86,7 @@ def test_the_ending_decides_the_format(recoach, finished, lists, tmp_path, name,
     asked = ["--users", "u1", "u2", "--k", 3]
     said = recoach("recommend", finished, *asked, "--output", tmp_path / name)
     assert said.code == 0
-    assert "6 rows by the tuned model" in said.out
+    assert "6 rows of the tuned model" in said.out
     back = read(tmp_path / name)
     assert back.select("user_id", "item_id").equals(lists(*asked).select("user_id", "item_id"))
     assert back["score"].to_list() == pytest.approx(lists(*asked)["score"].to_list(), abs=1e-5)
@@ -96,7 +96,7 @@ def test_lists_are_printed_where_no_output_is_named(recoach, finished):
     said = recoach("recommend", finished, "--users", "u1", "--k", 2)
     assert "│ u1 │ 1 │ i" in said.out
     long = recoach("recommend", finished, "--k", 2)
-    assert "100 more rows; write them with --output" in long.out
+    assert "100 more rows. Write all of them with --output." in long.out
 
 
 BAD = {
@@ -104,7 +104,7 @@ BAD = {
     "k": (["--users", "u1", "--k", "0"], ["k must be at least 1, not 0"]),
     "ending": (["--users", "u1", "--output", "{tmp}/a.xlsx"], [".parquet, .csv or .jsonl"]),
     "no known item": (["--histories", "{tmp}/none.csv"], ["'stranger'", "catalogue"]),
-    "no histories": (["--histories", "{tmp}/gone.csv"], ["no file", "gone.csv"]),
+    "no histories": (["--histories", "{tmp}/gone.csv"], ["no such file", "gone.csv"]),
     "both": (["--users", "u1", "--histories", "{tmp}/none.csv"], ["cannot be combined"]),
 }
 
