@@ -1,4 +1,4 @@
-"""Run inside an environment with RecBole: train a tiny model, or evaluate a checkpoint."""
+"""A script for an environment with RecBole: train a tiny model, or evaluate a checkpoint."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from recbole.config import Config
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_trainer
 
-Config.compatibility_settings(None)  # np.float and its like, which a loaded config does not mend
+Config.compatibility_settings(None)  # restores np.float and others, which loading a config does not
 
 SETTINGS = {
     "use_gpu": False,
@@ -47,49 +47,49 @@ SIZES = {
 
 
 def train(model):
-    """Train on the log and return where the checkpoint is, with what it measured."""
-    found = run_recbole(model=model, dataset="log", config_dict=SETTINGS | SIZES[model])
+    """Train on the log and return the path of the checkpoint and the test metrics."""
+    result = run_recbole(model=model, dataset="log", config_dict=SETTINGS | SIZES[model])
     (file,) = Path("saved").glob("*.pth")
-    return {"file": str(file), "test": dict(found["test_result"])}
+    return {"file": str(file), "test": dict(result["test_result"])}
 
 
 def evaluate(file):
-    """Let RecBole rank the test items of a checkpoint, with the history in the ranking and out."""
+    """Return RecBole's test metrics of a checkpoint, with the history masked and not."""
     config, model, _, *parts = load_data_and_model(file)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    own = trainer._full_sort_batch_eval
-    found = {"as it does": dict(trainer.evaluate(parts[-1], load_best_model=False))}
+    full_sort_batch_eval = trainer._full_sort_batch_eval
+    metrics = {"default": dict(trainer.evaluate(parts[-1], load_best_model=False))}
     for name, masked in {"masked": True, "unmasked": False}.items():
 
         def batch(batched, masked=masked):
             interaction, history, *targets = batched
             if history is None:  # a sequential model, whose history RecBole never masks
                 history = _histories(interaction, parts)
-            return own((interaction, history if masked else None, *targets))
+            return full_sort_batch_eval((interaction, history if masked else None, *targets))
 
         trainer._full_sort_batch_eval = batch
-        found[name] = dict(trainer.evaluate(parts[-1], load_best_model=False))
-    return found
+        metrics[name] = dict(trainer.evaluate(parts[-1], load_best_model=False))
+    return metrics
 
 
 def _histories(interaction, parts):
-    """Return (rows, items) of everything users have read, but the target."""
-    read = {}
+    """Return (rows, items) of the users' histories, without the target."""
+    histories = {}
     for part in parts:
         rows = part._dataset.inter_feat
         for user, items in zip(rows["user_id"].tolist(), rows["item_id_list"], strict=True):
-            read.setdefault(user, set()).update(items[items > 0].tolist())
-    asked = zip(interaction["user_id"].tolist(), interaction["item_id"].tolist(), strict=True)
+            histories.setdefault(user, set()).update(items[items > 0].tolist())
+    targets = zip(interaction["user_id"].tolist(), interaction["item_id"].tolist(), strict=True)
     pairs = [
         (row, item)
-        for row, (user, target) in enumerate(asked)
-        for item in sorted(read[user] - {target})
+        for row, (user, target) in enumerate(targets)
+        for item in sorted(histories[user] - {target})
     ]
     return tuple(torch.tensor(pairs).T)
 
 
 if __name__ == "__main__":
     verb, argument = sys.argv[1:]
-    sys.argv[1:] = []  # RecBole reads them too
+    sys.argv[1:] = []  # RecBole parses them, too
     answer = {"train": train, "evaluate": evaluate}[verb](argument)
     Path("answer.json").write_text(json.dumps(answer, default=float))

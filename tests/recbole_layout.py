@@ -1,4 +1,4 @@
-"""Logs and checkpoints in RecBole's layout, and its scores, made without RecBole."""
+"""Write logs and checkpoints in RecBole's layout and compute its metrics, without RecBole."""
 
 import contextlib
 import enum
@@ -37,7 +37,7 @@ SEQUENTIAL = ("GRU4Rec", "GSAU", "SASRec")
 
 
 def settings(name, **changes):
-    """Return a final config of RecBole's, as far as anybody asks for it."""
+    """Return a final config of RecBole with the settings that the import reads."""
     common = {
         "model": name,
         "dataset": "log",
@@ -64,13 +64,16 @@ def settings(name, **changes):
 
 
 def histories(seed=0):
-    """Return rows of items by user: ids as RecBole numbers them, less one."""
+    """Return the items of each user, numbered arbitrarily."""
     random = np.random.default_rng(seed)
     return [random.permutation(N_ITEMS)[: 4 + user % 6] for user in range(N_USERS)]
 
 
 def write_log(path):
-    """Write the histories, one step of all users after the other, and return them by number."""
+    """Write the histories as a log and return them with RecBole's item ids less 1.
+
+    The rows are ordered by time: first the first item of every user, then the second, and so on.
+    """
     rows = histories()
     items, lines = {}, ["user_id:token\titem_id:token\ttimestamp:float"]
     for step in range(max(map(len, rows))):
@@ -88,32 +91,32 @@ def weights(name, seed=1):
     """Return random weights under RecBole's names."""
     generator = torch.Generator().manual_seed(seed)
 
-    def drawn(*shape):
+    def random(*shape):
         return 0.5 * torch.randn(shape, generator=generator)
 
     if name in ("BPR", "LightGCN"):
-        return OrderedDict((key, drawn(rows, DIM)) for key, rows in TABLES.items())
-    state = OrderedDict({"item_embedding.weight": drawn(N_ITEMS + 1, DIM)})
+        return OrderedDict((key, random(rows, DIM)) for key, rows in TABLES.items())
+    state = OrderedDict({"item_embedding.weight": random(N_ITEMS + 1, DIM)})
     if name == "GRU4Rec":
-        state["gru_layers.weight_ih_l0"] = drawn(3 * HIDDEN, DIM)
-        state["gru_layers.weight_hh_l0"] = drawn(3 * HIDDEN, HIDDEN)
-        state["dense.weight"], state["dense.bias"] = drawn(DIM, HIDDEN), drawn(DIM)
+        state["gru_layers.weight_ih_l0"] = random(3 * HIDDEN, DIM)
+        state["gru_layers.weight_hh_l0"] = random(3 * HIDDEN, HIDDEN)
+        state["dense.weight"], state["dense.bias"] = random(DIM, HIDDEN), random(DIM)
         return state
-    state["position_embedding.weight"] = drawn(LENGTH, DIM)
+    state["position_embedding.weight"] = random(LENGTH, DIM)
     parts = {f"trm_encoder.layer.{n}.{k}": v for n in range(LAYERS) for k, v in BLOCK.items()}
     for key, shape in (parts | {"LayerNorm": (DIM,)}).items():
-        state[f"{key}.weight"], state[f"{key}.bias"] = drawn(*shape), drawn(shape[0])
-    return state if name == "SASRec" else _as_gsau(state, drawn(N_USERS + 1, DIM))
+        state[f"{key}.weight"], state[f"{key}.bias"] = random(*shape), random(shape[0])
+    return state if name == "SASRec" else _as_gsau(state, random(N_USERS + 1, DIM))
 
 
 def _as_gsau(state, users):
-    """Return the state under the names of GSAU's fork, whose encoders share their tables."""
+    """Return the state under the names of GSAU's fork, whose encoders share their embeddings."""
     items = state["item_embedding.weight"]
-    own = OrderedDict()
-    for place in ("embedding_layer", "graph_encoder.embedding_layer"):
-        own[f"{place}.user_embedding.weight"] = users
-        own[f"{place}.item_embedding.weight"] = items
-    return own | {f"sequential_encoder.{key}": value for key, value in state.items()}
+    gsau = OrderedDict()
+    for module in ("embedding_layer", "graph_encoder.embedding_layer"):
+        gsau[f"{module}.user_embedding.weight"] = users
+        gsau[f"{module}.item_embedding.weight"] = items
+    return gsau | {f"sequential_encoder.{key}": value for key, value in state.items()}
 
 
 class ModelType(enum.Enum):
@@ -123,7 +126,7 @@ class ModelType(enum.Enum):
 
 @contextlib.contextmanager
 def classes():
-    """Let RecBole's classes be where a pickle of RecBole's says they are."""
+    """Provide RecBole's classes under the names that RecBole's pickles refer to."""
     if "recbole.config.configurator" in sys.modules:
         yield sys.modules["recbole.config.configurator"].Config
         return
@@ -145,12 +148,15 @@ def classes():
 def save(path, config, state, score, *, cached=None, protocol=4):
     """Write a checkpoint as RecBole's trainer does."""
     kind = ModelType.SEQUENTIAL if config["model"] in SEQUENTIAL else ModelType.GENERAL
-    with classes() as own:
-        settled = own()
-        settled.yaml_loader = None
-        settled.final_config_dict = config | {"MODEL_TYPE": kind, "device": torch.device("cpu")}
+    with classes() as config_class:
+        final_config = config_class()
+        final_config.yaml_loader = None
+        final_config.final_config_dict = config | {
+            "MODEL_TYPE": kind,
+            "device": torch.device("cpu"),
+        }
         content = {
-            "config": settled,
+            "config": final_config,
             "epoch": 3,
             "cur_step": 0,
             "best_valid_score": np.float64(score),
@@ -163,34 +169,35 @@ def save(path, config, state, score, *, cached=None, protocol=4):
 
 
 def load(path):
-    """Read a checkpoint as RecBole would, running what is in it."""
+    """Read a checkpoint as RecBole does, executing its pickle."""
     with classes():
         return torch.load(path, weights_only=False)
 
 
 def vectors(name, state, rows, held_out):
-    """Return what RecBole would rank with: users and items, row 0 for padding.
+    """Return the vectors RecBole ranks with: users, and items with the padding in row 0.
 
     Args:
         name: RecBole's name of the model.
         state: its weights.
-        rows: histories, all of them.
-        held_out: items at the end of each that are not yet known; the graph never knows two.
+        rows: whole histories.
+        held_out: number of items at the end of each history that the encoder does not read; the
+            graph always excludes two.
     """
     if name in ("BPR", "LightGCN"):
         users, items = (state[key] for key in TABLES)
         if name == "LightGCN":
-            users, items = propagated(users, items, rows)
+            users, items = propagate(users, items, rows)
         return users[1:], items
     state = {key.removeprefix("sequential_encoder."): value for key, value in state.items()}
     items = state["item_embedding.weight"]
-    read = [torch.tensor(row[: len(row) - held_out][-LENGTH:] + 1) for row in rows]
+    inputs = [torch.tensor(row[: len(row) - held_out][-LENGTH:] + 1) for row in rows]
     encode = _recurrent if name == "GRU4Rec" else _transformer
-    return torch.stack([encode(state, items[ids]) for ids in read]), items
+    return torch.stack([encode(state, items[ids]) for ids in inputs]), items
 
 
-def propagated(users, items, rows):
-    """Return the mean of the powers of the normalised adjacency, done densely."""
+def propagate(users, items, rows):
+    """Return LightGCN's propagated embeddings, computed with dense matrices."""
     edges = torch.zeros(len(users), len(items))
     for user, row in enumerate(rows):
         edges[user + 1, row[:-2] + 1] = 1
@@ -217,7 +224,7 @@ def _transformer(state, vectors):
     x = nn.functional.layer_norm(x, (DIM,), *norm)[None]
     mask = nn.Transformer.generate_square_subsequent_mask(len(vectors))
     for number in range(LAYERS):
-        own = {
+        block = {
             key.split(f"layer.{number}.")[1]: value
             for key, value in state.items()
             if f"layer.{number}." in key
@@ -225,13 +232,13 @@ def _transformer(state, vectors):
         layer = nn.TransformerEncoderLayer(
             DIM, 2, INNER, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True
         )
-        layer.load_state_dict(_as_torch(own))
+        layer.load_state_dict(_as_torch(block))
         x = layer(x, src_mask=mask)
     return x[0, -1]
 
 
-def _as_torch(own):
-    theirs = {
+def _as_torch(block):
+    names = {
         "multi_head_attention.dense": "self_attn.out_proj",
         "multi_head_attention.LayerNorm": "norm1",
         "feed_forward.dense_1": "linear1",
@@ -240,39 +247,39 @@ def _as_torch(own):
     }
     state = {}
     for kind in ("weight", "bias"):
-        parts = [own[f"multi_head_attention.{part}.{kind}"] for part in ("query", "key", "value")]
+        parts = [block[f"multi_head_attention.{part}.{kind}"] for part in ("query", "key", "value")]
         state[f"self_attn.in_proj_{kind}"] = torch.cat(parts)
-        state |= {f"{new}.{kind}": own[f"{old}.{kind}"] for old, new in theirs.items()}
+        state |= {f"{new}.{kind}": block[f"{old}.{kind}"] for old, new in names.items()}
     return state
 
 
 @torch.no_grad()
-def measured(name, state, rows, split="valid", k=10):
-    """Return RecBole's NDCG@k: histories masked for general models only."""
-    back = {"valid": 2, "test": 1}[split]
-    users, items = vectors(name, state, rows, back)
+def expected_ndcg(name, state, rows, split="valid", k=10):
+    """Return RecBole's NDCG@k, which masks histories for general models only."""
+    held_out = {"valid": 2, "test": 1}[split]
+    users, items = vectors(name, state, rows, held_out)
     scores = users @ items.T
     scores[:, 0] = -torch.inf
     gains = []
-    for row, own in zip(rows, scores, strict=True):
-        target = row[len(row) - back] + 1
+    for row, user_scores in zip(rows, scores, strict=True):
+        target = row[len(row) - held_out] + 1
         if name not in SEQUENTIAL:
-            own[row[: len(row) - back] + 1] = -torch.inf
-        rank = int((own > own[target]).sum()) + 1
+            user_scores[row[: len(row) - held_out] + 1] = -torch.inf
+        rank = int((user_scores > user_scores[target]).sum()) + 1
         gains.append(1 / np.log2(rank + 1) if rank <= k else 0.0)
     return round(float(np.mean(gains)), 4)
 
 
-def made(folder, name, **changes):
+def make_files(folder, name, **changes):
     """Write a log and a checkpoint of a model with random weights; return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = write_log(folder / "log.inter")
     state, cached = weights(name), {}
-    if name == "LightGCN":  # as views of one tensor, which they are in RecBole
-        both = torch.cat(propagated(*(state[key] for key in TABLES), rows))
+    if name == "LightGCN":  # views of one tensor, as in RecBole
+        both = torch.cat(propagate(*(state[key] for key in TABLES), rows))
         users, items = both.split([N_USERS + 1, N_ITEMS + 1])
         cached = {"restore_user_e": users, "restore_item_e": items}
     score = changes.pop("score", None)
-    score = measured(name, state, rows) if score is None else score
+    score = expected_ndcg(name, state, rows) if score is None else score
     file = save(folder / f"{name}.pth", settings(name, **changes), state, score, cached=cached)
     return file, folder / "log.inter"

@@ -23,7 +23,7 @@ def imported(recoach, tmp_path_factory):
     def of(name):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            file, log = recbole_layout.made(folder, name)
+            file, log = recbole_layout.make_files(folder, name)
             said = recoach("import", "recbole", file, "--data", log, "--output", folder / "run")
             assert said.code == 0, said
             made[name] = (file, log, folder / "run")
@@ -45,7 +45,7 @@ def test_a_checkpoint_becomes_a_run_that_scores_as_recbole_does(name, imported, 
     state = recbole_layout.load(file)["state_dict"]
     for split in ("valid", "test"):
         found = evaluate(model, dataset, split, mask_seen="recbole").means()["ndcg@10"]
-        assert round(found, 4) == recbole_layout.measured(name, state, rows, split)
+        assert round(found, 4) == recbole_layout.expected_ndcg(name, state, rows, split)
     assert json.loads((run / "recbole.json").read_text())["agrees"] is True
     assert [list(dataset.test.row(user)) for user in range(dataset.n_users)] == [
         [row[-1]] for row in rows
@@ -68,9 +68,9 @@ def test_what_grpo_tuned_goes_back_and_recbole_scores_it_so(name, imported, reco
     assert torch.equal(_items(state)[0], _items(before["state_dict"])[0])  # the padding
     model, dataset = model_of(run, "tuned")
     found = evaluate(model, dataset, "test", mask_seen="recbole").means()["ndcg@10"]
-    assert round(found, 4) == recbole_layout.measured(name, state, rows, "test")
+    assert round(found, 4) == recbole_layout.expected_ndcg(name, state, rows, "test")
     if name == "LightGCN":  # RecBole ranks with these, not with the tables
-        users, items = recbole_layout.propagated(*state.values(), rows)
+        users, items = recbole_layout.propagate(*state.values(), rows)
         kept = after["other_parameter"]
         assert torch.allclose(kept["restore_user_e"][1:], users[1:], atol=1e-6)
         assert torch.allclose(kept["restore_item_e"][1:], items[1:], atol=1e-6)
@@ -104,7 +104,7 @@ def test_an_imported_run_recommends_and_reports(imported, recoach):
 
 
 def test_an_imported_run_may_be_judged_with_histories_masked(recoach, tmp_path):
-    file, log = recbole_layout.made(tmp_path, "SASRec")
+    file, log = recbole_layout.make_files(tmp_path, "SASRec")
     words = ("import", "recbole", file, "--data", log, "--mask-seen", "all")
     assert recoach(*words, "--output", tmp_path / "run").code == 0
     model, dataset = model_of(tmp_path / "run", "base")
@@ -116,7 +116,7 @@ def test_an_imported_run_may_be_judged_with_histories_masked(recoach, tmp_path):
 
 
 def test_a_value_that_is_not_found_again_refuses_the_import(recoach, tmp_path):
-    file, log = recbole_layout.made(tmp_path, "GRU4Rec", score=0.9)
+    file, log = recbole_layout.make_files(tmp_path, "GRU4Rec", score=0.9)
     words = ("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
     said = recoach(*words)
     assert said.code == 2
@@ -133,7 +133,7 @@ def spoiled(folder, name, change):
     """Write a checkpoint whose weights were changed by a function."""
     rows = recbole_layout.write_log(folder / "log.inter")
     state = recbole_layout.weights(name)
-    score = recbole_layout.measured(name, state, rows)
+    score = recbole_layout.expected_ndcg(name, state, rows)
     change(state)
     config = recbole_layout.settings(name)
     return recbole_layout.save(folder / "x.pth", config, state, score), folder / "log.inter"
@@ -180,7 +180,7 @@ CONFIGS = {
 @pytest.mark.parametrize("case", CONFIGS)
 def test_settings_without_a_counterpart_are_refused(case, recoach, tmp_path):
     name, changes, words = CONFIGS[case]
-    file, log = recbole_layout.made(tmp_path, name, **changes)
+    file, log = recbole_layout.make_files(tmp_path, name, **changes)
     said = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
     assert said.code == 2, said
     assert said.err.startswith("Error: ")
@@ -189,7 +189,7 @@ def test_settings_without_a_counterpart_are_refused(case, recoach, tmp_path):
 
 def test_an_export_wants_the_checkpoint_the_run_came_from(imported, recoach, tmp_path):
     file, _, run = imported("BPR")
-    other, _ = recbole_layout.made(tmp_path, "SASRec")
+    other, _ = recbole_layout.make_files(tmp_path, "SASRec")
     for run_, source, output, words in (
         (run, other, tmp_path / "a.pth", "was not imported from"),
         (run, tmp_path / "gone.pth", tmp_path / "a.pth", "Cannot read"),
@@ -259,17 +259,17 @@ def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model: NARM\n", "model is 'NARM'"),
-        ("dataset: x\n", "model is 'None'"),
+        ("model: NARM\n", "model 'NARM' is not supported"),
+        ("dataset: x\n", "model 'None' is not supported"),
         ("- a\n- b\n", "has no settings"),
         ("a: [\n", "is not valid YAML"),
         ("model: SASRec\nn_heads: 3\n", "heads = 3 must divide"),
         ("model: BPR\nepochs: many\n", "pretrain.epochs"),
         ("model: BPR\nstopping_step: few\n", "pretrain.patience"),
         ("model: BPR\ntopk: [few]\n", "evaluation.ks"),
-        ("model: BPR\neval_args: full\n", "eval_args is a table"),
-        ("model: BPR\nval_interval: [1]\n", "val_interval is a table"),
-        ("model: BPR\nval_interval: {rating: '[x'}\n", "no interval"),
+        ("model: BPR\neval_args: full\n", "eval_args must be a table"),
+        ("model: BPR\nval_interval: [1]\n", "val_interval must be a table"),
+        ("model: BPR\nval_interval: {rating: '[x'}\n", "is not an interval"),
         ("!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
         (None, "Cannot read"),
     ],

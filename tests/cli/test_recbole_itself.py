@@ -96,6 +96,6 @@ def test_the_five_commands_end_in_our_numbers_in_recbole(name, recoach, tmp_path
     assert rounded(results) == tuned
     assert tuned != rounded(trained["test"])
     found = helped(tmp_path, "evaluate", "saved/tuned.pth")
-    assert rounded(found["as it does"]) == tuned
+    assert rounded(found["default"]) == tuned
     assert rounded(found["masked"]) == ours(run, "tuned", "all")
     assert rounded(found["unmasked"]) == ours(run, "tuned", "none")

@@ -1,4 +1,4 @@
-"""RecBole's numbering, order, filters and split, by hand."""
+"""RecBole's ids, order, filters and split, computed by hand."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def read(path, model="BPR", **config):
 
 
 def parts(dataset):
-    """Return (train, valid, test) of each user, in external ids."""
+    """Return the (train, valid, test) items of each user, as external ids."""
     items = dataset.item_ids.to_list()
     return {
         user: tuple(
@@ -35,10 +35,10 @@ def parts(dataset):
 
 
 def test_ids_are_numbered_by_first_appearance_in_the_file(tmp_path):
-    found = read(log(tmp_path, ["b y 9", "a x 1", "b x 2", "b z 1", "a y 7", "a z 8"]))
-    assert found.user_ids.to_list() == ["b", "a"]
-    assert found.item_ids.to_list() == ["y", "x", "z"]
-    assert parts(found) == {"b": ("z", "x", "y"), "a": ("x", "y", "z")}
+    dataset = read(log(tmp_path, ["b y 9", "a x 1", "b x 2", "b z 1", "a y 7", "a z 8"]))
+    assert dataset.user_ids.to_list() == ["b", "a"]
+    assert dataset.item_ids.to_list() == ["y", "x", "z"]
+    assert parts(dataset) == {"b": ("z", "x", "y"), "a": ("x", "y", "z")}
 
 
 def test_short_histories_are_split_as_recbole_splits_them(tmp_path):
@@ -61,12 +61,12 @@ def test_short_histories_are_split_as_recbole_splits_them(tmp_path):
     assert parts(read(path, "SASRec")) == prefixes
 
 
-def test_moments_that_single_precision_cannot_tell_keep_file_order(tmp_path):
+def test_timestamps_equal_in_single_precision_keep_file_order(tmp_path):
     path = log(tmp_path, ["a z 1500000010", "a y 1500000000", "a x 1499990000"])
     assert parts(read(path)) == {"a": ("x", "z", "y")}
-    scaled = read(path, normalize_all=True)
-    assert parts(scaled) == {"a": ("x", "y", "z")}
-    assert parts(read(path, normalize_field=["timestamp"])) == parts(scaled)
+    normalized = read(path, normalize_all=True)
+    assert parts(normalized) == {"a": ("x", "y", "z")}
+    assert parts(read(path, normalize_field=["timestamp"])) == parts(normalized)
 
 
 @pytest.mark.parametrize(("keep", "expected"), [("first", "xyz"), ("last", "yzx"), (None, "xyxz")])
@@ -76,26 +76,26 @@ def test_repeated_pairs_are_kept_as_configured(keep, expected, tmp_path):
         if keep != "last"
         else ["a y 2", "a x 5", "a x 1", "a z 4"]
     )
-    (found,) = parts(read(log(tmp_path, rows), rm_dup_inter=keep)).values()
-    assert "".join(found) == expected
+    (items,) = parts(read(log(tmp_path, rows), rm_dup_inter=keep)).values()
+    assert "".join(items) == expected
 
 
-def test_the_first_appearance_is_that_after_sorting_for_repeated_pairs(tmp_path):
+def test_with_rm_dup_inter_ids_are_numbered_after_sorting(tmp_path):
     path = log(tmp_path, ["a z 3", "a y 2", "a x 1", "a x 4"])
     assert read(path).item_ids.to_list() == ["z", "y", "x"]
     assert read(path, rm_dup_inter="first").item_ids.to_list() == ["x", "y", "z"]
 
 
-def test_users_and_items_outside_the_intervals_leave_together(tmp_path):
+def test_users_and_items_outside_the_intervals_are_dropped_repeatedly(tmp_path):
     rows = [f"u{user} i{item} {item}" for user in range(4) for item in range(4)]
     rows += ["u4 i0 1", "u4 i9 2", "u4 i1 3", "u5 i9 1"]
     path = log(tmp_path, rows)
     least = {"user_inter_num_interval": "[3,inf)", "item_inter_num_interval": "[3,inf)"}
-    found = read(path, **least)
-    assert (found.n_users, found.n_items) == (4, 4)
+    dataset = read(path, **least)
+    assert (dataset.n_users, dataset.n_items) == (4, 4)
     most = read(path, user_inter_num_interval="[1,3]", item_inter_num_interval=None)
     assert most.user_ids.to_list() == ["u4", "u5"]
-    with pytest.raises(DataError, match="leave no interaction"):
+    with pytest.raises(DataError, match="no interaction passes the stored filters"):
         read(path, user_inter_num_interval="[9,inf)")
 
 
@@ -107,19 +107,19 @@ def test_rows_are_filtered_by_value(tmp_path):
     assert read(path).ratings.tolist() == [1, 3]
 
 
-def test_ids_that_recbole_takes_for_none_are_left_out(tmp_path):
+def test_ids_that_recbole_treats_as_missing_are_dropped(tmp_path):
     path = log(tmp_path, ["a x 1", "NA x 1", "a y 2", "a null 2", "a z 3"])
     assert parts(read(path)) == {"a": ("x", "y", "z")}
 
 
-def test_columns_have_the_names_the_settings_give(tmp_path):
+def test_the_settings_name_the_columns(tmp_path):
     path = log(tmp_path, ["a x 1", "a y 2", "a z 3"], HEAD.replace("user_id", "who"))
     assert parts(read(path, USER_ID_FIELD="who")) == {"a": ("x", "y", "z")}
-    with pytest.raises(DataError, match="no column 'user_id'"):
+    with pytest.raises(DataError, match="there is no column 'user_id'"):
         read(path)
 
 
-def test_times_that_are_no_numbers_are_told_by_line(tmp_path):
+def test_a_time_that_is_not_a_number_is_reported_with_its_line(tmp_path):
     with pytest.raises(DataError, match=r"log\.inter: line 3 has timestamp = 'soon'"):
         read(log(tmp_path, ["a x 1", "a y soon", "a z 3"]))
 
@@ -139,13 +139,13 @@ def test_times_that_are_no_numbers_are_told_by_line(tmp_path):
         {"item_inter_num_interval": "[a,b]"},
     ],
 )
-def test_what_cannot_be_made_again_is_refused(config, tmp_path):
+def test_unsupported_settings_are_rejected(config, tmp_path):
     path = log(tmp_path, ["a x 1", "a y 2", "a z 3"])
     with pytest.raises(DataError):
         read(path, **config)
 
 
-def test_intervals_are_recboles():
+def test_intervals_have_recboles_syntax():
     values = np.arange(6)
     assert within(values, "[1,3)").tolist() == [False, True, True, False, False, False]
     assert within(values, "(0,1];[4,inf)").tolist() == [False, True, False, False, True, True]

@@ -1,1 +1,1 @@
-"""RecBole: its checkpoints, logs and settings, in and out."""
+"""Import and export of RecBole: checkpoints, logs and settings."""

@@ -1,7 +1,9 @@
-"""RecBole's `.pth`: read without running anything in it, rewritten with other numbers.
+"""Read RecBole's `.pth` checkpoints without executing code, and rewrite them with other weights.
 
-The file is a zip of one pickle and of raw numbers. The pickle may name a dozen harmless things;
-what RecBole itself put there becomes an inert stand-in, and anything else is refused by name.
+The file is a zip archive of one pickle and the raw numbers of the tensors. The pickle may refer to
+a few harmless functions; objects of RecBole's classes become placeholders, and any other reference
+is an error. `torch.load(weights_only=True)` cannot replace this reader: it does not support pickle
+protocol 4, which RecBole writes, and does not tell where in the file a tensor is stored.
 """
 
 import io
@@ -25,11 +27,11 @@ from torch import Tensor
 from recoach.errors import ModelError
 from recoach.models.checkpoint import write_atomically
 
-_MOST_ENTRIES = 10_000
-_MOST_PICKLE = 2**24
-"""Bytes of the pickle; RecBole's has some ten thousand."""
-_ENTRY = re.compile(r"(?!\.\.?/)[^/\\]+/(data\.pkl|data/[0-9]+|version|byteorder|\.[\w/]+)")
-_OPERATIONS = frozenset(
+_MAX_ENTRIES = 10_000
+_MAX_PICKLE_BYTES = 2**24
+"""The pickle of a RecBole checkpoint has about ten thousand bytes."""
+_ENTRY_NAME = re.compile(r"(?!\.\.?/)[^/\\]+/(data\.pkl|data/[0-9]+|version|byteorder|\.[\w/]+)")
+_ALLOWED_OPCODES = frozenset(
     re.findall(
         r"\w+",
         """
@@ -41,8 +43,8 @@ _OPERATIONS = frozenset(
         """,
     )
 )
-"""What a pickle of a checkpoint is made of."""
-_DTYPES = {
+"""The pickle opcodes that occur in checkpoints."""
+_STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -53,11 +55,11 @@ _DTYPES = {
 }
 
 
-class Inert:
-    """What stands for an object of a class that is not imported: what it was given, no more."""
+class Placeholder:
+    """Stands for an object of a class that is not imported; holds its arguments and state."""
 
     path: ClassVar[str] = ""
-    """Where the class is said to be, like "recbole.config.configurator.Config"."""
+    """Module and name of the class, such as "recbole.config.configurator.Config"."""
     arguments: tuple[object, ...] = ()
     state: object = None
 
@@ -68,8 +70,8 @@ class Inert:
         self.state = state
 
 
-class Stored(NamedTuple):
-    """A tensor that still lies in the file."""
+class StoredTensor(NamedTuple):
+    """Where the numbers of a tensor are in the file: entry, offset in elements, and strides."""
 
     key: str
     dtype: torch.dtype
@@ -80,35 +82,41 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A RecBole checkpoint: plain values, and tensors read when they are asked for.
+    """The content of a RecBole checkpoint; tensors are read on demand.
 
     Attributes:
         path: the file.
         config: RecBole's final settings, a plain dict.
-        state: name -> tensor of the model.
-        cached: name -> tensor that the model keeps beside its weights, such as LightGCN's sums.
-        best_valid_score: the validation value it was saved for.
+        state: name -> tensor of the model's state_dict.
+        cached: name -> tensor that the model keeps besides its weights, such as LightGCN's
+            propagated embeddings.
+        best_valid_score: the validation metric of the saved epoch.
     """
 
     path: Path
     config: dict[str, Any]
-    state: dict[str, Stored]
-    cached: dict[str, Stored]
+    state: dict[str, StoredTensor]
+    cached: dict[str, StoredTensor]
     best_valid_score: float
 
-    def tensor(self, stored: Stored) -> Tensor:
-        """Return a tensor, in memory of its own; ModelError where the file has no such numbers."""
-        with _opened(self.path) as archive:
-            return _view(bytearray(_read(archive, f"data/{stored.key}")), stored, self.path).clone()
+    def tensor(self, stored: StoredTensor) -> Tensor:
+        """Return a copy of a tensor; ModelError if its numbers are missing or damaged."""
+        with _open_archive(self.path) as archive:
+            return _view(
+                bytearray(_read_entry(archive, f"data/{stored.key}")), stored, self.path
+            ).clone()
 
-    def write(self, target: Path, values: Mapping[Stored, Tensor]) -> None:
-        """Write the file again with other numbers in some tensors; all else stays byte for byte."""
+    def write(self, target: Path, values: Mapping[StoredTensor, Tensor]) -> None:
+        """Write a copy of the file with other values in some tensors.
+
+        All other bytes of the pickle and the storages stay as they are.
+        """
         changed: dict[str, bytearray] = {}
         buffer = io.BytesIO()
-        with _opened(self.path) as archive:
+        with _open_archive(self.path) as archive:
             for stored, value in values.items():
                 if stored.key not in changed:
-                    changed[stored.key] = bytearray(_read(archive, f"data/{stored.key}"))
+                    changed[stored.key] = bytearray(_read_entry(archive, f"data/{stored.key}"))
                 _view(changed[stored.key], stored, self.path).copy_(value)
             with zipfile.ZipFile(buffer, "w") as copy:
                 for info in archive.infolist():
@@ -119,21 +127,24 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of RecBole without executing anything in it.
+    """Read a checkpoint of RecBole without executing code.
 
     Raises:
-        ModelError: no such file, not torch's zip format, damaged, or a pickle that names anything
-            but tensors, plain values and RecBole's own classes.
+        ModelError: the file does not exist, is damaged or not in torch's zip format, or its pickle
+            refers to anything but tensors, plain values and RecBole's classes.
     """
-    with _opened(path) as archive:
-        pickled = _read(archive, "data.pkl")
+    with _open_archive(path) as archive:
+        pickled = _read_entry(archive, "data.pkl")
         if f"{_root(archive)}/byteorder" in archive.namelist():
-            order = _read(archive, "byteorder")
+            order = _read_entry(archive, "byteorder")
             if order != b"little":
-                raise ModelError(f"{path} was written on a machine that stores numbers backwards.")
+                raise ModelError(
+                    f"{path} has byte order {order.decode(errors='replace')!r}; only little-endian "
+                    "files are supported."
+                )
     try:
-        _check_operations(pickled)
-        content = _Reader(io.BytesIO(pickled)).load()
+        _check_opcodes(pickled)
+        content = _RestrictedUnpickler(io.BytesIO(pickled)).load()
         return Checkpoint(
             path,
             _final_config(content["config"]),
@@ -146,7 +157,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         *(ValueError, OverflowError, RecursionError, MemoryError),
     ) as error:
         raise ModelError(
-            f"{path} is no checkpoint of RecBole ({type(error).__name__}: {error}); nothing in it "
+            f"{path} is not a RecBole checkpoint ({type(error).__name__}: {error}); nothing in it "
             "was executed."
         ) from error
 
@@ -157,100 +168,101 @@ class _Storage(NamedTuple):
     size: int
 
 
-class _Reader(pickle.Unpickler):
-    """Builds plain values, `Stored` tensors and `Inert` objects; no import, no call of theirs."""
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Builds plain values, `StoredTensor` and `Placeholder`; imports and calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's signature
         path = f"{module}.{name}"
-        if path in _KNOWN:
-            return partial(_KNOWN[path])  # a new one: whatever is done to it is done to it alone
-        if module.partition(".")[0] == "recbole" or path in _INERT:
-            return type("Inert", (Inert,), {"path": path})
-        raise pickle.UnpicklingError(f"it names {path}, which a checkpoint has no use for")
+        if path in _ALLOWED_GLOBALS:
+            # A new object each time, so that a pickle cannot change the function for later ones.
+            return partial(_ALLOWED_GLOBALS[path])
+        if module.partition(".")[0] == "recbole" or path in _PLACEHOLDER_GLOBALS:
+            return type("Placeholder", (Placeholder,), {"path": path})
+        raise pickle.UnpicklingError(f"it refers to {path}, which is not allowed in a checkpoint")
 
     def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - pickle's signature
         kind, storage, key, _, size = pid
-        dtype = _DTYPES.get(storage.path.rpartition(".")[2])
+        dtype = _STORAGE_DTYPES.get(storage.path.rpartition(".")[2])
         if kind != "storage" or dtype is None or not re.fullmatch("[0-9]+", key):
-            raise pickle.UnpicklingError(f"it holds a storage that is not known: {storage.path}")
-        return _Storage(key, dtype, _count(size))
+            raise pickle.UnpicklingError(f"it has a storage of an unsupported type: {storage.path}")
+        return _Storage(key, dtype, _check_size(size))
 
 
-def _count(number: object) -> int:
+def _check_size(number: object) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise pickle.UnpicklingError(f"{number!r} is no size")
+        raise pickle.UnpicklingError(f"{number!r} is not a valid size")
     return number
 
 
-def _rebuilt_tensor(
+def _rebuild_tensor(
     storage: _Storage, offset: int, shape: Sequence[int], stride: Sequence[int], *_: object
-) -> Stored:
-    sizes, steps = tuple(map(_count, shape)), tuple(map(_count, stride))
-    start = _count(offset)
+) -> StoredTensor:
+    sizes, steps = tuple(map(_check_size, shape)), tuple(map(_check_size, stride))
+    start = _check_size(offset)
     last = start + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
     if math.prod(sizes) > storage.size or last >= max(1, storage.size):
-        raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-    return Stored(storage.key, storage.dtype, start, sizes, steps)
+        raise pickle.UnpicklingError("a tensor extends beyond its storage")
+    return StoredTensor(storage.key, storage.dtype, start, sizes, steps)
 
 
-def _rebuilt_parameter(tensor: Stored, *_: object) -> Stored:
+def _rebuild_parameter(tensor: StoredTensor, *_: object) -> StoredTensor:
     return tensor
 
 
-def _ordered() -> OrderedDict[object, object]:
+def _ordered_dict() -> OrderedDict[object, object]:
     return OrderedDict()
 
 
-def _scalar(dtype: Inert, content: bytes) -> float:
+def _scalar(dtype: Placeholder, content: bytes) -> float:
     code = str(dtype.arguments[0])
     if code not in ("f8", "f4", "i8", "i4") or len(content) != int(code[1]):
-        raise pickle.UnpicklingError(f"a NumPy number of type {code!r}")
+        raise pickle.UnpicklingError(f"it has a NumPy number of unsupported type {code!r}")
     return float(np.frombuffer(content, f"<{code}")[0])
 
 
-def _encoded(text: str, encoding: str) -> bytes:
-    """Return bytes, which pickles of protocol 2 write as text; short: only numbers need it."""
+def _encode(text: str, encoding: str) -> bytes:
+    """Return bytes that pickle protocol 2 stores as text; only short ones, of numbers, occur."""
     if encoding != "latin1" or len(text) > 16:
-        raise pickle.UnpicklingError(f"{len(text)} bytes written as {encoding} text")
+        raise pickle.UnpicklingError(f"it has {len(text)} bytes stored as {encoding} text")
     return text.encode(encoding)
 
 
-_KNOWN: dict[str, Any] = {
-    "collections.OrderedDict": _ordered,
-    "torch._utils._rebuild_tensor_v2": _rebuilt_tensor,
-    "torch._utils._rebuild_parameter": _rebuilt_parameter,
+_ALLOWED_GLOBALS: dict[str, Any] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
-    "_codecs.encode": _encoded,
+    "_codecs.encode": _encode,
 }
-_INERT = {"torch.device", "torch.Size", "numpy.dtype", "yaml.loader.FullLoader"}
-_INERT |= {f"torch.{storage}" for storage in _DTYPES}
+_PLACEHOLDER_GLOBALS = {"torch.device", "torch.Size", "numpy.dtype", "yaml.loader.FullLoader"}
+_PLACEHOLDER_GLOBALS |= {f"torch.{storage}" for storage in _STORAGE_DTYPES}
 
 
-def _check_operations(pickled: bytes) -> None:
-    """Refuse what no checkpoint needs, and the one operation that claims memory by a number."""
-    for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
-        if operation.name not in _OPERATIONS:
-            raise pickle.UnpicklingError(f"the operation {operation.name}")
-        if operation.name == "LONG_BINPUT" and isinstance(argument, int) and argument > count:
-            raise pickle.UnpicklingError("a memo far larger than the pickle")
+def _check_opcodes(pickled: bytes) -> None:
+    """Reject opcodes that no checkpoint has, and memo indices that would exhaust the memory."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if opcode.name not in _ALLOWED_OPCODES:
+            raise pickle.UnpicklingError(f"it has the opcode {opcode.name}, which is not allowed")
+        if opcode.name == "LONG_BINPUT" and isinstance(argument, int) and argument > count:
+            raise pickle.UnpicklingError("its memo is larger than the pickle")
 
 
-def _tensors(values: Mapping[str, object]) -> dict[str, Stored]:
-    return {str(name): value for name, value in values.items() if isinstance(value, Stored)}
+def _tensors(values: Mapping[str, object]) -> dict[str, StoredTensor]:
+    return {str(name): value for name, value in values.items() if isinstance(value, StoredTensor)}
 
 
 def _final_config(config: object) -> dict[str, Any]:
-    """Return the settings that RecBole's Config object came to."""
-    state = config.state if isinstance(config, Inert) else None
+    """Return the `final_config_dict` of RecBole's Config object."""
+    state = config.state if isinstance(config, Placeholder) else None
     final = state.get("final_config_dict") if isinstance(state, dict) else None
     if not isinstance(final, dict) or not all(isinstance(key, str) for key in final):
-        raise pickle.UnpicklingError("its config is not RecBole's")
+        raise pickle.UnpicklingError("its config is not a Config of RecBole")
     return final
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
-    """Open torch's zip; ModelError for anything that torch would not have written."""
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    """Open the zip archive; ModelError if it is not one that `torch.save` could have written."""
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:
@@ -260,33 +272,37 @@ def _opened(path: Path) -> zipfile.ZipFile:
             f"{path} is not in torch's zip format ({error}); load and save it once with torch 1.6 "
             "or newer."
         ) from error
-    problem = _problem(archive, path.stat().st_size)
+    problem = _find_problem(archive, path.stat().st_size)
     if problem:
         archive.close()
-        raise ModelError(f"{path} is no checkpoint written by torch: {problem}.")
+        raise ModelError(
+            f"{path} was not written by torch.save: {problem}; nothing in it was executed."
+        )
     return archive
 
 
-def _problem(archive: zipfile.ZipFile, room: int) -> str:
+def _find_problem(archive: zipfile.ZipFile, file_size: int) -> str:
+    """Return what makes an archive unsafe or not one of torch, or an empty text."""
     infos = archive.infolist()
     names = [info.filename for info in infos]
     links = [info.filename for info in infos if stat.S_ISLNK(info.external_attr >> 16)]
-    odd = next((name for name in names if name in links or not _ENTRY.fullmatch(name)), None)
-    if odd is not None:
-        return f"it has an entry {odd!r}{' that is a link' if odd in links else ''}"
-    if len(set(names)) < len(names) or len(names) > _MOST_ENTRIES:
-        return "its entries are too many or not distinct"
+    invalid = [name for name in names if name in links or not _ENTRY_NAME.fullmatch(name)]
+    if invalid:
+        is_link = " that is a link" if invalid[0] in links else ""
+        return f"it has an entry {invalid[0]!r}{is_link}"
+    if len(set(names)) < len(names) or len(names) > _MAX_ENTRIES:
+        return "it has too many entries, or two of the same name"
     if len({name.partition("/")[0] for name in names}) != 1:
-        return "its entries lie in several folders"
-    plain = all(
+        return "its entries are in several folders"
+    uncompressed = all(
         info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
         for info in infos
     )
-    if not plain or sum(info.file_size for info in infos) > room:
-        return "its entries are compressed, torch's are not"
+    if not uncompressed or sum(info.file_size for info in infos) > file_size:
+        return "its entries are compressed"
     pickles = [info.file_size for info in infos if info.filename.endswith("/data.pkl")]
-    if not pickles or pickles[0] > _MOST_PICKLE:
-        return f"its data.pkl is missing or larger than {_MOST_PICKLE:,} bytes"
+    if not pickles or pickles[0] > _MAX_PICKLE_BYTES:
+        return f"its data.pkl is missing or larger than {_MAX_PICKLE_BYTES:,} bytes"
     return ""
 
 
@@ -294,17 +310,19 @@ def _root(archive: zipfile.ZipFile) -> str:
     return archive.namelist()[0].partition("/")[0]
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(f"{_root(archive)}/{name}")
     except (KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise ModelError(f"{archive.filename} is damaged: {error}; restore it.") from error
+        raise ModelError(f"{archive.filename} is damaged: {error}; restore the file.") from error
 
 
-def _view(content: bytearray, stored: Stored, path: Path) -> Tensor:
-    """Return a tensor over bytes of its storage; writing into it writes the bytes."""
+def _view(content: bytearray, stored: StoredTensor, path: Path) -> Tensor:
+    """Return a tensor that shares memory with the bytes of its storage."""
     try:
         flat = torch.frombuffer(content, dtype=stored.dtype)
         return flat.as_strided(stored.shape, stored.stride, stored.offset)
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path} is damaged: a tensor lies outside its storage.") from error
+        raise ModelError(
+            f"{path} is damaged: a tensor lies outside its storage; restore the file."
+        ) from error

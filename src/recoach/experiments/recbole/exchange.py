@@ -1,4 +1,4 @@
-"""A RecBole checkpoint becomes a run, and a run's weights go back into the checkpoint."""
+"""Import a RecBole checkpoint as a run, and export a run's weights into the checkpoint."""
 
 import hashlib
 import math
@@ -21,16 +21,20 @@ from recoach.models.registry import build_from_config, model_entry
 from recoach.training.loop import save_trained
 
 ORIGIN = "recbole.json"
-"""What a run keeps of where it came from."""
+"""The file of an imported run that describes its checkpoint."""
 
 
 class Verification(NamedTuple):
-    """RecBole's validation value beside ours."""
+    """RecBole's validation metric compared with ours."""
 
     metric: str
+    """Our name of it, such as "ndcg@10"."""
     stored: float
+    """The value in the checkpoint."""
     measured: float
+    """The value of the imported model."""
     agrees: bool
+    """Whether the two are equal to as many decimals as RecBole stored."""
 
 
 def import_run(
@@ -41,86 +45,94 @@ def import_run(
     mask_seen: MaskSeen | None = None,
     unverified: bool = False,
 ) -> tuple[ExperimentConfig, Verification]:
-    """Make a run whose trained base is a model of RecBole's.
+    """Create a run whose base model is a trained RecBole model.
 
     Args:
         checkpoint: RecBole's `.pth`.
         log: the `.inter` file it was trained on.
-        output: the run folder; not there yet, or empty.
-        mask_seen: how the run judges and tunes; as RecBole does where not given.
-        unverified: take the model even if its validation value cannot be found again.
+        output: the run folder; it must not exist or be empty.
+        mask_seen: masking in evaluation and fine-tuning; None for RecBole's.
+        unverified: import the model even if its validation metric is not reproduced.
+
+    Returns:
+        The configuration of the run, and the comparison of the validation metrics.
 
     Raises:
-        ModelError: the checkpoint cannot be read or does not fit, or ranks otherwise than stored.
-        DataError: the log cannot be read or be split as RecBole did.
-        RunError: there is something in the folder.
+        ModelError: the checkpoint cannot be read or does not match the log, or its validation
+            metric is not reproduced.
+        DataError: the log cannot be read, or cannot be split as RecBole did.
+        RunError: the folder is not empty.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RunError(f"{output} is there already; choose another --output for the run.")
+        raise RunError(f"{output} exists and is not an empty folder; choose another --output.")
     source = read_checkpoint(checkpoint)
     config = _run_config(source, log, output)
     dataset = read_log(log, source.config)
-    model = _empty(config, dataset)
+    model = _build_model(config, dataset)
     load_weights(model, source, _name(source))
-    verified = _verified(model.eval(), dataset, source, config)
-    if not verified.agrees and not unverified:
+    verification = _verify(model.eval(), dataset, source, config)
+    if not verification.agrees and not unverified:
         raise ModelError(
             f"{checkpoint} was saved with {source.config.get('valid_metric')} = "
-            f"{verified.stored}, on {log} its {verified.metric} is {verified.measured:.4f}: it is "
-            "another log, or a protocol that is not known here. --unverified takes the model as it "
-            "is."
+            f"{verification.stored}, but on {log} its {verification.metric} is "
+            f"{verification.measured:.4f}; give the log it was trained on. If its evaluation "
+            "protocol is not supported, --unverified imports it without this check."
         )
-    if mask_seen is not None:  # from here on: the stored value is measured as RecBole did
+    if mask_seen is not None:  # the stored metric was measured with RecBole's masking
         config = _run_config(source, log, output, mask_seen)
     folder = RunFolder(output)
     with folder.lock():
         save_dataset(dataset, folder.dataset)
-        save_trained(folder.checkpoints("base"), model, verified.measured)
+        save_trained(folder.checkpoints("base"), model, verification.measured)
         folder.write_json(
-            ORIGIN, {"model": _name(source), "sha256": _sha256(checkpoint), **verified._asdict()}
+            ORIGIN,
+            {"model": _name(source), "sha256": _sha256(checkpoint), **verification._asdict()},
         )
         folder.begin(config, dataset)
-    return config, verified
+    return config, verification
 
 
 def export_run(
     run: Path, checkpoint: Path, output: Path, stage: Literal["base", "tuned", "control"] | None
 ) -> str:
-    """Write a run's weights into a copy of the checkpoint they came from.
+    """Write a run's weights into a copy of the RecBole checkpoint it was imported from.
 
     Args:
         run: a run folder made by `import_run`.
         checkpoint: the checkpoint it was made from.
         output: the file to write.
-        stage: whose weights; the tuned ones where there are any, otherwise the base's.
+        stage: whose weights are written; None for the tuned ones if they exist, else the base's.
 
     Returns:
         The stage whose weights were written.
 
     Raises:
-        RunError: no such run, or the stage is not finished.
-        ModelError: another checkpoint, or a model RecBole would score otherwise.
+        RunError: the folder is not a run, or the stage is not finished.
+        ModelError: the run was imported from another checkpoint, or RecBole cannot represent the
+            model.
     """
     folder = RunFolder(run)
     folder.config()
     origin = folder.read_json(ORIGIN)
-    chosen = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
-    if not folder.is_complete(chosen):
-        raise RunError(f"{run} has no finished {chosen} model; finish the run first.")
+    selected = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
+    if not folder.is_complete(selected):
+        raise RunError(f"{run} has no finished {selected} model; finish the run first.")
     source = read_checkpoint(checkpoint)
     if origin.get("sha256") != _sha256(checkpoint):
-        raise ModelError(f"{run} was not imported from {checkpoint}; give the checkpoint it was.")
+        raise ModelError(
+            f"{run} was not imported from {checkpoint}; give the checkpoint of its import."
+        )
     if output.exists() and output.samefile(checkpoint):
-        raise RunError(f"{output} is the original; choose another --output.")
+        raise RunError(f"{output} is the original checkpoint; choose another --output.")
     dataset = load_dataset(folder.dataset)
-    model = load_model(folder.checkpoints(chosen), dataset)
+    model = load_model(folder.checkpoints(selected), dataset)
     if model.config != folder.config().model:
         raise ModelError(
-            f"The {chosen} model of {run} is of another form than the base (grpo.level = 'final'); "
-            "RecBole has no place for it."
+            f"The {selected} model of {run} has another architecture than the base (grpo.level = "
+            "'final'), which RecBole does not have; fine-tune with another grpo.level."
         )
     source.write(output, to_recbole(model, source, _name(source)))
-    return chosen
+    return selected
 
 
 def _run_config(
@@ -130,30 +142,30 @@ def _run_config(
     tables: dict[str, Any] = convert_settings(source.config, where).tables
     if mask_seen is not None:
         tables["evaluation"]["mask_seen"] = mask_seen
-    # The run's own copy is what can be split so again; the filters are in it.
+    # The run reads its own copy, which is filtered and split already.
     data = {"path": str(output / "dataset"), "name": log.name.split(".")[0], "k_core": 0}
     return resolve(tables | {"data": data, "finetune": False}, where)
 
 
-def _empty(config: ExperimentConfig, dataset: Dataset) -> Recommender:
+def _build_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
     entry = model_entry(config.model_name)
     return build_from_config(entry, config.model, dataset.train, dataset.n_items, seed=config.seed)
 
 
-def _verified(
+def _verify(
     model: Recommender, dataset: Dataset, source: Checkpoint, config: ExperimentConfig
 ) -> Verification:
-    """Rank as RecBole did and compare, to as many places as were stored, four at the most."""
+    """Evaluate as RecBole did and compare to the stored number of decimals, at most four."""
     metric, stored = valid_metric(source.config), source.best_valid_score
     mode = source.config["eval_args"].get("mode", "full")
     mode = mode.get("valid") if isinstance(mode, dict) else mode
     k = int(metric.partition("@")[2]) if metric else 10
-    found = evaluate(model, dataset, "valid", ks=[k], mask_seen=config.evaluation.mask_seen)
-    measured = found.means()[metric or "ndcg@10"]
-    places = min(4, int(source.config.get("metric_decimal_place") or 4))
-    near = math.isclose(measured, stored, rel_tol=0, abs_tol=0.5 * 10**-places + 1e-9)
+    evaluation = evaluate(model, dataset, "valid", ks=[k], mask_seen=config.evaluation.mask_seen)
+    measured = evaluation.means()[metric or "ndcg@10"]
+    decimals = min(4, int(source.config.get("metric_decimal_place") or 4))
+    is_close = math.isclose(measured, stored, rel_tol=0, abs_tol=0.5 * 10**-decimals + 1e-9)
     return Verification(
-        metric or "ndcg@10", stored, measured, near and metric is not None and mode == "full"
+        metric or "ndcg@10", stored, measured, is_close and metric is not None and mode == "full"
     )
 
 

@@ -1,4 +1,4 @@
-"""RecBole's settings in our words: models, training, filters, protocol."""
+"""Convert RecBole's settings to ours: model, training, filters, evaluation."""
 
 import math
 import re
@@ -48,8 +48,8 @@ MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
     ),
     "SASRec": ("sasrec", _SEQUENCE),
 }
-"""RecBole's name -> ours, and its settings -> (ours, RecBole's default)."""
-_FIXED: dict[str, dict[str, object]] = {
+"""RecBole's name of a model -> ours, and its settings -> (our name, RecBole's default)."""
+_FIXED_SETTINGS: dict[str, dict[str, object]] = {
     "SASRec": {"hidden_act": "gelu", "layer_norm_eps": 1e-12},
     "GSAU": {
         "hidden_act": "gelu",
@@ -60,7 +60,7 @@ _FIXED: dict[str, dict[str, object]] = {
         "enable_sequential_encoder": True,
     },
 }
-"""Settings that our architectures have built in."""
+"""Settings that have only one possible value in our models."""
 _CHOICES = {"loss_type", "require_pow", "predict_with_graph_encoder"}
 _TRAINING = {
     "learning_rate": ("learning_rate", 1e-3),
@@ -68,14 +68,14 @@ _TRAINING = {
     "epochs": ("epochs", 300),
 }
 _METRICS = {"hit": "recall", "map": "mrr", "mrr": "mrr", "ndcg": "ndcg", "recall": "recall"}
-"""RecBole's metrics in ours, which they equal where a user has one target."""
+"""RecBole's metrics -> ours; they are equal if every user has one target."""
 _COLUMNS = {
     "USER_ID_FIELD": ("user_id", "user_id"),
     "ITEM_ID_FIELD": ("item_id", "item_id"),
     "TIME_FIELD": ("timestamp", "timestamp"),
     "RATING_FIELD": ("rating", "rating"),
 }
-_READ = {
+_CONVERTED_ELSEWHERE = {
     *("model", "dataset", "data_path", "seed", "stopping_step", "valid_metric", "topk"),
     *("eval_args", "repeatable", "rm_dup_inter", "val_interval", "load_col"),
     *("user_inter_num_interval", "item_inter_num_interval"),
@@ -83,28 +83,29 @@ _READ = {
 
 
 class ConvertedSettings(NamedTuple):
-    """Settings in our words."""
+    """RecBole's settings as ours."""
 
     tables: dict[str, Any]
-    """As `resolve` takes them."""
+    """Nested plain values, for `resolve`."""
     dropped: dict[str, str]
-    """RecBole's settings that have no counterpart here, and why."""
+    """RecBole's settings that were not converted, and the reason."""
 
 
 def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings:
-    """Return what RecBole's settings mean here.
+    """Convert RecBole's settings.
 
     Args:
-        config: as a YAML file or a checkpoint holds them; what is missing has RecBole's default.
-        where: named in errors.
+        config: the content of a YAML file or a checkpoint; missing settings have RecBole's default.
+        where: the source of the settings, named in error messages.
 
     Raises:
-        ConfigError: another model, or an architecture that is not built here.
+        ConfigError: a model or an architecture that is not supported.
+        DataError: a table or an interval of the settings is not valid.
     """
     name = str(config.get("model"))
     if name not in MODELS:
         raise ConfigError(
-            f"{where}: model is {name!r}; what can be taken over is {', '.join(MODELS)}."
+            f"{where}: model {name!r} is not supported; supported are {', '.join(MODELS)}."
         )
     _check_fixed(name, config, where)
     dropped: dict[str, str] = {}
@@ -117,24 +118,24 @@ def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings
     }
     metric = tables["pretrain"].get("metric", "ndcg@10")
     tables["grpo"] = {"metric": metric}
-    known = _READ | set(_TRAINING) | set(_COLUMNS) | set(MODELS[name][1])
-    known |= set(_FIXED.get(name, {})) | _CHOICES | set(dropped)
-    dropped |= {key: "no counterpart" for key in config if key not in known}
+    converted = _CONVERTED_ELSEWHERE | set(_TRAINING) | set(_COLUMNS) | set(MODELS[name][1])
+    converted |= set(_FIXED_SETTINGS.get(name, {})) | _CHOICES | set(dropped)
+    dropped |= {key: "no counterpart" for key in config if key not in converted}
     return ConvertedSettings(tables, dropped)
 
 
 def valid_metric(config: Mapping[str, Any]) -> str | None:
-    """Return the metric RecBole selected by under our name, like "ndcg@10"; None if it has none."""
-    found = re.fullmatch(r"(\w+)@([1-9]\d*)", str(config.get("valid_metric", "MRR@10")))
-    ours = _METRICS.get(found[1].lower()) if found else None
-    return f"{ours}@{found[2]}" if found and ours else None
+    """Return our name of the metric that RecBole selects by, like "ndcg@10"; None if we lack it."""
+    match = re.fullmatch(r"(\w+)@([1-9]\d*)", str(config.get("valid_metric", "MRR@10")))
+    name = _METRICS.get(match[1].lower()) if match else None
+    return f"{name}@{match[2]}" if match and name else None
 
 
 def _model(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     fields = MODELS[name][1]
-    settings = {ours: _number(config.get(key, usual)) for key, (ours, usual) in fields.items()}
+    settings = {ours: _number(config.get(key, default)) for key, (ours, default) in fields.items()}
     if config.get("loss_type", "CE") == "BPR":
-        # A softmax over the target and one other item is BPR.
+        # A softmax over the target and one sampled item is BPR.
         settings |= {"SASRec": {"loss": "sampled_ce"}, "GRU4Rec": {"loss": "bpr"}}.get(name, {})
     if name == "LightGCN" and config.get("require_pow"):
         settings["penalty"] = "squared"
@@ -144,26 +145,30 @@ def _model(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_fixed(name: str, config: Mapping[str, Any], where: str) -> None:
-    for key, wanted in _FIXED.get(name, {}).items():
-        found = _number(config.get(key, wanted))
-        if found != wanted:
-            raise ConfigError(f"{where}: {key} is {found!r}; our {name} has {wanted!r} built in.")
+    for key, supported in _FIXED_SETTINGS.get(name, {}).items():
+        value = _number(config.get(key, supported))
+        if value != supported:
+            raise ConfigError(
+                f"{where}: {key} is {value!r}, but {name} supports only {supported!r} here."
+            )
 
 
 def _pretrain(config: Mapping[str, Any], dropped: dict[str, str]) -> dict[str, Any]:
-    settings = {ours: _number(config.get(k, usual)) for k, (ours, usual) in _TRAINING.items()}
-    # RecBole stops when more than so many evaluations were worse, we when so many were.
-    worse = _number(config.get("stopping_step", 10))
-    settings["patience"] = worse + 1 if isinstance(worse, int) else worse
+    settings = {ours: _number(config.get(k, default)) for k, (ours, default) in _TRAINING.items()}
+    # RecBole stops after more than stopping_step evaluations without improvement, we after
+    # patience of them.
+    stopping_step = _number(config.get("stopping_step", 10))
+    is_integer = isinstance(stopping_step, int)
+    settings["patience"] = stopping_step + 1 if is_integer else stopping_step
     metric = valid_metric(config)
     if metric is None:
-        dropped["valid_metric"] = "no counterpart; ndcg@10 selects"
+        dropped["valid_metric"] = "not supported; ndcg@10 is used"
     else:
         settings["metric"] = metric
     if config.get("weight_decay"):
         dropped["weight_decay"] = "RecBole adds it to the gradient; pretrain.weight_decay does not"
     if str(config.get("learner", "adam")).lower() != "adam":
-        dropped["learner"] = "it is Adam here"
+        dropped["learner"] = "only Adam is supported"
     return settings
 
 
@@ -177,38 +182,40 @@ def _data(config: Mapping[str, Any], dropped: dict[str, str]) -> dict[str, Any]:
     }
     columns = {
         ours: str(config[key])
-        for key, (ours, usual) in _COLUMNS.items()
-        if config.get(key, usual) != usual
+        for key, (ours, default) in _COLUMNS.items()
+        if config.get(key, default) != default
     }
     if columns:
         settings["columns"] = columns
     rating = str(config.get("RATING_FIELD", "rating"))
     for field, interval in table(config, "val_interval").items():
-        low = _least(interval)
+        low = _lower_bound(interval)
         if field == rating and low is not None:
             settings["min_rating"] = low
         else:
             dropped["val_interval"] = (
-                f"only a least rating can be asked for, not {field} {interval}"
+                f"only a lower bound of the rating is supported, not {field} {interval}"
             )
-    wanted = table(config, "eval_args")
-    if not wanted and str(config.get("model")) in SEQUENTIAL:
-        return settings  # RecBole's default for these is what we do
-    if (wanted.get("split"), wanted.get("order")) != ({"LS": "valid_and_test"}, "TO"):
-        dropped["eval_args"] = "the last item is test and the one before valid, by time"
+    eval_args = table(config, "eval_args")
+    if not eval_args and str(config.get("model")) in SEQUENTIAL:
+        return settings  # RecBole's default for sequential models is our split
+    if (eval_args.get("split"), eval_args.get("order")) != ({"LS": "valid_and_test"}, "TO"):
+        dropped["eval_args"] = (
+            "not supported; the last item in time is the test item, the one before validates"
+        )
     return settings
 
 
 def _k_core(config: Mapping[str, Any], dropped: dict[str, str]) -> int:
     keys = ("user_inter_num_interval", "item_inter_num_interval")
-    least = [_least(config.get(key) or "[0,inf)") for key in keys]
-    if least[0] is None or least[0] != least[1]:
-        dropped |= dict.fromkeys(keys, "k_core asks for one least number of both")
+    minima = [_lower_bound(config.get(key) or "[0,inf)") for key in keys]
+    if minima[0] is None or minima[0] != minima[1]:
+        dropped |= dict.fromkeys(keys, "k_core is one lower bound for both users and items")
         return 0
-    return math.ceil(least[0]) if least[0] > 1 else 0
+    return math.ceil(minima[0]) if minima[0] > 1 else 0
 
 
-def _least(interval: object) -> float | None:
+def _lower_bound(interval: object) -> float | None:
     """Return the x of "[x,inf)", None for any other interval."""
     if not isinstance(interval, str) or ";" in interval:
         return None
@@ -221,15 +228,15 @@ def _mask(name: str, config: Mapping[str, Any]) -> str:
 
 
 def _list_lengths(config: Mapping[str, Any]) -> list[Any]:
-    given = config.get("topk", 10)
-    asked = given if isinstance(given, list) else [given]
-    numbers = [_number(k) for k in asked]
-    known = all(isinstance(k, int) for k in numbers)
-    return sorted({*KS, *numbers}) if known else numbers
+    topk = config.get("topk", 10)
+    numbers = [_number(k) for k in (topk if isinstance(topk, list) else [topk])]
+    # Values of another type are returned as they are, for `resolve` to report.
+    valid = all(isinstance(k, int) for k in numbers)
+    return sorted({*KS, *numbers}) if valid else numbers
 
 
-def _number(value: object) -> Any:  # noqa: ANN401 - whatever it is
-    """Return a number for text like "1e-3", which YAML takes for text, anything else as it is."""
+def _number(value: object) -> Any:  # noqa: ANN401 - a value of any type
+    """Return the number of a text like "1e-3", which YAML reads as text; else the value itself."""
     if not isinstance(value, str):
         return value
     try:

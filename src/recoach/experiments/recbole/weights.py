@@ -1,6 +1,7 @@
-"""Which tensor of RecBole's is which of ours, and both ways between them.
+"""Convert weights between RecBole's models and ours, in both directions.
 
-RecBole's row 0 stands for padding, ours is the last one or none: rows move by one.
+RecBole's embedding tables have the padding in row 0, ours have it in the last row or not at all, so
+rows are shifted by one.
 """
 
 from collections.abc import Iterator
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 from recoach.errors import ModelError
-from recoach.experiments.recbole.checkpoint import Checkpoint, Stored
+from recoach.experiments.recbole.checkpoint import Checkpoint, StoredTensor
 from recoach.models.base import Recommender
 from recoach.models.graph.lightgcn import LightGCN
 
-_TABLES = ("users.weight", "items.weight")
-"""Our names of what has a row for each user or item."""
+_EMBEDDINGS = ("users.weight", "items.weight")
+"""Our names of the tensors with a row per user or item."""
 _BLOCK = {
     "attention.query": "multi_head_attention.query",
     "attention.key": "multi_head_attention.key",
@@ -25,124 +26,138 @@ _BLOCK = {
     "down": "feed_forward.dense_2",
     "forward_norm": "feed_forward.LayerNorm",
 }
-"""A transformer block, ours and theirs."""
+"""Modules of a transformer block: our name -> RecBole's."""
 
 
 def load_weights(model: Recommender, checkpoint: Checkpoint, name: str) -> None:
-    """Fill a model of ours with the weights of a checkpoint.
+    """Load the weights of a RecBole checkpoint into a model of ours.
 
     Args:
-        model: of the right kind and sizes.
-        checkpoint: what RecBole saved.
-        name: what RecBole calls the model, like "SASRec".
+        model: has the architecture and sizes of the checkpoint.
+        checkpoint: of RecBole.
+        name: RecBole's name of the model, such as "SASRec".
 
     Raises:
-        ModelError: tensors are missing, too many, or of other sizes.
+        ModelError: a tensor is missing, unexpected, of another shape, or not finite.
     """
     state = model.state_dict()
-    for own, stored in _pairs(model, checkpoint, name):
-        theirs = checkpoint.tensor(stored)
-        if not bool(torch.isfinite(theirs).all()):
-            raise ModelError(f"{checkpoint.path} holds non-finite numbers in {own}.")
-        if own in _TABLES:
-            state[own][: len(theirs) - 1] = theirs[1:]
+    for key, stored in _match_tensors(model, checkpoint, name):
+        tensor = checkpoint.tensor(stored)
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{checkpoint.path} has non-finite numbers in {key}; take a checkpoint from before "
+                "the training diverged."
+            )
+        if key in _EMBEDDINGS:
+            state[key][: len(tensor) - 1] = tensor[1:]
         else:
-            state[own].copy_(theirs)
+            state[key].copy_(tensor)
     model.load_state_dict(state)
 
 
-def to_recbole(model: Recommender, checkpoint: Checkpoint, name: str) -> dict[Stored, Tensor]:
-    """Return the tensors of a checkpoint with the weights of a model of ours in them.
+def to_recbole(model: Recommender, checkpoint: Checkpoint, name: str) -> dict[StoredTensor, Tensor]:
+    """Return the weights of a model of ours as tensors of a RecBole checkpoint.
 
-    What RecBole caches beside the weights (LightGCN's propagated tables) is made anew; the rows of
-    padding stay.
+    LightGCN's propagated embeddings, which RecBole caches besides the weights, are recomputed.
+    Padding rows keep the values of the checkpoint.
     """
     state, values = model.state_dict(), {}
-    for own, stored in _pairs(model, checkpoint, name):
-        values[stored] = _rows(checkpoint, stored, state[own]) if own in _TABLES else state[own]
+    for key, stored in _match_tensors(model, checkpoint, name):
+        is_embedding = key in _EMBEDDINGS
+        tensor = state[key]
+        values[stored] = _with_padding(checkpoint, stored, tensor) if is_embedding else tensor
     if isinstance(model, LightGCN):
         with torch.no_grad():
             users, items = model.propagate()
         for key, table in {"restore_user_e": users, "restore_item_e": items}.items():
             if key in checkpoint.cached:
                 stored = checkpoint.cached[key]
-                values[stored] = _rows(checkpoint, stored, table)
+                values[stored] = _with_padding(checkpoint, stored, table)
     return values
 
 
-def _rows(checkpoint: Checkpoint, stored: Stored, own: Tensor) -> Tensor:
+def _with_padding(checkpoint: Checkpoint, stored: StoredTensor, rows: Tensor) -> Tensor:
+    """Return rows of ours after the padding row of a tensor of the checkpoint."""
     table = checkpoint.tensor(stored)
-    table[1:] = own[: len(table) - 1]
+    table[1:] = rows[: len(table) - 1]
     return table
 
 
-def _pairs(model: Recommender, checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, Stored]]:
-    """Yield every tensor under our name; sizes agree, none is left over."""
-    ours, left = model.state_dict(), dict(checkpoint.state)
-    for own, theirs in _names(name, ours):
-        if theirs not in left:
-            raise ModelError(f"{checkpoint.path} lacks the tensor {theirs} of RecBole's {name}.")
-        stored = left.pop(theirs)
-        shape = _shape(own, ours[own], model)
+def _match_tensors(
+    model: Recommender, checkpoint: Checkpoint, name: str
+) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield our name and the stored tensor; all are matched and have the expected shape."""
+    state, unmatched = model.state_dict(), dict(checkpoint.state)
+    for key, recbole_key in _match_names(name, state):
+        if recbole_key not in unmatched:
+            raise ModelError(
+                f"{checkpoint.path} lacks the tensor {recbole_key} of RecBole's {name}; modified "
+                "models cannot be imported."
+            )
+        stored = unmatched.pop(recbole_key)
+        shape = _recbole_shape(key, state[key], model)
         if stored.shape != shape:
-            raise ModelError(_mismatch(checkpoint, theirs, stored.shape, shape))
-        yield own, stored
-    if left:
+            raise ModelError(_shape_error(checkpoint, recbole_key, stored.shape, shape))
+        yield key, stored
+    if unmatched:
         raise ModelError(
-            f"{checkpoint.path} holds the tensor {next(iter(left))}, which RecBole's {name} has "
-            "not; is it another model under that name?"
+            f"{checkpoint.path} has the tensor {next(iter(unmatched))}, which is not part of "
+            f"RecBole's {name}; modified models cannot be imported."
         )
 
 
-def _mismatch(
-    checkpoint: Checkpoint, name: str, found: tuple[int, ...], wanted: tuple[int, ...]
+def _shape_error(
+    checkpoint: Checkpoint, name: str, stored: tuple[int, ...], expected: tuple[int, ...]
 ) -> str:
-    said = f"{checkpoint.path}: {name} has the sizes {list(found)}, the log and the stored settings"
-    said += f" make it {list(wanted)}"
-    if found[1:] == wanted[1:] and name.endswith(
+    message = (
+        f"{checkpoint.path}: {name} has the shape {list(stored)}, but by the log and the stored "
+        f"settings it must be {list(expected)}"
+    )
+    if stored[1:] == expected[1:] and name.endswith(
         ("user_embedding.weight", "item_embedding.weight")
     ):
-        said += (
-            "; give the log it was trained on (ids that stand only in a .user or .item file are "
+        message += (
+            "; give the log it was trained on (ids that occur only in a .user or .item file are "
             "not supported)"
         )
-    return f"{said}."
+    return f"{message}."
 
 
-def _shape(own: str, tensor: Tensor, model: Recommender) -> tuple[int, ...]:
-    if own not in _TABLES:
+def _recbole_shape(key: str, tensor: Tensor, model: Recommender) -> tuple[int, ...]:
+    if key not in _EMBEDDINGS:
         return tuple(tensor.shape)
-    return (1 + (model.n_users if own.startswith("users") else model.n_items), *tensor.shape[1:])
+    n_rows = model.n_users if key.startswith("users") else model.n_items
+    return (1 + n_rows, *tensor.shape[1:])
 
 
-def _names(name: str, ours: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """Yield our names with RecBole's; one of ours may have several, which share their numbers."""
-    for own in ours:
+def _match_names(name: str, state: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Yield our names with RecBole's; one of ours may have several, which share a storage."""
+    for key in state:
         if name == "GSAU":
-            yield from ((own, theirs) for theirs in _of_gsau(own))
-        elif own.startswith("encoder.gru."):
-            yield own, own.replace("encoder.gru.", "gru_layers.")
-        elif own.startswith("encoder.output."):
-            yield own, own.replace("encoder.output.", "dense.")
-        elif own.startswith("encoder."):
-            yield own, _of_transformer(own)
+            yield from ((key, recbole_key) for recbole_key in _gsau_names(key))
+        elif key.startswith("encoder.gru."):
+            yield key, key.replace("encoder.gru.", "gru_layers.")
+        elif key.startswith("encoder.output."):
+            yield key, key.replace("encoder.output.", "dense.")
+        elif key.startswith("encoder."):
+            yield key, _transformer_name(key)
         else:
-            yield own, own.replace("s.weight", "_embedding.weight")
+            yield key, key.replace("s.weight", "_embedding.weight")
 
 
-def _of_gsau(own: str) -> list[str]:
-    if own.startswith("encoder."):
-        return [f"sequential_encoder.{_of_transformer(own)}"]
-    table = own.replace("s.weight", "_embedding.weight")
-    shared = [f"embedding_layer.{table}", f"graph_encoder.embedding_layer.{table}"]
-    return [*shared, f"sequential_encoder.{table}"] if own == "items.weight" else shared
+def _gsau_names(key: str) -> list[str]:
+    if key.startswith("encoder."):
+        return [f"sequential_encoder.{_transformer_name(key)}"]
+    embedding = key.replace("s.weight", "_embedding.weight")
+    shared = [f"embedding_layer.{embedding}", f"graph_encoder.embedding_layer.{embedding}"]
+    return [*shared, f"sequential_encoder.{embedding}"] if key == "items.weight" else shared
 
 
-def _of_transformer(own: str) -> str:
-    if own == "encoder.position":
+def _transformer_name(key: str) -> str:
+    if key == "encoder.position":
         return "position_embedding.weight"
-    if own.startswith("encoder.norm."):
-        return own.replace("encoder.norm", "LayerNorm")
-    _, _, number, rest = own.split(".", 3)
-    part, kind = rest.rsplit(".", 1)
-    return f"trm_encoder.layer.{number}.{_BLOCK[part]}.{kind}"
+    if key.startswith("encoder.norm."):
+        return key.replace("encoder.norm", "LayerNorm")
+    _, _, layer, rest = key.split(".", 3)
+    module, parameter = rest.rsplit(".", 1)
+    return f"trm_encoder.layer.{layer}.{_BLOCK[module]}.{parameter}"
