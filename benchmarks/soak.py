@@ -339,7 +339,7 @@ def _settings() -> Iterator[str]:
 
 def _shorten_suites() -> None:
     """Replace the cells of the ablation by ones that take a second and share their base."""
-    original: Callable[..., list[gains_cells.Cell]] = gains_cells.GAINS["ablation"]
+    original: Callable[..., list[gains_cells.Cell]] = gains_cells.GAINS_SUITES["ablation"]
 
     def shortened(*arguments: Any) -> list[gains_cells.Cell]:  # noqa: ANN401 - as the original
         small = {"dim": 8, "layers": 1, "heads": 1, "max_length": 8}
@@ -355,7 +355,7 @@ def _shorten_suites() -> None:
             for cell in original(*arguments)
         ]
 
-    gains_cells.GAINS["ablation"] = shortened
+    gains_cells.GAINS_SUITES["ablation"] = shortened
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`recoach reproduce` as a user types it, on a log of a few seconds."""
+"""`recoach reproduce` from the command line, on a small log."""
 
 import base64
 import gzip
@@ -24,7 +24,7 @@ from recoach.training.trainer import GRPOTrainer
 
 PRETRAIN = {"max_steps": 3, "batch_size": 128}
 BUDGET = {"max_steps": 2, "eval_steps": 1, "num_generations": 16, "batch_size": 64}
-"""Small: the budget is not what is tested."""
+"""Few steps: training is tested elsewhere."""
 
 
 def write_log(path):
@@ -41,7 +41,7 @@ def write_log(path):
 
 @pytest.fixture(scope="module")
 def small_budget():
-    """Shrink the cells."""
+    """Shorten the training of all cells."""
     patch = pytest.MonkeyPatch()
     for model in paper_cells.BACKBONES:
         patch.setitem(paper_cells._PRETRAIN["quick"], model, PRETRAIN)
@@ -67,7 +67,7 @@ def folder(tmp_path_factory, small_budget, recoach):
     return folder
 
 
-def test_every_table_comes_in_every_form(folder):
+def test_every_table_is_written_in_every_format(folder):
     quick = folder / "quick"
     for what in ("table3", "table4", "factors", "figure1"):
         texts = [(quick / f"{what}.{ending}").read_text() for ending in ("md", "tex", "html")]
@@ -83,7 +83,7 @@ def test_every_table_comes_in_every_form(folder):
         assert base64.b64encode(picture).decode() in (quick / f"{name}.html").read_text()
 
 
-def test_table_3_stands_beside_the_paper_with_control_and_verdict(folder):
+def test_table_3_shows_the_paper_the_control_and_the_comparisons(folder):
     text = (folder / "quick" / "table3.md").read_text()
     record = json.loads((folder / "quick" / "table3.json").read_text())
     cells = record["data"]["Video_small"]["cells"]
@@ -110,7 +110,7 @@ def rows_under(text, heading):
     return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
 
 
-def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder):
+def test_table_3_is_followed_by_all_cut_offs_and_popularity_fifths(folder):
     text = (folder / "quick" / "table3.md").read_text()
     record = json.loads((folder / "quick" / "table3.json").read_text())
     cells = record["data"]["Video_small"]["cells"]
@@ -133,7 +133,7 @@ def test_beside_table_3_stand_every_cut_off_and_all_fifths_of_popularity(folder)
     assert "Continued training" not in (folder / "quick" / "figure1.md").read_text()
 
 
-def test_table_4_has_its_four_choices_with_and_without_dropout(folder):
+def test_table_4_has_four_choices_of_tables_with_and_without_dropout(folder):
     text = (folder / "quick" / "table4.md").read_text()
     for moved in TABLE4:
         if moved != "base":
@@ -145,7 +145,7 @@ def test_table_4_has_its_four_choices_with_and_without_dropout(folder):
             assert f"{TABLE4[moved]['Video_Games'][0]:.4f}" not in off
 
 
-def test_a_base_is_trained_once_for_all_cells_that_share_it(folder):
+def test_cells_with_the_same_base_settings_train_it_once(folder):
     runs = folder / "quick" / "Video_small"
     bases = {
         path.parent.parent.parent.name: path.read_bytes()
@@ -169,10 +169,10 @@ def test_a_finished_suite_is_not_run_again(folder, recoach, small_budget):
     assert before == {path: path.stat().st_mtime_ns for path in runs.glob("*/results.json")}
 
 
-def test_an_interrupted_suite_goes_on_and_ends_where_the_whole_one_does(
+def test_an_interrupted_suite_resumes_and_ends_with_the_same_weights(
     folder, tmp_path, recoach, small_budget, monkeypatch, look
 ):
-    asked = ("reproduce", "table3", f"--dataset=Video_small={folder / 'log.csv'}")
+    command = ("reproduce", "table3", f"--dataset=Video_small={folder / 'log.csv'}")
     step, count = GRPOTrainer.step, []
 
     def interrupted(self, batch, generator):
@@ -183,11 +183,11 @@ def test_an_interrupted_suite_goes_on_and_ends_where_the_whole_one_does(
 
     with monkeypatch.context() as patch:
         patch.setattr(GRPOTrainer, "step", interrupted)
-        said = recoach(*asked, f"--output={tmp_path}")
+        said = recoach(*command, f"--output={tmp_path}")
     assert said.code == 130
     runs = tmp_path / "quick" / "Video_small"
     assert not (runs / "lightgcn-2020" / "results.json").exists()
-    assert recoach(*asked, f"--output={tmp_path}").code == 0
+    assert recoach(*command, f"--output={tmp_path}").code == 0
     for cell in ("sasrec-2020", "lightgcn-2020", "gsau-2020"):
         whole = folder / "quick" / "Video_small" / cell
         assert look.numbers(runs / cell) == look.numbers(whole)
@@ -195,7 +195,7 @@ def test_an_interrupted_suite_goes_on_and_ends_where_the_whole_one_does(
 
 
 def start(*arguments):
-    """Start a process of its own with the small budget."""
+    """Start a separate process with the small budget."""
     code = f"""
 from recoach.cli.main import main
 from recoach.reproduction import paper_cells
@@ -208,20 +208,20 @@ main()
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=alike, **pipes)
 
 
-def test_two_processes_share_a_suite(folder, tmp_path, look):
+def test_two_processes_run_one_suite_together(folder, tmp_path, look):
     log = f"--dataset=Video_small={folder / 'log.csv'}"
-    asked = ("reproduce", "table3", log, f"--output={tmp_path}")
+    command = ("reproduce", "table3", log, f"--output={tmp_path}")
     runs = tmp_path / "quick" / "Video_small"
-    slow = start(*asked)
+    slow = start(*command)
     while not (runs / "sasrec-2020" / ".lock").exists():
         assert slow.poll() is None, slow.communicate()
         time.sleep(0.01)
-    slow.send_signal(signal.SIGSTOP)  # it holds its first cell until the other is through
+    slow.send_signal(signal.SIGSTOP)  # it keeps its first cell locked until the other has finished
     try:
-        alone = start(*asked, "--only=sasrec").communicate(timeout=120)
-        assert "to complete the tables" in alone[1]  # there is nothing to write, and no traceback
+        alone = start(*command, "--only=sasrec").communicate(timeout=120)
+        assert "to complete the tables" in alone[1]  # no table to write, and no traceback
         assert not (tmp_path / "quick" / "table3.md").exists()
-        quick = start(*asked)
+        quick = start(*command)
         out, err = quick.communicate(timeout=120)
     finally:
         slow.send_signal(signal.SIGCONT)
@@ -251,7 +251,7 @@ def test_only_the_named_cells_are_run(folder, tmp_path, recoach, small_budget):
     ]
 
 
-def test_table_1_counts_what_the_paper_counts(tmp_path, recoach):
+def test_table_1_counts_users_and_items_like_the_paper(tmp_path, recoach):
     log = tmp_path / "log.csv"
     write_log(log)
     frame = pl.read_csv(log)
@@ -282,8 +282,8 @@ def test_table_1_counts_a_prepared_folder_as_it_is(tmp_path, recoach):
     prepared = f"--output={tmp_path / 'shop'}"
     assert recoach("data", "prepare", str(tmp_path / "log.csv"), prepared).code == 0
     for name, path in (("log", "log.csv"), ("prepared", "shop")):
-        asked = f"--dataset=Video_small={tmp_path / path}"
-        said = recoach("reproduce", "table1", asked, f"--output={tmp_path / name}")
+        arguments = f"--dataset=Video_small={tmp_path / path}"
+        said = recoach("reproduce", "table1", arguments, f"--output={tmp_path / name}")
         assert said.code == 0, said.err
         assert "Warning" not in said.err
     of_log, of_folder = ((tmp_path / n / "table1.md").read_text() for n in ("log", "prepared"))
@@ -291,18 +291,18 @@ def test_table_1_counts_a_prepared_folder_as_it_is(tmp_path, recoach):
     assert "| Video_small, interactions | 857,505 | 540 |" in of_folder
 
 
-def test_the_core_of_a_log_is_the_user_s_choice(tmp_path, recoach):
+def test_the_k_core_can_be_set(tmp_path, recoach):
     write_log(tmp_path / "log.csv")
     with (tmp_path / "log.csv").open("a") as log:
         log.write("once,rare,541\n")
     for core, users in ((0, 61), (5, 60)):
-        asked = (f"--dataset=Video_small={tmp_path / 'log.csv'}", f"--k-core={core}")
-        said = recoach("reproduce", "table1", *asked, f"--output={tmp_path}")
+        arguments = (f"--dataset=Video_small={tmp_path / 'log.csv'}", f"--k-core={core}")
+        said = recoach("reproduce", "table1", *arguments, f"--output={tmp_path}")
         assert f"Iterated {core}-core" in said.out
         assert f"| Video_small, users | 98,906 | {users} |" in said.out
 
 
-def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
+def test_of_several_files_of_a_category_the_first_suffix_is_read(tmp_path):
     for ending in (".csv", ".jsonl", ".jsonl.gz"):
         (tmp_path / f"Video_Games{ending}").write_text("")
     (source,) = find_sources(tmp_path, [])
@@ -326,7 +326,7 @@ def test_of_a_category_s_files_the_first_ending_is_taken(tmp_path):
         (["table3", "--dataset", "a=log.csv", "--only", "gru"], ["--only gru leaves no cell"]),
     ],
 )
-def test_what_cannot_be_reproduced_says_why(given, words, tmp_path, monkeypatch, recoach):
+def test_wrong_arguments_are_errors_with_exit_code_2(given, words, tmp_path, monkeypatch, recoach):
     monkeypatch.chdir(tmp_path)
     write_log(tmp_path / "log.csv")
     said = recoach("reproduce", *given)
@@ -335,7 +335,7 @@ def test_what_cannot_be_reproduced_says_why(given, words, tmp_path, monkeypatch,
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_one_killed_at_its_very_end_left_is_taken_away(folder, tmp_path):
+def test_the_lock_of_a_process_killed_after_its_results_is_removed(folder, tmp_path):
     shutil.copytree(folder / "quick", tmp_path / "quick")
     lock = tmp_path / "quick" / "Video_small" / "sasrec-2020" / ".lock"
     lock.write_text("{}")

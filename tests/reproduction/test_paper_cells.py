@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from recoach.experiments.config import resolve
-from recoach.reproduction.paper_cells import BACKBONES, FACTORS, SUITES, TABLE4, Source
+from recoach.reproduction.paper_cells import BACKBONES, FACTORS, PAPER_SUITES, TABLE4, Source
 from recoach.reproduction.paper_results import CATEGORIES
 from recoach.reproduction.suites import GROUPS, cells_of
 from recoach.training.config import GRPOConfig
@@ -11,7 +11,7 @@ from recoach.training.config import GRPOConfig
 SOURCE = Source("shop", "shop.csv")
 CELLS = [
     (suite, profile, cell)
-    for suite, cells in SUITES.items()
+    for suite, cells in PAPER_SUITES.items()
     for profile in ("paper", "quick")
     for cell in cells(SOURCE, profile, 2020)
 ]
@@ -30,7 +30,9 @@ def test_the_settings_of_every_cell_resolve(suite, profile, cell):
 
 
 def test_the_cells_are_those_of_the_paper():
-    names = {suite: [c.name for c in cells(SOURCE, "paper", 1)] for suite, cells in SUITES.items()}
+    names = {
+        suite: [c.name for c in cells(SOURCE, "paper", 1)] for suite, cells in PAPER_SUITES.items()
+    }
     assert names["table3"] == list(BACKBONES)
     assert len(names["table4"]) == 2 * len(TABLE4) == 8
     assert len(names["factors"]) == sum(1 + len(changes) for changes in FACTORS.values())
@@ -38,7 +40,7 @@ def test_the_cells_are_those_of_the_paper():
 
 
 def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
-    for cell in SUITES["table3"](SOURCE, "paper", 2020):
+    for cell in PAPER_SUITES["table3"](SOURCE, "paper", 2020):
         config = resolve(cell.tables, cell.name)
         assert (config.pretrain.epochs, config.pretrain.batch_size) == (200, 2048)
         assert config.pretrain.learning_rate == config.grpo.learning_rate == 1e-4
@@ -59,7 +61,7 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
 
 def test_a_factor_changes_the_named_settings_only():
     for model, changes in FACTORS.items():
-        cells = {c.name: c.tables for c in SUITES["factors"](SOURCE, "quick", 1)}
+        cells = {c.name: c.tables for c in PAPER_SUITES["factors"](SOURCE, "quick", 1)}
         start = cells[model] | {"evaluation": {"control": False}}
         for name, change in changes.items():
             cell = cells[f"{model}-{name.replace(' ', '-')}"]
@@ -69,7 +71,7 @@ def test_a_factor_changes_the_named_settings_only():
 
 
 def test_estimator_objective_and_held_out_targets_change_one_after_the_other():
-    cells = {c.name: c.tables for c in SUITES["factors"](SOURCE, "quick", 2020)}
+    cells = {c.name: c.tables for c in PAPER_SUITES["factors"](SOURCE, "quick", 2020)}
     chain = (
         "sasrec",
         "sasrec-exact",
@@ -93,7 +95,7 @@ def _changed(one, other):
 
 def test_the_quick_profile_limits_base_steps_on_the_paper_s_files_only():
     def caps(name, profile):
-        cells = SUITES["factors"](Source(name, "log.jsonl.gz"), profile, 2020)
+        cells = PAPER_SUITES["factors"](Source(name, "log.jsonl.gz"), profile, 2020)
         return {c.name: resolve(c.tables, c.name).pretrain.max_steps for c in cells}
 
     for category in CATEGORIES:
@@ -105,9 +107,11 @@ def test_the_quick_profile_limits_base_steps_on_the_paper_s_files_only():
 
 def test_a_split_without_order_has_cells_of_models_without_history_only():
     unordered = Source("baby", "baby", ready_split=True)
-    assert [c.name for c in SUITES["table3"](unordered, "quick", 1)] == ["lightgcn"]
-    assert SUITES["table4"](unordered, "quick", 1) == []
-    assert {c.name.split("-")[0] for c in SUITES["factors"](unordered, "quick", 1)} == {"lightgcn"}
+    assert [c.name for c in PAPER_SUITES["table3"](unordered, "quick", 1)] == ["lightgcn"]
+    assert PAPER_SUITES["table4"](unordered, "quick", 1) == []
+    assert {c.name.split("-")[0] for c in PAPER_SUITES["factors"](unordered, "quick", 1)} == {
+        "lightgcn"
+    }
 
 
 @pytest.mark.parametrize("suite", sorted({*GROUPS["paper"], *GROUPS["gains"]}))

@@ -1,4 +1,4 @@
-"""The suite of simulated customers, at the smallest size."""
+"""The suite `simulator`, at the smallest size."""
 
 import json
 
@@ -25,21 +25,21 @@ def plan(output, seeds=(1, 2), **settings):
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory):
+def simulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulator")
     announced = []
     record = simulate(plan(folder), lambda stage: Callback(), announced.append)
     return folder, record, announced
 
 
-def again(folder, **settings):
+def run_again(folder, **settings):
     announced = []
     record = simulate(plan(folder, **settings), lambda stage: Callback(), announced.append)
     return record, announced
 
 
-def test_every_policy_is_played_in_every_shop(played):
-    _, record, announced = played
+def test_every_policy_runs_in_every_shop(simulated):
+    _, record, announced = simulated
     assert announced == ["simulated shop, seed 1", "simulated shop, seed 2"]
     names = {"popularity", "base", "+ supervised steps", "+ GRPO", "random", "epsilon-greedy"}
     names |= {"Thompson sampling", "oracle"}
@@ -48,63 +48,63 @@ def test_every_policy_is_played_in_every_shop(played):
     for found in record["policies"].values():
         assert len(found["reward"]["each"]) == 2
         assert found["turns"]["mean"] <= 4
-    own = record["policies"]["base"]["reward"]["against_base"]
-    assert (own["difference"], own["verdict"]) == (0, "no difference")
-    assert record["policies"]["oracle"]["reward"]["mean"] > own["difference"]
+    itself = record["policies"]["base"]["reward"]["against_base"]
+    assert (itself["difference"], itself["verdict"]) == (0, "no difference")
+    assert record["policies"]["oracle"]["reward"]["mean"] > itself["difference"]
 
 
-def test_what_is_played_is_not_played_again(played):
-    folder, record, _ = played
-    found, announced = again(folder)
+def test_a_finished_seed_is_not_run_again(simulated):
+    folder, record, _ = simulated
+    found, announced = run_again(folder)
     assert announced == []
     assert found == record
 
 
-def test_other_settings_need_another_folder(played):
-    folder, _, _ = played
+def test_other_settings_need_another_folder(simulated):
+    folder, _, _ = simulated
     with pytest.raises(ConfigError, match="other settings"):
-        again(folder, environment=EnvironmentConfig(max_turns=5))
+        run_again(folder, environment=EnvironmentConfig(max_turns=5))
 
 
-def test_the_habits_are_those_of_the_shop_and_its_customers(played):
-    folder, record, _ = played
-    found, _ = again(folder.parent / "chained", seeds=(1,), habits=Habits(chain=4.0))
+def test_the_habits_change_the_shop_and_the_oracle(simulated):
+    folder, record, _ = simulated
+    found, _ = run_again(folder.parent / "chained", seeds=(1,), habits=Habits(chain=4.0))
     assert record["settings"]["habits"]["chain"] == 1.0
     oracle = [each["policies"]["oracle"]["reward"]["each"][0] for each in (record, found)]
-    assert oracle[0] < oracle[1]  # what follows the last click is likelier, and the oracle knows it
+    assert oracle[0] < oracle[1]  # the next click is more predictable, and the oracle knows it
 
 
-def test_a_setting_that_came_later_changes_nothing(played):
-    folder, record, _ = played
+def test_a_setting_that_was_added_later_has_its_default_in_old_results(simulated):
+    folder, record, _ = simulated
     path = folder / "seed-1" / "results.json"
-    world = json.loads(path.read_text())
-    del world["settings"]["grpo"]["entropy_coef"]
-    path.write_text(json.dumps(world))
-    assert again(folder)[0] == record
+    result = json.loads(path.read_text())
+    del result["settings"]["grpo"]["entropy_coef"]
+    path.write_text(json.dumps(result))
+    assert run_again(folder)[0] == record
 
 
-def test_novelty_is_rewarded_with_growing_weight(played, monkeypatch):
-    asked = []
+def test_the_novelty_reward_has_increasing_weights(simulated, monkeypatch):
+    settings_of_runs = []
     real = simulator.GRPOTrainer
 
-    def watched(model, *, args, **settings):
-        asked.append((args.reward_funcs, args.reward_weights, args.select))
+    def recording(model, *, args, **settings):
+        settings_of_runs.append((args.reward_funcs, args.reward_weights, args.select))
         return real(model, args=args, **settings)
 
-    monkeypatch.setattr(simulator, "GRPOTrainer", watched)
-    again(played[0].parent / "other", seeds=(1,))
-    assert asked[0] == (("future",), (), "best")
-    assert asked[1:] == [
+    monkeypatch.setattr(simulator, "GRPOTrainer", recording)
+    run_again(simulated[0].parent / "other", seeds=(1,))
+    assert settings_of_runs[0] == (("future",), (), "best")
+    assert settings_of_runs[1:] == [
         (("future", "novelty"), (1.0, weight), "last") for weight in simulator.NOVELTY
     ]
 
 
-def test_the_tables_and_the_front_are_written(played, tmp_path):
-    _, record, _ = played
+def test_the_tables_and_the_front_are_written(simulated, tmp_path):
+    _, record, _ = simulated
     paths = write_suite(record, "simulator", tmp_path)
     text = paths[0].read_text()
     assert "### Simulated customers" in text
     assert "| base | " in text
     assert "### Accuracy and diversity" in text
-    assert text.count("| oracle |") == 1  # no model: its lists are not judged on the log
+    assert text.count("| oracle |") == 1  # no model: it has no accuracy on the log
     assert {path.suffix for path in paths} == {".md", ".tex", ".html", ".svg", ".png", ".json"}

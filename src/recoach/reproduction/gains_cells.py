@@ -7,7 +7,7 @@ folders, so they stay when a label in a table changes (`gains_tables`).
 from collections.abc import Iterator
 from typing import Any, Final
 
-from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables, fitting
+from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables, backbones_for
 
 _MODELS: Final[dict[str, Tables]] = {
     "sasrec": {"name": "sasrec"},
@@ -96,7 +96,7 @@ def gains(source: Source, profile: Profile, seed: int) -> list[Cell]:
     The settings are the same for all profiles.
     """
     del profile
-    return [Cell(model, _tables(source, model, seed)) for model in fitting(source)]
+    return [Cell(model, _tables(source, model, seed)) for model in backbones_for(source)]
 
 
 def future(source: Source, profile: Profile, seed: int) -> list[Cell]:
@@ -143,7 +143,7 @@ def tail(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-GAINS: Final = {
+GAINS_SUITES: Final = {
     "gains": gains,
     "future": future,
     "ablation": ablation,

@@ -1,6 +1,6 @@
-"""What the paper compares, cell by cell: each cell is one run with settings of its own.
+"""The runs behind the paper's tables. A cell is one configuration, run once per log and seed.
 
-Readings of what the paper leaves open stand in `docs/explanation/method.md`.
+How we read what the paper leaves open is described in `docs/explanation/method.md`.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,27 @@ BACKBONES: Final = ("sasrec", "lightgcn", "gsau")
 
 
 class Source(NamedTuple):
-    """A log to reproduce the paper on."""
+    """A log that suites run on."""
 
     name: str
-    """Of the paper's category, or what the user calls it."""
+    """A category of the paper, or a name of the user's choice."""
     path: str
     ready_split: bool = False
-    """Already split by somebody, in no order: for models that read no history."""
+    """A folder with a given split without order: only for models that read no history."""
     k_core: int = 5
-    """Users and items with fewer interactions are left out; the paper's number."""
+    """Keep users and items with at least this many interactions; 5 in the paper."""
 
     def data(self) -> Tables:
-        """Return the table of its cells' data."""
+        """Return the `data` table of the settings."""
         return {"path": self.path, "name": self.name, "k_core": self.k_core}
 
 
 class Cell(NamedTuple):
-    """One run of a suite."""
+    """One configuration of a suite; `name` is the prefix of its run folders."""
 
     name: str
     tables: Tables
-    """What `resolve` takes."""
+    """Settings for `recoach.experiments.config.resolve`."""
 
 
 _MODELS: Final[dict[str, Tables]] = {
@@ -49,7 +49,7 @@ _PRETRAIN: Final[dict[Profile, dict[str, Tables]]] = {
     },
     "quick": {
         "sasrec": {"epochs": 60, "patience": 5},
-        # BPR first follows popularity, then loses it long before it learns more: patience.
+        # BPR first follows popularity and loses it before it learns more: hence the patience.
         "lightgcn": {"epochs": 200, "batch_size": 2048, "patience": 50},
         "gsau": {"epochs": 30, "learning_rate": 3e-3, "patience": 5},
     },
@@ -60,13 +60,16 @@ _QUICK_STEPS: Final[dict[str, dict[str, int]]] = {
     "Video_Games": {"sasrec": 13_000, "lightgcn": 22_000, "gsau": 7_000},
     "Industrial_and_Scientific": {"sasrec": 13_000, "lightgcn": 30_000, "gsau": 8_000},
 }
-"""Steps of a quick base on the paper's own files, which are too large to train on until nothing
-rises: about a quarter of an hour on two cores, by the step times of `benchmarks/`."""
+"""Training steps of the base models on the paper's own files in profile `quick`.
+
+Training until validation stops improving would take too long there. These are about 15 minutes on
+two cores, by the step times of `benchmarks/`.
+"""
 
 _BUDGET: Final[dict[Profile, Tables]] = {
     "paper": {"eval_steps": 500},
-    # Adam moves a weight by about learning rate x steps: 100 steps of 1e-3 go as far as 1,000 of
-    # the paper's 1e-4.
+    # Adam moves a weight by about learning rate x steps: 100 steps at 1e-3 move it as far as
+    # 1,000 steps at the paper's 1e-4.
     "quick": {"learning_rate": 1e-3, "max_steps": 100, "eval_steps": 10},
 }
 
@@ -82,7 +85,7 @@ TABLE4: Final[dict[str, list[str]]] = {
     "item+position": ["item", "position"],
     "item+user+position": ["item", "user", "position"],
 }
-"""The tables that GRPO moves in the rows of table 4."""
+"""The embedding tables that are fine-tuned, by row of table 4."""
 
 FACTORS: Final[dict[str, dict[str, Tables]]] = {
     "sasrec": {
@@ -95,7 +98,8 @@ FACTORS: Final[dict[str, dict[str, Tables]]] = {
         "early stopping": {"grpo": {"select": "best", "patience": 3}},
         "KL with a gradient": {"grpo": {"kl_estimator": "exact"}},
         "KL of weight 1": {"grpo": {"kl_estimator": "exact", "beta": 1.0}},
-        # What is to blame: the draws, the weight sqrt(p/(1-p)), or a target that is not new?
+        # Is the loss due to sampling, to the weight sqrt(p/(1-p)), or to targets the base was
+        # trained on?
         "exact": {"grpo": {"estimator": "exact"}},
         "exact dr_grpo": {"grpo": {"estimator": "exact", "loss_type": "dr_grpo"}},
         "exact cross-entropy": {"grpo": {"estimator": "exact", "loss_type": "log"}},
@@ -125,35 +129,38 @@ FACTORS: Final[dict[str, dict[str, Tables]]] = {
         "temperature": {"grpo": {"temperature": "auto"}},
     },
 }
-"""One change each from the paper's reading, and all together."""
+"""Changes to the paper's setting by model: one at a time, and several together."""
 
 _PAPER: Final[dict[str, Tables]] = {"evaluation": {"control": True}}
-"""The paper's reading itself, with the control it lacks."""
+"""The paper's setting, with the control that the paper does not have."""
 
 
 def table3(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return base, control and GRPO of each backbone: table 3, and the bars of figure 1."""
-    return [Cell(model, _tables(source, model, profile, seed, _PAPER)) for model in fitting(source)]
+    """Return base, control and GRPO on each backbone: table 3, and the bars of figure 1."""
+    return [
+        Cell(model, _tables(source, model, profile, seed, _PAPER))
+        for model in backbones_for(source)
+    ]
 
 
 def table4(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return GSAU with each choice of tables to move, dropout on as printed and off."""
+    """Return GSAU with each choice of fine-tuned tables, with dropout (as printed) and without."""
     if source.ready_split:
         return []
     cells = []
-    for still in (False, True):
-        for name, moved in TABLE4.items():
-            change = {"grpo": {"trainable": moved, "disable_dropout": still}}
-            if not still and moved == _GRPO["gsau"]["trainable"]:
+    for no_dropout in (False, True):
+        for name, trainable in TABLE4.items():
+            change = {"grpo": {"trainable": trainable, "disable_dropout": no_dropout}}
+            if not no_dropout and trainable == _GRPO["gsau"]["trainable"]:
                 cells += [cell for cell in table3(source, profile, seed) if cell.name == "gsau"]
                 continue
             tables = _tables(source, "gsau", profile, seed, change)
-            cells.append(Cell(f"gsau-{name}" + ("-no-dropout" if still else ""), tables))
+            cells.append(Cell(f"gsau-{name}" + ("-no-dropout" if no_dropout else ""), tables))
     return cells
 
 
 def factors(source: Source, profile: Profile, seed: int) -> list[Cell]:
-    """Return table 3's cell of each backbone, then the same with one factor changed at a time."""
+    """Return the cell of table 3 for each backbone, followed by that cell with each change."""
     cells = []
     for cell in table3(source, profile, seed):
         cells.append(cell)
@@ -163,24 +170,24 @@ def factors(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-def fitting(source: Source) -> tuple[str, ...]:
-    """Return the backbones that a log serves: one without an order has nothing for sequences."""
+def backbones_for(source: Source) -> tuple[str, ...]:
+    """Return the backbones for a log; a log without order is for LightGCN only."""
     return ("lightgcn",) if source.ready_split else BACKBONES
 
 
-SUITES: Final = {"table3": table3, "table4": table4, "factors": factors}
+PAPER_SUITES: Final = {"table3": table3, "table4": table4, "factors": factors}
 
 
 def _tables(
     source: Source, model: str, profile: Profile, seed: int, change: Mapping[str, Tables]
 ) -> Tables:
-    own = _QUICK_STEPS.get(source.name) if profile == "quick" else None
-    cap = {} if own is None else {"max_steps": own[model]}
+    steps = _QUICK_STEPS.get(source.name) if profile == "quick" else None
+    limit = {} if steps is None else {"max_steps": steps[model]}
     base: Tables = {
         "seed": seed,
         "data": source.data(),
         "model": _MODELS[model],
-        "pretrain": _PRETRAIN[profile][model] | cap,
+        "pretrain": _PRETRAIN[profile][model] | limit,
         "grpo": {"preset": "paper"} | _GRPO[model] | _BUDGET[profile],
         "evaluation": {"control": False},
     }

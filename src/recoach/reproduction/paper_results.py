@@ -1,4 +1,4 @@
-"""The figures of Jeon et al. 2025, as printed; docs/explanation/paper.md lists the errors."""
+"""Results of Jeon et al. (2025) as printed; docs/results/paper.md lists the errors in them."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ TABLE1: Final[dict[str, tuple[int, int, int, float]]] = {
     "Video_Games": (98_906, 26_354, 857_505, 8.67),
     "Industrial_and_Scientific": (54_567, 27_229, 446_046, 8.17),
 }
-"""Users, items, interactions, average length after the iterated 5-core."""
+"""Users, items, interactions and average length of each log after the iterated 5-core."""
 
 _GSAU: Final[dict[str, tuple[float, ...]]] = {
     "Baby_Products": (0.0322, 0.0805, 0.0177, 0.0281),
@@ -54,7 +54,7 @@ TABLE3: Final[dict[tuple[str, str], dict[str, tuple[float, ...]]]] = {
     ("gsau", "base"): _GSAU,
     ("gsau", "tuned"): _GSAU_GRPO,
 }
-"""(model, before or after GRPO) -> category -> figures in the order of METRICS."""
+"""(model, stage) -> category -> values in the order of METRICS."""
 
 TABLE4: Final[dict[str, dict[str, tuple[float, ...]]]] = {
     "base": _GSAU,
@@ -75,4 +75,4 @@ TABLE4: Final[dict[str, dict[str, tuple[float, ...]]]] = {
         "Industrial_and_Scientific": (0.0451, 0.1021, 0.0258, 0.0381),
     },
 }
-"""Tables that GRPO moves in GSAU -> category -> figures in the order of METRICS."""
+"""Fine-tuned tables of GSAU -> category -> values in the order of METRICS."""

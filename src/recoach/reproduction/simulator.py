@@ -1,4 +1,8 @@
-"""What becomes of simulated customers under a base, its control, GRPO, and what else may serve."""
+"""The suite `simulator`: clicks and visits of simulated customers under several policies.
+
+The policies are a base model, continued training, GRPO with and without a novelty reward, slate
+bandits, random lists and an oracle that knows the preferences of the customers.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,32 +37,36 @@ except ModuleNotFoundError as error:
 
 FORMAT: Final = 1
 NOVELTY: Final = (0.0, 0.3, 1.0, 3.0, 10.0)
-"""Weights of a novelty reward beside the default one: the way along the front. Their last weights
-are taken: validation looks at the next click, and may refuse what is good for the longer run."""
-_LISTS: Final = 10
-_LOOKS: Final = 20
-"""How often the control is looked at on validation."""
+"""Weights of the novelty reward, from accurate to novel lists.
+
+These models keep the weights of the last step: validation measures the next click and would select
+against novelty.
+"""
+_LIST_LENGTH: Final = 10
+_CONTROL_EVALUATIONS: Final = 20
+"""How often the control is evaluated on validation."""
+_MIN_SEEDS_FOR_INTERVAL: Final = 3
 
 Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """How large a shop, how people behave, how models are trained."""
+    """Size of the shop, behaviour of its customers, and training of the models."""
 
     seeds: tuple[int, ...]
-    """Each one draws a shop, its log, the training and the customers' luck."""
+    """Each seeds one shop, its log, the training and the episodes."""
     output: Path
     customers: int = 1500
     items: int = 600
     habits: Habits = BROWSING
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    # The shop shows nothing again.
+    # The shop never shows an item again, so the policy masks seen items.
     grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(mask_seen=True))
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the figures, as plain values."""
+        """Return every setting that the results depend on, as plain values."""
         return {
             "customers": self.customers,
             "items": self.items,
@@ -73,49 +81,49 @@ class Simulation:
 def simulate(
     plan: Simulation, make_callback: CallbackFactory, announce: Announce
 ) -> dict[str, Any]:
-    """Play every seed that is not played yet and return the joined record.
+    """Run every seed that has no results yet and return the aggregated record.
 
     Raises:
         ConfigError: the folder holds a simulation with other settings.
     """
-    worlds = []
+    results = []
     for seed in plan.seeds:
         folder = RunFolder(plan.output / f"seed-{seed}")
         if not (folder.path / "results.json").exists():
             announce(f"simulated shop, seed {seed}")
             with folder.lock():
-                folder.write_json("results.json", _world(plan, seed, folder, make_callback))
-        world = folder.read_json("results.json")
-        if _settings(world) != plan.settings():
+                folder.write_json("results.json", _run_seed(plan, seed, folder, make_callback))
+        result = folder.read_json("results.json")
+        if _settings(result) != plan.settings():
             raise ConfigError(
-                f"{folder.path} holds a simulation with other settings; choose another --output."
+                f"{folder.path} holds a simulation with other settings. Choose another --output."
             )
-        worlds.append(world)
+        results.append(result)
     return {
         "format": FORMAT,
         "suite": "simulator",
         "seeds": list(plan.seeds),
         "settings": plan.settings(),
-        "policies": {name: _joined(worlds, name) for name in worlds[0]["policies"]},
+        "policies": {name: _over_seeds(results, name) for name in results[0]["policies"]},
     }
 
 
-def _settings(world: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a record; one that came later had its default."""
-    stored = dict(world["settings"])
+def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored settings; a setting that was added later has its default."""
+    stored = dict(result["settings"])
     for name, kind in (("pretrain", PretrainConfig), ("grpo", GRPOConfig)):
         stored[name] = kind.model_validate(stored[name]).model_dump(mode="json")
     return stored
 
 
-def _world(
+def _run_seed(
     plan: Simulation, seed: int, folder: RunFolder, make_callback: CallbackFactory
 ) -> dict[str, Any]:
-    """Return what each policy came to in one shop."""
-    made = shop(plan.customers, plan.items, seed, habits=plan.habits)
-    dataset = leave_last_out(made.interactions)
+    """Return the results of every policy in one shop."""
+    simulated = shop(plan.customers, plan.items, seed, habits=plan.habits)
+    dataset = leave_last_out(simulated.interactions)
     models = _models(plan, seed, dataset, folder, make_callback)
-    env = ShopVectorEnv(made, dataset, plan.environment)
+    env = ShopVectorEnv(simulated, dataset, plan.environment)
     policies: dict[str, Policy] = {name: model_policy(model) for name, model in models.items()}
     policies |= {
         "random": random_policy(seed),
@@ -123,11 +131,11 @@ def _world(
         "Thompson sampling": SlateBandit(env, dataset, seed),
         "oracle": oracle,
     }
-    found = {}
+    results = {}
     for name, policy in policies.items():
-        judged = _judged(models[name], dataset) if name in models else {}
-        found[name] = _episode_record(run_episodes(env, policy, seed)) | {"log": judged}
-    return {"seed": seed, "settings": plan.settings(), "policies": found}
+        metrics = _log_metrics(models[name], dataset) if name in models else {}
+        results[name] = _episode_record(run_episodes(env, policy, seed)) | {"log": metrics}
+    return {"seed": seed, "settings": plan.settings(), "policies": results}
 
 
 def _models(
@@ -154,11 +162,12 @@ def _models(
         return model, trainer.train()
 
     models = {"popularity": build_model("popularity", dataset), "base": base()}
-    better, outcome = tuned("grpo")
-    control, steps = base(), outcome.steps
-    budget = continued_training_config(plan.pretrain, plan.grpo, steps, max(1, steps // _LOOKS))
-    pretrain(control, dataset, budget, context("control", "control"), start_is_candidate=True)
-    models |= {"+ supervised steps": control, "+ GRPO": better}
+    grpo, result = tuned("grpo")
+    control, steps = base(), result.steps
+    eval_steps = max(1, steps // _CONTROL_EVALUATIONS)
+    config = continued_training_config(plan.pretrain, plan.grpo, steps, eval_steps)
+    pretrain(control, dataset, config, context("control", "control"), start_is_candidate=True)
+    models |= {"+ supervised steps": control, "+ GRPO": grpo}
     for weight in NOVELTY:
         rewards = {"reward_funcs": ("future", "novelty"), "reward_weights": (1.0, weight)}
         name = f"novelty-{weight:g}"
@@ -166,12 +175,12 @@ def _models(
     return models
 
 
-def _judged(model: Recommender, dataset: Dataset) -> dict[str, float]:
-    """Return accuracy on the log's test items and what the lists are like."""
-    test = evaluate(model, dataset, ks=(_LISTS,))
-    lists = top_lists(model, dataset, test.users, _LISTS)
-    found = test.means() | list_metrics(lists, dataset.train, dataset.n_items)
-    return {name: round(value, 6) for name, value in found.items()}
+def _log_metrics(model: Recommender, dataset: Dataset) -> dict[str, float]:
+    """Return accuracy on the test items of the log, and beyond-accuracy metrics of the lists."""
+    test = evaluate(model, dataset, ks=(_LIST_LENGTH,))
+    lists = top_lists(model, dataset, test.users, _LIST_LENGTH)
+    metrics = test.means() | list_metrics(lists, dataset.train, dataset.n_items)
+    return {name: round(value, 6) for name, value in metrics.items()}
 
 
 def _episode_record(result: EpisodeResult) -> dict[str, Any]:
@@ -184,23 +193,26 @@ def _episode_record(result: EpisodeResult) -> dict[str, Any]:
     }
 
 
-def _joined(worlds: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Return a policy's means over seeds, and how its customers fare against the base's."""
-    played = [world["policies"][name] for world in worlds]
-    bases = [world["policies"]["base"] for world in worlds]
-    found: dict[str, Any] = {}
-    for figure in ("reward", "turns", "sessions"):
-        means = [float(np.mean(one[figure])) for one in played]
-        before = [float(np.mean(one[figure])) for one in bases]
-        ours, theirs = (np.concatenate([o[figure] for o in part]) for part in (played, bases))
-        against = paired_bootstrap(ours, theirs)._asdict()
-        if len(means) > 2:
-            gaps = [mine - other for mine, other in zip(means, before, strict=True)]
-            against["seeds"] = seeds_interval(gaps)
-        found[figure] = {"mean": float(np.mean(means)), "each": means, "against_base": against}
-    for figure in ("return_rate", "coverage"):
-        found[figure] = float(np.mean([one[figure] for one in played]))
-    found["log"] = {
-        key: float(np.mean([one["log"][key] for one in played])) for key in played[0]["log"]
+def _over_seeds(results: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return the means of a policy over seeds, and the comparison with the base model."""
+    policy = [result["policies"][name] for result in results]
+    base = [result["policies"]["base"] for result in results]
+    record: dict[str, Any] = {}
+    for metric in ("reward", "turns", "sessions"):
+        means = [float(np.mean(one[metric])) for one in policy]
+        base_means = [float(np.mean(one[metric])) for one in base]
+        values, base_values = (
+            np.concatenate([one[metric] for one in seeds]) for seeds in (policy, base)
+        )
+        against = paired_bootstrap(values, base_values)._asdict()
+        if len(means) >= _MIN_SEEDS_FOR_INTERVAL:
+            differences = [mean - other for mean, other in zip(means, base_means, strict=True)]
+            against["seeds"] = seeds_interval(differences)
+        record[metric] = {"mean": float(np.mean(means)), "each": means, "against_base": against}
+    for metric in ("return_rate", "coverage"):
+        record[metric] = float(np.mean([one[metric] for one in policy]))
+    record["log"] = {
+        metric: float(np.mean([one["log"][metric] for one in policy]))
+        for metric in policy[0]["log"]
     }
-    return found
+    return record

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from recoach.reproduction.gains_cells import GAINS
-from recoach.reproduction.paper_cells import SUITES, Cell, Profile, Source
-from recoach.reproduction.verification_cells import VERIFICATION
+from recoach.reproduction.gains_cells import GAINS_SUITES
+from recoach.reproduction.paper_cells import PAPER_SUITES, Cell, Profile, Source
+from recoach.reproduction.verification_cells import VERIFICATION_SUITES
 
 CellsOf = Callable[[Source, Profile, int], list[Cell]]
 
 GROUPS: Final[Mapping[str, Mapping[str, CellsOf]]] = {
-    "paper": SUITES,
-    "gains": GAINS,
-    "verification": VERIFICATION,
+    "paper": PAPER_SUITES,
+    "gains": GAINS_SUITES,
+    "verification": VERIFICATION_SUITES,
 }
 """Suites that share runs: a cell that two suites of a group contain is run once."""
 

@@ -65,4 +65,4 @@ def verification(source: Source, profile: Profile, seed: int) -> list[Cell]:
     return cells
 
 
-VERIFICATION: Final = {"verification": verification}
+VERIFICATION_SUITES: Final = {"verification": verification}
