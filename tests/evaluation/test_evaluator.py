@@ -10,7 +10,7 @@ from recoach.data.split import RaggedArray, assemble, leave_last_out
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
-from recoach.models.base import DotProductRecommender, Embeddings
+from recoach.models.base import DotProductRecommender, Embeddings, Recommender
 from recoach.models.neighbours.popularity import PopularityConfig
 from recoach.models.registry import build_model
 from recoach.simulation.toy_logs import popularity_world
@@ -30,6 +30,26 @@ class ScoreTable(DotProductRecommender):
 
     def embed(self, queries):
         return Embeddings(self.scores[queries.state_users], torch.eye(self.n_items))
+
+    def parameter_groups(self):
+        return {}
+
+
+class Scorer(Recommender):
+    """The same scores without vectors, computed for the items that are asked for."""
+
+    scores_at_once = 8
+
+    def __init__(self, dataset, scores, history_length=0):
+        super().__init__(PopularityConfig(), dataset.train, dataset.n_items)
+        self.register_buffer("scores", torch.as_tensor(scores, dtype=torch.float32))
+        self.sizes = []
+
+    def score(self, queries, items=None):
+        scores = self.scores[queries.state_users]
+        scores = scores if items is None else scores[:, items]
+        self.sizes.append(scores.numel())
+        return scores
 
     def parameter_groups(self):
         return {}
@@ -122,12 +142,37 @@ def test_popularity_ranks_items_by_their_counts():
     assert ndcg > reverse_ndcg + 0.1
 
 
+@pytest.mark.parametrize("mask_seen", ["all", "none"])
+def test_a_model_without_vectors_has_the_ranks_and_lists_of_its_scores(mask_seen):
+    dataset = leave_last_out(popularity_world(50, 40))
+    scores = np.random.default_rng(0).random((50, 40))
+    model, scorer = ScoreTable(dataset, scores), Scorer(dataset, scores)
+    users = np.array([31, 4, 19])
+    for chosen in (None, users):
+        expected, result = (
+            evaluate(m, dataset, mask_seen=mask_seen, users=chosen).ranks for m in (model, scorer)
+        )
+        assert result.tolist() == expected.tolist()
+    expected, result = (
+        top_lists(m, dataset, users, 5, mask_seen=mask_seen) for m in (model, scorer)
+    )
+    assert result.tolist() == expected.tolist()
+
+
+def test_a_model_without_vectors_is_called_for_as_many_scores_as_it_allows():
+    scorer = Scorer(TINY, DESCENDING)
+    evaluate(scorer, TINY)
+    assert max(scorer.sizes) <= scorer.scores_at_once
+    assert sum(scorer.sizes) == DESCENDING.size
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_diverged_model_is_a_model_error(value):
+@pytest.mark.parametrize(("kind", "what"), [(ScoreTable, "vectors"), (Scorer, "scores")])
+def test_a_diverged_model_is_a_model_error(value, kind, what):
     scores = DESCENDING.astype(float)
     scores[1, 2] = value
-    with pytest.raises(ModelError, match="ScoreTable yields non-finite"):
-        evaluate(ScoreTable(TINY, scores), TINY)
+    with pytest.raises(ModelError, match=f"{kind.__name__} yields non-finite {what}"):
+        evaluate(kind(TINY, scores), TINY)
 
 
 def test_evaluation_restores_the_training_mode():

@@ -10,10 +10,11 @@ import torch
 from recoach import distributed
 from recoach.data.batches import Split, histories, user_queries
 from recoach.data.split import Dataset, RaggedArray
-from recoach.errors import ConfigError, DataError, ModelError
+from recoach.errors import ConfigError, DataError
 from recoach.evaluation.metrics import per_user
-from recoach.evaluation.ranking import target_ranks, top_items
-from recoach.models.base import Recommender, dot_product, eval_mode
+from recoach.evaluation.model_scores import model_scores
+from recoach.evaluation.ranking import ranks_of_scores, top_of_scores
+from recoach.models.base import Recommender, eval_mode
 
 MaskSeen = Literal["all", "recbole", "none"]
 """Mask items of a user's history: always, only if the model reads no history (RecBole), never."""
@@ -76,7 +77,7 @@ def evaluate(
     Raises:
         ConfigError: `ks` is empty or holds a value below 1.
         DataError: no user has a held-out item in this split.
-        ModelError: the model returns non-finite vectors.
+        ModelError: the model returns non-finite vectors or scores.
     """
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be list lengths of at least 1, not {tuple(ks)}.")
@@ -140,11 +141,7 @@ def top_lists(
             queries = user_queries(
                 past, users[part], model.history_length, model.n_items, mask_seen=mask
             ).to(model.device)
-            items = (
-                top_items(*dot_product(model, "ranking").embed(queries), k, queries.seen)
-                .items.cpu()
-                .numpy()
-            )
+            items = top_of_scores(model_scores(model, queries), k, queries.seen).items.cpu().numpy()
             rows[part, 1 : 1 + items.shape[1]] = items
     all_rows = distributed.all_gather(torch.from_numpy(rows[is_local])).numpy()
     return np.ascontiguousarray(all_rows[np.argsort(all_rows[:, 0]), 1:])
@@ -179,16 +176,10 @@ def _ranks_of_batch(
     """Return int64[N], the ranks of the held-out items of one batch of users."""
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=mask)
     queries = queries.to(model.device)
-    vectors, items = dot_product(model, "ranking").embed(queries)
-    # One non-finite element makes the sum non-finite: checked in one pass, without masks.
-    if not bool(torch.isfinite(vectors.sum() + items.sum())):
-        raise ModelError(
-            f"{type(model).__name__} yields non-finite vectors: training has diverged. Lower the "
-            "learning rate and restart from an earlier checkpoint."
-        )
+    scores = model_scores(model, queries, check_finite=True)
     rows = np.repeat(np.arange(len(users)), held_out.lengths[users])
     first = held_out.offsets[users][rows]
     within = np.arange(len(rows)) - np.searchsorted(rows, rows)
     target_items = torch.from_numpy(held_out.values[first + within].astype(np.int64))
     targets = (torch.from_numpy(rows).to(model.device), target_items.to(model.device))
-    return target_ranks(vectors, items, targets, queries.seen).cpu().numpy()
+    return ranks_of_scores(scores, targets, queries.seen).cpu().numpy()

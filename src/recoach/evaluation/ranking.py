@@ -2,10 +2,11 @@
 
 Ties and NaN scores count against the target. Masked (seen) items are left out of the ranking; the
 target itself is never masked. Scores are computed in blocks of states. The size of a block depends
-on the number of items only, so that results do not depend on the number of states in a call.
+on the number of items only, so that the ranks of dot products do not depend on the number of states
+in a call.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,18 +25,94 @@ class TopItems(NamedTuple):
     """float[B, k]; -inf where there is no item."""
 
 
-@torch.no_grad()
+class ScoreMatrix(Protocol):
+    """The scores of B states for I items, computed a block of states at a time."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, I)."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the scores."""
+
+    def block(self, start: int, rows: int) -> Tensor:
+        """Return the scores of the states start..start+rows-1.
+
+        Args:
+            start: the first state.
+            rows: states of a block, the same number in all calls.
+
+        Returns:
+            float[n, I], contiguous, n at most `rows`; rows after the last state have arbitrary
+            scores. The memory may be overwritten, and is reused by the next call.
+        """
+
+
+class DotProducts:
+    """The scores of vectors; blocks share one buffer: an allocation costs as much as the product.
+
+    Args:
+        users: float[B, D] state vectors.
+        items: float[I, D] item vectors.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor) -> None:
+        self.users, self.items = users, items
+        self._buffer = users.new_empty(0, len(items))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, I)."""
+        return len(self.users), len(self.items)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the vectors."""
+        return self.users.device
+
+    def block(self, start: int, rows: int) -> Tensor:
+        """Return float[rows, I], the scores of the states from `start` on, see `ScoreMatrix`."""
+        if len(self._buffer) != rows:
+            self._buffer = self.users.new_empty(rows, len(self.items))
+        users = self.users[start : start + rows]
+        missing = rows - len(users)
+        # A product of another shape may round differently: the last block is padded with zeros.
+        if missing:
+            users = torch.cat([users, users.new_zeros(missing, users.shape[1])])
+        return torch.mm(users, self.items.T, out=self._buffer)
+
+
 def target_ranks(
     users: Tensor,
     items: Tensor,
     targets: tuple[Tensor, Tensor],
     seen: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Return the 1-based rank of each target among the items that are not masked for its state.
+    """Return the 1-based rank of each target under the scores of vectors, see `ranks_of_scores`.
 
     Args:
         users: float[B, D] state vectors.
         items: float[I, D] item vectors.
+        targets: see `ranks_of_scores`.
+        seen: see `ranks_of_scores`.
+
+    Returns:
+        int64[N] ranks in 1..I.
+    """
+    return ranks_of_scores(DotProducts(users, items), targets, seen)
+
+
+@torch.no_grad()
+def ranks_of_scores(
+    scores: ScoreMatrix,
+    targets: tuple[Tensor, Tensor],
+    seen: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the 1-based rank of each target among the items that are not masked for its state.
+
+    Args:
+        scores: of B states for I items.
         targets: (int64[N] states, int64[N] items), sorted by state; a state may have none, one
             or several targets.
         seen: (int64[S] states, int64[S] items) to mask, sorted by state, no pair twice; None masks
@@ -46,25 +123,27 @@ def target_ranks(
     """
     target_states, target_items = targets
     ranks = torch.empty_like(target_states)
-    buffer = _score_buffer(users, items)
-    for start in range(0, len(users), len(buffer)):
-        stop = start + len(buffer)
-        scores = _block_scores(users, items, start, buffer)
+    n_states, n_items = scores.shape
+    rows_per_block = _rows_per_block(n_items)
+    for start in range(0, n_states, rows_per_block):
+        stop = start + rows_per_block
+        block_scores = scores.block(start, rows_per_block)
         block = between(target_states, start, stop)
         rows, block_items = target_states[block] - start, target_items[block]
-        target_scores = scores[rows, block_items]
+        target_scores = block_scores[rows, block_items]
         # The target counts as "not worse than itself", which makes the rank 1-based.
         ranks[block] = 0
         if seen is not None:
             pairs = between(seen[0], start, stop)
             ranks[block] -= _seen_not_worse(
-                scores, (rows, block_items, target_scores), (seen[0][pairs] - start, seen[1][pairs])
+                block_scores,
+                (rows, block_items, target_scores),
+                (seen[0][pairs] - start, seen[1][pairs]),
             )
-        ranks[block] += _count_not_worse(scores, rows, target_scores)
+        ranks[block] += _count_not_worse(block_scores, rows, target_scores)
     return ranks
 
 
-@torch.no_grad()
 def top_items(
     users: Tensor,
     items: Tensor,
@@ -73,45 +152,53 @@ def top_items(
     *,
     block_size: int = BLOCK_SIZE,
 ) -> TopItems:
-    """Return the k items with the highest scores of each state, without the masked ones.
+    """Return the k items with the highest scores of vectors, see `top_of_scores`.
 
     Args:
         users: float[B, D] state vectors.
         items: float[I, D] item vectors.
+        k: see `top_of_scores`.
+        seen: see `top_of_scores`.
+        block_size: see `top_of_scores`.
+    """
+    return top_of_scores(DotProducts(users, items), k, seen, block_size=block_size)
+
+
+@torch.no_grad()
+def top_of_scores(
+    scores: ScoreMatrix,
+    k: int,
+    seen: tuple[Tensor, Tensor] | None = None,
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> TopItems:
+    """Return the k items with the highest scores of each state, without the masked ones.
+
+    Args:
+        scores: of B states for I items.
         k: list length; at most I items are returned.
         seen: (int64[S] states, int64[S] items) to mask, sorted by state; None masks nothing.
         block_size: states per block; small for a server, whose requests hold few states.
     """
-    k = min(k, len(items))
-    best_items = torch.empty(len(users), k, dtype=torch.int64, device=users.device)
-    best_scores = users.new_empty(len(users), k)
-    buffer = _score_buffer(users, items, block_size)
-    for start in range(0, len(users), len(buffer)):
-        scores = _block_scores(users, items, start, buffer)
+    n_states, n_items = scores.shape
+    k, rows_per_block = min(k, n_items), _rows_per_block(n_items, block_size)
+    best_items = [torch.empty(0, k, dtype=torch.int64, device=scores.device)]
+    best_scores: list[Tensor] = []
+    for start in range(0, n_states, rows_per_block):
+        block_scores = scores.block(start, rows_per_block)
         if seen is not None:
-            pairs = between(seen[0], start, start + len(buffer))
-            scores[seen[0][pairs] - start, seen[1][pairs]] = -torch.inf
-        rows = min(len(buffer), len(users) - start)
-        values, index = scores[:rows].topk(k, dim=1)
-        best_scores[start : start + rows] = values
-        best_items[start : start + rows] = index.masked_fill(values == -torch.inf, -1)
-    return TopItems(best_items, best_scores)
+            pairs = between(seen[0], start, start + rows_per_block)
+            block_scores[seen[0][pairs] - start, seen[1][pairs]] = -torch.inf
+        values, index = block_scores[: n_states - start].topk(k, dim=1)
+        best_scores.append(values)
+        best_items.append(index.masked_fill_(values == -torch.inf, -1))
+    if not best_scores:
+        best_scores = [torch.empty(0, k, device=scores.device)]
+    return TopItems(torch.cat(best_items), torch.cat(best_scores))
 
 
-def _score_buffer(users: Tensor, items: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
-    """Return float[b, I] that all blocks reuse: an allocation costs as much as the product."""
-    rows = min(block_size, max(1, _MAX_SCORES // max(1, len(items))))
-    return users.new_empty(rows, len(items))
-
-
-def _block_scores(users: Tensor, items: Tensor, start: int, buffer: Tensor) -> Tensor:
-    """Write the scores of the states from `start` on into the buffer and return it."""
-    block = users[start : start + len(buffer)]
-    missing = len(buffer) - len(block)
-    # A product of another shape may round differently: the last block is padded with zeros.
-    if missing:
-        block = torch.cat([block, block.new_zeros(missing, block.shape[1])])
-    return torch.mm(block, items.T, out=buffer)
+def _rows_per_block(n_items: int, block_size: int = BLOCK_SIZE) -> int:
+    return min(block_size, max(1, _MAX_SCORES // max(1, n_items)))
 
 
 def between(sorted_states: Tensor, start: int, stop: int) -> slice:

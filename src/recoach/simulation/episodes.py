@@ -9,8 +9,9 @@ import torch
 
 from recoach.data.batches import Seen, user_queries
 from recoach.data.split import RaggedArray
-from recoach.evaluation.ranking import top_items
-from recoach.models.base import Recommender, dot_product, eval_mode
+from recoach.evaluation.model_scores import model_scores
+from recoach.evaluation.ranking import top_of_scores
+from recoach.models.base import Recommender, eval_mode
 from recoach.simulation.environment import Floats, Longs, ShopVectorEnv
 
 
@@ -90,8 +91,8 @@ def model_policy(model: Recommender) -> Policy:
         users = torch.from_numpy(env.users.astype(np.int64))
         queries = replace(queries, users=users, seen=Seen(*pairs)).to(model.device)
         with eval_mode(model):
-            vectors = dot_product(model, "Ranking").embed(queries)
-        best = top_items(*vectors, env.config.list_length, queries.seen).items
-        return best.cpu().numpy()
+            scores = model_scores(model, queries)
+            best = top_of_scores(scores, env.config.list_length, queries.seen)
+        return best.items.cpu().numpy()
 
     return policy
