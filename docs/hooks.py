@@ -1,11 +1,17 @@
-"""The site's own: pages that live outside docs/, and links that work there as in the repository."""
+"""Hooks of the documentation site: borrowed pages, links, and generated tables of settings."""
 
+import ast
+import inspect
 import posixpath
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 BORROWED = {
@@ -14,42 +20,127 @@ BORROWED = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
-    "benchmarks/README.md": "benchmarks.md",
-    "benchmarks/growth.svg": "growth.svg",
+    "benchmarks/README.md": "results/benchmarks.md",
+    "benchmarks/growth.svg": "results/growth.svg",
 }
-"""What a file of the repository is called on the site."""
+"""Files outside docs/ and their path on the site; figures and tables of results/ come on top."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_FIELDS = re.compile(r"^<!-- fields: ([\w.]+) -->$", re.M)
+_MODELS = "<!-- models -->"
 
 
 def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - mkdocs' own
-    """Add what lies outside docs/."""
+    """Add the files that are outside docs/."""
     for source, target in _borrowed().items():
         files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:  # noqa: ANN401
-    """Turn links between files of the repository into links between pages."""
-    here = page.file.src_uri
-    names = {there: name for name, there in _borrowed().items()}
-    folder = posixpath.dirname(names.get(here, f"docs/{here}"))
+    """Expand generated tables and turn links between files into links between pages."""
+    site_path = page.file.src_uri
+    if site_path.startswith("results/tables/"):
+        title = posixpath.basename(site_path).removesuffix(".md").capitalize()
+        markdown = f"# {title}: full tables\n\n{markdown}"
+    markdown = with_settings(markdown)
+    sources = {target: source for source, target in _borrowed().items()}
+    folder = posixpath.dirname(sources.get(site_path, f"docs/{site_path}"))
 
-    def turned(link: re.Match[str]) -> str:
+    def rewrite(link: re.Match[str]) -> str:
         image, text, target, anchor = link.groups(default="")
         if "://" in target or target.startswith("mailto:"):
             return link[0]
         path = posixpath.normpath(posixpath.join(folder, target))
-        there = _borrowed().get(path, path.removeprefix("docs/"))
-        if there in files.src_uris:
-            away = posixpath.relpath(there, posixpath.dirname(here) or ".")
-            return f"{image}[{text}]({away}{anchor})"
-        if path.startswith("results/") or (ROOT / path).exists():
-            return "" if image else text  # in the repository, not on the site
+        destination = _borrowed().get(path, path.removeprefix("docs/"))
+        if destination in files.src_uris:
+            relative = posixpath.relpath(destination, posixpath.dirname(site_path) or ".")
+            return f"{image}[{text}]({relative}{anchor})"
+        if (ROOT / path).exists():
+            return "" if image else text  # a file of the repository that is not on the site
         return link[0]  # a broken link, which the build refuses
 
-    return _LINK.sub(turned, markdown)
+    return _LINK.sub(rewrite, markdown)
 
 
 def _borrowed() -> dict[str, str]:
-    drawn = sorted((ROOT / "results").rglob("*.svg"))
-    return BORROWED | {name: name for name in (p.relative_to(ROOT).as_posix() for p in drawn)}
+    figures = sorted((ROOT / "results").rglob("*.svg"))
+    tables = sorted((ROOT / "results").rglob("*.md"))
+    names = {path.relative_to(ROOT).as_posix(): f"results/tables/{path.name}" for path in tables}
+    names |= {name: name for name in (path.relative_to(ROOT).as_posix() for path in figures)}
+    return BORROWED | names
+
+
+def with_settings(markdown: str) -> str:
+    """Replace the marks of configuration.md by tables of a settings class's fields."""
+    if _MODELS in markdown:
+        markdown = markdown.replace(_MODELS, "\n".join(_model_tables()))
+    return _FIELDS.sub(lambda mark: settings_table(_load(mark[1])), markdown)
+
+
+def settings_table(config: type[BaseModel]) -> str:
+    """Return a Markdown table of a settings class: key, type, default, meaning."""
+    meanings = _attribute_docstrings(config)
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
+    for name, field in config.model_fields.items():
+        text = field.description or meanings.get(name, "")
+        cells = (f"`{name}`", _type(field.annotation), _default(field), " ".join(text.split()))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _model_tables() -> Iterator[str]:
+    from recoach.models.registry import MODELS  # noqa: PLC0415 - imports torch
+
+    yield f"`name` is one of {', '.join(f'`{name}`' for name in MODELS)}.\n"
+    for name, entry in MODELS.items():
+        if entry.config.model_fields:
+            yield f"### {name}\n\n{settings_table(entry.config)}"
+
+
+def _load(name: str) -> Any:  # noqa: ANN401 - any settings class
+    module, _, attribute = name.rpartition(".")
+    return getattr(__import__(module, fromlist=[attribute]), attribute)
+
+
+def _attribute_docstrings(config: type[BaseModel]) -> dict[str, str]:
+    """Return the string below each annotated field, for a class and its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if not issubclass(base, BaseModel) or base is BaseModel:
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, after in zip(definition.body, definition.body[1:], strict=False):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant() as text
+                ):
+                    texts[name] = str(text.value)
+    return texts
+
+
+def _type(annotation: Any) -> str:  # noqa: ANN401 - any annotation
+    """Return an annotation in words: the choices of a Literal, the parts of a union."""
+    parts = get_args(annotation)
+    name = getattr(annotation, "__name__", str(annotation))
+    if name == "Literal":
+        return ", ".join(f"`{choice}`" for choice in parts)
+    if name in ("Annotated", "FieldInfo"):
+        return _type(parts[0])
+    if parts and name in ("tuple", "dict"):
+        inner = [_type(part) for part in parts if part is not Ellipsis]
+        return f"list of {inner[0]}" if name == "tuple" else f"table of {inner[-1]}"
+    if parts:
+        return " or ".join(_type(part) for part in parts if part is not type(None))
+    return {"str": "text", "bool": "true, false", "int": "int", "float": "float"}.get(name, name)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value!r}`".replace("'", '"')

@@ -1,4 +1,4 @@
-"""What the pages say works: Python blocks run, commands parse, settings resolve."""
+"""The examples of the pages work: Python blocks run, commands parse, settings resolve."""
 
 import importlib
 import importlib.util
@@ -20,7 +20,9 @@ def test_the_readme_shows_python_and_the_command_line():
     assert commands(ROOT / "README.md")
 
 
-PYTHON = [page for page in PAGES if blocks(page, "python")]
+NOTEBOOKS = {path.stem for path in (ROOT / "examples").glob("*.ipynb")}
+PYTHON = [page for page in PAGES if blocks(page, "python") and page.stem not in NOTEBOOKS]
+"""Pages with Python; those that are notebooks too are run by test_docs_notebooks.py."""
 
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
@@ -36,7 +38,7 @@ SHELL = [(page.name, line) for page in PAGES for line in commands(page)]
 
 @pytest.mark.parametrize(("page", "line"), SHELL, ids=lambda part: " ".join(part)[:60])
 def test_commands_parse(page, line):
-    if len(line) == 1 or "--help" in line:  # a verb is only mentioned
+    if len(line) == 1 or "--help" in line:  # a command is only mentioned
         assert line[0] in [*app, "--help", "--version"]
         return
     app.parse_args(line, exit_on_error=False, print_error=False)
@@ -46,7 +48,7 @@ TOML = [(page.name, text) for page in PAGES for text in blocks(page, "toml")]
 
 
 @pytest.mark.parametrize(("page", "text"), TOML, ids=lambda part: part.split()[0])
-def test_settings_are_settings(page, text):
+def test_toml_blocks_resolve(page, text):
     assert resolve(tomllib.loads(text), page)
 
 
@@ -54,16 +56,16 @@ METHOD = (ROOT / "docs" / "explanation" / "method.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(recoach(?:\.\w+)+)`", METHOD))))
-def test_a_function_the_method_names_is_there(name):
+def test_a_function_named_by_the_method_page_exists(name):
     parts = name.split(".")
     depth = next(n for n in range(len(parts), 0, -1) if _is_module(".".join(parts[:n])))
-    found = importlib.import_module(".".join(parts[:depth]))
+    value = importlib.import_module(".".join(parts[:depth]))
     for part in parts[depth:]:
-        found = getattr(found, part)
+        value = getattr(value, part)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", METHOD))))
-def test_a_test_the_method_names_is_there(name):
+def test_a_test_named_by_the_method_page_exists(name):
     path, _, test = name.partition("::")
     assert f"def {test}(" in (ROOT / path).read_text()
 
@@ -79,15 +81,15 @@ TABLES = {
 
 
 def settings_named(cell):
-    """Return (table, setting) of each name in a cell; a name goes with the table before it."""
-    table, found = "grpo", []
+    """Return (table, setting) of each name in a cell; a name belongs to the table before it."""
+    table, pairs = "grpo", []
     for bracketed, name in re.findall(r"`(?:\[(\w+)\] )?(\w+)`", cell):
         table = bracketed or table
-        found.append((table, name))
-    return found
+        pairs.append((table, name))
+    return pairs
 
 
-def test_every_setting_that_the_method_names_is_one_of_its_table():
+def test_every_setting_named_by_the_method_page_belongs_to_its_table():
     rows = METHOD.split("## What the paper leaves open")[1].split("## Departures")[0]
     cells = [line.split("|")[2] for line in rows.splitlines() if line.startswith("| ")][1:]
     named = [pair for cell in cells for pair in settings_named(cell)]

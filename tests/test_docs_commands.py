@@ -1,4 +1,4 @@
-"""The commands of the quick start and of the verbs' pages are run, page by page, on a tiny log."""
+"""The commands of the quick start and of the command-line reference run on a tiny log."""
 
 import shutil
 
@@ -16,8 +16,8 @@ PAGES = [
 ]
 RUN = {"compare", "convert-config", "data describe", "data prepare", "doctor", "evaluate"}
 RUN |= {"finetune", "pretrain", "recommend", "report", "run"}
-# Run elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py), search,
-# reproduce, serve (tests/serving); data fetch needs a network.
+# Tested elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py),
+# search, reproduce, serve (tests/serving); data fetch needs a network.
 TRAINS = {
     "finetune": ["grpo.max_steps=2"],
     "pretrain": ["pretrain.max_steps=2", "model.dim=8"],
@@ -28,20 +28,20 @@ YAML = "model: SASRec\nhidden_size: 32\nepochs: 5\n"
 
 
 def call(*line):
-    """Run a command line in this process, training for a few steps only."""
+    """Run a command in this process, training for a few steps only."""
     line = [*line]
     if line[0] in TRAINS:
         line += ["--set", *TRAINS[line[0]]]
     with pytest.MonkeyPatch.context() as patch:
-        if line[0] != "report":  # a second to draw each; those of one verb are enough
+        if line[0] != "report":  # a report takes a second; those of one command are enough
             patch.setattr(runs, "write_report", lambda path: path / "report.html")
         app(line, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Return a folder with all that the pages speak of."""
-    path = tmp_path_factory.mktemp("world")
+def files(tmp_path_factory):
+    """Return a folder with the files that the pages mention."""
+    path = tmp_path_factory.mktemp("files")
     shop = recoach.shop(n_users=60, n_items=40, seed=3)
     log = shop.interactions
     columns = {
@@ -51,7 +51,7 @@ def world(tmp_path_factory):
     }
     rows = pl.DataFrame(columns)
     rows.write_csv(path / "log.csv")
-    rows.head(20).with_columns(user_id=pl.lit("somebody")).write_csv(path / "new.csv")
+    rows.head(20).with_columns(user_id=pl.lit("new user")).write_csv(path / "new.csv")
     titles = pl.DataFrame({"item_id": log.item_ids, "title": shop.item_titles})
     titles.write_csv(path / "items.csv")
     (path / "my.toml").write_text(MINE)
@@ -67,15 +67,15 @@ def world(tmp_path_factory):
     return path
 
 
-def verb(line):
+def command_of(line):
     return " ".join(line[:2]) if line[0] == "data" else line[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run_in_order(page, world, tmp_path, monkeypatch):
-    here = shutil.copytree(world, tmp_path / "here")
+def test_the_commands_of_a_page_run_in_order(page, files, tmp_path, monkeypatch):
+    here = shutil.copytree(files, tmp_path / "here")
     monkeypatch.chdir(here)
-    lines = [line for line in commands(page, in_sentences=False) if verb(line) in RUN]
+    lines = [line for line in commands(page, in_sentences=False) if command_of(line) in RUN]
     for line in lines:
         if line[0] in ("run", "pretrain"):
             at = line[line.index("--output") + 1] if "--output" in line else "runs/my"
@@ -87,6 +87,6 @@ def test_the_commands_of_a_page_run_in_order(page, world, tmp_path, monkeypatch)
 
 
 def test_most_commands_of_the_pages_are_run():
-    shown = [verb(line) for page in PAGES for line in commands(page, in_sentences=False)]
+    shown = [command_of(line) for page in PAGES for line in commands(page, in_sentences=False)]
     assert set(shown) >= RUN
     assert sum(name in RUN for name in shown) > 20

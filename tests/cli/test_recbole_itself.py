@@ -17,7 +17,7 @@ from recoach.models.checkpoint import load_model
 
 PYTHON = os.environ.get("RECOACH_RECBOLE_PYTHON")
 TESTS = Path(__file__).resolve().parents[1]
-PAGE = (TESTS.parent / "docs" / "reference" / "recbole.md").read_text()
+PAGE = (TESTS.parent / "docs" / "how-to" / "move-models-to-and-from-recbole.md").read_text()
 FEW = ("--set", "grpo.epochs=4", "grpo.patience=0", "grpo.select=best_tuned")
 
 pytestmark = [

@@ -18,6 +18,7 @@ from recoach.reproduction.aggregate import aggregate, comparisons_file, digest_o
 from recoach.reproduction.committed import Record, RunKey, read_results, write_results
 from recoach.reproduction.datasets import Sizes
 from recoach.reproduction.gains_tables import overview
+from recoach.reproduction.overview_tables import change_by_model, summary
 from recoach.reproduction.paper_tables import save_figure, suite_tables, table1
 from recoach.reproduction.published_tables import best_published
 from recoach.reproduction.suites import COMMITTED, cells_of, group_of, runs_folder
@@ -26,11 +27,12 @@ _BEGIN: Final = "<!-- results: written by `make results` -->\n"
 _END: Final = "<!-- end of results -->"
 
 DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
-    "README.md": ("overview",),
+    "README.md": ("summary",),
     "docs/results/verification.md": ("verification",),
-    "docs/results/paper.md": ("table1", "table3", "table4", "factors"),
-    "docs/results/gains.md": ("gains", "future", "ablation", "algorithms", "published"),
-    "docs/results/beyond-the-next-item.md": ("tail", "simulator"),
+    "docs/results/paper.md": ("table1", "table3-main"),
+    "docs/results/gains.md": ("wins", "overview", "published"),
+    "docs/results/ablation.md": ("ablation-by-model", "algorithms-by-model"),
+    "docs/results/beyond-the-next-item.md": ("tail-overview", "simulator"),
 }
 """The tables of `results/tables/` that a document shows between its two marks, in this order."""
 
@@ -152,6 +154,14 @@ def committed_tables(
         "published": best_published(recipes),
     }
     tables |= {suite: suite_tables(record, suite) for suite, record in suites.items()}
+    tables |= {
+        "summary": [summary(suites["gains"])],
+        "wins": tables["gains"][:1],
+        "table3-main": [table for table in tables["table3"] if table.heading.startswith("Table 3")],
+        "ablation-by-model": change_by_model(suites["ablation"], "Ablation"),
+        "algorithms-by-model": change_by_model(suites["algorithms"], "Algorithms"),
+        "tail-overview": [overview(suites["tail"], {"data": {}})],
+    }
     if _SIMULATOR in records:
         tables["simulator"] = suite_tables(records[_SIMULATOR], "simulator")
     return tables
