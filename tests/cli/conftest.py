@@ -1,4 +1,4 @@
-"""A command line called in this process, and one tiny run that many tests look at."""
+"""Fixtures: the command line called in this process, and a tiny run that many tests share."""
 
 import contextlib
 import io
@@ -36,8 +36,8 @@ patience = 0
 """
 
 
-class Said(NamedTuple):
-    """What a command left on the terminal, white space as single blanks."""
+class CommandResult(NamedTuple):
+    """Exit code and output of a command; white space in `out` is collapsed to single blanks."""
 
     code: int
     out: str
@@ -59,22 +59,24 @@ def recoach():
                 main()
             except SystemExit as ended:
                 code = ended.code or 0
-        return Said(code, " ".join(out.getvalue().split()), err.getvalue())
+        return CommandResult(code, " ".join(out.getvalue().split()), err.getvalue())
 
     return call
 
 
 @pytest.fixture(scope="session")
 def log(tmp_path_factory):
-    """Return a CSV of 150 users who mostly walk forward through 40 items."""
-    draw = np.random.default_rng(7)
+    """Return a CSV of 150 users whose next item mostly follows the last one, of 40 items."""
+    generator = np.random.default_rng(7)
     lines = ["user_id,item_id,timestamp"]
     for user in range(150):
-        item = int(draw.integers(40))
-        for time in range(int(draw.integers(6, 13))):
+        item = int(generator.integers(40))
+        for time in range(int(generator.integers(6, 13))):
             lines.append(f"u{user},i{item},{1500000000 + user * 1000 + time}")
-            stray = draw.random() < 0.2
-            item = int(draw.integers(40)) if stray else (item + int(draw.integers(1, 4))) % 40
+            jump = generator.random() < 0.2
+            item = (
+                int(generator.integers(40)) if jump else (item + int(generator.integers(1, 4))) % 40
+            )
     path = tmp_path_factory.mktemp("log") / "log.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -89,16 +91,16 @@ def toml(log):
 
 @pytest.fixture(scope="session")
 def finished(recoach, toml, tmp_path_factory):
-    """Return the folder of a run that went through all stages; only to be read."""
+    """Return the folder of a finished run; tests only read it."""
     path = tmp_path_factory.mktemp("finished") / "run"
-    said = recoach("run", toml, "--output", path)
-    assert said.code == 0, said
+    result = recoach("run", toml, "--output", path)
+    assert result.code == 0, result
     return path
 
 
 @pytest.fixture
-def mine(finished, tmp_path):
-    """Return a copy of the finished run that a test may spoil."""
+def run_copy(finished, tmp_path):
+    """Return a copy of the finished run that a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -107,7 +109,7 @@ def results(run):
 
 
 def numbers(run):
-    """Return all of results.json that does not depend on the clock or the folder's name."""
+    """Return results.json without durations and the name of the folder."""
     record = results(run)
     record.pop("name")
     for model in record["models"].values():
@@ -116,7 +118,7 @@ def numbers(run):
 
 
 def weights(run):
-    """Return every tensor of every checkpoint as bytes."""
+    """Return the bytes of every tensor of every checkpoint."""
     return {
         (file.parent.name, file.stem, name): tensor.numpy().tobytes()
         for file in sorted(run.glob("checkpoints/*/*.safetensors"))
@@ -125,7 +127,7 @@ def weights(run):
 
 
 def metrics(run):
-    """Return the rows of metrics.jsonl without their seconds."""
+    """Return the rows of metrics.jsonl without durations."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
@@ -135,12 +137,12 @@ def files(folder):
 
 
 @pytest.fixture(scope="session")
-def look():
-    """Return the ways to look into run folders."""
+def run_files():
+    """Return the functions that read the files of a run folder."""
 
-    class Look:
+    class RunFiles:
         pass
 
     for function in (results, numbers, weights, metrics, files):
-        setattr(Look, function.__name__, staticmethod(function))
-    return Look
+        setattr(RunFiles, function.__name__, staticmethod(function))
+    return RunFiles

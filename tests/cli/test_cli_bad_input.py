@@ -1,4 +1,4 @@
-"""Whatever is wrong: exit code 2, one sentence on stderr, nothing half-written."""
+"""Invalid input: exit code 2, one line on stderr, no partial files."""
 
 import errno
 import gzip
@@ -52,43 +52,43 @@ TOMLS = {
 }
 
 
-def assert_refused(said, words):
-    assert said.code == 2, said
-    assert said.err.startswith("Error: "), said.err
-    assert said.err.count("\n") == 1, said.err
-    assert len(said.err) < 500
-    assert "Traceback" not in said.err + said.out
+def assert_refused(result, words):
+    assert result.code == 2, result
+    assert result.err.startswith("Error: "), result.err
+    assert result.err.count("\n") == 1, result.err
+    assert len(result.err) < 500
+    assert "Traceback" not in result.err + result.out
     for word in words:
-        assert word in said.err
+        assert word in result.err
 
 
 @pytest.mark.parametrize("case", LOGS)
-def test_a_log_that_cannot_be_used(recoach, tmp_path, look, case):
+def test_an_invalid_log_is_refused(recoach, tmp_path, run_files, case):
     name, content, words = LOGS[case]
     file = tmp_path / name
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    before = look.files(tmp_path)
+    before = run_files.files(tmp_path)
     changes = [word.removeprefix("--set ") for word in words if word.startswith("--set")]
     words = [word for word in words if not word.startswith("--set")]
     setting = ["--set", *changes] if changes else []
-    said = recoach("pretrain", file, "--output", tmp_path / "runs" / "out", *setting)
-    assert_refused(said, words)
-    assert look.files(tmp_path) == before
+    result = recoach("pretrain", file, "--output", tmp_path / "runs" / "out", *setting)
+    assert_refused(result, words)
+    assert run_files.files(tmp_path) == before
     k = changes[0].partition("=")[2] if changes else "5"
-    said = recoach("data", "prepare", file, "--output", tmp_path / "out", "--k-core", k)
-    assert_refused(said, words)
-    assert look.files(tmp_path) == before
+    result = recoach("data", "prepare", file, "--output", tmp_path / "out", "--k-core", k)
+    assert_refused(result, words)
+    assert run_files.files(tmp_path) == before
 
 
 @pytest.mark.parametrize("case", TOMLS)
-def test_settings_that_cannot_be_used(recoach, tmp_path, look, case):
+def test_invalid_settings_are_refused(recoach, tmp_path, run_files, case):
     text, changes, words = TOMLS[case]
     (tmp_path / "a.toml").write_text(text)
     setting = ["--set", *changes] if changes else []
-    said = recoach("run", tmp_path / "a.toml", "--output", tmp_path / "out", *setting)
-    assert_refused(said, words)
-    assert look.files(tmp_path) == ["a.toml"]
+    result = recoach("run", tmp_path / "a.toml", "--output", tmp_path / "out", *setting)
+    assert_refused(result, words)
+    assert run_files.files(tmp_path) == ["a.toml"]
 
 
 VERBS = {
@@ -107,14 +107,14 @@ VERBS = {
 
 
 @pytest.mark.parametrize("case", VERBS)
-def test_a_verb_that_has_nothing_to_work_on(recoach, tmp_path, monkeypatch, case):
+def test_a_command_without_valid_input_is_refused(recoach, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     arguments, words = VERBS[case]
     assert_refused(recoach(*arguments), words)
     assert list(tmp_path.iterdir()) == []
 
 
-NOTHING = ("--set", "model={name='popularity'}")  # so that none is begun should it be accepted
+NO_TRAINING = ("--set", "model={name='popularity'}")  # if the space is accepted, nothing trains
 VARIED = {
     "grpo.beta": ["grpo.KEY=LOW..HIGH", "'grpo.beta'"],
     "beta=1,2": ["grpo.KEY=LOW..HIGH", "'beta=1,2'"],
@@ -140,45 +140,45 @@ VARIED = {
 
 
 @pytest.mark.parametrize("text", VARIED)
-def test_what_cannot_vary_is_said_before_anything_begins(recoach, tmp_path, monkeypatch, text):
+def test_an_invalid_search_space_is_refused_before_the_search(recoach, tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
-    assert_refused(recoach("search", *NOTHING, "--vary", text), VARIED[text])
+    assert_refused(recoach("search", *NO_TRAINING, "--vary", text), VARIED[text])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_varies_twice(recoach, tmp_path, monkeypatch):
+def test_a_setting_that_varies_twice_is_refused(recoach, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     vary = ("--vary", "grpo.beta=0,1", "--vary", "grpo.beta=0..1")
-    said = recoach("search", *NOTHING, *vary)
-    assert_refused(said, ["grpo.beta is given twice"])
+    result = recoach("search", *NO_TRAINING, *vary)
+    assert_refused(result, ["grpo.beta is given twice"])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "arguments", [["bake"], ["run"], ["evaluate", "a", "--faster"], ["recommend", "a", "--k", "x"]]
 )
-def test_a_command_line_that_cannot_be_read(recoach, arguments):
-    said = recoach(*arguments)
-    assert said.code == 2
-    assert "Error" in said.err
-    assert "Traceback" not in said.err
+def test_an_invalid_command_line_is_refused(recoach, arguments):
+    result = recoach(*arguments)
+    assert result.code == 2
+    assert "Error" in result.err
+    assert "Traceback" not in result.err
 
 
-# A disk that is full, or turns full between the writing and the renaming.
+# A disk that is full before the file is written, or before it is renamed.
 
 
-def refuse(*_arguments, **_options):
+def fail(*_arguments, **_options):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def refuse_to_write(path, mode="r", *arguments, **options):
+def fail_to_write(path, mode="r", *arguments, **options):
     if set(mode) & set("wax+"):
-        refuse()
+        fail()
     return _open(path, mode, *arguments, **options)
 
 
 _open = Path.open
-FULL = {"replace": refuse, "open": refuse_to_write}
+FULL = {"replace": fail, "open": fail_to_write}
 
 
 @pytest.mark.parametrize(
@@ -192,54 +192,54 @@ FULL = {"replace": refuse, "open": refuse_to_write}
         ("evaluate", "replace"),
     ],
 )
-def test_a_full_disk_is_said_and_nothing_half_written(
-    *, recoach, log, mine, tmp_path, look, monkeypatch, verb, method
+def test_a_full_disk_is_reported_and_leaves_no_partial_files(
+    *, recoach, log, run_copy, tmp_path, run_files, monkeypatch, verb, method
 ):
     arguments = {
         "pretrain": [log, "--output", tmp_path / "new", "--model", "popularity"],
-        "recommend": [mine, "--output", tmp_path / "lists.csv"],
-        "finetune": [mine],
-        "evaluate": [mine],
+        "recommend": [run_copy, "--output", tmp_path / "lists.csv"],
+        "finetune": [run_copy],
+        "evaluate": [run_copy],
     }[verb]
-    before, numbers = look.files(tmp_path), look.numbers(mine)
+    before, numbers = run_files.files(tmp_path), run_files.numbers(run_copy)
     with monkeypatch.context() as patch:
         patch.setattr(Path, method, FULL[method])
-        said = recoach(verb, *arguments)
-    assert_refused(said, ["No space left on device"])
-    after = [name for name in look.files(tmp_path) if not name.startswith("new")]
+        result = recoach(verb, *arguments)
+    assert_refused(result, ["No space left on device"])
+    after = [name for name in run_files.files(tmp_path) if not name.startswith("new")]
     assert after == before
     assert not list(tmp_path.rglob(".*"))
-    assert look.numbers(mine) == numbers
+    assert run_files.numbers(run_copy) == numbers
     if verb == "pretrain":
         assert recoach(verb, *arguments).code == 0
 
 
-def test_a_full_disk_keeps_the_old_report(recoach, mine, look, monkeypatch):
-    before, page = look.files(mine), (mine / "report.html").read_text()
+def test_a_full_disk_keeps_the_old_report(recoach, run_copy, run_files, monkeypatch):
+    before, page = run_files.files(run_copy), (run_copy / "report.html").read_text()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", refuse)
-        said = recoach("report", mine)
-    assert_refused(said, ["report.html", "No space left on device"])
-    assert look.files(mine) == before
-    assert (mine / "report.html").read_text() == page
+        patch.setattr(Path, "replace", fail)
+        result = recoach("report", run_copy)
+    assert_refused(result, ["report.html", "No space left on device"])
+    assert run_files.files(run_copy) == before
+    assert (run_copy / "report.html").read_text() == page
 
 
-def test_a_full_disk_leaves_no_half_of_a_prepared_set(recoach, log, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_dataset_folder(recoach, log, tmp_path, monkeypatch):
     arguments = ["data", "prepare", log, "--output", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
-        said = recoach(*arguments)
-    assert_refused(said, ["out", "No space left on device"])
+        patch.setattr(Path, "rename", fail)
+        result = recoach(*arguments)
+    assert_refused(result, ["out", "No space left on device"])
     assert list(tmp_path.iterdir()) == []
     assert recoach(*arguments).code == 0
 
 
-def test_a_damaged_checkpoint_is_named(recoach, mine):
-    file = mine / "checkpoints" / "tuned" / "best.safetensors"
+def test_a_damaged_checkpoint_is_named(recoach, run_copy):
+    file = run_copy / "checkpoints" / "tuned" / "best.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    assert_refused(recoach("recommend", mine), [str(file), "cannot be read as weights"])
+    assert_refused(recoach("recommend", run_copy), [str(file), "cannot be read as weights"])
 
 
-def test_damaged_results_are_named(recoach, mine):
-    (mine / "results.json").write_text("{")
-    assert_refused(recoach("report", mine), ["results.json is missing or damaged"])
+def test_damaged_results_are_named(recoach, run_copy):
+    (run_copy / "results.json").write_text("{")
+    assert_refused(recoach("report", run_copy), ["results.json is missing or damaged"])

@@ -1,4 +1,4 @@
-"""A reward that needs bases of its own, in a run and in a search."""
+"""The cross-fitted reward, which trains a base for each fold, in runs and searches."""
 
 import os
 import shutil
@@ -19,78 +19,85 @@ FOLDS = ["fold-1-of-2", "fold-2-of-2"]
 @pytest.fixture
 def trained(monkeypatch):
     """Return {stage: number of training items}, in the order in which they were trained."""
-    found, plain = {}, stages.pretrain
+    item_counts, original = {}, stages.pretrain
 
-    def watched(model, dataset, config, context, **options):
-        found[context.folder.name] = len(dataset.train.values)
-        return plain(model, dataset, config, context, **options)
+    def recording(model, dataset, config, context, **options):
+        item_counts[context.folder.name] = len(dataset.train.values)
+        return original(model, dataset, config, context, **options)
 
-    monkeypatch.setattr(stages, "pretrain", watched)
-    return found
+    monkeypatch.setattr(stages, "pretrain", recording)
+    return item_counts
 
 
 class Stopped(runs.StageProgress):
-    """Presses Ctrl-C in the second fold."""
+    """Sends SIGINT while the second fold is trained."""
 
     def __init__(self, stage):
         super().__init__(stage)
-        self.here = stage
+        self.stage_name = stage
 
     def on_step(self, step, logs):
-        """Watch a step."""
-        if (self.here, step) == (FOLDS[1], 20):
+        """Send the signal at step 20."""
+        if (self.stage_name, step) == (FOLDS[1], 20):
             os.kill(os.getpid(), signal.SIGINT)
         super().on_step(step, logs)
 
 
-def test_a_run_trains_a_base_for_each_fold_and_goes_on_where_it_was(
-    *, recoach, toml, tmp_path, trained, monkeypatch, look
+def test_a_run_trains_a_base_for_each_fold_and_resumes(
+    *, recoach, toml, tmp_path, trained, monkeypatch, run_files
 ):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert recoach("run", toml, "--output", whole, "--set", *CHANGES).code == 0
+    complete, interrupted = tmp_path / "whole", tmp_path / "broken"
+    assert recoach("run", toml, "--output", complete, "--set", *CHANGES).code == 0
     assert list(trained) == ["base", *FOLDS, "control"]
-    fold = deal(load_dataset(whole / "dataset"), 2).fold
-    kept = [trained["base"] - (fold == number).sum() for number in range(2)]
-    assert kept == [trained[stage] for stage in FOLDS]
+    fold = deal(load_dataset(complete / "dataset"), 2).fold
+    expected = [trained["base"] - (fold == number).sum() for number in range(2)]
+    assert expected == [trained[stage] for stage in FOLDS]
     assert trained["control"] == trained["base"]
-    assert {row["stage"] for row in look.metrics(whole)} == {"base", "tuned", "control", *FOLDS}
-    assert set(look.results(whole)["models"]) == {"popularity", "base", "tuned", "control"}
+    assert {row["stage"] for row in run_files.metrics(complete)} == {
+        "base",
+        "tuned",
+        "control",
+        *FOLDS,
+    }
+    assert set(run_files.results(complete)["models"]) == {"popularity", "base", "tuned", "control"}
     with monkeypatch.context() as patch:
         patch.setattr(runs, "StageProgress", Stopped)
-        assert recoach("run", toml, "--output", broken, "--set", *CHANGES).code == 130
-    said = recoach("run", toml, "--output", broken, "--resume", "--set", *CHANGES)
-    assert said.code == 0, said.err
-    assert "Training the base of fold 2 of 2 (from step 20)" in said.out
-    assert said.out.index("Training the base of fold 2") < said.out.index("Fine-tuning with GRPO")
-    assert look.numbers(broken) == look.numbers(whole)
-    assert look.weights(broken) == look.weights(whole)
+        assert recoach("run", toml, "--output", interrupted, "--set", *CHANGES).code == 130
+    result = recoach("run", toml, "--output", interrupted, "--resume", "--set", *CHANGES)
+    assert result.code == 0, result.err
+    assert "Training the base of fold 2 of 2 (from step 20)" in result.out
+    assert result.out.index("Training the base of fold 2") < result.out.index(
+        "Fine-tuning with GRPO"
+    )
+    assert run_files.numbers(interrupted) == run_files.numbers(complete)
+    assert run_files.weights(interrupted) == run_files.weights(complete)
 
 
-def test_the_reward_is_asked_as_the_run_is_set(recoach, toml, tmp_path, monkeypatch):
-    asked, plain = [], CrossFitted.__init__
+def test_the_reward_uses_the_settings_of_the_run(recoach, toml, tmp_path, monkeypatch):
+    settings, original = [], CrossFitted.__init__
 
-    def watched(self, dataset, fit, args, mask_seen):
-        asked.append((args.folds, args.discount, mask_seen))
-        plain(self, dataset, fit, args, mask_seen)
+    def recording(self, dataset, fit, args, mask_seen):
+        settings.append((args.folds, args.discount, mask_seen))
+        original(self, dataset, fit, args, mask_seen)
 
-    monkeypatch.setattr(CrossFitted, "__init__", watched)
+    monkeypatch.setattr(CrossFitted, "__init__", recording)
     monkeypatch.setattr(CrossFitted, "weights", lambda self: torch.ones(len(self._dealt.pairs)))
     changes = (*CHANGES, "grpo.discount=0.5", "evaluation.mask_seen=none")
     path = tmp_path / "run"
     assert recoach("run", toml, "--output", path, "--set", *changes).code == 0
-    assert asked == [(2, 0.5, "none")]
+    assert settings == [(2, 0.5, "none")]
 
 
-def test_a_graph_is_the_same_when_its_fold_is_there_already(
-    *, recoach, log, tmp_path, trained, look, monkeypatch
+def test_a_graph_model_gives_the_same_weights_with_existing_folds(
+    *, recoach, log, tmp_path, trained, run_files, monkeypatch
 ):
-    loaded, plain = [], stages.load_model
+    loaded, original = [], stages.load_model
 
-    def watched(directory, dataset):
+    def recording(directory, dataset):
         loaded.append((directory.name, len(dataset.train.values)))
-        return plain(directory, dataset)
+        return original(directory, dataset)
 
-    monkeypatch.setattr(stages, "load_model", watched)
+    monkeypatch.setattr(stages, "load_model", recording)
     minimal, path = tmp_path / "minimal.toml", tmp_path / "run"
     minimal.write_text(f'[data]\npath = "{log}"\n')
     changes = ("model.name=lightgcn", "model.dim=8", "pretrain.max_steps=20", *CHANGES)
@@ -98,41 +105,41 @@ def test_a_graph_is_the_same_when_its_fold_is_there_already(
     command = ("run", minimal, "--output", path, "--set", *changes)
     assert recoach(*command).code == 0
     assert {*loaded} == {(stage, items) for stage, items in trained.items() if stage != "control"}
-    before = look.weights(path)
+    before = run_files.weights(path)
     shutil.rmtree(path / "checkpoints" / "tuned")
     (path / "results.json").unlink()
     trained.clear()
     assert recoach(*command, "--resume").code == 0
-    assert list(trained) == ["base"], "which is finished, and looked at again"
-    assert look.weights(path) == before
+    assert list(trained) == ["base"], "the finished base is loaded"
+    assert run_files.weights(path) == before
 
 
-def test_what_is_finished_needs_no_folds(recoach, toml, tmp_path, trained, look):
+def test_a_finished_run_is_evaluated_without_its_folds(recoach, toml, tmp_path, trained, run_files):
     path = tmp_path / "run"
     assert recoach("run", toml, "--output", path, "--set", *CHANGES).code == 0
-    before = look.numbers(path)
+    before = run_files.numbers(path)
     for fold in FOLDS:
         shutil.rmtree(path / "checkpoints" / fold)
     trained.clear()
     assert recoach("evaluate", path).code == 0
-    assert list(trained) == ["base", "control"], "finished ones, looked at again"
-    assert look.numbers(path) == before
+    assert list(trained) == ["base", "control"], "the finished stages are loaded"
+    assert run_files.numbers(path) == before
 
 
-def test_what_the_trainer_refuses_is_refused_before_anything_is_trained(
+def test_an_invalid_reward_is_refused_before_the_folds_are_trained(
     recoach, toml, tmp_path, trained
 ):
     changes = (*CHANGES, "grpo.reward_funcs=['cross_fitted', 'rated']")
-    said = recoach("run", toml, "--output", tmp_path / "run", "--set", *changes)
-    assert said.code == 2
-    assert "reward 'rated' needs ratings" in said.err
+    result = recoach("run", toml, "--output", tmp_path / "run", "--set", *changes)
+    assert result.code == 2
+    assert "reward 'rated' needs ratings" in result.err
     assert list(trained) == ["base"]
 
 
 def test_a_search_trains_the_folds_once(recoach, toml, tmp_path, trained):
     command = ("search", toml, "--output", tmp_path / "search", "--trials", 2)
     command += ("--vary", "grpo.learning_rate=1e-3,2e-3", "--set", *CHANGES)
-    said = recoach(*command)
-    assert said.code == 0, said.err
+    result = recoach(*command)
+    assert result.code == 0, result.err
     assert list(trained) == ["base", *FOLDS]
-    assert said.out.count("Training the base of fold 1 of 2") == 1
+    assert result.out.count("Training the base of fold 1 of 2") == 1

@@ -1,4 +1,4 @@
-"""`recoach export`: what other tools read ranks as `recoach recommend` does."""
+"""`recoach export`: exported models give the rankings of `recoach recommend`."""
 
 import sys
 
@@ -25,63 +25,63 @@ def recommended(recoach, run, path, *more):
 
 
 @pytest.mark.parametrize("stage", ["tuned", "base"])
-def test_vectors_rank_as_the_model_does(recoach, finished, tmp_path, stage):
+def test_exported_vectors_give_the_ranking_of_the_model(recoach, finished, tmp_path, stage):
     chosen = [] if stage == "tuned" else ["--stage", stage]
-    said = recoach("export", "vectors", finished, "--output", tmp_path / "v", *chosen)
-    assert said.code == 0
-    assert f"Exported the {stage} model" in said.out
-    (users, asking), (items, asked) = tables(tmp_path / "v")
-    best = np.argsort(-asked @ asking[users.index("u3")])[:5]
+    result = recoach("export", "vectors", finished, "--output", tmp_path / "v", *chosen)
+    assert result.code == 0
+    assert f"Exported the {stage} model" in result.out
+    (users, user_vectors), (items, item_vectors) = tables(tmp_path / "v")
+    best = np.argsort(-item_vectors @ user_vectors[users.index("u3")])[:5]
     assert [items[n] for n in best] == recommended(recoach, finished, tmp_path / "l.csv", *chosen)
 
 
-def test_a_faiss_index_finds_what_the_model_recommends(recoach, finished, tmp_path):
+def test_a_faiss_index_returns_the_recommendations_of_the_model(recoach, finished, tmp_path):
     faiss = pytest.importorskip("faiss", reason="the ann extra is not installed")
     assert recoach("export", "faiss", finished, "--output", tmp_path / "f").code == 0
-    (users, asking), (items, _) = tables(tmp_path / "f")
+    (users, user_vectors), (items, _) = tables(tmp_path / "f")
     index = faiss.read_index(str(tmp_path / "f" / "items.faiss"))
-    _, best = index.search(asking[[users.index("u3")]], 5)
+    _, best = index.search(user_vectors[[users.index("u3")]], 5)
     assert [items[n] for n in best[0]] == recommended(recoach, finished, tmp_path / "l.csv")
 
 
 def test_the_query_encoder_is_written_and_checked(recoach, finished, tmp_path):
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
-    said = recoach("export", "onnx", finished, "--output", tmp_path / "o")
-    assert said.code == 0
-    assert "differ by at most" in said.out
+    result = recoach("export", "onnx", finished, "--output", tmp_path / "o")
+    assert result.code == 0
+    assert "differ by at most" in result.out
     names = sorted(path.name for path in (tmp_path / "o").iterdir())
     assert names == ["items.parquet", "query.onnx", "users.parquet"]
 
 
-def test_what_cannot_be_exported_is_said(recoach, finished, tmp_path):
-    said = recoach("export", "vectors", tmp_path, "--output", tmp_path / "v")
-    assert (said.code, "is not a run folder" in said.err) == (2, True)
+def test_an_export_without_valid_paths_is_refused(recoach, finished, tmp_path):
+    result = recoach("export", "vectors", tmp_path, "--output", tmp_path / "v")
+    assert (result.code, "is not a run folder" in result.err) == (2, True)
     (tmp_path / "file").write_text("")
-    said = recoach("export", "vectors", finished, "--output", tmp_path / "file")
-    assert (said.code, "Cannot write" in said.err) == (2, True)
+    result = recoach("export", "vectors", finished, "--output", tmp_path / "file")
+    assert (result.code, "Cannot write" in result.err) == (2, True)
 
 
-def test_an_extra_that_is_missing_is_named(recoach, finished, tmp_path, monkeypatch):
+def test_a_missing_extra_is_named(recoach, finished, tmp_path, monkeypatch):
     for module, what, extra in (("faiss", "faiss", "ann"), ("onnxruntime", "onnx", "onnx")):
         monkeypatch.setitem(sys.modules, module, None)
-        said = recoach("export", what, finished, "--output", tmp_path / "x")
-        assert said.code == 2
-        assert f"pip install 'recoach[{extra}]'" in said.err
+        result = recoach("export", what, finished, "--output", tmp_path / "x")
+        assert result.code == 2
+        assert f"pip install 'recoach[{extra}]'" in result.err
     assert not (tmp_path / "x").exists()
 
 
-def test_a_catalogue_beyond_exact_search_is_served_from_an_index(finished, monkeypatch):
+def test_a_large_catalogue_is_served_from_an_index(finished, monkeypatch):
     pytest.importorskip("faiss", reason="the ann extra is not installed")
     folder = RunFolder(finished)
-    plain = serve.read_snapshot(folder)
-    assert plain.faiss_indexes == {}
+    snapshot = serve.read_snapshot(folder)
+    assert snapshot.faiss_indexes == {}
     monkeypatch.setattr(serve, "EXACT_UP_TO", 39)
-    indexed = serve.read_snapshot(folder)
-    assert set(indexed.faiss_indexes) == {"base", "tuned"}
-    query = plain.build_query(user="u3", history=None, k=5, exclude_seen=True, candidates=None)
-    for stage in indexed.faiss_indexes:
-        assert indexed.recommend(stage, [query])[0].items.tolist() == (
-            plain.recommend(stage, [query])[0].items.tolist()
+    indexed_snapshot = serve.read_snapshot(folder)
+    assert set(indexed_snapshot.faiss_indexes) == {"base", "tuned"}
+    query = snapshot.build_query(user="u3", history=None, k=5, exclude_seen=True, candidates=None)
+    for stage in indexed_snapshot.faiss_indexes:
+        assert indexed_snapshot.recommend(stage, [query])[0].items.tolist() == (
+            snapshot.recommend(stage, [query])[0].items.tolist()
         )
     monkeypatch.setattr(serve, "has_faiss", lambda: False)
     assert serve.read_snapshot(folder).faiss_indexes == {}

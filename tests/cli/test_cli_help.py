@@ -1,4 +1,4 @@
-"""Help: an example for every command that parses, words for every slip, a shell that completes."""
+"""Help: examples that parse, messages for typos, shell completion."""
 
 import re
 import shlex
@@ -12,37 +12,37 @@ from recoach.cli.main import app
 
 
 def verbs(group, *before):
-    """Return every command that does something, as words."""
-    found = []
+    """Return every command as a tuple of words, without groups."""
+    names = []
     for name in group:
         part = group[name]
         if name.startswith("-"):
             continue
-        found += verbs(part, *before, name) if part.default_command is None else [(*before, name)]
-    return found
+        names += verbs(part, *before, name) if part.default_command is None else [(*before, name)]
+    return names
 
 
 VERBS = verbs(app)
 
 
-def test_commands_were_found():
+def test_the_list_of_commands_is_complete():
     assert {("finetune",), ("data", "describe"), ("export", "onnx")} <= set(VERBS)
     assert isinstance(app["data"], App)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_every_command_shows_an_example_that_parses(recoach, verb):
-    said = recoach(*verb, "--help")
-    assert said.code == 0
-    shown = re.search(r"Example: recoach (.+)$", said.out)
-    assert shown, said.out
-    words = shlex.split(shown[1])
+    result = recoach(*verb, "--help")
+    assert result.code == 0
+    example = re.search(r"Example: recoach (.+)$", result.out)
+    assert example, result.out
+    words = shlex.split(example[1])
     assert words[: len(verb)] == list(verb)
     app.parse_args(words, exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("fintune runs/mine", 'Did you mean "finetune"?'),
         ("data describ log.csv", 'Did you mean "describe"?'),
@@ -55,17 +55,17 @@ def test_every_command_shows_an_example_that_parses(recoach, verb):
         ("finetune", "requires an argument"),
     ],
 )
-def test_a_slip_is_told_in_a_sentence(recoach, log, typed, told):
-    said = recoach(*(word.format(log=log) for word in typed.split()))
-    assert said.code == 2
-    assert said.out == ""
-    assert said.err.startswith("Error: ")
-    assert told in said.err
-    assert "Traceback" not in said.err
-    assert said.err.count("\n") == 1
+def test_a_typo_is_reported_in_one_line_with_a_suggestion(recoach, log, typed, message):
+    result = recoach(*(word.format(log=log) for word in typed.split()))
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("Error: ")
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert result.err.count("\n") == 1
 
 
-def test_a_shell_is_given_its_completion(recoach, tmp_path):
+def test_the_completion_script_of_a_shell_is_written(recoach, tmp_path):
     script = tmp_path / "recoach.bash"
     assert recoach("--install-completion", "--shell", "bash", "--output", script).code == 0
     text = script.read_text()
@@ -73,30 +73,30 @@ def test_a_shell_is_given_its_completion(recoach, tmp_path):
     assert "--resume" in text
 
 
-def test_help_and_import_are_quick():
-    """Torch alone takes longer than half a second; so what must not be there is asked, not time."""
+def test_help_and_import_do_not_load_heavy_packages():
+    """Importing torch alone takes half a second, so the test checks modules instead of time."""
     code = "import sys, recoach, recoach.cli.main; print([m for m in {!r} if m in sys.modules])"
     heavy = ["torch", "polars", "pydantic", "matplotlib", "scipy", "numpy"]
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code.format(heavy)], capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"
 
 
-def test_without_extras_a_slip_is_a_sentence_and_search_has_its_help():
-    """Cyclopts imports every verb to look for the nearest one."""
+def test_without_extras_typos_are_reported_and_search_has_help():
+    """Cyclopts imports every command to find the nearest name."""
     code = (
         "import sys; sys.modules |= dict.fromkeys("
         "['optuna', 'yaml', 'fastapi', 'uvicorn', 'gymnasium', 'faiss', 'onnxruntime', 'pandas']);"
         "from recoach.cli.main import main; main()"
     )
-    said = [
+    result = [
         subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
         )
         for words in (["fintune"], ["search", "--help"], ["search"])
     ]
-    assert [run.returncode for run in said] == [2, 0, 2], said
-    assert 'Did you mean "finetune"?' in said[0].stderr
-    assert "--trials" in said[1].stdout
-    assert "pip install 'recoach[tune]'" in said[2].stderr
+    assert [run.returncode for run in result] == [2, 0, 2], result
+    assert 'Did you mean "finetune"?' in result[0].stderr
+    assert "--trials" in result[1].stdout
+    assert "pip install 'recoach[tune]'" in result[2].stderr

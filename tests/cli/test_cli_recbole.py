@@ -1,4 +1,4 @@
-"""From RecBole and back: import, tune, export, on checkpoints in RecBole's layout."""
+"""Import, fine-tune and export checkpoints in RecBole's layout."""
 
 import json
 import zipfile
@@ -18,16 +18,16 @@ TUNE = ("--set", "grpo.epochs=2", "grpo.patience=0", "grpo.learning_rate=0.05", 
 @pytest.fixture(scope="module")
 def imported(recoach, tmp_path_factory):
     """Return a function that imports each model once: (checkpoint, log, run)."""
-    made = {}
+    imports = {}
 
     def of(name):
-        if name not in made:
+        if name not in imports:
             folder = tmp_path_factory.mktemp(name)
             file, log = recbole_layout.make_files(folder, name)
-            said = recoach("import", "recbole", file, "--data", log, "--output", folder / "run")
-            assert said.code == 0, said
-            made[name] = (file, log, folder / "run")
-        return made[name]
+            result = recoach("import", "recbole", file, "--data", log, "--output", folder / "run")
+            assert result.code == 0, result
+            imports[name] = (file, log, folder / "run")
+        return imports[name]
 
     return of
 
@@ -38,14 +38,14 @@ def model_of(run, stage):
 
 
 @pytest.mark.parametrize("name", recbole_layout.MODELS)
-def test_a_checkpoint_becomes_a_run_that_scores_as_recbole_does(name, imported, tmp_path):
+def test_an_imported_checkpoint_has_the_metrics_of_recbole(name, imported, tmp_path):
     file, _, run = imported(name)
     rows = recbole_layout.write_log(tmp_path / "again.inter")
     model, dataset = model_of(run, "base")
     state = recbole_layout.load(file)["state_dict"]
     for split in ("valid", "test"):
-        found = evaluate(model, dataset, split, mask_seen="recbole").means()["ndcg@10"]
-        assert round(found, 4) == recbole_layout.expected_ndcg(name, state, rows, split)
+        ndcg = evaluate(model, dataset, split, mask_seen="recbole").means()["ndcg@10"]
+        assert round(ndcg, 4) == recbole_layout.expected_ndcg(name, state, rows, split)
     assert json.loads((run / "recbole.json").read_text())["agrees"] is True
     assert [list(dataset.test.row(user)) for user in range(dataset.n_users)] == [
         [row[-1]] for row in rows
@@ -53,27 +53,27 @@ def test_a_checkpoint_becomes_a_run_that_scores_as_recbole_does(name, imported, 
 
 
 @pytest.mark.parametrize("name", recbole_layout.MODELS)
-def test_what_grpo_tuned_goes_back_and_recbole_scores_it_so(name, imported, recoach, tmp_path):
+def test_an_exported_checkpoint_has_the_tuned_metrics_in_recbole(name, imported, recoach, tmp_path):
     file, _, run = imported(name)
-    said = recoach("finetune", run, *TUNE)
-    assert said.code == 0, said
+    result = recoach("finetune", run, *TUNE)
+    assert result.code == 0, result
     target = tmp_path / "tuned.pth"
-    said = recoach("export", "recbole", run, "--checkpoint", file, "--output", target)
-    assert said.code == 0, said
-    assert "tuned model" in said.out
+    result = recoach("export", "recbole", run, "--checkpoint", file, "--output", target)
+    assert result.code == 0, result
+    assert "tuned model" in result.out
     rows = recbole_layout.write_log(tmp_path / "again.inter")
     before, after = (recbole_layout.load(path) for path in (file, target))
     state = after["state_dict"]
     assert not torch.equal(_items(state), _items(before["state_dict"]))
-    assert torch.equal(_items(state)[0], _items(before["state_dict"])[0])  # the padding
+    assert torch.equal(_items(state)[0], _items(before["state_dict"])[0])  # the padding row
     model, dataset = model_of(run, "tuned")
-    found = evaluate(model, dataset, "test", mask_seen="recbole").means()["ndcg@10"]
-    assert round(found, 4) == recbole_layout.expected_ndcg(name, state, rows, "test")
-    if name == "LightGCN":  # RecBole ranks with these, not with the tables
+    ndcg = evaluate(model, dataset, "test", mask_seen="recbole").means()["ndcg@10"]
+    assert round(ndcg, 4) == recbole_layout.expected_ndcg(name, state, rows, "test")
+    if name == "LightGCN":  # RecBole ranks with the propagated embeddings
         users, items = recbole_layout.propagate(*state.values(), rows)
-        kept = after["other_parameter"]
-        assert torch.allclose(kept["restore_user_e"][1:], users[1:], atol=1e-6)
-        assert torch.allclose(kept["restore_item_e"][1:], items[1:], atol=1e-6)
+        parameters = after["other_parameter"]
+        assert torch.allclose(parameters["restore_user_e"][1:], users[1:], atol=1e-6)
+        assert torch.allclose(parameters["restore_item_e"][1:], items[1:], atol=1e-6)
 
 
 def _items(state):
@@ -81,7 +81,7 @@ def _items(state):
 
 
 @pytest.mark.parametrize("name", recbole_layout.MODELS)
-def test_the_base_goes_back_bit_for_bit(name, imported, recoach, tmp_path):
+def test_the_base_is_exported_bit_for_bit(name, imported, recoach, tmp_path):
     file, _, run = imported(name)
     target = tmp_path / "base.pth"
     words = ("--checkpoint", file, "--output", target, "--stage", "base")
@@ -92,41 +92,41 @@ def test_the_base_goes_back_bit_for_bit(name, imported, recoach, tmp_path):
     before, after = (recbole_layout.load(path) for path in (file, target))
     for key, value in before["state_dict"].items():
         assert torch.equal(after["state_dict"][key], value)
-    assert len(changed) == (name == "LightGCN")  # propagated anew, in another order of sums
+    assert len(changed) == (name == "LightGCN")  # propagated again, summed in another order
 
 
 def test_an_imported_run_recommends_and_reports(imported, recoach):
     _, _, run = imported("SASRec")
     assert recoach("report", run).code == 0
-    said = recoach("recommend", run, "--users", "u0", "--k", "3", "--stage", "base")
-    assert said.code == 0, said
-    assert said.out.count("u0") == 3
+    result = recoach("recommend", run, "--users", "u0", "--k", "3", "--stage", "base")
+    assert result.code == 0, result
+    assert result.out.count("u0") == 3
 
 
-def test_an_imported_run_may_be_judged_with_histories_masked(recoach, tmp_path):
+def test_an_imported_run_can_be_evaluated_with_seen_items_masked(recoach, tmp_path):
     file, log = recbole_layout.make_files(tmp_path, "SASRec")
     words = ("import", "recbole", file, "--data", log, "--mask-seen", "all")
     assert recoach(*words, "--output", tmp_path / "run").code == 0
     model, dataset = model_of(tmp_path / "run", "base")
-    found = evaluate(model, dataset, "test", mask_seen="all").means()["ndcg@10"]
+    ndcg = evaluate(model, dataset, "test", mask_seen="all").means()["ndcg@10"]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["models"]["base"]["test"]["ndcg@10"] == round(found, 6)
+    assert results["models"]["base"]["test"]["ndcg@10"] == round(ndcg, 6)
     assert results["config"]["evaluation"]["mask_seen"] == "all"
     assert results["config"]["grpo"]["mask_seen"] is True
 
 
-def test_a_value_that_is_not_found_again_refuses_the_import(recoach, tmp_path):
+def test_a_validation_value_that_is_not_reproduced_refuses_the_import(recoach, tmp_path):
     file, log = recbole_layout.make_files(tmp_path, "GRU4Rec", score=0.9)
     words = ("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
-    said = recoach(*words)
-    assert said.code == 2
+    result = recoach(*words)
+    assert result.code == 2
     for part in ("NDCG@10 = 0.9", "ndcg@10 is 0.", "--unverified"):
-        assert part in said.err
+        assert part in result.err
     assert not (tmp_path / "run").exists()
-    said = recoach(*words, "--unverified")
-    assert said.code == 0, said
-    assert "NOT VERIFIED" in said.out
-    assert recoach(*words).code == 2  # there is a run now
+    result = recoach(*words, "--unverified")
+    assert result.code == 0, result
+    assert "NOT VERIFIED" in result.out
+    assert recoach(*words).code == 2  # the run exists now
 
 
 def spoiled(folder, name, change):
@@ -152,14 +152,14 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_weights_that_do_not_fit_are_refused_by_name(case, recoach, tmp_path):
+def test_weights_that_do_not_match_the_model_are_named(case, recoach, tmp_path):
     name, change, words = SPOILED[case]
     file, log = spoiled(tmp_path, name, change)
-    said = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
-    assert said.code == 2
-    assert said.err.count("\n") == 1
+    result = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
     for word in words:
-        assert word in said.err
+        assert word in result.err
     assert not (tmp_path / "run").exists()
 
 
@@ -181,13 +181,13 @@ CONFIGS = {
 def test_settings_without_a_counterpart_are_refused(case, recoach, tmp_path):
     name, changes, words = CONFIGS[case]
     file, log = recbole_layout.make_files(tmp_path, name, **changes)
-    said = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
-    assert said.code == 2, said
-    assert said.err.startswith("Error: ")
-    assert words in said.err
+    result = recoach("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
+    assert result.code == 2, result
+    assert result.err.startswith("Error: ")
+    assert words in result.err
 
 
-def test_an_export_wants_the_checkpoint_the_run_came_from(imported, recoach, tmp_path):
+def test_an_export_needs_the_checkpoint_of_the_import(imported, recoach, tmp_path):
     file, _, run = imported("BPR")
     other, _ = recbole_layout.make_files(tmp_path, "SASRec")
     for run_, source, output, words in (
@@ -196,9 +196,9 @@ def test_an_export_wants_the_checkpoint_the_run_came_from(imported, recoach, tmp
         (run, file, file, "is the original"),
         (tmp_path, file, tmp_path / "a.pth", "not a run folder"),
     ):
-        said = recoach("export", "recbole", run_, "--checkpoint", source, "--output", output)
-        assert said.code == 2, said
-        assert words in said.err
+        result = recoach("export", "recbole", run_, "--checkpoint", source, "--output", output)
+        assert result.code == 2, result
+        assert words in result.err
     assert not (tmp_path / "a.pth").exists()
 
 
@@ -224,17 +224,17 @@ clip_grad_norm: {max_norm: 5}
 """
 
 
-def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp_path):
+def test_a_yaml_file_is_converted_and_dropped_settings_are_listed(recoach, tmp_path):
     tomllib = pytest.importorskip("tomllib")
     (tmp_path / "a.yaml").write_text(YAML)
-    said = recoach("convert-config", tmp_path / "a.yaml", "--output", tmp_path / "a.toml")
-    assert said.code == 0, said
-    assert "dropped: clip_grad_norm" in said.out
+    result = recoach("convert-config", tmp_path / "a.yaml", "--output", tmp_path / "a.toml")
+    assert result.code == 0, result
+    assert "dropped: clip_grad_norm" in result.out
     text = (tmp_path / "a.toml").read_text()
     assert text.startswith("# dropped: clip_grad_norm")
-    found = tomllib.loads(text)
-    assert found["seed"] == 7
-    assert found["data"] == {
+    config = tomllib.loads(text)
+    assert config["seed"] == 7
+    assert config["data"] == {
         "path": "dataset/toys/toys.inter",
         "name": "toys",
         "k_core": 5,
@@ -243,15 +243,15 @@ def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp
         "columns": {"item_id": "asin"},
     }
     model = {"name": "sasrec", "dim": 32, "layers": 1, "heads": 2, "inner_dim": 256}
-    assert found["model"] == model | {"dropout": 0.5, "max_length": 50}
-    assert found["pretrain"] == {
+    assert config["model"] == model | {"dropout": 0.5, "max_length": 50}
+    assert config["pretrain"] == {
         "learning_rate": 5e-4,
         "batch_size": 512,
         "epochs": 50,
         "patience": 6,
         "metric": "recall@20",
     }
-    assert found["evaluation"] == {"mask_seen": "recbole", "ks": [1, 5, 10, 20, 50]}
+    assert config["evaluation"] == {"mask_seen": "recbole", "ks": [1, 5, 10, 20, 50]}
     printed = recoach("convert-config", tmp_path / "a.yaml")
     assert " ".join(text.split()) == printed.out
 
@@ -274,10 +274,10 @@ def test_a_yaml_becomes_a_toml_that_reads_and_says_what_was_dropped(recoach, tmp
         (None, "Cannot read"),
     ],
 )
-def test_a_yaml_that_cannot_be_converted_is_told(text, words, recoach, tmp_path):
+def test_a_yaml_file_that_cannot_be_converted_is_refused(text, words, recoach, tmp_path):
     if text is not None:
         (tmp_path / "a.yaml").write_text(text)
-    said = recoach("convert-config", tmp_path / "a.yaml")
-    assert said.code == 2
-    assert said.err.startswith("Error: ")
-    assert words in said.err
+    result = recoach("convert-config", tmp_path / "a.yaml")
+    assert result.code == 2
+    assert result.err.startswith("Error: ")
+    assert words in result.err

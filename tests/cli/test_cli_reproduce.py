@@ -170,7 +170,7 @@ def test_a_finished_suite_is_not_run_again(folder, recoach, small_budget):
 
 
 def test_an_interrupted_suite_resumes_and_ends_with_the_same_weights(
-    folder, tmp_path, recoach, small_budget, monkeypatch, look
+    folder, tmp_path, recoach, small_budget, monkeypatch, run_files
 ):
     command = ("reproduce", "table3", f"--dataset=Video_small={folder / 'log.csv'}")
     step, count = GRPOTrainer.step, []
@@ -190,8 +190,8 @@ def test_an_interrupted_suite_resumes_and_ends_with_the_same_weights(
     assert recoach(*command, f"--output={tmp_path}").code == 0
     for cell in ("sasrec-2020", "lightgcn-2020", "gsau-2020"):
         whole = folder / "quick" / "Video_small" / cell
-        assert look.numbers(runs / cell) == look.numbers(whole)
-        assert look.weights(runs / cell) == look.weights(whole)
+        assert run_files.numbers(runs / cell) == run_files.numbers(whole)
+        assert run_files.weights(runs / cell) == run_files.weights(whole)
 
 
 def start(*arguments):
@@ -208,7 +208,7 @@ main()
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=alike, **pipes)
 
 
-def test_two_processes_run_one_suite_together(folder, tmp_path, look):
+def test_two_processes_run_one_suite_together(folder, tmp_path, run_files):
     log = f"--dataset=Video_small={folder / 'log.csv'}"
     command = ("reproduce", "table3", log, f"--output={tmp_path}")
     runs = tmp_path / "quick" / "Video_small"
@@ -237,7 +237,9 @@ def test_two_processes_run_one_suite_together(folder, tmp_path, look):
     assert (slow.returncode, err) == (0, "")
     assert "SASRec" in (tmp_path / "quick" / "table3.md").read_text()
     for cell in ("sasrec-2020", "lightgcn-2020", "gsau-2020"):
-        assert look.weights(runs / cell) == look.weights(folder / "quick" / "Video_small" / cell)
+        assert run_files.weights(runs / cell) == run_files.weights(
+            folder / "quick" / "Video_small" / cell
+        )
 
 
 def test_only_the_named_cells_are_run(folder, tmp_path, recoach, small_budget):

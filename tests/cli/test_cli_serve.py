@@ -1,4 +1,4 @@
-"""`recoach serve` as a process: it answers, follows its run and ends when told."""
+"""`recoach serve` as a process: it answers, reloads its run and stops on a signal."""
 
 import json
 import re
@@ -15,9 +15,9 @@ pytest.importorskip("uvicorn", reason="the serve extra is not installed")
 
 
 @pytest.fixture
-def served(mine):
-    """Return a run, the address of its service and the process."""
-    command = ["serve", str(mine), "--port", "0", "--reload-seconds", "0.1"]
+def served(run_copy):
+    """Yield a run, the address of its server and the process."""
+    command = ["serve", str(run_copy), "--port", "0", "--reload-seconds", "0.1"]
     with subprocess.Popen(
         [sys.executable, "-m", "recoach.cli.main", *command],
         stdout=subprocess.PIPE,
@@ -25,13 +25,13 @@ def served(mine):
         text=True,
     ) as process:
         line = process.stdout.readline()
-        found = re.search(r"http://[\d.]+:\d+", line)
-        assert found, line
-        yield mine, found[0], process
+        address = re.search(r"http://[\d.]+:\d+", line)
+        assert address, line
+        yield run_copy, address[0], process
         process.kill()
 
 
-def asked(url, body=None):
+def request_json(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
     deadline = time.time() + 20
@@ -45,24 +45,24 @@ def asked(url, body=None):
             time.sleep(0.05)
 
 
-def test_it_serves_reloads_and_ends(served):
+def test_the_server_answers_reloads_and_stops(served):
     run, url, process = served
-    told = asked(f"{url}/v1/models")
-    assert [model["name"] for model in told["models"]] == ["base", "tuned"]
-    wish = {"user": "u3", "k": 3}
-    tuned = asked(f"{url}/v1/recommend", wish)
-    base = asked(f"{url}/v1/recommend", {**wish, "model": "base"})
-    # The tuned model becomes the base's twin: from now on its list is the base's.
+    models = request_json(f"{url}/v1/models")
+    assert [model["name"] for model in models["models"]] == ["base", "tuned"]
+    query = {"user": "u3", "k": 3}
+    tuned = request_json(f"{url}/v1/recommend", query)
+    base = request_json(f"{url}/v1/recommend", {**query, "model": "base"})
+    # The weights of the base replace those of the tuned model, so that both give the same list.
     weights = run / "checkpoints/base/best.safetensors"
     content = weights.read_bytes()
     part = run / "checkpoints/tuned/.part"
     part.write_bytes(content)
     part.replace(run / "checkpoints/tuned/best.safetensors")
     deadline = time.time() + 20
-    while asked(f"{url}/health")["version"] == told["version"]:
+    while request_json(f"{url}/health")["version"] == models["version"]:
         assert time.time() < deadline
         time.sleep(0.05)
-    after = asked(f"{url}/v1/recommend", wish)
+    after = request_json(f"{url}/v1/recommend", query)
     assert after["items"] == base["items"]
     assert after["version"] != tuned["version"]
     process.send_signal(signal.SIGTERM)
@@ -70,20 +70,20 @@ def test_it_serves_reloads_and_ends(served):
     assert process.stdout.read().strip().endswith("Stopped.")
 
 
-def test_a_port_in_use_is_said(recoach, finished):
+def test_a_port_in_use_is_refused(recoach, finished):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = recoach("serve", finished, "--port", taken.getsockname()[1])
-    assert said.code == 2
-    assert "cannot listen on 127.0.0.1" in said.err
-    assert "Choose another --host or --port" in said.err
+        result = recoach("serve", finished, "--port", taken.getsockname()[1])
+    assert result.code == 2
+    assert "cannot listen on 127.0.0.1" in result.err
+    assert "Choose another --host or --port" in result.err
 
 
-def test_a_folder_without_a_model_is_said(recoach, tmp_path):
-    said = recoach("serve", tmp_path)
-    assert said.code == 2
-    assert "is not a run folder" in said.err
+def test_a_folder_without_a_model_is_refused(recoach, tmp_path):
+    result = recoach("serve", tmp_path)
+    assert result.code == 2
+    assert "is not a run folder" in result.err
 
 
-def test_no_time_between_looks_is_refused(recoach, finished):
-    said = recoach("serve", finished, "--reload-seconds", "0")
-    assert (said.code, "must be above 0" in said.err) == (2, True)
+def test_a_reload_interval_of_zero_is_refused(recoach, finished):
+    result = recoach("serve", finished, "--reload-seconds", "0")
+    assert (result.code, "must be above 0" in result.err) == (2, True)

@@ -1,4 +1,4 @@
-"""The command line under torchrun: one run of two processes, a lost process, a wrong verb."""
+"""The command line under torchrun: two processes, a killed one, an unsupported command."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from recoach.models.checkpoint import load_tensors
 
 SETTINGS = ["seed=5", "model.dim=16", "model.inner_dim=32", "pretrain.eval_steps=10"]
 SETTINGS += ["pretrain.epochs=1", "grpo.epochs=1", "grpo.eval_steps=10", "evaluation.control=false"]
-IN_PARTS = ["pretrain.shard_items=true", "grpo.shard_items=true"]
+SHARDED = ["pretrain.shard_items=true", "grpo.shard_items=true"]
 
 
 def start(*words):
@@ -36,13 +36,13 @@ def run(folder, *settings, resume=False):
 
 
 def worker(launcher, rank):
-    """Return the process id of one of torchrun's processes, None where it is not there."""
+    """Return the process id of a rank under torchrun, or None if there is none."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             if parent == launcher.pid and f"RANK={rank}\0" in (path / "environ").read_text():
                 return int(path.name)
-        except OSError:  # it has just ended
+        except OSError:  # the process has ended
             continue
     return None
 
@@ -53,12 +53,12 @@ def weights(folder, stage):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize(("rank", "more"), [(0, []), (1, []), (0, IN_PARTS), (1, IN_PARTS)])
-def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, more, tmp_path):
-    whole = run(tmp_path / "whole", *more)
-    told = whole.communicate(timeout=300)[0]
-    assert whole.returncode == 0, told
-    assert told.count("Training the base") == 1  # one process shows what happens
+@pytest.mark.parametrize(("rank", "more"), [(0, []), (1, []), (0, SHARDED), (1, SHARDED)])
+def test_a_killed_process_stops_the_others_and_the_run_resumes_bit_for_bit(rank, more, tmp_path):
+    complete = run(tmp_path / "whole", *more)
+    output = complete.communicate(timeout=300)[0]
+    assert complete.returncode == 0, output
+    assert output.count("Training the base") == 1  # only rank 0 prints
 
     lost = run(tmp_path / "lost", *more)
     while not any(row["stage"] == "base" for row in RunFolder(tmp_path / "lost").metrics()):
@@ -66,16 +66,16 @@ def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, more,
         time.sleep(0.02)
     other = worker(lost, 1 - rank)
     os.kill(worker(lost, rank), signal.SIGKILL)
-    told = lost.communicate(timeout=120)[0]
+    output = lost.communicate(timeout=120)[0]
     assert lost.returncode != 0
     assert not Path(f"/proc/{other}").exists()
-    assert "goes on" in told or "Interrupted" in told or "Signal 9" in told
-    assert "Base + GRPO" not in told
+    assert "goes on" in output or "Interrupted" in output or "Signal 9" in output
+    assert "Base + GRPO" not in output
     assert not RunFolder(tmp_path / "lost").is_complete("base")
 
     again = run(tmp_path / "lost", *more, resume=True)
-    told = again.communicate(timeout=300)[0]
-    assert again.returncode == 0, told
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
     for stage in ("base", "tuned"):
         ours, theirs = weights(tmp_path / "lost", stage), weights(tmp_path / "whole", stage)
         assert ours.keys() == theirs.keys()
@@ -84,9 +84,9 @@ def test_a_lost_process_ends_all_and_the_run_resumes_to_the_last_bit(rank, more,
 
 
 @pytest.mark.slow
-def test_a_verb_for_one_process_says_so(tmp_path):
+def test_a_command_for_one_process_is_refused_under_torchrun(tmp_path):
     process = start("search", "--output", str(tmp_path / "search"))
-    told = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "recoach search runs in one process" in told
+    assert "recoach search runs in one process" in output
     assert not (tmp_path / "search").exists()

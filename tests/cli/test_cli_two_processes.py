@@ -1,4 +1,4 @@
-"""Real processes: two in one folder, signals, a disk that is full."""
+"""Real processes: two in one folder, signals, a file size limit."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def wait_for(path, process):
 
 @pytest.fixture
 def long(toml, tmp_path):
-    """Return an experiment that runs until it is told to stop."""
+    """Return an experiment that runs until it is stopped."""
     text = toml.read_text().replace("epochs = 3", "epochs = 10000\npatience = 0")
     (tmp_path / "long.toml").write_text(text)
     return tmp_path / "long.toml"
@@ -45,7 +45,7 @@ def long(toml, tmp_path):
 
 @pytest.fixture
 def working(long, tmp_path):
-    """Return a process that trains in tmp_path / "run"."""
+    """Yield a process that trains in tmp_path / "run"."""
     process = start("run", long, "--output", tmp_path / "run")
     wait_for(tmp_path / "run/checkpoints/base/last.safetensors", process)
     yield process
@@ -53,21 +53,21 @@ def working(long, tmp_path):
     process.communicate()
 
 
-def test_nobody_else_writes_into_a_run_that_is_running(recoach, working, long, tmp_path):
+def test_a_running_run_is_locked_for_other_processes(recoach, working, long, tmp_path):
     run = tmp_path / "run"
     before = (run / "config.toml").stat().st_mtime_ns
     verbs = [("run", long, "--output", run, "--resume"), ("run", long, "--output", run)]
     verbs += [("pretrain", tmp_path / "log.csv", "--output", run), ("finetune", run)]
     for verb in [*verbs, ("evaluate", run)]:
-        said = recoach(*verb)
-        assert said.code == 2
-        assert f"{run} is busy: process {working.pid} has worked there since 20" in said.err
-        assert "(main.py run " in said.err
+        result = recoach(*verb)
+        assert result.code == 2
+        assert f"{run} is busy: process {working.pid} has worked there since 20" in result.err
+        assert "(main.py run " in result.err
     assert (run / "config.toml").stat().st_mtime_ns == before
     assert working.poll() is None
 
 
-def test_one_search_at_a_time(recoach, toml, tmp_path):
+def test_a_search_folder_is_locked_for_other_processes(recoach, toml, tmp_path):
     from recoach.data.lock import lock_folder
 
     other = "import sys,time; from pathlib import Path; from recoach.data.lock import lock_folder\n"
@@ -78,9 +78,9 @@ def test_one_search_at_a_time(recoach, toml, tmp_path):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline()
         try:
-            said = recoach(*search)
-            assert said.code == 2, said
-            assert f"{folder} is busy: process {process.pid}" in said.err
+            result = recoach(*search)
+            assert result.code == 2, result
+            assert f"{folder} is busy: process {process.pid}" in result.err
         finally:
             process.kill()
             process.communicate()
@@ -89,7 +89,7 @@ def test_one_search_at_a_time(recoach, toml, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_training_saved_with_the_command_that_goes_on(working, tmp_path, number):
+def test_a_signal_saves_the_training_and_prints_the_resume_command(working, tmp_path, number):
     working.send_signal(number)
     _, err = working.communicate(timeout=60)
     assert working.returncode == 128 + number
@@ -107,12 +107,12 @@ def test_a_signal_ends_a_training_saved_with_the_command_that_goes_on(working, t
 
 
 @pytest.mark.parametrize("seconds", [0.9, 2.0, *map(slow, (0.2, 0.5, 1.3, 1.4, 1.5, 1.7, 2.6))])
-def test_a_signal_at_any_time_is_no_traceback(toml, tmp_path, seconds):
+def test_a_signal_at_any_time_gives_no_traceback(toml, tmp_path, seconds):
     process = start("run", toml, "--output", tmp_path / "run")
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    # Before our first line Python itself ends by the signal.
+    # Before the handler is installed, Python itself ends by the signal.
     assert process.returncode in (143, -signal.SIGTERM, 0), err
     assert "Traceback" not in err
 
@@ -122,8 +122,8 @@ def limited(size):
 
 
 @pytest.mark.parametrize("size", [3_000, 60_000, *map(slow, (500, 20_000, 80_000))])
-def test_a_file_that_does_not_fit_is_one_sentence_and_costs_nothing(
-    *, recoach, toml, finished, tmp_path, look, size
+def test_a_file_above_the_size_limit_is_reported_and_the_run_resumes(
+    *, recoach, toml, finished, tmp_path, run_files, size
 ):
     path = tmp_path / "run"
     process = start("run", toml, "--output", path, preexec_fn=limited(size))
@@ -133,28 +133,28 @@ def test_a_file_that_does_not_fit_is_one_sentence_and_costs_nothing(
     assert err.count("\n") == 1, err
     assert not [left for left in tmp_path.rglob(".*") if left.is_file()]
     assert recoach("run", toml, "--output", path, "--resume").code == 0
-    assert look.weights(path) == look.weights(finished)
-    assert look.numbers(path) == look.numbers(finished)
-    assert look.metrics(path) == look.metrics(finished)
+    assert run_files.weights(path) == run_files.weights(finished)
+    assert run_files.numbers(path) == run_files.numbers(finished)
+    assert run_files.metrics(path) == run_files.metrics(finished)
 
 
-def test_a_signal_where_python_cannot_raise_is_remembered_and_quiet(capsys):
+def test_a_signal_in_a_finaliser_is_recorded_without_output(capsys):
     class Ends:
         def __del__(self):
             signal.raise_signal(signal.SIGTERM)
 
     class Fails:
         def __del__(self):
-            raise ValueError("another's")
+            raise ValueError("another error")
 
     with interrupts.handle_signals():
-        ends, told = Ends(), []
+        ends, reported = Ends(), []
         del ends
         assert interrupts.stop_requested()
     assert capsys.readouterr().err == ""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "unraisablehook", told.append)
+        patched.setattr(sys, "unraisablehook", reported.append)
         with interrupts.handle_signals():
             fails = Fails()
             del fails
-    assert len(told) == 1
+    assert len(reported) == 1

@@ -1,4 +1,4 @@
-"""The page for RecBole's users, command by command, with RecBole at both ends."""
+"""The commands of the page for RecBole users, with RecBole itself before and after."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def in_recbole(folder, *arguments):
-    """Run a program in RecBole's environment and return what it printed."""
+    """Run a program in RecBole's environment and return its output."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [PYTHON, *map(str, arguments)]
@@ -56,7 +56,7 @@ def ours(run, stage, mask):
 
 
 @pytest.mark.parametrize("name", ["BPR", "GRU4Rec", "LightGCN", "SASRec"])
-def test_the_five_commands_end_in_our_numbers_in_recbole(name, recoach, tmp_path, monkeypatch):
+def test_the_five_commands_give_the_same_metrics_in_recbole(name, recoach, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "dataset" / "log" / "log.inter"
     log.parent.mkdir(parents=True)
@@ -82,8 +82,8 @@ def test_the_five_commands_end_in_our_numbers_in_recbole(name, recoach, tmp_path
         ["python", "evaluate.py"],
     ]
     for step in steps[1:4]:
-        said = recoach(*step[1:], *(FEW if step[1] == "finetune" else ()))
-        assert said.code == 0, said
+        result = recoach(*step[1:], *(FEW if step[1] == "finetune" else ()))
+        assert result.code == 0, result
     run = tmp_path / "runs" / "mine"
     assert ours(run, "base", "recbole") == rounded(trained["test"])
 

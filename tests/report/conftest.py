@@ -3,10 +3,10 @@ import math
 
 import pytest
 
-HOSTILE = '<script>alert("x")</script>'
+SCRIPT = '<script>alert("x")</script>'
 
 
-def compared(pair, metric, relative, half, verdict, reference):
+def comparison(pair, metric, relative, half, verdict, reference):
     a, b = pair
     return {
         "a": a,
@@ -24,7 +24,7 @@ def compared(pair, metric, relative, half, verdict, reference):
 
 @pytest.fixture
 def results():
-    """A run in which GRPO gains 4.6 % and the control 1.0 %, written by hand."""
+    """Hand-written results in which GRPO gains 4.6 % and the control 1.0 %."""
     base = {"recall@10": 0.0944, "ndcg@10": 0.0592, "mrr@10": 0.048}
     control = {"recall@10": 0.0950, "ndcg@10": 0.0598, "mrr@10": 0.049}
     tuned = {"recall@10": 0.0996, "ndcg@10": 0.0619, "mrr@10": 0.051}
@@ -51,11 +51,11 @@ def results():
             "tuned": {"valid": tuned, "test": tuned, "steps": 30, "best_step": 20},
         },
         "comparisons": [
-            compared(("tuned", "base"), "ndcg@10", 0.0456, 0.0167, "better", 0.0592),
-            compared(("tuned", "base"), "recall@10", 0.0551, 0.02, "better", 0.0944),
-            compared(("control", "base"), "ndcg@10", 0.0101, 0.02, "no difference", 0.0592),
-            compared(("control", "base"), "recall@10", 0.0064, 0.02, "no difference", 0.0944),
-            compared(("tuned", "control"), "ndcg@10", 0.0351, 0.01, "better", 0.0598),
+            comparison(("tuned", "base"), "ndcg@10", 0.0456, 0.0167, "better", 0.0592),
+            comparison(("tuned", "base"), "recall@10", 0.0551, 0.02, "better", 0.0944),
+            comparison(("control", "base"), "ndcg@10", 0.0101, 0.02, "no difference", 0.0592),
+            comparison(("control", "base"), "recall@10", 0.0064, 0.02, "no difference", 0.0944),
+            comparison(("tuned", "control"), "ndcg@10", 0.0351, 0.01, "better", 0.0598),
         ],
         "config": {},
         "environment": {},
@@ -77,12 +77,12 @@ def metrics():
 
 @pytest.fixture
 def run(tmp_path, results, metrics):
-    """A whole run folder with a hostile item title and a hostile name in its settings."""
+    """A run folder with HTML in an item title and in a setting."""
     entry = {
         "user": "u0001",
-        "history": ["A", HOSTILE],
+        "history": ["A", SCRIPT],
         "target": "T & U",
-        "base": ["A", "B", HOSTILE],
+        "base": ["A", "B", SCRIPT],
         "tuned": ["T & U", "B"],
         "base_rank": 34,
         "tuned_rank": 1,
@@ -90,6 +90,6 @@ def run(tmp_path, results, metrics):
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)) + "\n\n")
     (tmp_path / "lists.json").write_text(json.dumps([entry]))
-    (tmp_path / "config.toml").write_text(f"name = '{HOSTILE}'\n")
-    (tmp_path / "env.json").write_text(json.dumps({"python": "3.11", "host": HOSTILE}))
+    (tmp_path / "config.toml").write_text(f"name = '{SCRIPT}'\n")
+    (tmp_path / "env.json").write_text(json.dumps({"python": "3.11", "host": SCRIPT}))
     return tmp_path

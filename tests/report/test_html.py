@@ -63,13 +63,13 @@ def test_the_page_loads_nothing_from_the_network(run):
 
 
 def test_a_pretrained_run_gets_a_page_without_grpo(run):
-    def pretrained(record):
+    def remove_fine_tuning(record):
         del record["models"]["tuned"], record["models"]["control"], record["comparisons"]
 
-    change(run, pretrained)
+    change(run, remove_fine_tuning)
     rows = (run / "metrics.jsonl").read_text().splitlines()
-    kept = [row for row in rows if '"base"' in row]
-    (run / "metrics.jsonl").write_text("\n".join(kept))
+    base_rows = [row for row in rows if '"base"' in row]
+    (run / "metrics.jsonl").write_text("\n".join(base_rows))
     (run / "lists.json").unlink()
     text = page(run)
     assert "it is not fine-tuned yet" in text
@@ -79,11 +79,11 @@ def test_a_pretrained_run_gets_a_page_without_grpo(run):
 
 
 def test_a_run_without_a_control_gets_a_page(run):
-    def uncontrolled(record):
+    def remove_control(record):
         del record["models"]["control"]
         record["comparisons"] = [c for c in record["comparisons"] if "control" not in c.values()]
 
-    change(run, uncontrolled)
+    change(run, remove_control)
     assert '<tr class="control">' not in page(run)
 
 
