@@ -16,6 +16,7 @@ from recoach.cli.console import console
 from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RunFolder
+from recoach.models.base import DotProductRecommender
 from recoach.models.checkpoint import load_model
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
 from recoach.serving.snapshot import ModelSnapshot
@@ -84,7 +85,7 @@ def serve(
         f"http://{host}:{server_socket.getsockname()[1]}/ (API: /docs, stop: Ctrl-C)",
         highlight=False,
     )
-    if service.snapshot.dataset.n_items > EXACT_UP_TO and not service.snapshot.faiss_indexes:
+    if service.snapshot.dataset.n_items > EXACT_UP_TO and not has_faiss():
         console.print(
             "Every request scores all items. For an approximate index: pip install 'recoach[ann]'.",
             markup=False,
@@ -114,7 +115,9 @@ def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     indexes = {}
     if dataset.n_items > EXACT_UP_TO and has_faiss():
         indexes = {
-            stage: build_index(item_vectors(model, dataset)) for stage, model in models.items()
+            stage: build_index(item_vectors(model, dataset))
+            for stage, model in models.items()
+            if isinstance(model, DotProductRecommender)
         }
     return ModelSnapshot(dataset, models, titles, digest.hexdigest()[:12], indexes)
 

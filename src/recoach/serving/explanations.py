@@ -10,7 +10,7 @@ from torch import Tensor
 from recoach.data.batches import Queries, user_queries
 from recoach.data.split import RaggedArray
 from recoach.evaluation.ranking import target_ranks
-from recoach.models.base import Embeddings, dot_product, eval_mode
+from recoach.models.base import DotProductRecommender, Embeddings, eval_mode
 from recoach.serving.schemas import ComparedItem, ComparedList, Comparison
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
@@ -21,7 +21,8 @@ _MAX_HISTORY = 20
 def compare_models(snapshot: ModelSnapshot, query: RecommendQuery) -> Comparison:
     """Return the lists of the first and the default model for one query, and their differences.
 
-    A snapshot with one model gives one list and no sentences.
+    A snapshot with one model gives one list and no sentences. Similar history items are given for
+    a `DotProductRecommender` only, because they are found by item vectors.
     """
     names = list(dict.fromkeys((next(iter(snapshot.models)), snapshot.default_model)))
     lists = {name: snapshot.recommend(name, [query])[0] for name in names}
@@ -30,7 +31,9 @@ def compare_models(snapshot: ModelSnapshot, query: RecommendQuery) -> Comparison
     for name in names:
         other = names[1 - names.index(name)] if len(names) > 1 else name
         other_ranks = _ranks(embedded[other], lists[name])
-        similar_items = _most_similar(embedded[name][1].items, lists[name], query)
+        similar_items = [-1] * len(lists[name].items)
+        if isinstance(snapshot.models[name], DotProductRecommender):
+            similar_items = _most_similar(embedded[name][1].items, lists[name], query)
         sides.append(_compared_list(snapshot, name, lists[name], other_ranks, similar_items))
     history = [snapshot.titles[item] for item in query.history[-_MAX_HISTORY:]]
     words = _summarize(snapshot, [lists[name] for name in names]) if len(names) > 1 else []
@@ -39,6 +42,7 @@ def compare_models(snapshot: ModelSnapshot, query: RecommendQuery) -> Comparison
 
 @torch.no_grad()
 def _embed(snapshot: ModelSnapshot, name: str, query: RecommendQuery) -> tuple[Queries, Embeddings]:
+    """Return the query as the model reads it, and vectors whose dot products are its scores."""
     model = snapshot.models[name]
     past = RaggedArray(np.array([0, len(query.history)]), query.history)
     length = model.history_length or len(query.history)
@@ -47,7 +51,10 @@ def _embed(snapshot: ModelSnapshot, name: str, query: RecommendQuery) -> tuple[Q
     )
     queries = replace(queries, users=torch.tensor([query.user])).to(model.device)
     with eval_mode(model):
-        return queries, dot_product(model, "Ranking").embed(queries)
+        if isinstance(model, DotProductRecommender):
+            return queries, model.embed(queries)
+        scores = model.score(queries)
+        return queries, Embeddings(users=scores.new_ones(1, 1), items=scores.T)
 
 
 def _ranks(embedded: tuple[Queries, Embeddings], recommendation: Recommendation) -> list[int]:

@@ -59,7 +59,8 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
         The path of the file and the largest absolute difference between two vectors.
 
     Raises:
-        ConfigError: the `onnx` extra is missing, or the vectors do not depend on the history alone.
+        ConfigError: the `onnx` extra is missing, the scores of the model are not dot products, or
+            its state vectors do not depend on the history alone.
         ModelError: ONNX and PyTorch disagree.
         RunError: the file cannot be written.
     """
@@ -70,10 +71,11 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
         raise ConfigError(
             f"The ONNX export needs {error.name}. Install it with pip install 'recoach[onnx]'."
         ) from error
+    model = dot_product(model, "The ONNX export")
     name = type(model).__name__
     if not model.history_length:
         raise ConfigError(f"{name} reads no history, so it has no history encoder. {_ALTERNATIVE}")
-    encoder = _Encoder(frozen_copy(dot_product(model, "ONNX")).cpu()).eval()
+    encoder = _Encoder(frozen_copy(model).cpu()).eval()
     queries = _padded_queries(encoder.model, dataset)
     history, length = queries.history, queries.lengths
     expected = encoder.model.embed(queries).users
@@ -95,7 +97,7 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
     return path, difference
 
 
-def _padded_queries(model: Recommender, dataset: Dataset) -> Queries:
+def _padded_queries(model: DotProductRecommender, dataset: Dataset) -> Queries:
     """Return users of the dataset with whole histories, padded to the length the model reads."""
     past = histories(dataset, "future")
     users = np.flatnonzero(past.lengths)[:_N_CHECKED_USERS]

@@ -10,12 +10,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Seen, histories, user_queries
+from recoach.data.batches import Queries, Seen, histories, user_queries
 from recoach.data.interactions import LongArray
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
-from recoach.models.base import Recommender, dot_product, eval_mode
+from recoach.models.base import DotProductRecommender, Recommender, eval_mode
 from recoach.serving.index import Index, search_index
 
 _BATCH_SIZE = 1024
@@ -104,33 +104,56 @@ def rank_items(
         batch: B users with their histories.
         k: maximum length of a list.
         candidates: int64[C], sorted distinct items to choose from; None for the whole catalogue.
-        block_size: see `top_items`.
-        index: faiss index of the model's item vectors, searched instead of scoring all items; not
-            used with candidates.
+        block_size: states scored together, see `top_items`.
+        index: faiss index of the item vectors of a `DotProductRecommender`, searched instead of
+            scoring all items; not used with candidates.
     """
     past, rows, users, exclude_seen = batch
     length = model.history_length or _NEW_USER_HISTORY_LENGTH
     queries = user_queries(past, rows, length, model.n_items, mask_seen=bool(np.any(exclude_seen)))
     queries = replace(queries, users=torch.from_numpy(users)).to(model.device)
-    seen = queries.seen
-    if seen is not None and not isinstance(exclude_seen, bool):
-        is_excluded = torch.from_numpy(exclude_seen).to(model.device)[seen.states]
-        seen = Seen(seen.states[is_excluded], seen.items[is_excluded])
+    if queries.seen is not None and not isinstance(exclude_seen, bool):
+        is_excluded = torch.from_numpy(exclude_seen).to(model.device)[queries.seen.states]
+        queries = replace(queries, seen=Seen(*(pairs[is_excluded] for pairs in queries.seen)))
+    allowed = None if candidates is None else torch.from_numpy(candidates).to(model.device)
     with eval_mode(model):
-        user_vectors, item_vectors = dot_product(model, "Ranking").embed(queries)
-    if candidates is None and index is not None:
-        return search_index(index, user_vectors, k, seen)
-    if candidates is None:
-        return top_items(user_vectors, item_vectors, k, seen, block_size=block_size)
-    allowed = torch.from_numpy(candidates).to(model.device)
-    top = top_items(
-        user_vectors,
-        item_vectors[allowed],
-        k,
-        seen and _seen_candidates(seen, allowed),
-        block_size=block_size,
-    )
+        if not isinstance(model, DotProductRecommender):
+            top = _top_by_score(model, queries, k, allowed, block_size)
+        elif allowed is None and index is not None:
+            return search_index(index, model.embed(queries).users, k, queries.seen)
+        else:
+            user_vectors, item_vectors = model.embed(queries)
+            if allowed is not None:
+                item_vectors = item_vectors[allowed]
+            seen = _seen_candidates(queries.seen, allowed)
+            top = top_items(user_vectors, item_vectors, k, seen, block_size=block_size)
+    if allowed is None:
+        return top
     return TopItems(allowed[top.items].masked_fill(top.items < 0, -1), top.scores)
+
+
+def _top_by_score(
+    model: Recommender, queries: Queries, k: int, candidates: Tensor | None, block_size: int
+) -> TopItems:
+    """Return the k best of all items, or positions among the candidates, ranked by `score`."""
+    n_scored = model.n_items if candidates is None else len(candidates)
+    n_states = min(block_size, max(1, model.scores_at_once // n_scored))
+    results = []
+    for start in range(0, len(queries), n_states):
+        block = queries.select(slice(start, start + n_states))
+        seen = _seen_candidates(block.seen, candidates)
+        for state, scores in enumerate(model.score(block, candidates)):
+            # The ranking kernel takes vectors: scores are products with a vector of one 1.
+            results.append(
+                top_items(
+                    scores.new_ones(1, 1),
+                    scores[:, None],
+                    k,
+                    seen and seen.between(state, state + 1),
+                    block_size=1,
+                )
+            )
+    return TopItems(*(torch.cat(parts) for parts in zip(*results, strict=True)))
 
 
 def candidate_indices(dataset: Dataset, item_ids: Sequence[str]) -> LongArray:
@@ -149,8 +172,10 @@ def candidate_indices(dataset: Dataset, item_ids: Sequence[str]) -> LongArray:
     return indices.astype(np.int64)
 
 
-def _seen_candidates(seen: Seen, candidates: Tensor) -> Seen:
+def _seen_candidates(seen: Seen | None, candidates: Tensor | None) -> Seen | None:
     """Return the seen pairs whose items are candidates, with positions among the candidates."""
+    if seen is None or candidates is None:
+        return seen
     position = torch.searchsorted(candidates, seen.items).clamp(max=len(candidates) - 1)
     is_candidate = candidates[position] == seen.items
     return Seen(seen.states[is_candidate], position[is_candidate])

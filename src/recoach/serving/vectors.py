@@ -10,7 +10,13 @@ import torch
 from recoach.data.batches import histories, user_queries
 from recoach.data.interactions import FloatArray
 from recoach.data.split import Dataset, RaggedArray
-from recoach.models.base import Embeddings, Recommender, dot_product, eval_mode
+from recoach.models.base import (
+    DotProductRecommender,
+    Embeddings,
+    Recommender,
+    dot_product,
+    eval_mode,
+)
 from recoach.models.checkpoint import write_atomically
 
 _BATCH_SIZE = 1024
@@ -24,7 +30,7 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
     item's vector is the score by which the model ranks. Seen items are not excluded.
 
     Args:
-        model: the model to export.
+        model: a model whose scores are dot products.
         dataset: has the IDs and the histories.
         directory: created if it does not exist.
 
@@ -32,8 +38,10 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
         The paths of the two files.
 
     Raises:
+        ConfigError: the scores of the model are not dot products.
         RunError: a file cannot be written.
     """
+    model = dot_product(model, "The export of vectors")
     past, user_indices = histories(dataset, "future"), np.arange(dataset.n_users)
     user_vectors = [
         _embed(model, past, user_indices[start : start + _BATCH_SIZE]).users.float().cpu()
@@ -50,14 +58,19 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
 
 @torch.no_grad()
 def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
-    """Return float32[I, D], the item vectors in the order of the dataset."""
+    """Return float32[I, D], the item vectors in the order of the dataset.
+
+    Raises:
+        ConfigError: the scores of the model are not dot products.
+    """
+    model = dot_product(model, "A faiss index")
     items = _embed(model, histories(dataset, "future"), np.arange(1)).items
     vectors: FloatArray = np.ascontiguousarray(items.float().cpu().numpy())
     return vectors
 
 
-def _embed(model: Recommender, past: RaggedArray, user_indices: np.ndarray) -> Embeddings:
+def _embed(model: DotProductRecommender, past: RaggedArray, user_indices: np.ndarray) -> Embeddings:
     length = model.history_length
     queries = user_queries(past, user_indices, length, model.n_items, mask_seen=False)
     with eval_mode(model):
-        return dot_product(model, "The export of vectors").embed(queries.to(model.device))
+        return model.embed(queries.to(model.device))
