@@ -22,7 +22,7 @@ class MLPConfig(BaseModel):
 class MLPRecommender(Recommender):
     """Scores a pair by a network of the mean history vector and the item vector."""
 
-    scores_at_once = 60  # three states of twenty items
+    scores_at_once = 60
 
     def __init__(self, dataset):
         super().__init__(MLPConfig(), dataset.train, dataset.n_items)
@@ -79,7 +79,9 @@ def test_lists_are_ranked_by_score(model, dataset):
 
 def test_users_are_scored_in_blocks(model, dataset):
     recommend(model, dataset, k=6)
-    assert model.n_scored == [(3, 20)] * 10
+    n_pairs = [n_states * n_items for n_states, n_items in model.n_scored]
+    assert max(n_pairs) <= model.scores_at_once
+    assert sum(n_pairs) == dataset.n_users * dataset.n_items
 
 
 def test_seen_items_can_be_included(model, dataset):

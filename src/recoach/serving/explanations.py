@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.nn import functional
 
 from recoach.data.batches import Queries, user_queries
 from recoach.data.split import RaggedArray
-from recoach.evaluation.ranking import target_ranks
-from recoach.models.base import DotProductRecommender, Embeddings, eval_mode
+from recoach.evaluation.model_scores import model_scores
+from recoach.evaluation.ranking import ranks_of_scores
+from recoach.models.base import DotProductRecommender, Recommender, eval_mode
 from recoach.serving.schemas import ComparedItem, ComparedList, Comparison
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
@@ -26,60 +27,55 @@ def compare_models(snapshot: ModelSnapshot, query: RecommendQuery) -> Comparison
     """
     names = list(dict.fromkeys((next(iter(snapshot.models)), snapshot.default_model)))
     lists = {name: snapshot.recommend(name, [query])[0] for name in names}
-    embedded = {name: _embed(snapshot, name, query) for name in names}
+    queries = {name: _model_queries(snapshot.models[name], query) for name in names}
     sides = []
     for name in names:
         other = names[1 - names.index(name)] if len(names) > 1 else name
-        other_ranks = _ranks(embedded[other], lists[name])
-        similar_items = [-1] * len(lists[name].items)
-        if isinstance(snapshot.models[name], DotProductRecommender):
-            similar_items = _most_similar(embedded[name][1].items, lists[name], query)
+        other_ranks = _ranks(snapshot.models[other], queries[other], lists[name])
+        similar_items = _most_similar(snapshot.models[name], queries[name], lists[name], query)
         sides.append(_compared_list(snapshot, name, lists[name], other_ranks, similar_items))
     history = [snapshot.titles[item] for item in query.history[-_MAX_HISTORY:]]
     words = _summarize(snapshot, [lists[name] for name in names]) if len(names) > 1 else []
     return Comparison(history=history, sides=sides, words=words)
 
 
-@torch.no_grad()
-def _embed(snapshot: ModelSnapshot, name: str, query: RecommendQuery) -> tuple[Queries, Embeddings]:
-    """Return the query as the model reads it, and vectors whose dot products are its scores."""
-    model = snapshot.models[name]
+def _model_queries(model: Recommender, query: RecommendQuery) -> Queries:
+    """Return a query as the model reads it: one state."""
     past = RaggedArray(np.array([0, len(query.history)]), query.history)
     length = model.history_length or len(query.history)
     queries = user_queries(
         past, np.zeros(1, dtype=np.int64), length, model.n_items, mask_seen=query.exclude_seen
     )
-    queries = replace(queries, users=torch.tensor([query.user])).to(model.device)
-    with eval_mode(model):
-        if isinstance(model, DotProductRecommender):
-            return queries, model.embed(queries)
-        scores = model.score(queries)
-        return queries, Embeddings(users=scores.new_ones(1, 1), items=scores.T)
+    return replace(queries, users=torch.tensor([query.user])).to(model.device)
 
 
-def _ranks(embedded: tuple[Queries, Embeddings], recommendation: Recommendation) -> list[int]:
+def _ranks(model: Recommender, queries: Queries, recommendation: Recommendation) -> list[int]:
     """Return the rank of each recommended item in a model's full ranking."""
-    queries, vectors = embedded
-    items = torch.from_numpy(recommendation.items).to(vectors.items.device)
-    ranks = target_ranks(
-        vectors.users, vectors.items, (torch.zeros_like(items), items), queries.seen
-    )
+    items = torch.from_numpy(recommendation.items).to(model.device)
+    with eval_mode(model):
+        scores = model_scores(model, queries)
+        ranks = ranks_of_scores(scores, (torch.zeros_like(items), items), queries.seen)
     return [int(rank) for rank in ranks]
 
 
+@torch.no_grad()
 def _most_similar(
-    item_vectors: Tensor, recommendation: Recommendation, query: RecommendQuery
+    model: Recommender, queries: Queries, recommendation: Recommendation, query: RecommendQuery
 ) -> list[int]:
-    """Return for each recommended item the history item with the highest cosine; -1 for none."""
-    history = torch.from_numpy(query.history[-_MAX_HISTORY:].astype(np.int64))
-    history = history.to(item_vectors.device)
-    recommended = torch.from_numpy(recommendation.items).to(item_vectors.device)
+    """Return for each recommended item the history item with the highest cosine; -1 for none.
+
+    A model without item vectors gives -1 for all items.
+    """
+    if not isinstance(model, DotProductRecommender) or not len(query.history):
+        return [-1] * len(recommendation.items)
+    with eval_mode(model):
+        item_vectors = model.embed(queries).items
+    history = torch.from_numpy(query.history[-_MAX_HISTORY:].astype(np.int64)).to(model.device)
+    recommended = torch.from_numpy(recommendation.items).to(model.device)
     cosine = (
-        torch.nn.functional.normalize(item_vectors[recommended], dim=1)
-        @ torch.nn.functional.normalize(item_vectors[history], dim=1).T
+        functional.normalize(item_vectors[recommended], dim=1)
+        @ functional.normalize(item_vectors[history], dim=1).T
     )
-    if not cosine.shape[1]:
-        return [-1] * len(recommended)
     cosine = cosine.masked_fill(recommended[:, None] == history[None, :], -torch.inf)
     return [int(item) for item in history[cosine.argmax(dim=1)]]
 

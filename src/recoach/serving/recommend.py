@@ -10,12 +10,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Queries, Seen, histories, user_queries
+from recoach.data.batches import Seen, histories, user_queries
 from recoach.data.interactions import LongArray
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
-from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_items
-from recoach.models.base import DotProductRecommender, Recommender, eval_mode
+from recoach.evaluation.model_scores import model_scores
+from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores
+from recoach.models.base import Recommender, dot_product, eval_mode
 from recoach.serving.index import Index, search_index
 
 _BATCH_SIZE = 1024
@@ -104,7 +105,7 @@ def rank_items(
         batch: B users with their histories.
         k: maximum length of a list.
         candidates: int64[C], sorted distinct items to choose from; None for the whole catalogue.
-        block_size: states scored together, see `top_items`.
+        block_size: states scored together, see `top_of_scores`.
         index: faiss index of the item vectors of a `DotProductRecommender`, searched instead of
             scoring all items; not used with candidates.
     """
@@ -117,43 +118,14 @@ def rank_items(
         queries = replace(queries, seen=Seen(*(pairs[is_excluded] for pairs in queries.seen)))
     allowed = None if candidates is None else torch.from_numpy(candidates).to(model.device)
     with eval_mode(model):
-        if not isinstance(model, DotProductRecommender):
-            top = _top_by_score(model, queries, k, allowed, block_size)
-        elif allowed is None and index is not None:
-            return search_index(index, model.embed(queries).users, k, queries.seen)
-        else:
-            user_vectors, item_vectors = model.embed(queries)
-            if allowed is not None:
-                item_vectors = item_vectors[allowed]
-            seen = _seen_candidates(queries.seen, allowed)
-            top = top_items(user_vectors, item_vectors, k, seen, block_size=block_size)
+        if allowed is None and index is not None:
+            user_vectors = dot_product(model, "A faiss index").embed(queries).users
+            return search_index(index, user_vectors, k, queries.seen)
+        seen = _seen_candidates(queries.seen, allowed)
+        top = top_of_scores(model_scores(model, queries, allowed), k, seen, block_size=block_size)
     if allowed is None:
         return top
     return TopItems(allowed[top.items].masked_fill(top.items < 0, -1), top.scores)
-
-
-def _top_by_score(
-    model: Recommender, queries: Queries, k: int, candidates: Tensor | None, block_size: int
-) -> TopItems:
-    """Return the k best of all items, or positions among the candidates, ranked by `score`."""
-    n_scored = model.n_items if candidates is None else len(candidates)
-    n_states = min(block_size, max(1, model.scores_at_once // n_scored))
-    results = []
-    for start in range(0, len(queries), n_states):
-        block = queries.select(slice(start, start + n_states))
-        seen = _seen_candidates(block.seen, candidates)
-        for state, scores in enumerate(model.score(block, candidates)):
-            # The ranking kernel takes vectors: scores are products with a vector of one 1.
-            results.append(
-                top_items(
-                    scores.new_ones(1, 1),
-                    scores[:, None],
-                    k,
-                    seen and seen.between(state, state + 1),
-                    block_size=1,
-                )
-            )
-    return TopItems(*(torch.cat(parts) for parts in zip(*results, strict=True)))
 
 
 def candidate_indices(dataset: Dataset, item_ids: Sequence[str]) -> LongArray:
