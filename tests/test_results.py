@@ -55,4 +55,4 @@ def test_the_documents_show_the_committed_tables(tables):
 
 
 def test_every_table_of_a_document_exists(tables):
-    assert {table for shown in DOCUMENTS.values() for table in shown} <= set(tables)
+    assert {table for names in DOCUMENTS.values() for table in names} <= set(tables)

@@ -67,13 +67,13 @@ def some_records():
     }
 
 
-def test_records_survive_the_way_through_parquet(tmp_path):
+def test_records_written_to_parquet_are_read_back_unchanged(tmp_path):
     records = some_records()
     write_results(tmp_path, records)
-    found = read_results(tmp_path)
-    assert found == records
+    restored = read_results(tmp_path)
+    assert restored == records
     for key, one in records.items():  # int or float, and the order of the keys
-        assert json.dumps(found[key]) == json.dumps(one)
+        assert json.dumps(restored[key]) == json.dumps(one)
 
 
 def test_a_record_with_a_new_key_keeps_it():
@@ -121,8 +121,7 @@ def test_restored_runs_are_found_again_and_newer_runs_are_kept(tmp_path):
     newer.parent.mkdir(parents=True)
     newer.write_text(json.dumps(record(8, tuned=0.2)))
     restore(records, tmp_path)
-    found = finished_runs(tmp_path)
-    assert found == {
+    assert finished_runs(tmp_path) == {
         RunKey("gains", LOG, "sasrec", 7): record(7),
         RunKey("gains", LOG, "sasrec", 8): record(8, tuned=0.2),
         RunKey("verification", LOG, "gsau", 5): records[RunKey("verification", LOG, "gsau", 5)],
@@ -130,7 +129,7 @@ def test_restored_runs_are_found_again_and_newer_runs_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("same_runs", [True, False])
-def test_stored_comparisons_over_users_count_for_their_own_runs_alone(same_runs, tmp_path):
+def test_stored_comparisons_over_users_are_used_for_the_same_runs_only(same_runs, tmp_path):
     seeds = [record(7), record(8)]
     from_users = COMPARISON | {"low": 0.005, "high": 0.015, "p_value": 0.01, "verdict": "better"}
     key = RunKey("gains", LOG, "sasrec", None)

@@ -67,9 +67,11 @@ def test_an_ablation_changes_one_setting_and_shares_the_base():
         elif change == "from-scratch":
             assert config.pretrain.max_steps == 1
         else:
-            wanted = {key.replace(" ", "-"): value for key, value in ABLATION.items()}[change]
+            change_settings = {key.replace(" ", "-"): value for key, value in ABLATION.items()}[
+                change
+            ]
             assert different
-            assert different <= set(wanted)
+            assert different <= set(change_settings)
             assert config.pretrain == recipe.pretrain
             assert not config.evaluation.control
 
@@ -105,8 +107,8 @@ def test_the_tail_suite_changes_the_number_of_test_items_only():
             same = resolve(recipe.tables, recipe.name).tables()
             model = recipe.name.split("-")[0]
             for length in (5, 10):
-                found = cells.pop(f"{model}-next-{length}{ending}").tables()
-                assert found == same | {"data": same["data"] | {"test_items": length}}
+                longer = cells.pop(f"{model}-next-{length}{ending}").tables()
+                assert longer == same | {"data": same["data"] | {"test_items": length}}
     assert not cells
 
 
@@ -160,7 +162,9 @@ def a_cell(words, seeds=(1,)):
 def a_record(cells):
     dataset = {"users": 10, "items": 5, "interactions": 50}
     return {
-        "data": {name: {"dataset": dataset, "cells": found} for name, found in cells.items()},
+        "data": {
+            name: {"dataset": dataset, "cells": log_cells} for name, log_cells in cells.items()
+        },
         "profile": "quick",
     }
 
@@ -173,8 +177,8 @@ def test_the_table_of_gains_counts_logs_and_shows_each_change():
         }
     )
     counts, one, two = gains_table(record)
-    told = ("1 (0)", "0 (0)", "1 (0)", "1 (0)", "1 (0)", "0 (0)")
-    assert counts.rows[0] == ("SASRec", "Recall@10", *told)
+    counted = ("1 (0)", "0 (0)", "1 (0)", "1 (0)", "1 (0)", "0 (0)")
+    assert counts.rows[0] == ("SASRec", "Recall@10", *counted)
     assert one.rows[1][:2] == ("SASRec", "NDCG@10")
     assert "0.1200 (+20.0 %)" in one.rows[1]
     assert "better (+10.0 % to +20.0 %)" in one.rows[1]
@@ -194,14 +198,16 @@ def test_logs_are_counted_over_users_and_over_seeds():
 
 
 def test_the_figure_shows_tuned_and_control_by_log_and_model(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or [path])
+    figures_saved = []
+    monkeypatch.setattr(
+        figures, "save", lambda figure, path: figures_saved.append(figure) or [path]
+    )
     cells = {"gsau": a_cell(("better", "better")), "sasrec": a_cell(("better", "better"))}
     alone = {"sasrec": a_cell(("better", "better"))}
     del alone["sasrec"]["models"]["control"]
     alone["sasrec"]["comparisons"] = []
     assert figures.draw_gains(a_record({"one": cells, "two": alone}), Path("out"))
-    left, right = drawn[0].axes
+    left, right = figures_saved[0].axes
     assert [axes.get_title() for axes in (left, right)] == ["SASRec", "GSAU"]
     assert [label.get_text() for label in left.get_yticklabels()] == ["one", "two"]
     places = {line.get_label(): line.get_xdata() for line in right.lines}
@@ -231,7 +237,7 @@ def test_without_a_comparison_the_cell_is_a_dash():
 def test_the_interval_over_seeds_is_shown_where_the_record_has_one():
     cell = a_cell(("better", "better"), (1, 2, 3))
     assert comparison_cell(cell, "tuned", "base") == "better (+10.0 % to +20.0 %)"
-    for found in cell["comparisons"]:
-        found["seeds"] = [-0.01, 0.05]
-    told = "better (+10.0 % to +20.0 %; seeds −10.0 % to +50.0 %)"
-    assert comparison_cell(cell, "tuned", "base") == told
+    for row in cell["comparisons"]:
+        row["seeds"] = [-0.01, 0.05]
+    text = "better (+10.0 % to +20.0 %; seeds −10.0 % to +50.0 %)"
+    assert comparison_cell(cell, "tuned", "base") == text

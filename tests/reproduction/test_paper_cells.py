@@ -55,8 +55,8 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
             },
             "gsau": {"trainable": ("item", "user")},
         }
-        wanted = GRPOConfig.paper(eval_steps=500, **additions[cell.name])
-        assert config.grpo == wanted
+        paper = GRPOConfig.paper(eval_steps=500, **additions[cell.name])
+        assert config.grpo == paper
 
 
 def test_a_factor_changes_the_named_settings_only():
@@ -78,8 +78,8 @@ def test_estimator_objective_and_held_out_targets_change_one_after_the_other():
         "sasrec-exact-cross-entropy",
         "sasrec-held-out-cross-entropy",
     )
-    found = [resolve(cells[name], name).tables() for name in chain]
-    assert [_changed(one, other) for one, other in pairwise(found)] == [
+    tables = [resolve(cells[name], name).tables() for name in chain]
+    assert [_changed(one, other) for one, other in pairwise(tables)] == [
         {("grpo", "estimator"), ("evaluation", "control")},
         {("grpo", "loss_type")},
         {("pretrain", "hold_out")},

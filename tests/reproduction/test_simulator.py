@@ -45,9 +45,9 @@ def test_every_policy_runs_in_every_shop(simulated):
     names |= {"Thompson sampling", "oracle"}
     names |= {f"+ GRPO, novelty {weight:g}" for weight in simulator.NOVELTY}
     assert set(record["policies"]) == names
-    for found in record["policies"].values():
-        assert len(found["reward"]["each"]) == 2
-        assert found["turns"]["mean"] <= 4
+    for policy in record["policies"].values():
+        assert len(policy["reward"]["each"]) == 2
+        assert policy["turns"]["mean"] <= 4
     itself = record["policies"]["base"]["reward"]["against_base"]
     assert (itself["difference"], itself["verdict"]) == (0, "no difference")
     assert record["policies"]["oracle"]["reward"]["mean"] > itself["difference"]
@@ -55,9 +55,9 @@ def test_every_policy_runs_in_every_shop(simulated):
 
 def test_a_finished_seed_is_not_run_again(simulated):
     folder, record, _ = simulated
-    found, announced = run_again(folder)
+    repeated, announced = run_again(folder)
     assert announced == []
-    assert found == record
+    assert repeated == record
 
 
 def test_other_settings_need_another_folder(simulated):
@@ -68,9 +68,9 @@ def test_other_settings_need_another_folder(simulated):
 
 def test_the_habits_change_the_shop_and_the_oracle(simulated):
     folder, record, _ = simulated
-    found, _ = run_again(folder.parent / "chained", seeds=(1,), habits=Habits(chain=4.0))
+    chained, _ = run_again(folder.parent / "chained", seeds=(1,), habits=Habits(chain=4.0))
     assert record["settings"]["habits"]["chain"] == 1.0
-    oracle = [each["policies"]["oracle"]["reward"]["each"][0] for each in (record, found)]
+    oracle = [each["policies"]["oracle"]["reward"]["each"][0] for each in (record, chained)]
     assert oracle[0] < oracle[1]  # the next click is more predictable, and the oracle knows it
 
 

@@ -171,7 +171,7 @@ def _bootstrap_users(runs: Sequence[RunFolder], stages: Sequence[str]) -> list[d
 
 
 def _average_intervals(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Average the ends of the seeds' own intervals.
+    """Average the ends of the intervals of the seeds.
 
     This assumes that all seeds err on the same users, so the interval is never narrower than that
     of the averaged users.

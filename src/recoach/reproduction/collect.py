@@ -170,12 +170,12 @@ def committed_tables(
 def _save_figures(
     suites: Mapping[str, Record], records: Mapping[RunKey, Record], folder: RunFolder
 ) -> None:
-    drawn: dict[str, Record] = {"figure1": suites["table3"]}
-    drawn |= {name: suites[name] for name in ("factors", "gains")}
+    figures: dict[str, Record] = {"figure1": suites["table3"]}
+    figures |= {name: suites[name] for name in ("factors", "gains")}
     if _SIMULATOR in records:
-        drawn["simulator"] = records[_SIMULATOR]
+        figures["simulator"] = records[_SIMULATOR]
     with tempfile.TemporaryDirectory() as place:
-        for name, record in drawn.items():
+        for name, record in figures.items():
             for path in save_figure(record, name, Path(place)):
                 if path.suffix == ".svg":
                     folder.write_bytes(path.name, path.read_bytes())
@@ -184,8 +184,8 @@ def _save_figures(
 def documents(root: Path, tables: Mapping[str, Sequence[ResultTable]]) -> dict[str, str]:
     """Return the text of each document with its tables between the two marks."""
     texts = {}
-    for name, shown in DOCUMENTS.items():
-        block = "\n".join(markdown(tables[table]) for table in shown if table in tables)
+    for name, names in DOCUMENTS.items():
+        block = "\n".join(markdown(tables[table]) for table in names if table in tables)
         before, rest = (root / name).read_text().split(_BEGIN)
         _, after = rest.split(_END)
         texts[name] = f"{before}{_BEGIN}\n{block}\n{_END}{after}"
