@@ -6,8 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recoach.cli import serve
+from recoach.cli import export, serve
+from recoach.data.prepared import load_dataset
 from recoach.experiments.run_folder import RunFolder
+from recoach.models.base import Recommender
+from recoach.models.neighbours.popularity import PopularityConfig
 
 
 def tables(folder):
@@ -85,3 +88,25 @@ def test_a_large_catalogue_is_served_from_an_index(finished, monkeypatch):
         )
     monkeypatch.setattr(serve, "has_faiss", lambda: False)
     assert serve.read_snapshot(folder).faiss_indexes == {}
+
+
+class _Scorer(Recommender):
+    """A model without vectors."""
+
+    def score(self, queries, items=None):
+        raise NotImplementedError
+
+    def parameter_groups(self):
+        return {}
+
+
+@pytest.mark.parametrize("command", ["vectors", "faiss", "onnx"])
+def test_exports_reject_a_model_without_vectors(recoach, finished, tmp_path, monkeypatch, command):
+    dataset = load_dataset(RunFolder(finished).dataset)
+    scorer = _Scorer(PopularityConfig(), dataset.train, dataset.n_items)
+    monkeypatch.setattr(export, "open_model", lambda *_: ("base", scorer, dataset))
+    result = recoach("export", command, finished, "--output", tmp_path / "x")
+    assert result.code == 2
+    message = "needs a vector for each state and each item, and _Scorer scores"
+    assert message in " ".join(result.err.split())
+    assert not (tmp_path / "x").exists()
