@@ -1,5 +1,8 @@
 """The committed results have the settings of their cells, and the documents show them."""
 
+import json
+import shutil
+
 import pytest
 
 from pages import ROOT
@@ -11,9 +14,10 @@ from recoach.reproduction.collect import (
     committed_cells,
     committed_tables,
     documents,
+    main,
     restore,
 )
-from recoach.reproduction.committed import read_results
+from recoach.reproduction.committed import RunKey, read_results
 
 RECORDS = read_results(ROOT / "results")
 RUNS = [key for key in RECORDS if key.seed is not None]
@@ -56,3 +60,24 @@ def test_the_documents_show_the_committed_tables(tables):
 
 def test_every_table_of_a_document_exists(tables):
     assert {table for names in DOCUMENTS.values() for table in names} <= set(tables)
+
+
+def test_a_finished_run_is_added_to_the_results_the_tables_and_the_documents(tmp_path):
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    for name in DOCUMENTS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    key = RunKey("gains", "baby-2023", "lightgcn", 2020)
+    record = RECORDS[key] | {"seed": 2099}
+    run = tmp_path / "runs/reproduce/gains/baby-2023/lightgcn-2099"
+    run.mkdir(parents=True)
+    (run / "results.json").write_text(json.dumps(record))
+    main(tmp_path)
+    added = {
+        new: one for new, one in read_results(tmp_path / "results").items() if new.seed == 2099
+    }
+    assert added == {key._replace(seed=2099): record}
+    assert "2099" in (tmp_path / "results/tables/gains.md").read_text()
+    page = "docs/results/gains.md"
+    assert (tmp_path / page).read_text() != (ROOT / page).read_text()
+    assert (tmp_path / "results/tables/gains.svg").read_text().startswith("<?xml")
