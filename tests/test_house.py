@@ -97,8 +97,8 @@ def test_the_front_door_is_sorted_small_and_true():
     assert all(hasattr(recoach, name) for name in names)
     (typed,) = (node for node in TREES["recoach.__init__"].body if isinstance(node, ast.If))
     seen_by_type_checkers = {alias.name: node.module for node in typed.body for alias in node.names}
-    assert seen_by_type_checkers == recoach._HOMES
-    assert set(names) == set(recoach._HOMES)
+    assert seen_by_type_checkers == recoach._MODULES
+    assert set(names) == set(recoach._MODULES)
 
 
 def test_everything_public_is_documented():

@@ -44,7 +44,7 @@ __all__ = [
     "wrap",
 ]
 
-_HOMES = {
+_MODULES = {
     "Dataset": "recoach.data.split",
     "GRPOConfig": "recoach.training.config",
     "GRPOTrainer": "recoach.training.trainer",
@@ -69,11 +69,11 @@ _HOMES = {
 
 
 _RENAMED = {"Session": "RunContext"}
-"""Public names of earlier versions and what they are called now."""
+"""Renamed public names: the old name and the current one."""
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name where it is first used: `recoach --help` needs no torch."""
+    """Import a public name on first access, so that `recoach --help` does not import torch."""
     if name in _RENAMED:
         warnings.warn(
             f"recoach.{name} is now called recoach.{_RENAMED[name]}; the old name will be removed.",
@@ -81,6 +81,6 @@ def __getattr__(name: str) -> object:
             stacklevel=2,
         )
         name = _RENAMED[name]
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'recoach' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

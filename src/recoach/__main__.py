@@ -1,4 +1,4 @@
-"""`python -m recoach`, which is also what torchrun is given."""
+"""Entry point of `python -m recoach`, also for torchrun."""
 
 from recoach.cli.main import main
 

@@ -1,1 +1,1 @@
-"""Tables, figures and pages made from records; computes nothing."""
+"""Tables, figures and HTML pages of recorded results; no metric is computed here."""
