@@ -1,46 +1,23 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from variants import ATTENTION, DATASET, N_ITEMS, N_USERS, SCORERS, VARIANTS, build, make_queries
 
-from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
+from recoach.data.batches import EdgeBatches, StateBatches
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.base import GROUP_NAMES, TrainingBatch
+from recoach.models.base import GROUP_NAMES, DotProductRecommender, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
-from recoach.models.registry import MODELS, build_model
+from recoach.models.dense_softmax import score_chunks
+from recoach.models.registry import MODELS
 from recoach.simulation.toy_logs import block_graph, checkerboard, cycle
 from recoach.training.supervised import PretrainConfig, pretrain
 
-ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
-VARIANTS = {
-    "popularity": ("popularity", {}),
-    "sasrec": ("sasrec", ENCODER),
-    "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
-    "lightgcn": ("lightgcn", {"dim": 16}),
-    "bprmf": ("bprmf", {"dim": 16}),
-    "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
-    "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),
-    "gsau": ("gsau", ENCODER),
-    "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
-    "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),
-}
-N_USERS, N_ITEMS = 30, 20
-DATASET = leave_last_out(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9))
 all_variants = pytest.mark.parametrize("variant", sorted(VARIANTS))
-
-
-def build(variant, dataset=DATASET, **settings):
-    name, defaults = VARIANTS[variant]
-    return build_model(name, dataset, **defaults | settings, seed=2)
-
-
-def make_queries(model, users):
-    past = histories(DATASET, "test")
-    length = model.history_length or 4
-    return user_queries(past, np.array(users), length, N_ITEMS, mask_seen=False)
+registered_variants = pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {ATTENTION}))
+dot_product_variants = pytest.mark.parametrize("variant", sorted(set(VARIANTS) - set(SCORERS)))
 
 
 def ndcg_after_training(variant, dataset, **settings):
@@ -58,10 +35,69 @@ def ndcg_after_training(variant, dataset, **settings):
 
 
 def test_every_registered_model_has_a_variant():
-    assert {name for name, _ in VARIANTS.values()} == set(MODELS)
+    assert {name for name, _ in VARIANTS.values()} == {*MODELS, ATTENTION}
+
+
+def test_models_without_vectors_are_named():
+    names = {name for name in VARIANTS if not isinstance(build(name), DotProductRecommender)}
+    assert names == set(SCORERS)
 
 
 @all_variants
+def test_scores_have_a_column_for_each_item_without_padding(variant):
+    model = build(variant).eval()
+    scores = model.score(make_queries(model, [3, 0, 7]))
+    assert scores.shape == (3, N_ITEMS)
+    assert torch.isfinite(scores).all()
+
+
+@all_variants
+def test_scores_of_candidates_are_columns_of_the_scores_of_the_catalogue(variant):
+    model = build(variant).eval()
+    queries = make_queries(model, [3, 0, 7])
+    scores = model.score(queries)
+    shared = torch.tensor([5, 0, 19, 5])
+    assert torch.allclose(model.score(queries, shared), scores[:, shared], atol=1e-5)
+    candidates = torch.tensor([[5, 0, 19, 5], [1, 2, 3, 4], [7, 7, 18, 0]])
+    expected = scores.gather(1, candidates)
+    assert torch.allclose(model.score(queries, candidates), expected, atol=1e-5)
+    one_state = make_queries(model, [0])
+    result = model.score(one_state, candidates[1:2])
+    assert torch.allclose(result, expected[1:2], atol=1e-5)
+
+
+@all_variants
+@pytest.mark.parametrize("scores_at_once", [1, 7, 2**20])
+def test_scores_in_chunks_are_the_scores(variant, scores_at_once):
+    model = build(variant).eval()
+    model.scores_at_once = scores_at_once
+    queries = make_queries(model, [3, 0, 7])
+    columns, parts = zip(*score_chunks(model, queries), strict=True)
+    assert [i for part in columns for i in range(part.start, part.stop)] == list(range(N_ITEMS))
+    assert torch.allclose(torch.cat(parts, dim=1), model.score(queries), atol=1e-5)
+    items = torch.tensor([5, 0, 19])
+    parts = [scores for _, scores in score_chunks(model, queries, items)]
+    assert torch.allclose(torch.cat(parts, dim=1), model.score(queries, items), atol=1e-5)
+
+
+@all_variants
+def test_scores_have_gradients_for_the_trained_weights(variant):
+    model = build(variant)
+    scores = model.score(make_queries(model, [3, 0, 7]))
+    assert scores.requires_grad == any(p.requires_grad for p in model.parameters())
+
+
+@all_variants
+def test_an_empty_history_and_no_states_have_finite_scores(variant):
+    model = build(variant).eval()
+    queries = make_queries(model, [1, 2])
+    empty = replace(queries, ends=torch.zeros(2).long(), lengths=torch.zeros(2).long())
+    assert torch.isfinite(model.score(empty)).all()
+    nothing = queries.select(slice(0, 0))
+    assert model.score(nothing).shape == (0, N_ITEMS)
+
+
+@dot_product_variants
 def test_scores_are_products_of_the_vectors_for_all_items_without_padding(variant):
     model = build(variant).eval()
     queries = make_queries(model, [3, 0, 7])
@@ -95,7 +131,7 @@ def test_scores_in_evaluation_mode_are_deterministic(variant):
     assert torch.equal(model.score(queries), model.score(queries))
 
 
-@all_variants
+@registered_variants
 def test_a_saved_and_loaded_model_has_the_same_scores(variant, tmp_path):
     model = build(variant).eval()
     save_description(tmp_path, model)

@@ -56,6 +56,9 @@ class Queries:
     """Items to mask in the ranking of each state, if any."""
     hidden: Seen | None = None
     """Later items of the states' users; models that propagate over the log must not use them."""
+    hidden_of_batch: tuple[Tensor, Tensor] | None = None
+    """(int64[H] users, int64[H] items), the hidden interactions of the batch that these states
+    were selected from, which replace `hidden`."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,22 +71,25 @@ class Queries:
     @property
     def hidden_edges(self) -> tuple[Tensor, Tensor] | None:
         """(int64[H] users, int64[H] items) of the hidden interactions; None if there are none."""
+        if self.hidden_of_batch is not None:
+            return self.hidden_of_batch
         return self.hidden and (self.state_users[self.hidden.states], self.hidden.items)
 
     def select(self, which: slice) -> "Queries":
-        """Return the states `which` with the rows that they are read from, both renumbered."""
+        """Return the states `which` with the rows that they are read from, both renumbered.
+
+        The hidden interactions remain those of all states: a model that propagates over the log
+        must return the same scores as for the batch.
+        """
         rows, renumbered = torch.unique(self.rows[which], return_inverse=True)
-        seen, hidden = (
-            pairs and pairs.between(which.start, which.stop) for pairs in (self.seen, self.hidden)
-        )
         return Queries(
             users=self.users[rows],
             history=self.history[rows],
             lengths=self.lengths[rows],
             rows=renumbered,
             ends=self.ends[which],
-            seen=seen,
-            hidden=hidden,
+            seen=self.seen and self.seen.between(which.start, which.stop),
+            hidden_of_batch=self.hidden_edges,
         )
 
     def to(self, device: torch.device) -> "Queries":
@@ -96,7 +102,11 @@ class Queries:
             pairs and Seen(*(part.to(device) for part in pairs))
             for pairs in (self.seen, self.hidden)
         )
-        return replace(self, **tensors, seen=seen, hidden=hidden)
+        edges = self.hidden_of_batch and (
+            self.hidden_of_batch[0].to(device),
+            self.hidden_of_batch[1].to(device),
+        )
+        return replace(self, **tensors, seen=seen, hidden=hidden, hidden_of_batch=edges)
 
 
 class Batch(NamedTuple):

@@ -57,9 +57,11 @@ class DenseBlock(Block):
         if seen is not None:
             seen = seen.between(which.start, which.stop)
             logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
-        empty = (logits.detach() == -torch.inf).all(dim=1)  # every item is masked: p is 0
-        self._log_p = logits.masked_fill(empty[:, None], 0.0).log_softmax(dim=1)
-        self.p = self._log_p.detach().exp().masked_fill(empty[:, None], 0.0)
+        empty = (logits.detach() == -torch.inf).all(dim=1, keepdim=True)
+        # Where every item is masked the softmax is NaN; there p is 0 and log p is -inf.
+        log_p = logits.masked_fill(empty, 0.0).log_softmax(dim=1)
+        self._log_p = log_p.masked_fill(empty, -torch.inf)
+        self.p = self._log_p.detach().exp()
 
     def log_p(self, states: Tensor, items: Tensor) -> Tensor:
         """Return float[n], the log-probabilities of pairs, see `Block`."""
@@ -100,9 +102,10 @@ class DenseDistribution(Distribution):
         items: int64[C] candidates that stand for the catalogue; None for all of it.
         temperature: divides the scores.
         bias: float[C], see `BlockwiseDistribution`.
-        dropout_seed: seeds the global random state before each call of the model, so that both
-            passes, and all policies that share the seed, have the same dropout masks; None takes
-            the seed of the moment.
+        dropout_seed: seeds the global random state before each call of a model in training mode,
+            so that both passes, and all policies that share the seed, have the same dropout masks;
+            None draws a seed from the global random state. All chunks of a block have the same
+            masks, wherever `score` drops elements of tensors of the same shape.
     """
 
     def __init__(
@@ -117,7 +120,9 @@ class DenseDistribution(Distribution):
     ) -> None:
         self.model, self.queries, self.items = model, queries, items
         self.temperature, self.bias = temperature, bias
-        self._seed = torch.initial_seed() if dropout_seed is None else dropout_seed
+        if dropout_seed is None and model.training:
+            dropout_seed = int(torch.randint(2**62, ()))
+        self._seed = dropout_seed if model.training else None
         n_items = model.n_items if items is None else len(items)
         self.block_size = max(1, _LOGITS // max(1, n_items))
 
@@ -127,8 +132,9 @@ class DenseDistribution(Distribution):
     def blocks(self) -> Iterator[DenseBlock]:
         """Yield all states block by block, without gradients, see `Distribution`."""
         for which, states in self._state_blocks():
-            with torch.no_grad():
-                yield DenseBlock(self, self._logits(states), which)
+            with torch.no_grad():  # not while suspended: the caller has its own gradient mode
+                block = DenseBlock(self, self._logits(states), which)
+            yield block
 
     def loss(self, block_loss: BlockLoss, *others: Distribution) -> Tensor:
         """Sum a loss of log-probabilities over all states, see `Distribution`."""
@@ -147,10 +153,14 @@ class DenseDistribution(Distribution):
         return logits if self.bias is None else logits.add_(self.bias)
 
     def _chunks(self, states: Queries) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the scores of all chunks, each under the same dropout mask."""
-        torch.manual_seed(self._seed)
-        for columns, scores in score_chunks(self.model, states, self.items):
-            yield columns, scores
+        """Yield the scores of all chunks, each under the same dropout masks."""
+        self._reset_dropout()
+        for chunk in score_chunks(self.model, states, self.items):
+            yield chunk
+            self._reset_dropout()
+
+    def _reset_dropout(self) -> None:
+        if self._seed is not None:
             torch.manual_seed(self._seed)
 
 
@@ -165,17 +175,18 @@ class _DenseLoss(torch.autograd.Function):
     ) -> Tensor:
         gradients = [torch.zeros_like(weight) for weight in weights]
         total = torch.zeros((), device=distribution.queries.rows.device)
-        other_blocks = [other.blocks() for other in others]
-        for which, states in distribution._state_blocks():
+        for (which, states), *other_blocks in zip(
+            distribution._state_blocks(), *(other.blocks() for other in others), strict=True
+        ):
             logits = distribution._logits(states).requires_grad_()
             with torch.enable_grad():
-                block = DenseBlock(distribution, logits, which)
-                value = block_loss(block, *(next(blocks) for blocks in other_blocks))
+                value = block_loss(DenseBlock(distribution, logits, which), *other_blocks)
             total = total + value.detach()
             if weights and value.requires_grad:
-                (slope,) = torch.autograd.grad(value, logits)
-                slope.div_(distribution.temperature)
-                _add_gradients(distribution, states, slope, weights, gradients)
+                (slope,) = torch.autograd.grad(value, logits, allow_unused=True)
+                if slope is not None:
+                    slope = slope / distribution.temperature
+                    _add_gradients(distribution, states, slope, weights, gradients)
         ctx.gradients = gradients  # type: ignore[attr-defined]
         return total
 
@@ -203,14 +214,11 @@ def _add_gradients(
         weights: what the model's scores are computed from.
         gradients: changed in place.
     """
-    chunks = distribution._chunks(states)
-    while True:
-        with torch.enable_grad():
-            chunk = next(chunks, None)
-        if chunk is None:
-            return
-        columns, scores = chunk
-        parts = torch.autograd.grad(scores, weights, slope[:, columns], allow_unused=True)
-        for gradient, part in zip(gradients, parts, strict=True):
-            if part is not None:
-                gradient.add_(part)
+    with torch.enable_grad():
+        for columns, scores in distribution._chunks(states):
+            if not scores.requires_grad:  # the scores do not depend on the trained weights
+                continue
+            parts = torch.autograd.grad(scores, weights, slope[:, columns], allow_unused=True)
+            for gradient, part in zip(gradients, parts, strict=True):
+                if part is not None:
+                    gradient.add_(part)

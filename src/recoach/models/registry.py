@@ -9,6 +9,7 @@ from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, suggestion
 from recoach.models.base import Recommender
 from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
+from recoach.models.factorization.neumf import NeuMF, NeuMFConfig
 from recoach.models.graph.gsau import GSAU, GSAUConfig
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
 from recoach.models.neighbours.popularity import Popularity, PopularityConfig
@@ -28,6 +29,7 @@ MODELS: dict[str, Entry] = {
     "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
     "lightgcn": Entry(LightGCN, LightGCNConfig),
+    "neumf": Entry(NeuMF, NeuMFConfig),
     "popularity": Entry(Popularity, PopularityConfig),
     "sasrec": Entry(SASRec, SASRecConfig),
 }

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from recoach import distributed
 from recoach.errors import ConfigError
-from recoach.models.base import Recommender
+from recoach.models.base import DotProductRecommender, Recommender
 from recoach.models.sharded_softmax import local_rows
 
 _SHARDED_KEY = "items.weight"
@@ -72,7 +72,8 @@ def shard_embedding(model: Recommender) -> None:
         RunError: the weights differ between ranks.
     """
     embedding = getattr(model, "items", None)
-    if not (model.shardable and isinstance(embedding, nn.Embedding)):
+    shardable = isinstance(model, DotProductRecommender) and model.shardable
+    if not (shardable and isinstance(embedding, nn.Embedding)):
         raise ConfigError(
             f"shard_items is for SASRec and GRU4Rec with loss = 'ce'; this {type(model).__name__} "
             "needs all items at once."

@@ -1,0 +1,112 @@
+"""The models of the contract tests: all of the registry, and one with attention that is not in it.
+
+`AttentionScorer` scores an item by what the item itself attends to in the history, so that its
+scores are no dot products of a state's and an item's vector.
+"""
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from recoach.config import StrictConfig
+from recoach.data.batches import histories, user_queries
+from recoach.data.split import leave_last_out
+from recoach.models.base import Recommender
+from recoach.models.losses import sampled_cross_entropy
+from recoach.models.registry import MODELS, Entry, build_from_config, build_model
+from recoach.simulation.toy_logs import block_graph
+
+ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
+NEUMF = {"dim": 8, "mlp_dim": 8, "hidden_dims": (16, 8), "dropout": 0.1}
+ATTENTION = "attention"
+VARIANTS = {
+    "popularity": ("popularity", {}),
+    "sasrec": ("sasrec", ENCODER),
+    "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
+    "lightgcn": ("lightgcn", {"dim": 16}),
+    "bprmf": ("bprmf", {"dim": 16}),
+    "neumf": ("neumf", NEUMF),
+    "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
+    "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),
+    "gsau": ("gsau", ENCODER),
+    "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
+    "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),
+    ATTENTION: (ATTENTION, {"dim": 16}),
+}
+SCORERS = ("neumf", ATTENTION)
+"""Variants whose scores are no dot products."""
+N_USERS, N_ITEMS = 30, 20
+DATASET = leave_last_out(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9))
+
+
+class AttentionConfig(StrictConfig):
+    dim: int = Field(16, gt=0)
+    max_length: int = Field(6, gt=0)
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class AttentionScorer(Recommender):
+    """Deep interest network (Zhou et al. 2018) with attention by scaled products."""
+
+    needs = ("states",)
+    scores_at_once = 512
+
+    def __init__(self, config, train, n_items):
+        super().__init__(config, train, n_items)
+        self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
+        self.places = nn.Embedding(config.max_length + 1, config.dim)
+        self.query = nn.Linear(config.dim, config.dim, bias=False)
+        self.hidden = nn.Linear(3 * config.dim, config.dim)
+        self.output = nn.Linear(config.dim, 1)
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def history_length(self):
+        return self.config.max_length
+
+    def score(self, queries, items=None):
+        history = queries.history[queries.rows]
+        from_end = queries.ends[:, None] - torch.arange(history.shape[1])
+        is_past = from_end > 0
+        places = self.places(from_end.clamp(min=0, max=self.config.max_length))
+        vectors = self.dropout(self.items(history) + places)
+        targets = self.items(torch.arange(self.n_items) if items is None else items)
+        targets = targets.expand(len(history), -1, -1)
+        logits = self.query(targets) @ vectors.mT / self.config.dim**0.5
+        logits = logits.masked_fill(~is_past[:, None], -1e9)
+        weights = logits.softmax(dim=2) * is_past[:, None]
+        interest = weights @ vectors
+        pairs = torch.cat([interest, targets, interest * targets], dim=2)
+        return self.output(self.hidden(pairs).relu())[..., 0]
+
+    def loss(self, batch, generator):
+        if batch.states is None:
+            raise ValueError("AttentionScorer learns from states; the batch has none.")
+        queries, targets = batch.states.queries, batch.states.targets
+        negatives = torch.randint(self.n_items, (len(targets), 10), generator=generator)
+        scores = self.score(queries, torch.cat([targets[:, None], negatives], dim=1))
+        return sampled_cross_entropy(scores[:, 0], scores[:, 1:])
+
+    def parameter_groups(self):
+        layers = (self.query, self.hidden, self.output)
+        return {
+            "item": [self.items.weight],
+            "position": [self.places.weight],
+            "encoder": [p for layer in layers for p in layer.parameters()],
+        }
+
+
+def build(variant, dataset=DATASET, **settings):
+    name, defaults = VARIANTS[variant]
+    if name in MODELS:
+        return build_model(name, dataset, **defaults | settings, seed=2)
+    entry = Entry(AttentionScorer, AttentionConfig)
+    config = AttentionConfig(**defaults | settings)
+    return build_from_config(entry, config, dataset.train, dataset.n_items, seed=2)
+
+
+def make_queries(model, users, *, mask_seen=False):
+    past = histories(DATASET, "test")
+    length = model.history_length or 4
+    return user_queries(past, np.array(users), length, N_ITEMS, mask_seen=mask_seen)
