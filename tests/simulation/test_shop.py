@@ -259,19 +259,3 @@ def test_the_graph_finds_the_block_and_popularity_does_not():
     )
     assert graph == 1.0
     assert popular < 0.5
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("law", "click_probabilities"),
-        ("visitors", "user_states"),
-        ("sold", "catalogue_index"),
-    ],
-)
-def test_earlier_names_of_attributes_work_with_a_warning(store, old, new):
-    with pytest.warns(DeprecationWarning, match=rf"Shop\.{old} is now called Shop\.{new}"):
-        found = getattr(store, old)
-    assert np.array_equal(found, store.catalogue_index) or found == getattr(store, new)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        store.nothing  # noqa: B018

@@ -7,7 +7,6 @@ many clicks. A policy is evaluated by the clicks and sessions of many turns inst
 click.
 """
 
-from importlib import import_module
 from typing import Annotated, Any, Final
 
 import gymnasium
@@ -22,7 +21,6 @@ from pydantic.dataclasses import dataclass
 from recoach.data.batches import histories
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError
-from recoach.simulation import warn_renamed
 from recoach.simulation.shop import Shop, UserStates
 
 Longs = NDArray[np.int64]
@@ -96,7 +94,6 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
             histories start with all of it.
         config: how users respond.
         users: int64[n] the users who take part; None for all.
-        moods: the name of `config` in earlier versions.
 
     Raises:
         ConfigError: lists are longer than the catalogue.
@@ -108,10 +105,8 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         dataset: Dataset,
         config: EnvironmentConfig | None = None,
         users: Longs | None = None,
-        *,
-        moods: EnvironmentConfig | None = None,
     ) -> None:
-        self.shop, self.config = shop, _config(config, moods)
+        self.shop, self.config = shop, config or EnvironmentConfig()
         if self.config.list_length > dataset.n_items:
             raise ConfigError(
                 f"list_length is {self.config.list_length}, but the log has only "
@@ -132,12 +127,6 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = spaces.MultiDiscrete(choices, start=np.full_like(choices, -1))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - an attribute of any kind
-        if name not in _RENAMED_ATTRIBUTES:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        warn_renamed(f"Customers.{name}", f"ShopVectorEnv.{_RENAMED_ATTRIBUTES[name]}")
-        return getattr(self, _RENAMED_ATTRIBUTES[name])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -273,22 +262,13 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
 class ShopEnv(gymnasium.Env[Longs, Longs]):
     """One user of a shop as a Gymnasium environment; every reset samples another user.
 
-    Args:
-        shop: the users and their click probabilities.
-        dataset: the log of the same shop, split.
-        config: how users respond.
-        moods: the name of `config` in earlier versions.
+    The arguments are those of `ShopVectorEnv`.
     """
 
     def __init__(
-        self,
-        shop: Shop,
-        dataset: Dataset,
-        config: EnvironmentConfig | None = None,
-        *,
-        moods: EnvironmentConfig | None = None,
+        self, shop: Shop, dataset: Dataset, config: EnvironmentConfig | None = None
     ) -> None:
-        self._arguments = (shop, dataset, _config(config, moods))
+        self._arguments = (shop, dataset, config)
         self._env = ShopVectorEnv(*self._arguments, users=np.array([0]))
         self.observation_space = self._env.single_observation_space
         self.action_space = self._env.single_action_space
@@ -313,12 +293,6 @@ class ShopEnv(gymnasium.Env[Longs, Longs]):
         return observations[0], float(rewards[0]), *ends, _first(info)
 
 
-def _config(config: EnvironmentConfig | None, moods: EnvironmentConfig | None) -> EnvironmentConfig:
-    if moods is not None:
-        warn_renamed("The argument moods", "config")
-    return config or moods or EnvironmentConfig()
-
-
 def _last_items(past: RaggedArray, users: Longs, length: int, pad: int) -> Longs:
     observations = np.full((len(users), length), pad, dtype=np.int64)
     for row, user in enumerate(users.tolist()):
@@ -338,38 +312,3 @@ def _duplicates(lists: Longs) -> NDArray[np.bool_]:
 
 def _first(info: dict[str, Any]) -> dict[str, Any]:
     return {name: values[0] for name, values in info.items()}
-
-
-def _moods(**values: Any) -> EnvironmentConfig:  # noqa: ANN401 - fields of any type
-    """Return the configuration of fields under their earlier names."""
-    names = {old: new for new, old in RECORD_KEYS.items()}
-    return EnvironmentConfig(**{names.get(name, name): value for name, value in values.items()})
-
-
-_RENAMED_ATTRIBUTES: Final = {
-    "gone": "terminated",
-    "here": "active_rows",
-    "moods": "config",
-    "shelf": "item_category",
-    "worth": "item_logits",
-}
-_RENAMED: Final = {
-    "Customer": "environment.ShopEnv",
-    "Customers": "environment.ShopVectorEnv",
-    "Learner": "episodes.LearningPolicy",
-    "Moods": "environment.EnvironmentConfig",
-    "Policy": "episodes.Policy",
-    "Stay": "episodes.EpisodeResult",
-    "play": "episodes.run_episodes",
-    "served_by": "episodes.model_policy",
-}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - an attribute of any kind
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warn_renamed(f"{__name__}.{name}", f"recoach.simulation.{_RENAMED[name]}")
-    module, _, new = _RENAMED[name].partition(".")
-    return (
-        _moods if name == "Moods" else getattr(import_module(f"recoach.simulation.{module}"), new)
-    )

@@ -5,7 +5,7 @@ same log. Rows are grouped by user and ordered by time; no user has an item twic
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from recoach.data.interactions import Interactions
 from recoach.errors import DataError
-from recoach.simulation import warn_renamed
 
 Floats = NDArray[np.float64]
 Seed = int | np.random.Generator
@@ -97,13 +96,6 @@ class UserStates:
         self.vectors[rows] = np.sqrt(1 - drift**2) * self.vectors[rows] + drift * noise
 
 
-_RENAMED: Final = {
-    "law": "click_probabilities",
-    "sold": "catalogue_index",
-    "visitors": "user_states",
-}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Shop:
     """A simulated log together with the click probabilities it was sampled from."""
@@ -122,12 +114,6 @@ class Shop:
         return (
             f"Shop({log.n_users:,} customers, {len(self.item_titles):,} items, {len(log):,} clicks)"
         )
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - an attribute of any kind
-        if name not in _RENAMED:
-            raise AttributeError(f"'Shop' object has no attribute {name!r}")
-        warn_renamed(f"Shop.{name}", f"Shop.{_RENAMED[name]}")
-        return getattr(self, _RENAMED[name])
 
     def user_states(self) -> UserStates:
         """Return a copy of the states of all users at the end of the log."""
