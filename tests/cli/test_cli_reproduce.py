@@ -19,8 +19,8 @@ from recoach.report.tables import format_metric
 from recoach.reproduction import paper_cells
 from recoach.reproduction.datasets import find_sources, missing_categories
 from recoach.reproduction.paper_results import METRICS, TABLE1, TABLE3, TABLE4
-from recoach.simulation.toy_logs import block_graph
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import block_graph
 
 PRETRAIN = {"max_steps": 3, "batch_size": 128}
 BUDGET = {"max_steps": 2, "eval_steps": 1, "num_generations": 16, "batch_size": 64}

@@ -12,8 +12,8 @@ from recoach.models.base import GROUP_NAMES, DotProductRecommender, TrainingBatc
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.dense_softmax import score_chunks
 from recoach.models.registry import MODELS
-from recoach.simulation.toy_logs import block_graph, checkerboard, cycle
 from recoach.training.supervised import PretrainConfig, pretrain
+from toy_logs import block_graph, checkerboard, cycle
 
 all_variants = pytest.mark.parametrize("variant", sorted(VARIANTS))
 registered_variants = pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {ATTENTION}))

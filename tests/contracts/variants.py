@@ -15,7 +15,7 @@ from recoach.data.split import leave_last_out
 from recoach.models.base import Recommender
 from recoach.models.losses import sampled_cross_entropy
 from recoach.models.registry import MODELS, Entry, build_from_config, build_model
-from recoach.simulation.toy_logs import block_graph
+from toy_logs import block_graph
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
 NEUMF = {"dim": 8, "mlp_dim": 8, "hidden_dims": (16, 8), "dropout": 0.1}

@@ -14,7 +14,7 @@ from recoach.data.batches import (
     user_queries,
 )
 from recoach.data.split import RaggedArray, leave_last_out
-from recoach.simulation.toy_logs import cycle
+from toy_logs import cycle
 
 ROWS = [[3, 1, 4], [], [5], [2, 6, 5, 3, 5, 8, 9, 7, 9], [0, 1]]
 N_ITEMS = 10

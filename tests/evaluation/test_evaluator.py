@@ -13,7 +13,7 @@ from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
 from recoach.models.base import DotProductRecommender, Embeddings, Recommender
 from recoach.models.neighbours.popularity import PopularityConfig
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import popularity_world
+from toy_logs import popularity_world
 
 
 class ScoreTable(DotProductRecommender):

@@ -14,8 +14,8 @@ from recoach.experiments.data import run_dataset
 from recoach.experiments.run_folder import RunFolder, write_frame
 from recoach.experiments.stages import Run, planned_stages
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import cycle
 from recoach.training.callbacks import Callback, TrainResult
+from toy_logs import cycle
 
 DATA = leave_last_out(cycle(16, 12, length=7))
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "rank": [1, 2], "score": [0.5, None]})

@@ -16,7 +16,7 @@ from recoach.models.checkpoint import (
     write_atomically,
 )
 from recoach.models.registry import MODELS, build_model, model_entry, model_name
-from recoach.simulation.toy_logs import cycle
+from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(16, 12, length=7))
 SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}

@@ -14,7 +14,7 @@ from recoach.data.split import leave_last_out
 from recoach.errors import ModelError
 from recoach.models.checkpoint import load_model, load_tensors, save_description, save_tensors
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import cycle
+from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(16, 12, length=7))
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.tensor(0.5)}

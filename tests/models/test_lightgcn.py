@@ -14,8 +14,8 @@ from recoach.models.fold_in import fold_in
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
 from recoach.models.graph.propagation import Graph
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer
+from toy_logs import block_graph, cycle
 
 # Five users and six items; user 3 and item 5 have no edge, user 0 has item 1 twice.
 ROWS = [[0, 1, 1], [1, 2, 3], [4], [], [0, 4]]

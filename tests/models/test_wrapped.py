@@ -8,10 +8,10 @@ from recoach import recommend, wrap
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
-from recoach.simulation.toy_logs import cycle
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import cycle
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))

@@ -9,7 +9,7 @@ from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy import policy
 from recoach.policy.policy import Policy, calibrate_temperature
-from recoach.simulation.toy_logs import popularity_world
+from toy_logs import popularity_world
 
 
 def test_a_policy_divides_scores_by_its_temperature_and_hides_what_was_seen():

@@ -13,9 +13,9 @@ from recoach.models.registry import build_model
 from recoach.policy import smoothing
 from recoach.policy.rewards import Rewards
 from recoach.policy.smoothing import Smoothing, neighbours
-from recoach.simulation.toy_logs import cycle
 from recoach.training.batch_builder import BatchBuilder
 from recoach.training.config import GRPOConfig
+from toy_logs import cycle
 
 ITEMS = 8
 ROWS = st.lists(st.lists(st.integers(0, ITEMS - 2), max_size=7), min_size=1, max_size=6)

@@ -11,7 +11,7 @@ from recoach.serving import onnx
 from recoach.serving.onnx import export_onnx
 from recoach.serving.recommend import recommend
 from recoach.serving.vectors import export_vectors
-from recoach.simulation.toy_logs import cycle
+from toy_logs import cycle
 
 ort = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 pytest.importorskip("onnxscript", reason="the onnx extra is not installed")

@@ -8,7 +8,7 @@ from recoach.data.split import leave_last_out
 from recoach.models.registry import MODELS, build_model
 from recoach.serving.recommend import recommend
 from recoach.serving.vectors import export_vectors
-from recoach.simulation.toy_logs import cycle
+from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 

@@ -8,9 +8,8 @@ from pydantic import ValidationError
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.models.registry import build_model
-from recoach.simulation import environment
 from recoach.simulation.environment import EnvironmentConfig, ShopEnv, ShopVectorEnv
-from recoach.simulation.episodes import EpisodeResult, model_policy, run_episodes
+from recoach.simulation.episodes import model_policy, run_episodes
 from recoach.simulation.shop import shop
 
 SHOP = shop(60, 80, seed=0, n_categories=4)

@@ -12,7 +12,7 @@ from recoach.simulation.bandits import SlateBandit, oracle, random_policy
 from recoach.simulation.environment import EnvironmentConfig, ShopEnv, ShopVectorEnv
 from recoach.simulation.episodes import model_policy, run_episodes
 from recoach.simulation.shop import Habits, shop
-from recoach.simulation.toy_logs import block_graph, checkerboard, cycle, popularity_world
+from toy_logs import block_graph, checkerboard, cycle, popularity_world
 
 SHOP = shop(60, 80, seed=0, n_categories=4)
 DATASET = leave_last_out(SHOP.interactions)

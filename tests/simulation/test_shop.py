@@ -7,7 +7,7 @@ import pytest
 
 from recoach.errors import DataError
 from recoach.simulation.shop import EPOCH, Habits, shop
-from recoach.simulation.toy_logs import block_graph, checkerboard, cycle, popularity_world
+from toy_logs import block_graph, checkerboard, cycle, popularity_world
 
 
 def rows_of(log):

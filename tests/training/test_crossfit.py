@@ -13,11 +13,11 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
 from recoach.policy.reward_funcs import name_of, scope_of
 from recoach.simulation.shop import shop
-from recoach.simulation.toy_logs import popularity_world
 from recoach.training.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import popularity_world
 
 DATASET = leave_last_out(popularity_world(60, 25))
 EVERY = np.ones(len(DATASET.train.values), dtype=np.bool_)

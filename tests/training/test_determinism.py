@@ -7,11 +7,11 @@ from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import block_graph
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import block_graph
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
 SMALL = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}

@@ -30,6 +30,7 @@ def launch(processes, out):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     there = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    there["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, together.__file__, str(out), str(processes)]
     running = [
         subprocess.Popen(

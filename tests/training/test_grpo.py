@@ -9,7 +9,6 @@ from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training import exact as exact_module
 from recoach.training import sampled as sampled_module
 from recoach.training.callbacks import Callback
@@ -17,6 +16,7 @@ from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import block_graph, cycle
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))

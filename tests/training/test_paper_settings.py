@@ -9,13 +9,13 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy, calibrate_temperature
-from recoach.simulation.toy_logs import cycle
 from recoach.training import exact, sampled
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import cycle
 
 N_ITEMS = 12
 DATASET = leave_last_out(cycle(24, N_ITEMS, length=7))

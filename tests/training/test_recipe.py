@@ -8,13 +8,13 @@ import torch
 
 from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.registry import build_model
-from recoach.simulation.toy_logs import block_graph, cycle
 from recoach.training import loop
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext, Schedule
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import block_graph, cycle
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}

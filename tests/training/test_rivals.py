@@ -15,7 +15,6 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
 from recoach.policy.rewards import CombinedReward
-from recoach.simulation.toy_logs import cycle
 from recoach.training.algorithms import estimator_for
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
@@ -24,6 +23,7 @@ from recoach.training.rivals import _next_states
 from recoach.training.sampled import SampledEstimator
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}

@@ -22,10 +22,10 @@ from recoach.policy.reward_funcs import (
 )
 from recoach.policy.reward_funcs import train_set as every_item
 from recoach.policy.rewards import CombinedReward
-from recoach.simulation.toy_logs import cycle
 from recoach.training.config import GRPOConfig
 from recoach.training.loop import RunContext
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}

@@ -15,7 +15,6 @@ from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward, log_reward
 from recoach.policy.rewards import CombinedReward, Rewards
-from recoach.simulation.toy_logs import cycle
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.estimators import RLBatch
@@ -24,6 +23,7 @@ from recoach.training.loop import RunContext
 from recoach.training.sampled import SampledEstimator, reward_advantages
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}

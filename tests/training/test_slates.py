@@ -15,11 +15,11 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward
 from recoach.policy.rewards import CombinedReward, LoggedItems
-from recoach.simulation.toy_logs import cycle
 from recoach.training.config import GRPOConfig
 from recoach.training.slates import SlateEstimator, plackett_luce
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import cycle
 
 LENGTH = 2
 LISTS = torch.tensor(list(itertools.permutations(range(ITEMS), LENGTH)))

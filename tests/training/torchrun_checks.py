@@ -21,13 +21,13 @@ from recoach.models.distribution import Block
 from recoach.models.registry import build_model
 from recoach.models.sharded_softmax import ShardedDistribution, local_rows
 from recoach.policy.objective import Clip, exact_surrogate, log_weight
-from recoach.simulation.toy_logs import block_graph
 from recoach.training.callbacks import Callback
 from recoach.training.config import GRPOConfig
 from recoach.training.crossfit import log_p_of_places
 from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
+from toy_logs import block_graph
 
 USERS, LENGTH = 37, 9
 DATASET = leave_last_out(block_graph(USERS, 30, n_blocks=2, length=LENGTH))
