@@ -1,4 +1,4 @@
-"""Somebody's own module, judged, tuned and asked for lists."""
+"""A user's own module, evaluated, fine-tuned and used for lists."""
 
 import pytest
 import torch
@@ -41,25 +41,25 @@ def wrapped(module=None, **changes):
     return wrap(module or LastItem(), DATASET, **functions)
 
 
-def test_a_module_of_one_s_own_is_tuned_and_asked():
+def test_a_wrapped_module_is_tuned_and_recommends():
     module = LastItem()
     model = wrapped(module)
     before = evaluate(model, DATASET).means()["ndcg@10"]
     start = module.table.weight.detach().clone()
     args = GRPOConfig(max_steps=150, eval_steps=25, batch_size=48, learning_rate=0.05, patience=0)
-    outcome = GRPOTrainer(model, "next", args, train_dataset=DATASET).train()
+    result = GRPOTrainer(model, "next", args, train_dataset=DATASET).train()
     assert not torch.equal(module.table.weight, start)
-    assert outcome.best_value > before + 0.1
+    assert result.best_value > before + 0.1
     assert evaluate(model, DATASET).means()["ndcg@10"] > before + 0.1
     lists = recommend(model, DATASET, ["u0000"], k=3)
     assert len(lists) == 3
 
 
 def test_every_state_has_its_own_history_and_nothing_after_it():
-    asked = {}
+    received = {}
 
     def query(module, users, histories):
-        asked.update(users=users, histories=histories)
+        received.update(users=users, histories=histories)
         return last_of(module, users, histories)
 
     trainer = GRPOTrainer(
@@ -70,12 +70,12 @@ def test_every_state_has_its_own_history_and_nothing_after_it():
     for state in range(len(work.queries)):
         user = int(work.queries.state_users[state])
         end = int(work.queries.ends[state])
-        known = [item for item in asked["histories"][state].tolist() if item != N_ITEMS]
-        assert int(asked["users"][state]) == user
-        assert known == DATASET.train.row(user)[:end].tolist()[-5:]
+        history = [item for item in received["histories"][state].tolist() if item != N_ITEMS]
+        assert int(received["users"][state]) == user
+        assert history == DATASET.train.row(user)[:end].tolist()[-5:]
 
 
-def test_a_reference_has_a_module_of_its_own():
+def test_the_reference_holds_a_copy_of_the_module():
     model = wrapped()
     trainer = GRPOTrainer(model, args=GRPOConfig(beta=1.0), train_dataset=DATASET)
     assert trainer.reference.module is not model.module
@@ -83,6 +83,88 @@ def test_a_reference_has_a_module_of_its_own():
         model.module.table.weight.zero_()
     (work, *_) = trainer.epoch(torch.Generator())
     assert trainer.reference.embed(work.queries).items.abs().sum() > 0
+
+
+def score_of(module, users, histories, items):
+    states = last_of(module, users, histories)[:, None]
+    return (states * module.table(items)).sum(dim=2) + module.bias[items]
+
+
+class Scores(LastItem):
+    """The same towers with a bias of each item, called by a function of pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.linspace(-1, 1, N_ITEMS))
+
+
+def wrapped_scores(module=None, **changes):
+    return wrap(module or Scores(), DATASET, **{"score": score_of, "history_length": 5} | changes)
+
+
+def test_a_module_with_a_score_function_is_evaluated_tuned_and_recommends():
+    module = Scores()
+    model = wrapped_scores(module)
+    before = evaluate(model, DATASET).means()["ndcg@10"]
+    args = GRPOConfig(max_steps=100, eval_steps=25, batch_size=48, learning_rate=0.05, patience=0)
+    GRPOTrainer(model, "next", args, train_dataset=DATASET).train()
+    assert evaluate(model, DATASET).means()["ndcg@10"] > before + 0.1
+    assert (module.bias != Scores().bias).any()
+    assert len(recommend(model, DATASET, {"new": [DATASET.item_ids[0]]}, k=3)) == 3
+
+
+def test_a_score_function_and_the_vectors_of_the_same_scores_agree():
+    module = Scores()
+    with torch.no_grad():
+        module.bias.zero_()
+    by_vectors, by_scores = wrapped(module), wrapped_scores(module)
+    (queries, *_) = (
+        batch.queries
+        for batch in GRPOTrainer(
+            by_scores, args=GRPOConfig(batch_size=500), train_dataset=DATASET
+        ).epoch(torch.Generator())
+    )
+    for items in (None, torch.tensor([3, 1]), torch.randint(N_ITEMS, (len(queries), 2))):
+        scores = by_scores.score(queries, items)
+        assert torch.allclose(scores, by_vectors.score(queries, items), atol=1e-6)
+    expected = evaluate(by_vectors, DATASET).ranks
+    assert evaluate(by_scores, DATASET).ranks.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (
+            lambda module, users, histories, items: module.bias[items],
+            r"items of shape \(3,\), score returned shape \(3,\); it must be \[2, 3\]",
+        ),
+        (
+            lambda module, users, histories, items: module.bias.expand(2, -1)[:, items.flatten()],
+            r"items of shape \(2, 3\), score returned shape \(2, 6\); it must be \[2, 3\]",
+        ),
+    ],
+)
+def test_scores_of_other_shapes_are_refused(score, message):
+    with pytest.raises(ConfigError, match=message):
+        wrapped_scores(score=score)
+
+
+@pytest.mark.parametrize(
+    ("functions", "passed"),
+    [
+        ({}, "none"),
+        ({"query": last_of}, "query="),
+        ({"items": table_of}, "items="),
+        ({"query": last_of, "score": score_of}, "query= and score="),
+        (
+            {"query": last_of, "items": table_of, "score": score_of},
+            "query= and items= and score=",
+        ),
+    ],
+)
+def test_either_vectors_or_scores_are_given(functions, passed):
+    with pytest.raises(ConfigError, match=rf"it got {passed}\. Pass query= and items="):
+        wrap(Scores(), DATASET, **functions)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +180,7 @@ def test_vectors_of_other_shapes_are_refused(changes):
         wrapped(**changes)
 
 
-def test_a_wrapped_module_is_not_kept_in_a_folder(tmp_path):
+def test_a_wrapped_module_is_not_saved_in_a_run_folder(tmp_path):
     args = GRPOConfig(max_steps=1)
     context = RunContext(folder=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"save your module's own state_dict\(\)"):
@@ -118,6 +200,6 @@ def test_rivals_that_train_a_head_learn_its_width_from_the_vectors(rival):
     assert GRPOTrainer(wrapped(), args=args, train_dataset=DATASET).train().steps == 1
 
 
-def test_a_module_without_a_loss_of_its_own_cannot_carry_one_on():
+def test_a_module_without_a_loss_cannot_continue_it():
     with pytest.raises(ConfigError, match=r"sft_coef = 0\.5 .* Wrapped has none"):
         GRPOTrainer(wrapped(), args=GRPOConfig(sft_coef=0.5), train_dataset=DATASET)

@@ -1,37 +1,40 @@
-"""Anybody's PyTorch module as a recommender."""
+"""Any PyTorch module as a recommender, by functions that return its vectors or its scores."""
 
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from recoach.config import StrictConfig
 from recoach.data.batches import Queries
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError
-from recoach.models.base import DotProductRecommender, Embeddings, GroupName
+from recoach.models.base import DotProductRecommender, Embeddings, GroupName, Recommender
 
 Query = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(module, users int64[B], histories int64[B, T]) -> float[B, D]; histories are padded on the
-right with n_items, users whom the dataset does not know are -1."""
+right with n_items, users who are not in the dataset are -1."""
 Items = Callable[[nn.Module], Tensor]
 """(module) -> float[I, D], a row for each item of the dataset, in its order."""
+Score = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""(module, users int64[B], histories int64[B, T], items int64[C] or int64[B, C]) -> float[B, C],
+the scores of items that all states share, or of the items of each state."""
 
 
-class WrappedConfig(BaseModel):
-    """What a wrapped module reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class WrappedConfig(StrictConfig):
+    """Settings of a wrapped module."""
 
     history_length: int = 0
-    """Last items of a history that `query` is given; 0 where it reads none."""
+    """Number of last items of a history that the functions receive; 0 where they read none."""
 
 
 class Wrapped(DotProductRecommender):
-    """A module whose scores are products of what two functions make of it.
+    """A module whose scores are dot products of the vectors that two functions return.
 
-    The functions are handed the module, because copies of the model hold a module of their own.
+    The functions receive the module, because copies of the model hold a module of their own.
     """
+
+    config: WrappedConfig
 
     def __init__(
         self,
@@ -42,53 +45,128 @@ class Wrapped(DotProductRecommender):
         functions: tuple[Query, Items],
     ) -> None:
         super().__init__(config, train, n_items)
-        self._history_length = config.history_length
         self.module, self._functions = module, functions
 
     @property
     def history_length(self) -> int:
-        """Number of last items the module reads."""
-        return self._history_length
+        """Number of last items of a history that the module reads."""
+        return self.config.history_length
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return what the functions make of each state's user and own history."""
+        """Return the vectors of the functions for each state's user and history."""
         query, items = self._functions
-        history = queries.history[queries.rows]
-        places = torch.arange(history.shape[1], device=history.device)
-        history = history.masked_fill(places >= queries.ends[:, None], self.n_items)
-        return Embeddings(query(self.module, queries.state_users, history), items(self.module))
+        users, histories = _users_and_histories(queries, self.n_items)
+        return Embeddings(query(self.module, users, histories), items(self.module))
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return all parameters under "encoder": which are tables only their author knows."""
+        """Return all parameters as "encoder": which of them are embeddings is not known."""
+        return {"encoder": list(self.parameters())}
+
+
+class WrappedScorer(Recommender):
+    """A module whose scores are those that a function returns, see `Wrapped`."""
+
+    config: WrappedConfig
+
+    def __init__(
+        self,
+        config: WrappedConfig,
+        train: RaggedArray,
+        n_items: int,
+        module: nn.Module,
+        function: Score,
+    ) -> None:
+        super().__init__(config, train, n_items)
+        self.module, self._function = module, function
+
+    @property
+    def history_length(self) -> int:
+        """Number of last items of a history that the module reads."""
+        return self.config.history_length
+
+    def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
+        """Return the scores of the function, see `Recommender`."""
+        if items is None:
+            items = torch.arange(self.n_items, device=queries.rows.device)
+        return self._function(self.module, *_users_and_histories(queries, self.n_items), items)
+
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
+        """Return all parameters as "encoder": which of them are embeddings is not known."""
         return {"encoder": list(self.parameters())}
 
 
 def wrap(
-    module: nn.Module, dataset: Dataset, *, query: Query, items: Items, history_length: int = 0
-) -> Wrapped:
-    """Return your own module as a recommender that can be judged, tuned and asked for lists.
+    module: nn.Module,
+    dataset: Dataset,
+    *,
+    query: Query | None = None,
+    items: Items | None = None,
+    score: Score | None = None,
+    history_length: int = 0,
+) -> Wrapped | WrappedScorer:
+    """Return your own module as a recommender that can be evaluated, fine-tuned and served.
+
+    Pass `query` and `items` where a score is a dot product of two vectors, which is faster and has
+    vectors to export, or else `score`.
 
     Args:
-        module: trained by your own code; tuning moves its parameters in place.
+        module: trained by your own code; fine-tuning changes its parameters in place.
         dataset: the log it was trained on; users and items are numbered as in it.
-        query: what makes a vector of each user and history.
-        items: what makes a vector of each item.
-        history_length: last items of a history to hand to `query`; 0 hands none.
+        query: returns a vector for each user and history, see `Query`.
+        items: returns a vector for each item, see `Items`.
+        score: returns the scores of items, see `Score`.
+        history_length: number of last items of a history that `query` or `score` receives.
 
     Raises:
-        ConfigError: the functions return other shapes than products need.
+        ConfigError: neither or both ways are given, or a function returns another shape.
     """
     config = WrappedConfig(history_length=history_length)
-    model = Wrapped(config, dataset.train, dataset.n_items, module, (query, items))
-    width = max(1, history_length)
-    none = torch.full((2, width if history_length else 0), dataset.n_items)
+    if score is not None and query is None and items is None:
+        scorer = WrappedScorer(config, dataset.train, dataset.n_items, module, score)
+        _check_scores(scorer, score)
+        return scorer
+    if score is None and query is not None and items is not None:
+        model = Wrapped(config, dataset.train, dataset.n_items, module, (query, items))
+        _check_vectors(model, query, items)
+        return model
+    functions = {"query": query, "items": items, "score": score}
+    passed = [f"{name}=" for name, function in functions.items() if function is not None]
+    raise ConfigError(
+        f"recoach.wrap takes query= and items=, or score=; it got {' and '.join(passed) or 'none'}."
+        " Pass query= and items= where a score is a dot product, else score= alone."
+    )
+
+
+def _users_and_histories(queries: Queries, n_items: int) -> tuple[Tensor, Tensor]:
+    """Return int64[B] users and int64[B, T] histories, the later items of a row padded."""
+    history = queries.history[queries.rows]
+    places = torch.arange(history.shape[1], device=history.device)
+    return queries.state_users, history.masked_fill(places >= queries.ends[:, None], n_items)
+
+
+def _two_empty_histories(model: Wrapped | WrappedScorer) -> tuple[Tensor, Tensor]:
+    users = torch.zeros(2, dtype=torch.int64, device=model.device)
+    return users, torch.full((2, model.history_length), model.n_items, device=model.device)
+
+
+def _check_vectors(model: Wrapped, query: Query, items: Items) -> None:
     with torch.no_grad():
-        parameter = next(module.parameters())
-        users = query(module, torch.zeros(2).long().to(parameter.device), none.to(parameter.device))
-        table = items(module)
-    if table.ndim != 2 or len(table) != dataset.n_items or users.shape != (2, table.shape[1]):
+        users = query(model.module, *_two_empty_histories(model))
+        table = items(model.module)
+    if table.ndim != 2 or len(table) != model.n_items or users.shape != (2, table.shape[1]):
         raise ConfigError(
-            f"for 2 users and {dataset.n_items} items, query returned shape {tuple(users.shape)} "
-            f"and items {tuple(table.shape)}; they must be [2, D] and [{dataset.n_items}, D]."
+            f"for 2 users and {model.n_items} items, query returned shape {tuple(users.shape)} "
+            f"and items {tuple(table.shape)}; they must be [2, D] and [{model.n_items}, D]."
         )
-    return model
+
+
+def _check_scores(model: WrappedScorer, score: Score) -> None:
+    shared = torch.arange(3, device=model.device) % model.n_items
+    for items in (shared, shared.expand(2, 3)):
+        with torch.no_grad():
+            scores = score(model.module, *_two_empty_histories(model), items)
+        if scores.shape != (2, 3):
+            raise ConfigError(
+                f"for 2 users and items of shape {tuple(items.shape)}, score returned shape "
+                f"{tuple(scores.shape)}; it must be [2, 3], a score for each user and item."
+            )
