@@ -25,8 +25,7 @@ def naive_ranking(model, dataset, user):
     length = model.history_length or 50
     queries = user_queries(past, np.array([user]), length, model.n_items, mask_seen=False)
     with torch.no_grad():
-        users, items = model.embed(queries)
-    scores = (users @ items.T)[0].detach()
+        scores = model.score(queries)[0]
     seen = set(past.row(user).tolist())
     order = [int(item) for item in scores.argsort(descending=True, stable=True)]
     return [(dataset.item_ids[i], float(scores[i])) for i in order if i not in seen]

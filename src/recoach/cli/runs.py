@@ -94,7 +94,7 @@ def pretrain(
     output
         The run folder.
     model
-        The model: bprmf, gru4rec, gsau, lightgcn, popularity or sasrec.
+        The model: bprmf, gru4rec, gsau, lightgcn, neumf, popularity or sasrec.
     resume
         Continue an interrupted run.
     report_to

@@ -10,8 +10,8 @@ from torch.nn import functional
 from recoach import distributed
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Block, Workspace
-from recoach.models.sharded_softmax import ShardedDistribution
-from recoach.models.softmax import BlockwiseDistribution, product_dtype
+from recoach.models.sharded_softmax import distribution_over_items
+from recoach.models.softmax import product_dtype
 
 
 def cross_entropy(
@@ -37,11 +37,7 @@ def cross_entropy(
         return -block.log_p(states, targets[block.which]).sum()
 
     vectors = Embeddings(users, items)
-    distribution = (
-        BlockwiseDistribution(vectors, workspace=workspace)
-        if first_item is None
-        else ShardedDistribution(vectors, start=first_item, workspace=workspace)
-    )
+    distribution = distribution_over_items(first_item)(vectors, workspace=workspace)
     return distribution.loss(loss) / distributed.data_sum(len(users))
 
 

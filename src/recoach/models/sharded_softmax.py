@@ -6,6 +6,9 @@ normaliser (a maximum and a sum), the logits of single pairs and the gradient of
 Nothing of the size of the catalogue is communicated.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,18 @@ def local_rows(n_items: int) -> slice:
     """Return the range of items that this process holds; ranges differ in length by at most one."""
     rank, world_size = distributed.rank(), distributed.world_size()
     return slice(n_items * rank // world_size, n_items * (rank + 1) // world_size)
+
+
+def distribution_over_items(first_item: int | None) -> Callable[..., BlockwiseDistribution]:
+    """Return the class of distributions for a process that holds all items, or a range of them.
+
+    Args:
+        first_item: number of the first local item where other processes hold the rest; None where
+            this process holds all items.
+    """
+    if first_item is None:
+        return BlockwiseDistribution
+    return partial(ShardedDistribution, start=first_item)
 
 
 class ShardedDistribution(BlockwiseDistribution):
@@ -103,11 +118,11 @@ class _ShardedBlock(BlockwiseBlock):
         return super().expectation(values[self._shard.start : self._shard.stop])
 
     def log_p_of(self, items: Tensor) -> Tensor:
-        """Raise NotImplementedError: sampled items may lie with any process."""
+        """Raise NotImplementedError: any process may hold the sampled items."""
         raise NotImplementedError("sampling needs the whole catalogue; enumerate it (`log_p`)")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Raise NotImplementedError: a process knows the probabilities of its local items alone."""
+        """Raise NotImplementedError: a process has the probabilities of its local items only."""
         raise NotImplementedError("sampling needs the whole catalogue; enumerate it (`log_p`)")
 
     draw_distinct = draw

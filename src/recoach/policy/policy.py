@@ -1,7 +1,7 @@
 """The policy: a softmax over the items that a state may be shown."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from recoach.models.base import (
 )
 from recoach.models.dense_softmax import DenseDistribution, catalogue_scores
 from recoach.models.distribution import Distribution, Workspace
-from recoach.models.sharded_softmax import ShardedDistribution
+from recoach.models.sharded_softmax import distribution_over_items
 from recoach.models.softmax import BlockwiseDistribution
 from recoach.policy.candidates import Candidates
 
@@ -95,15 +95,16 @@ class Policy:
             bias: float[I] where the items are a sample, see `BlockwiseDistribution`.
             workspace: memory for the blocks.
         """
-        settings: dict[str, Any] = {
-            "temperature": self.temperature,
-            "seen": seen,
-            "exact_products": self.exact_products,
-            "workspace": workspace,
-        }
-        if self.first_item is not None:
-            return ShardedDistribution(vectors, start=self.first_item, **settings)
-        return BlockwiseDistribution(vectors, bias=bias, **settings)
+        # A sharded catalogue is never a sample: its distribution takes no bias.
+        sample = {} if bias is None else {"bias": bias}
+        return distribution_over_items(self.first_item)(
+            vectors,
+            temperature=self.temperature,
+            seen=seen,
+            exact_products=self.exact_products,
+            workspace=workspace,
+            **sample,
+        )
 
     def embed(self, model: DotProductRecommender, queries: Queries) -> Embeddings:
         """Return the vectors whose products over the temperature are the logits."""
