@@ -1,15 +1,16 @@
-"""Equal values have the same first row, also with hash collisions."""
+"""Ids are numbered by first appearance."""
 
 import numpy as np
 import polars as pl
 import pytest
 
-from recoach.data.interactions import first_rows
+from recoach.data.interactions import encode_ids
 
 NUMBERS = np.random.default_rng(0).integers(0, 4000, 5000)
 VALUES = {
     "none": pl.Series([], dtype=pl.String),
     "one": pl.Series(["a"]),
+    "empty text": pl.Series(["a", "", "a"]),
     "all equal": pl.Series(["a"] * 9),
     "all distinct": pl.Series([f"{n}" for n in range(3000)]),
     "short text": pl.Series(NUMBERS).cast(pl.String),
@@ -20,7 +21,10 @@ VALUES = {
 
 
 @pytest.mark.parametrize("case", VALUES)
-def test_first_rows_match_a_dictionary(case):
-    rows = {}
-    expected = [rows.setdefault(value, row) for row, value in enumerate(VALUES[case].to_list())]
-    assert first_rows(VALUES[case]).tolist() == expected
+def test_numbers_match_a_dictionary(case):
+    numbers = {}
+    expected = [numbers.setdefault(str(value), len(numbers)) for value in VALUES[case].to_list()]
+    codes, ids = encode_ids(VALUES[case])
+    assert codes.dtype == np.int32
+    assert codes.tolist() == expected
+    assert ids.to_list() == list(numbers)

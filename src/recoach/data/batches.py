@@ -121,16 +121,9 @@ class Batch(NamedTuple):
 
 
 def gather_windows(values: np.ndarray, starts: np.ndarray, stops: np.ndarray, pad: int) -> Tensor:
-    """Gather ranges of a flat array into rows padded on the right.
+    """Gather ranges `values[start:stop]` into int64[R, T], padded on the right with `pad`.
 
-    Args:
-        values: int32[m], flat items.
-        starts: int64[R], first index of each row.
-        stops: int64[R], index after the last of each row.
-        pad: the padding value.
-
-    Returns:
-        int64[R, T], where T is the length of the longest range (0 if all are empty).
+    T is the length of the longest range (0 if all are empty).
     """
     width = int((stops - starts).max(initial=0))
     index = starts[:, None] + np.arange(width)
@@ -174,12 +167,8 @@ def user_queries(
 ) -> Queries:
     """Return queries with one state per user: the state after all of the user's past items.
 
-    Args:
-        past: one row per user.
-        users: int64[B], the users to query.
-        history_length: the most items that the model reads; 0 for a model without history.
-        n_items: number of items, the padding value.
-        mask_seen: whether to mask the items of the past.
+    The history holds the last `history_length` items, which is 0 for a model that reads none;
+    `mask_seen` masks all items of the past.
     """
     starts, stops = past.offsets[users], past.offsets[users + 1]
     queries = _one_state_per_row(past.values, (users, starts, stops), history_length, n_items)
@@ -233,16 +222,19 @@ class StateBatches:
         self.train, self.n_items, self.batch_size = train, n_items, batch_size
         self.history_length = history_length
         self.states: States = states
-        shares_rows = rows == "all_positions" and states == "prefix" and history_length > 0
-        self._ranges = (
-            _window_ranges(train, history_length) if shares_rows else _state_ranges(train, states)
-        )
-        self._shares_rows = shares_rows
+        self._shares_rows = rows == "all_positions" and states == "prefix" and history_length > 0
+        if self._shares_rows:
+            users, starts, stops = _window_ranges(train, history_length)
+            self._sizes = stops - starts  # states per row
+        else:
+            users, starts, stops = _state_ranges(train, states)
+            self._sizes = np.ones(len(users), dtype=np.int64)
+        self._ranges = users, starts, stops
 
     @property
     def n_states(self) -> int:
         """Number of states in one epoch."""
-        return int(self._sizes().sum())
+        return int(self._sizes.sum())
 
     def __len__(self) -> int:
         return max(1, -(-self.n_states // self.batch_size))
@@ -254,7 +246,7 @@ class StateBatches:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
         users, starts, stops = self._ranges
-        sizes = self._sizes()
+        sizes = self._sizes
         order = torch.randperm(len(users), generator=generator).numpy()
         if self._shares_rows:
             bucket = (np.cumsum(sizes[order]) - 1) // (self.batch_size * _BATCHES_PER_BUCKET)
@@ -264,10 +256,6 @@ class StateBatches:
         for index in torch.randperm(len(batches), generator=generator).tolist():
             rows = distributed.shard_rows(batches[index])
             yield self._batch(users[rows], starts[rows], stops[rows])
-
-    def _sizes(self) -> np.ndarray:
-        users, starts, stops = self._ranges
-        return stops - starts if self._shares_rows else np.ones(len(users), dtype=np.int64)
 
     def _batch(self, users: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Batch:
         values = self.train.values
@@ -331,14 +319,7 @@ class EdgeBatches:
         """Yield one epoch of batches in an order drawn from the generator."""
         order = torch.randperm(len(self._users), generator=generator)
         for batch in torch.split(order, self.batch_size):
-            positions = distributed.shard_rows(batch).numpy()
-            no_items = torch.zeros(len(positions), dtype=torch.int64)
-            queries = Queries(
-                users=torch.from_numpy(self._users[positions]),
-                history=torch.empty(len(positions), 0, dtype=torch.int64),
-                lengths=no_items,
-                rows=torch.arange(len(positions)),
-                ends=no_items,
-            )
-            targets = torch.from_numpy(self.train.values[positions].astype(np.int64))
-            yield Batch(queries, positions, targets)
+            positions, values = distributed.shard_rows(batch).numpy(), self.train.values
+            ranges = (self._users[positions], positions, positions)
+            queries = _one_state_per_row(values, ranges, history_length=0, n_items=0)
+            yield Batch(queries, positions, torch.from_numpy(values[positions].astype(np.int64)))

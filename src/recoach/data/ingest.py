@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from recoach.data.columns import ID_COLUMNS, check_mapping, find_columns, has_id_columns
-from recoach.data.interactions import IntArray, Interactions, LongArray, first_rows
+from recoach.data.interactions import FloatArray, Interactions, LongArray, encode_ids
 from recoach.data.readers.frame import open_frame
 from recoach.data.readers.registry import open_table
 from recoach.data.readers.table import Table, convert_read_errors
@@ -58,18 +56,9 @@ def stream_interactions(
 ) -> tuple[str, ...]:
     """Read a log as `read_interactions` does, but into a Parquet file and in bounded memory.
 
-    Args:
-        source: a file.
-        target: gets the rows in file order: row, user_id, item_id[, timestamp][, rating];
-            timestamp is milliseconds, or a float of any unit (see `to_milliseconds`).
-        columns: see `read_interactions`.
-        format_name: see `read_interactions`.
-
-    Returns:
-        The names of the columns.
-
-    Raises:
-        DataError: see `read_interactions`.
+    `target` gets the rows in file order: row, user_id, item_id[, timestamp][, rating], where
+    timestamp is milliseconds, or a float of any unit (see `to_milliseconds`). The names of the
+    columns without `row` are returned.
     """
 
     def write(rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -245,12 +234,8 @@ def _reject_first(
 ) -> None:
     """Raise a DataError for the first row where `is_bad` is true, if there is one.
 
-    Args:
-        table: the log.
-        names: column name of Recoach -> name in the table.
-        column: the column with a bad value.
-        is_bad: which rows are bad, over the columns under Recoach's names.
-        reason: what is wrong, where the value alone does not say it.
+    `is_bad` is an expression over the columns under Recoach's names; `reason` says what is wrong
+    where the value alone does not.
     """
     rows = table.frame.select(**{key: pl.col(name) for key, name in names.items()})
     rows = rows.with_row_index()
@@ -272,15 +257,13 @@ def _reject_first(
 
 
 def _number_ids(table: Table, names: dict[str, str], rows: pl.DataFrame) -> Interactions:
-    users, user_ids = _dense(rows.drop_in_place("user_id").rechunk())  # frees the column's text
-    items, item_ids = _dense(rows.drop_in_place("item_id").rechunk())
+    users, user_ids = encode_ids(rows.drop_in_place("user_id"))  # frees the column's text
+    items, item_ids = encode_ids(rows.drop_in_place("item_id"))
     for column, ids in (("user_id", user_ids), ("item_id", item_ids)):
         empty, numeric = bool((ids == "").any()), bool(_looks_numeric(ids).any())
         _check_ids(table, names, column, empty=empty, numeric=numeric)
-    ratings: npt.NDArray[np.float32] | None = None
+    ratings: FloatArray | None = rows["rating"].to_numpy() if "rating" in names else None
     times: LongArray | None = None
-    if "rating" in names:
-        ratings = rows["rating"].to_numpy()
     if "timestamp" in names:
         times = to_milliseconds(rows["timestamp"], _time_scale(rows))
     return Interactions(users, items, user_ids, item_ids, times, ratings)
@@ -297,11 +280,3 @@ def _check_ids(
 
 def _looks_numeric(ids: Any) -> Any:  # noqa: ANN401 - a series or an expression
     return ids.str.contains(r"^(?:-?\d|true$|false$|\[|\{)")
-
-
-def _dense(ids: pl.Series) -> tuple[IntArray, pl.Series]:
-    """Return int32[N] numbers by first appearance and String[n] the id of each number."""
-    rows = first_rows(ids)
-    is_first = rows == np.arange(len(rows), dtype=np.uint32)
-    numbers = np.cumsum(is_first, dtype=np.int32) - 1
-    return numbers[rows], ids.gather(np.flatnonzero(is_first)).cast(pl.String).alias("")

@@ -9,9 +9,6 @@ import polars as pl
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
-RowArray = npt.NDArray[np.uint32]
-
-_BLOCK = 1 << 18  # rows compared at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,30 +99,11 @@ def renumber(codes: npt.NDArray[np.integer], n_codes: int) -> tuple[IntArray, Lo
     return new_codes[codes], present
 
 
-def first_rows(values: pl.Series) -> RowArray:
-    """Return uint32[N], for each row the first row with the same value; no value may be null.
+def encode_ids(ids: pl.Series) -> tuple[IntArray, pl.Series]:
+    """Return int32[N] numbers by first appearance, and String[n] the id of each number.
 
-    A hash table filled with all rows at once: each slot keeps its earliest row, and rows whose
-    value differs from that row's value (a collision) are retried with another hash seed.
+    No id may be null.
     """
-    slots = 1 << max(1, len(values).bit_length() - 1)
-    table = np.empty(slots, dtype=np.uint32)
-    first = np.empty(len(values), dtype=np.uint32)
-    rows, row_values, seed = np.arange(len(values), dtype=np.uint32), values, 0
-    while len(rows):
-        slot = row_values.hash(seed).to_numpy() & np.uint64(slots - 1)
-        table[slot[::-1]] = rows[::-1]  # the earliest row is written last
-        first[rows] = table[slot]
-        collides = _differ(row_values, values, first[rows])
-        rows, row_values = rows[collides], row_values.filter(pl.Series(collides))
-        seed += 1
-    return first
-
-
-def _differ(left: pl.Series, values: pl.Series, rows: RowArray) -> npt.NDArray[np.bool_]:
-    """Return bool[N], whether left differs from values[rows]; block by block to save memory."""
-    different = np.empty(len(rows), dtype=np.bool_)
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        different[block] = (left[block] != values.gather(rows[block])).to_numpy()
-    return different
+    distinct = ids.unique(maintain_order=True).cast(pl.String).alias("")
+    numbers = ids.cast(pl.String).cast(pl.Enum(distinct)).to_physical()
+    return numbers.to_numpy().astype(np.int32), distinct

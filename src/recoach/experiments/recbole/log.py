@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.interactions import Interactions, LongArray
+from recoach.data.interactions import Interactions, LongArray, encode_ids
 from recoach.data.readers.registry import open_table
 from recoach.data.readers.table import Table, convert_read_errors
 from recoach.data.split import Dataset, hold_out
@@ -140,7 +140,7 @@ def _filter_by_count(frame: pl.DataFrame, config: Mapping[str, Any]) -> LongArra
     intervals = [config.get(key) for key in keys]
     if intervals == [None, None]:
         return rows
-    codes = [_encode_ids(frame[name])[0] for name in ("user", "item")]
+    codes = [encode_ids(frame[name])[0] for name in ("user", "item")]
     while len(rows):
         keep = np.ones(len(rows), dtype=np.bool_)
         for code, interval in zip(codes, intervals, strict=True):
@@ -154,7 +154,7 @@ def _filter_by_count(frame: pl.DataFrame, config: Mapping[str, Any]) -> LongArra
 
 def _to_interactions(frame: pl.DataFrame, config: Mapping[str, Any]) -> Interactions:
     """Return the log with RecBole's ids less 1, and the ranks of its timestamps as times."""
-    (users, user_ids), (items, item_ids) = _encode_ids(frame["user"]), _encode_ids(frame["item"])
+    (users, user_ids), (items, item_ids) = encode_ids(frame["user"]), encode_ids(frame["item"])
     times = frame["time"].to_numpy()
     normalized = config.get("normalize_field") or []
     if config.get("normalize_all") or str(config.get(_TIME) or _FIELDS[_TIME]) in normalized:
@@ -164,16 +164,7 @@ def _to_interactions(frame: pl.DataFrame, config: Mapping[str, Any]) -> Interact
     ratings = (
         frame["rating"].to_numpy() if has_ratings and not frame["rating"].null_count() else None
     )
-    return Interactions(
-        users.astype(np.int32), items.astype(np.int32), user_ids, item_ids, order, ratings
-    )
-
-
-def _encode_ids(ids: pl.Series) -> tuple[LongArray, pl.Series]:
-    """Return int64[N] codes in order of first appearance, and String[n] the id of each code."""
-    distinct = ids.unique(maintain_order=True)
-    codes = ids.replace_strict(distinct, pl.int_range(len(distinct), eager=True))
-    return codes.to_numpy().astype(np.int64), distinct.alias("")
+    return Interactions(users, items, user_ids, item_ids, order, ratings)
 
 
 def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
