@@ -1,5 +1,6 @@
 """Which interactions to keep: rating threshold, repeated pairs, iterated k-core."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -31,9 +32,15 @@ def k_core(interactions: Interactions, k: int = 5) -> Interactions:
     Filtering repeats until nothing changes. Rows are counted: a repeated pair counts each time.
     DataError if nothing is left, with the largest k for which something would be.
     """
-    rows = _core_rows(interactions.users, interactions.items, k)
+    users, items = interactions.users, interactions.items
+    rows = _core_rows(users, items, k)
     if not rows.any():
-        raise DataError(_empty_core_message(interactions, k))
+
+        def core_counts(k: int) -> tuple[int, int, int]:
+            rows = _core_rows(users, items, k)
+            return len(np.unique(users[rows])), len(np.unique(items[rows])), int(rows.sum())
+
+        raise empty_core_error(k, core_counts)
     return interactions if rows.all() else interactions.keep(rows)
 
 
@@ -60,7 +67,7 @@ def rating_at_least(interactions: Interactions, threshold: float) -> Interaction
         raise DataError(NO_RATINGS)
     rows = interactions.ratings >= np.float32(threshold)
     if not rows.any():
-        raise DataError(ratings_too_low_message(threshold, interactions.ratings.max()))
+        raise ratings_too_low_error(threshold, interactions.ratings.max())
     return interactions.keep(rows)
 
 
@@ -79,40 +86,31 @@ def _core_rows(users: IntArray, items: IntArray, k: int) -> BoolArray:
         core_users, core_items = core_users[~removed], core_items[~removed]
 
 
-def _empty_core_message(interactions: Interactions, k: int) -> str:
-    low, high = 0, k  # the low-core has rows (the 0-core has all), the high-core has none
-    low_rows = np.ones(len(interactions), dtype=np.bool_)
+def empty_core_error(k: int, core_counts: Callable[[int], tuple[int, int, int]]) -> DataError:
+    """Return the error for an empty k-core, with the largest core that is not empty.
+
+    `core_counts` returns the number of users, items and interactions of the core of a given k; the
+    0-core is the whole log.
+    """
+    low, high, counts = 0, k, core_counts(0)
     while high - low > 1:
         middle = (low + high) // 2
-        rows = _core_rows(interactions.users, interactions.items, middle)
-        if rows.any():
-            low, low_rows = middle, rows
+        middle_counts = core_counts(middle)
+        if middle_counts[2]:
+            low, counts = middle, middle_counts
         else:
             high = middle
-    n_users = len(np.unique(interactions.users[low_rows]))
-    n_items = len(np.unique(interactions.items[low_rows]))
-    return empty_core_message(k, low, (n_users, n_items, int(np.count_nonzero(low_rows))))
-
-
-def empty_core_message(k: int, largest_k: int, counts: tuple[int, int, int]) -> str:
-    """Return the error message for an empty k-core.
-
-    Args:
-        k: the k that leaves nothing.
-        largest_k: the largest k that leaves something.
-        counts: users, items and interactions of the `largest_k`-core.
-    """
     n_users, n_items, n_rows = counts
-    return (
+    return DataError(
         f"k_core: the {k}-core is empty: no users and items with {k} interactions each are left. "
-        f"Use a longer log or k_core = {largest_k}, the largest k that leaves something "
+        f"Use a longer log or k_core = {low}, the largest k that leaves something "
         f"({n_users:,} users, {n_items:,} items, {n_rows:,} interactions)."
     )
 
 
-def ratings_too_low_message(threshold: float, highest: float) -> str:
-    """Return the error message for a threshold that no rating reaches."""
-    return (
+def ratings_too_low_error(threshold: float, highest: float) -> DataError:
+    """Return the error for a threshold that no rating reaches."""
+    return DataError(
         f"min_rating: no rating reaches {threshold:g}, the highest is {highest:g}. Lower "
         "min_rating."
     )

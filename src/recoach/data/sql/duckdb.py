@@ -28,14 +28,10 @@ _SIZE = re.compile(r"\d+(\.\d+)?\s*(MB|GB|TB|MiB|GiB|TiB)")
 def split_in_duckdb(
     source: Path, config: PrepareConfig, memory: str, directory: Path
 ) -> tuple[Dataset, Statistics]:
-    """Read, filter and split a log within a memory limit.
+    """Read, filter and split a log within a memory limit, as `prepare` does.
 
-    Args:
-        source: a file.
-        config: filters, split, columns and format.
-        memory: DuckDB's limit, such as "4GB"; reading the file and the finished dataset need more
-            memory besides.
-        directory: the prepared dataset; the scratch folder is made next to it.
+    `memory` is DuckDB's limit, such as "4GB"; reading the file and the finished dataset need more
+    memory besides.
 
     Raises:
         ConfigError: `memory` is not a size.
@@ -75,9 +71,6 @@ class _DuckDBEngine:
 
     def create_table(self, table: str, query: str) -> None:
         self._execute(f"CREATE OR REPLACE TABLE {table} AS {query}")
-
-    def delete(self, table: str, condition: str) -> None:
-        self._execute(f"DELETE FROM {table} WHERE {condition}")
 
     def drop(self, table: str) -> None:
         self._execute(f"DROP {'VIEW' if table == 'rows' else 'TABLE'} {table}")

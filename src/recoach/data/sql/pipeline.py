@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from recoach.data.config import PrepareConfig
-from recoach.data.filters import NO_RATINGS, empty_core_message, ratings_too_low_message
+from recoach.data.filters import NO_RATINGS, empty_core_error, ratings_too_low_error
 from recoach.data.ingest import stream_interactions
 from recoach.data.split import Dataset, OrderedLog, split_ordered_log
 from recoach.data.statistics import Statistics, from_counts
@@ -37,9 +37,6 @@ class Engine(Protocol):
     def create_table(self, table: str, query: str) -> None:
         """Create or replace a table; the query may read the table that it replaces."""
 
-    def delete(self, table: str, condition: str) -> None:
-        """Remove the rows that satisfy a condition."""
-
     def drop(self, table: str) -> None:
         """Remove a table or a view."""
 
@@ -56,14 +53,10 @@ def run_pipeline(
     config: PrepareConfig,
     directory: Path,
 ) -> tuple[Dataset, Statistics]:
-    """Read, filter and split a log.
+    """Read, filter and split a log with the engine that `open_engine` opens in a scratch folder.
 
-    Args:
-        open_engine: opens an engine that works in a given folder.
-        source: a file.
-        config: filters, split, columns and format.
-        directory: the prepared dataset; the scratch folder is made next to it and may need three
-            times the size of the log.
+    The scratch folder is made next to `directory`, the prepared dataset, and may need three times
+    the size of the log.
 
     Raises:
         DataError: as `prepare`.
@@ -140,7 +133,7 @@ class _SQLLog:
             raise DataError(NO_RATINGS)
         highest = self._fetch_value("SELECT max(rating) FROM log")
         if highest < np.float32(threshold):
-            raise DataError(ratings_too_low_message(threshold, highest))
+            raise ratings_too_low_error(threshold, highest)
         self._keep(f"WHERE rating >= CAST({threshold!r} AS REAL)")
 
     def deduplicate(self, keep: str) -> None:
@@ -156,52 +149,20 @@ class _SQLLog:
 
     def keep_k_core(self, k: int) -> None:
         """Keep the k-core; DataError if it is empty."""
-        if not self._create_core(k):
-            raise DataError(self._empty_core_message(k))
-        self._keep(
-            " ".join(
-                f"SEMI JOIN {side}_counts ON {side}_counts.code = log.{side}" for side in _SIDES
-            )
-        )
-        for table in ("core", "removed", "user_counts", "item_counts"):
-            self._engine.drop(table)
+        if not self._core_counts(k)[2]:
+            raise empty_core_error(k, self._core_counts)
+        self._keep(_join("SEMI", "log", "SELECT DISTINCT {side} AS code FROM core"))
+        self._engine.drop("core")
 
-    def _create_core(self, k: int) -> int:
-        """Create `core`, the pairs of the k-core of `log`, and return how many there are.
-
-        Each round subtracts the removed pairs from the counts instead of counting again.
-        """
+    def _core_counts(self, k: int) -> tuple[int, int, int]:
+        """Create `core`, the pairs of the k-core of `log`; return its users, items and rows."""
         self._create("core", "SELECT user, item FROM log")
-        for side in _SIDES:
-            self._create(
-                f"{side}_counts",
-                f"SELECT {side} AS code, count(*) AS count FROM core GROUP BY {side}",
-            )
-        is_rare = " OR ".join(
-            f"EXISTS (SELECT 1 FROM {side}_counts WHERE {side}_counts.code = core.{side} AND "
-            f"{side}_counts.count < {k})"
-            for side in _SIDES
-        )
-        while True:
-            self._create("removed", f"SELECT * FROM core WHERE {is_rare}")
-            if not self._fetch_value("SELECT count(*) FROM removed"):
-                return int(self._fetch_value("SELECT count(*) FROM core"))
-            self._engine.delete("core", is_rare)
-            for side in _SIDES:
-                self._create(
-                    f"{side}_counts",
-                    f"SELECT code, count - coalesce(n, 0) AS count FROM {side}_counts LEFT JOIN "
-                    f"(SELECT {side} AS removed_code, count(*) AS n FROM removed GROUP BY {side}) "
-                    f"AS removed_counts ON code = removed_code WHERE count >= {k}",
-                )
-
-    def _empty_core_message(self, k: int) -> str:
-        low, high = 0, k
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._create_core(middle) else (low, middle)
-        self._create_core(low)
-        return empty_core_message(k, low, self._fetch_counts("core"))
+        rare = f"SELECT {{side}} AS code FROM core GROUP BY {{side}} HAVING count(*) < {k}"
+        counts, previous = self._fetch_counts("core"), None
+        while counts != previous:
+            self._create("core", f"SELECT core.* FROM core {_join('ANTI', 'core', rare)}")
+            counts, previous = self._fetch_counts("core"), counts
+        return counts
 
     def number_ids(self) -> None:
         """Number users and items by first appearance."""
@@ -259,3 +220,11 @@ class _SQLLog:
 
     def _fetch_value(self, query: str) -> Any:  # noqa: ANN401 - the type depends on the query
         return self._engine.fetch_row(query)[0]
+
+
+def _join(kind: str, table: str, query: str) -> str:
+    """Return the joins of a table with the users and the items of a query on `{side}`."""
+    return " ".join(
+        f"{kind} JOIN ({query.format(side=side)}) AS {side}s ON {side}s.code = {table}.{side}"
+        for side in _SIDES
+    )

@@ -33,14 +33,10 @@ except ModuleNotFoundError as error:
 def split_in_spark(
     source: Path, config: PrepareConfig, master: str, directory: Path
 ) -> tuple[Dataset, Statistics]:
-    """Read, filter and split a log on Spark.
+    """Read, filter and split a log on Spark, as `prepare` does.
 
-    Args:
-        source: a file.
-        config: filters, split, columns and format.
-        master: Spark's master, such as "local[2]" or "spark://HOST:7077".
-        directory: the prepared dataset; the scratch folder is made next to it, where all workers
-            must be able to read and write.
+    `master` is Spark's, such as "local[2]" or "spark://HOST:7077"; all workers must be able to read
+    and write the scratch folder next to `directory`.
 
     Raises:
         ConfigError: Spark does not start on this master.
@@ -96,9 +92,6 @@ class _SparkEngine:
         old, self._paths[table] = self._paths.get(table), path
         if old is not None:
             shutil.rmtree(old)
-
-    def delete(self, table: str, condition: str) -> None:
-        self.create_table(table, f"SELECT * FROM {table} WHERE NOT ({condition})")
 
     def drop(self, table: str) -> None:
         self._session.catalog.dropTempView(table)
