@@ -22,7 +22,6 @@ from recoach import distributed
 from recoach.data.config import PrepareConfig
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
-from recoach.data.interactions import FloatArray
 from recoach.data.lock import lock_folder
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.data.split import Dataset, RaggedArray, fingerprint, leave_last_out
@@ -74,40 +73,31 @@ def prepare(
         )
     _describe_source(source)  # raises before a folder is made
     with _lock(directory):
-        return _prepare(source, directory, config, memory, spark)
+        origin = {"source": _describe_source(source), "config": config.model_dump()}
+        reused = _load_if_unchanged(directory, origin)
+        if reused is not None:
+            return reused
+        if memory is not None:
+            from recoach.data.sql.duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
 
+            dataset, statistics = split_in_duckdb(source, config, memory, directory)
+        elif spark is not None:
+            from recoach.data.sql.spark import split_in_spark  # noqa: PLC0415 (an extra)
 
-def _prepare(
-    source: Path, directory: Path, config: PrepareConfig, memory: str | None, spark: str | None
-) -> Dataset:
-    origin = {"source": _describe_source(source), "config": config.model_dump()}
-    reused = _load_if_unchanged(directory, origin)
-    if reused is not None:
-        return reused
-    name = source.name.split(".")[0]
-    if memory is not None:
-        from recoach.data.sql.duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
-
-        dataset, statistics = split_in_duckdb(source, config, memory, directory)
-    elif spark is not None:
-        from recoach.data.sql.spark import split_in_spark  # noqa: PLC0415 (an extra)
-
-        dataset, statistics = split_in_spark(source, config, spark, directory)
-    else:
-        log = read_interactions(source, columns=config.columns, format=config.format)
-        log = apply_filters(log, config)
-        dataset = leave_last_out(log, name, test_items=config.test_items)
-        statistics = describe(log)
-    dataset = dataclasses.replace(dataset, name=name)
-    _save(dataset, directory, statistics, origin)
-    return dataset
+            dataset, statistics = split_in_spark(source, config, spark, directory)
+        else:
+            log = read_interactions(source, columns=config.columns, format=config.format)
+            log = apply_filters(log, config)
+            dataset, statistics = leave_last_out(log, test_items=config.test_items), describe(log)
+        dataset = dataclasses.replace(dataset, name=source.name.split(".")[0])
+        _save(dataset, directory, statistics, origin)
+        return dataset
 
 
 def save_dataset(
     dataset: Dataset,
     directory: Path,
     statistics: Statistics | None = None,
-    origin: dict[str, Any] | None = None,
 ) -> None:
     """Write a dataset to `directory`, replacing an older prepared dataset there.
 
@@ -121,12 +111,12 @@ def save_dataset(
     if not distributed.is_main_process():
         return
     with _lock(Path(directory)):
-        _save(dataset, Path(directory), statistics, origin)
+        _save(dataset, Path(directory), statistics, {})
 
 
 def recover(directory: Path) -> None:
     """Restore the old dataset if a process was killed while it replaced it."""
-    old = _old(directory)
+    old, _ = _temporary_folders(directory)
     if old.is_dir() and not directory.exists():
         old.rename(directory)
 
@@ -136,24 +126,22 @@ def _lock(directory: Path) -> Iterator[None]:
     """Lock a prepared dataset, and remove the leftovers of a killed process."""
     with lock_folder(directory, directory.with_name(f".{directory.name}.lock")):
         recover(directory)
-        for leftover in (_old(directory), _temporary(directory)):
+        for leftover in _temporary_folders(directory):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
-def _old(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.old")
-
-
-def _temporary(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.part")
+def _temporary_folders(directory: Path) -> tuple[Path, Path]:
+    """Return where the replaced dataset is moved, and where the new one is written."""
+    old, part = (directory.with_name(f".{directory.name}.{ending}") for ending in ("old", "part"))
+    return old, part
 
 
 def _save(
     dataset: Dataset,
     directory: Path,
     statistics: Statistics | None,
-    origin: dict[str, Any] | None,
+    origin: dict[str, Any],
 ) -> None:
     if directory.exists() and not _can_replace(directory):
         raise DataError(
@@ -165,11 +153,12 @@ def _save(
         "fingerprint": dataset.fingerprint,
         "split": dataset.split,
         "statistics": None if statistics is None else dataclasses.asdict(statistics),
-        **(origin or {}),
+        **origin,
     }
+    old, new = _temporary_folders(directory)
     try:
-        _write(dataset, manifest, _temporary(directory))
-        _swap(_temporary(directory), directory, _old(directory))
+        _write(dataset, manifest, new)
+        _swap(new, directory, old)
     except (OSError, *POLARS_ERRORS) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
@@ -177,7 +166,7 @@ def _save(
             "folder you may write to."
         ) from None
     finally:
-        for leftover in (_temporary(directory), _old(directory)):
+        for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -196,9 +185,11 @@ def load_dataset(directory: Path) -> Dataset:
         )
     try:
         ids = [pl.read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
-        rows = [_read_part(directory / f"{part}.parquet", len(ids[0])) for part in _PARTS]
+        tables = [pl.read_parquet(directory / f"{part}.parquet") for part in _PARTS]
+        rows = [_rows(table, len(ids[0])) for table in tables]
         actual = fingerprint(ids, rows)
-        ratings = _read_ratings(directory / "train.parquet")
+        has_ratings = "rating" in tables[0].columns
+        ratings = tables[0]["rating"].to_numpy().astype(np.float32) if has_ratings else None
     except (OSError, ValueError, *POLARS_ERRORS):
         actual = "unreadable"
     if actual != manifest.get("fingerprint"):
@@ -206,8 +197,7 @@ def load_dataset(directory: Path) -> Dataset:
             f"{directory}: its files do not match the fingerprint in {MANIFEST} "
             f"({actual} and {manifest.get('fingerprint')}). Prepare the data again."
         )
-    split = str(manifest.get("split", "leave_last_out"))
-    name = str(manifest.get("name", ""))
+    name, split = str(manifest.get("name", "")), str(manifest.get("split", "leave_last_out"))
     return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, ratings)
 
 
@@ -290,14 +280,7 @@ def _swap(new: Path, directory: Path, old: Path) -> None:
         raise
 
 
-def _read_ratings(path: Path) -> FloatArray | None:
-    if "rating" not in pl.read_parquet_schema(path):
-        return None
-    return pl.read_parquet(path, columns=["rating"])["rating"].to_numpy().astype(np.float32)
-
-
-def _read_part(path: Path, n_users: int) -> RaggedArray:
-    table = pl.read_parquet(path)
+def _rows(table: pl.DataFrame, n_users: int) -> RaggedArray:
     counts = np.bincount(table["user"].to_numpy(), minlength=n_users)
     offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     return RaggedArray(offsets, table["item"].to_numpy().astype(np.int32))
