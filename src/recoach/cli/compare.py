@@ -7,37 +7,32 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from recoach.cli.console import console
+from recoach.cli.options import Words
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.compare import compare_runs
 from recoach.report.table_formats import latex, markdown
-
-Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
 
 def compare(
     runs: list[Path],
     /,
     *,
-    metrics: Metrics = None,
+    metrics: Words = None,
     style: Annotated[Literal["console", "markdown", "latex"], Parameter("--format")] = "console",
 ) -> None:
     """Compare the models of several runs that have the same data and protocol.
 
-    Parameters
-    ----------
-    runs
-        Run folders with results.
-    metrics
-        Metrics to compare, like ndcg@10. Default: recall and NDCG at 10 and 50.
-    style
-        The format of the table: for the terminal, Markdown or LaTeX.
+    Args:
+        runs: Run folders with results.
+        metrics: Metrics to compare, like ndcg@10. Default: recall and NDCG at 10 and 50.
+        style: The format of the table: for the terminal, Markdown or LaTeX.
     """
     names = metrics or ["recall@10", "ndcg@10", "recall@50", "ndcg@50"]
     results = {str(path): RunFolder(path).read_json("results.json") for path in runs}
     grid = compare_runs(results, names)
     if style != "console":
         text = markdown([grid]) if style == "markdown" else latex([grid])
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, markup=False)
         return
     table = Table(title=grid.heading, caption=grid.note)
     for index, name in enumerate(grid.columns):

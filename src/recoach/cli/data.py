@@ -2,8 +2,9 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from cyclopts import App, Parameter
 from rich.progress import (
@@ -11,13 +12,13 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
 
 from recoach.cli.console import console, example_line
+from recoach.cli.options import Words
 from recoach.data import prepared
 from recoach.data.config import PrepareConfig
 from recoach.data.fetch import AMAZON_2023
@@ -42,7 +43,7 @@ class Filters:
     """Which of repeated (user, item) interactions to keep; none keeps all of them."""
     min_rating: float | None = None
     """Keep interactions with at least this rating."""
-    column: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None
+    column: Words = None
     """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
     format: Format = "auto"
     """The file format. Default: from the suffix of the file name."""
@@ -71,13 +72,11 @@ _ALL_ROWS = Filters()
 def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_ROWS) -> None:
     """Print users, items, interactions, average length, density and dates of logs.
 
-    Parameters
-    ----------
-    files
-        Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files, optionally
-        compressed as .gz or .zst.
-    k_core
-        Keep users and items with at least this many interactions (iterated k-core); 0 keeps all.
+    Args:
+        files: Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files,
+            optionally compressed as .gz or .zst.
+        k_core: Keep users and items with at least this many interactions (iterated k-core); 0 keeps
+            all.
     """
     config = filters.config(k_core)
     rows = []
@@ -103,22 +102,16 @@ def prepare(
 
     The last item of each user is the test item, the one before it the validation item.
 
-    Parameters
-    ----------
-    file
-        An interaction log.
-    output
-        The folder to write. If it is up to date, it is reused.
-    k_core
-        Keep users and items with at least this many interactions (iterated k-core); 0 keeps all.
-    test_items
-        Number of last interactions of every user to hold out as test items.
-    memory
-        Memory limit, like 4GB, for a log that does not fit into memory: DuckDB prepares it on
-        disk, with temporary files next to the output folder.
-    spark
-        Spark master, like local[4] or spark://HOST:7077, for a log that does not fit on one
-        machine: Spark prepares it, with temporary files next to the output folder.
+    Args:
+        file: An interaction log.
+        output: The folder to write. If it is up to date, it is reused.
+        k_core: Keep users and items with at least this many interactions (iterated k-core); 0 keeps
+            all.
+        test_items: Number of last interactions of every user to hold out as test items.
+        memory: Memory limit, like 4GB, for a log that does not fit into memory: DuckDB prepares it
+            on disk, with temporary files next to the output folder.
+        spark: Spark master, like local[4] or spark://HOST:7077, for a log that does not fit on one
+            machine: Spark prepares it, with temporary files next to the output folder.
     """
     start = time.perf_counter()
     if test_items < 1:
@@ -128,7 +121,6 @@ def prepare(
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
         f"{dataset.fingerprint} ({time.perf_counter() - start:.1f} s)",
-        highlight=False,
     )
 
 
@@ -137,7 +129,7 @@ def fetch(
     log: Literal["amazon-2023"],
     /,
     *,
-    category: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    category: Words = None,
     output: Path = Path("data"),
     sha256: str | None = None,
 ) -> None:
@@ -145,57 +137,37 @@ def fetch(
 
     After an interruption, the same command continues the download.
 
-    Parameters
-    ----------
-    log
-        amazon-2023: Amazon Reviews 2023 (for research; see the terms on its website).
-    category
-        Categories, like Video_Games. Default: the three of the paper.
-    output
-        The folder for the downloaded files.
-    sha256
-        The expected SHA-256 checksum of the file, for a single category.
+    Args:
+        log: amazon-2023: Amazon Reviews 2023 (for research; see the terms on its website).
+        category: Categories, like Video_Games. Default: the three of the paper.
+        output: The folder for the downloaded files.
+        sha256: The expected SHA-256 checksum of the file, for a single category.
     """
     categories = category or list(CATEGORIES)
     if sha256 and len(categories) != 1:
         raise ConfigError("--sha256 is the checksum of one file. Give exactly one --category.")
-    for name in categories:
-        file = f"{name}.jsonl.gz"
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        ) as bar:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress("{task.description}", *columns, console=console, transient=True) as bar:
+        for name in categories:
+            path = output / f"{name}.jsonl.gz"
             task = bar.add_task(name, total=None)
-
-            def show_progress(
-                done: int, total: int | None, bar: Progress = bar, task: TaskID = task
-            ) -> None:
-                bar.update(task, completed=done, total=total)
-
             digest = fetch_file(
-                f"{AMAZON_2023}/{file}", output / file, show_progress, sha256=sha256
+                f"{AMAZON_2023}/{path.name}", path, partial(_advance, bar, task), sha256=sha256
             )
-        console.print(f"{output / file}: SHA-256 {digest}", highlight=False, soft_wrap=True)
+            bar.remove_task(task)
+            console.print(f"{path}: SHA-256 {digest}")
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _table(rows: list[tuple[str, Statistics]]) -> Table:
     table = Table("log", "#users", "#items", "#interactions", "avg. length", "density", "dates")
-    for name, statistics in rows:
-        dates = f"{statistics.first} to {statistics.last}" if statistics.first else "none"
-        table.add_row(
-            name,
-            f"{statistics.users:,}",
-            f"{statistics.items:,}",
-            f"{statistics.interactions:,}",
-            f"{statistics.average_length:.2f}",
-            f"{statistics.density:.4%}",
-            dates,
-        )
+    for name, log in rows:
+        counts = (f"{count:,}" for count in (log.users, log.items, log.interactions))
+        dates = f"{log.first} to {log.last}" if log.first else "none"
+        table.add_row(name, *counts, f"{log.average_length:.2f}", f"{log.density:.4%}", dates)
     return table
 
 

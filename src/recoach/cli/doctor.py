@@ -41,10 +41,7 @@ def doctor() -> None:
     devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     table.add_row("GPU", ", ".join(devices) or "none, training runs on the CPU")
     bfloat16 = torch.cpu._is_avx512_bf16_supported()
-    table.add_row(
-        "bfloat16",
-        "supported" if bfloat16 else "not supported, float32 is used",
-    )
+    table.add_row("bfloat16", "supported" if bfloat16 else "not supported, float32 is used")
     for name in ("torch", "numpy", "polars", "scipy", "pydantic", "cyclopts", "safetensors"):
         table.add_row(name, importlib.metadata.version(name))
     console.print(table)

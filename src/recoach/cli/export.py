@@ -1,11 +1,11 @@
 """`recoach export`: write the weights or vectors of a run for other tools."""
 
 from pathlib import Path
-from typing import Literal
 
 from cyclopts import App
 
 from recoach.cli.console import console, example_line
+from recoach.cli.options import Run, Stage
 from recoach.cli.recbole import export_recbole
 from recoach.cli.recommend import open_model
 from recoach.serving.index import build_index, write_index
@@ -22,23 +22,15 @@ app.command(
     ),
 )
 
-Stage = Literal["base", "tuned", "control"]
-
 
 @app.command(
     name="vectors", help_epilogue=example_line("recoach export vectors runs/mine --output out")
 )
-def export_vectors(path: Path, *, output: Path, stage: Stage | None = None) -> None:
+def export_vectors(path: Run, *, output: Path, stage: Stage = None) -> None:
     """Write the user and item vectors of a model as Parquet; their dot products are the scores.
 
-    Parameters
-    ----------
-    path
-        A run folder.
-    output
-        The folder for users.parquet and items.parquet.
-    stage
-        Which model to export. Default: the fine-tuned one if there is one, otherwise the base.
+    Args:
+        output: The folder for users.parquet and items.parquet.
     """
     selected, model, dataset = open_model(path, stage)
     _print_files(selected, [*write_vectors(model, dataset, output)])
@@ -47,20 +39,14 @@ def export_vectors(path: Path, *, output: Path, stage: Stage | None = None) -> N
 @app.command(
     name="faiss", help_epilogue=example_line("recoach export faiss runs/mine --output out")
 )
-def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> None:
+def export_faiss(path: Run, *, output: Path, stage: Stage = None) -> None:
     """Write the vectors of a model as Parquet and the item vectors as a faiss index.
 
     The ids in the index are row numbers of items.parquet. Up to a million items the search is
     exact; above that it probes 256 of a few thousand inverted lists.
 
-    Parameters
-    ----------
-    path
-        A run folder.
-    output
-        The folder for users.parquet, items.parquet and items.faiss.
-    stage
-        Which model to export. Default: the fine-tuned one if there is one, otherwise the base.
+    Args:
+        output: The folder for users.parquet, items.parquet and items.faiss.
     """
     selected, model, dataset = open_model(path, stage)
     index = build_index(item_vectors(model, dataset))
@@ -70,26 +56,19 @@ def export_faiss(path: Path, *, output: Path, stage: Stage | None = None) -> Non
 
 
 @app.command(name="onnx", help_epilogue=example_line("recoach export onnx runs/mine --output out"))
-def export_onnx(path: Path, *, output: Path, stage: Stage | None = None) -> None:
+def export_onnx(path: Run, *, output: Path, stage: Stage = None) -> None:
     """Write the query encoder of a sequential model as ONNX, and the vectors as Parquet.
 
     The ONNX file is checked first: onnxruntime and PyTorch are compared on histories of the log.
 
-    Parameters
-    ----------
-    path
-        A run folder.
-    output
-        The folder for query.onnx, users.parquet and items.parquet.
-    stage
-        Which model to export. Default: the fine-tuned one if there is one, otherwise the base.
+    Args:
+        output: The folder for query.onnx, users.parquet and items.parquet.
     """
     selected, model, dataset = open_model(path, stage)
     file, difference = write_onnx(model, dataset, output)
     _print_files(selected, [file, *write_vectors(model, dataset, output)])
-    console.print(f"onnxruntime and PyTorch differ by at most {difference:.1g}.", highlight=False)
+    console.print(f"onnxruntime and PyTorch differ by at most {difference:.1g}.")
 
 
 def _print_files(stage: str, files: list[Path]) -> None:
-    names = ", ".join(map(str, files))
-    console.print(f"Exported the {stage} model: {names}", highlight=False, soft_wrap=True)
+    console.print(f"Exported the {stage} model: {', '.join(map(str, files))}")

@@ -127,5 +127,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _state.signal_number = _state.signal_number or number
     if not finish_step:
         raise _StopError
-    errors.print("Stopping after this step; press again to stop at once.", soft_wrap=True)
+    errors.print("Stopping after this step; press again to stop at once.")
     sys.stderr.flush()

@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _print_error(text: str) -> None:
-    errors.print(text, highlight=False, soft_wrap=True)
+    errors.print(text)
 
 
 @contextmanager

@@ -1,13 +1,6 @@
 """The progress of a training stage in the terminal."""
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from recoach.cli import interrupts
 from recoach.cli.console import console
@@ -21,20 +14,19 @@ _TITLES = {
 _PRINTED = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")
 
 
+def step_progress() -> Progress:
+    """Return a progress bar that counts steps and disappears when it stops."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress("  {task.description}", *columns, console=console, transient=True)
+
+
 class StageProgress(Callback):
     """Shows a progress bar for a stage and prints a line for each evaluation."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._title = _TITLES.get(stage) or f"Training the base of {stage.replace('-', ' ')}"
-        self._progress = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._progress = step_progress()
         self._task: TaskID | None = None
 
     def on_begin(self, total_steps: int, step: int) -> None:
@@ -53,12 +45,12 @@ class StageProgress(Callback):
     def on_row(self, row: dict[str, float]) -> None:
         """Print the metrics of an evaluation."""
         metrics = "  ".join(f"{name} {row[name]:.4f}" for name in _PRINTED if name in row)
-        console.print(f"  step {row['step']:>6}  {metrics}", highlight=False)
+        console.print(f"  step {row['step']:>6}  {metrics}")
 
     def on_end(self, outcome: TrainResult) -> None:
         """Remove the progress bar and print which step was selected."""
         self._progress.stop()
-        console.print(f"  {self._selection(outcome)}", highlight=False)
+        console.print(f"  {self._selection(outcome)}")
         interrupts.end_training()
 
     def stops(self) -> bool:

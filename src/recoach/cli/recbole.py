@@ -1,12 +1,12 @@
 """`recoach import recbole`, `recoach export recbole` and `recoach convert-config`."""
 
 from pathlib import Path
-from typing import Literal
 
 import tomli_w
 from cyclopts import App
 
 from recoach.cli.console import console, example_line
+from recoach.cli.options import Stage
 from recoach.cli.runs import execute_and_show
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import MaskSeen
@@ -34,19 +34,13 @@ def import_recbole(
 ) -> None:
     """Import a RecBole checkpoint as a run (SASRec, LightGCN, GRU4Rec, BPR, and GSAU's fork).
 
-    Parameters
-    ----------
-    checkpoint
-        RecBole's .pth file. It is read without executing code from it.
-    data
-        The .inter file that the model was trained on.
-    output
-        The run folder.
-    mask_seen
-        Which seen items to mask in evaluation and fine-tuning: all, none, or recbole (masked only
-        for models that do not read histories).
-    unverified
-        Import the model even if its stored validation value is not reproduced.
+    Args:
+        checkpoint: RecBole's .pth file. It is read without executing code from it.
+        data: The .inter file that the model was trained on.
+        output: The run folder.
+        mask_seen: Which seen items to mask in evaluation and fine-tuning: all, none, or recbole
+            (masked only for models that do not read histories).
+        unverified: Import the model even if its stored validation value is not reproduced.
     """
     config, verified = import_run(
         checkpoint, data, output, mask_seen=mask_seen, unverified=unverified
@@ -55,63 +49,39 @@ def import_recbole(
         f"{checkpoint}: validation {verified.metric} {verified.measured:.4f}, "
         f"stored {verified.stored}"
         f"{'' if verified.agrees else ' (NOT VERIFIED)'}",
-        highlight=False,
-        soft_wrap=True,
     )
     execute_and_show(config, output, resume=True)
 
 
-def export_recbole(
-    path: Path,
-    *,
-    checkpoint: Path,
-    output: Path,
-    stage: Literal["base", "tuned", "control"] | None = None,
-) -> None:
+def export_recbole(path: Path, *, checkpoint: Path, output: Path, stage: Stage = None) -> None:
     """Write the weights of a run into a copy of the RecBole checkpoint that it was imported from.
 
-    Parameters
-    ----------
-    path
-        A run folder made by `recoach import recbole`.
-    checkpoint
-        The checkpoint that the run was imported from.
-    output
-        The .pth file to write.
-    stage
-        Which weights to export. Default: of the fine-tuned model if there is one, otherwise of the
-        base.
+    Args:
+        path: A run folder made by `recoach import recbole`.
+        checkpoint: The checkpoint that the run was imported from.
+        output: The .pth file to write.
     """
     selected = export_run(path, checkpoint, output, stage)
-    console.print(
-        f"{output}: weights of the {selected} model of {path}", highlight=False, soft_wrap=True
-    )
+    console.print(f"{output}: weights of the {selected} model of {path}")
 
 
 def convert_config(path: Path, /, *, output: Path | None = None) -> None:
     """Convert RecBole's YAML settings to TOML and list the settings without a counterpart.
 
-    Parameters
-    ----------
-    path
-        RecBole's YAML file. Settings that it leaves out have RecBole's defaults.
-    output
-        The TOML file to write. Default: print it.
+    Args:
+        path: RecBole's YAML file. Settings that it leaves out have RecBole's defaults.
+        output: The TOML file to write. Default: print it.
     """
     tables, dropped = convert_settings(_yaml(path), str(path))
     resolve(tables, str(path))
     lines = [f"# dropped: {key} ({why})" for key, why in sorted(dropped.items())]
     text = "\n".join([*lines, tomli_w.dumps(tables)])
     if output is None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, markup=False)
         return
     write_atomically(output, text.encode())
-    console.print(
-        f"{output} written; dropped: {', '.join(sorted(dropped)) or 'nothing'}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    names = ", ".join(sorted(dropped)) or "nothing"
+    console.print(f"{output} written; dropped: {names}", markup=False)
 
 
 def _yaml(path: Path) -> dict[str, object]:

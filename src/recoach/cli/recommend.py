@@ -1,12 +1,11 @@
 """`recoach recommend`: recommendations from a run, with the ids of the log."""
 
 from pathlib import Path
-from typing import Annotated, Literal
 
-from cyclopts import Parameter
 from rich.table import Table
 
 from recoach.cli.console import console
+from recoach.cli.options import Run, Stage, Words
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset
 from recoach.data.split import Dataset, chronological
@@ -18,33 +17,23 @@ from recoach.serving.recommend import recommend as recommend_items
 
 
 def recommend(
-    path: Path,
+    path: Run,
     *,
-    users: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    users: Words = None,
     histories: Path | None = None,
     k: int = 10,
-    stage: Literal["base", "tuned", "control"] | None = None,
+    stage: Stage = None,
     exclude_seen: bool = True,
     output: Path | None = None,
 ) -> None:
     """Recommend items to users of a run, or to new users from their histories.
 
-    Parameters
-    ----------
-    path
-        A run folder.
-    users
-        User ids of the log, or NAME.txt with one id per line. Default: all users of the log.
-    histories
-        A log with the interactions of new users, in any format of `data describe`.
-    k
-        Number of items per user.
-    stage
-        Which model to use. Default: the fine-tuned one if there is one, otherwise the base.
-    exclude_seen
-        Leave out items that the user has already interacted with.
-    output
-        The file to write (.parquet, .csv, .jsonl). Default: print a table.
+    Args:
+        users: User ids of the log, or NAME.txt with one id per line. Default: all users of the log.
+        histories: A log with the interactions of new users, in any format of `data describe`.
+        k: Number of items per user.
+        exclude_seen: Leave out items that the user has already interacted with.
+        output: The file to write (.parquet, .csv, .jsonl). Default: print a table.
     """
     if users and histories:
         raise ConfigError("--users and --histories cannot be combined. Give one of them.")

@@ -1,11 +1,10 @@
 """`recoach reproduce`: the tables and figures of the documents, one command each."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from recoach.cli.console import console, errors
+from recoach.cli.options import Words
 from recoach.cli.progress import StageProgress
 from recoach.errors import ConfigError
 from recoach.reproduction.datasets import find_sources, missing_categories, statistics_of_sources
@@ -13,8 +12,6 @@ from recoach.reproduction.paper_cells import Profile
 from recoach.reproduction.paper_tables import write_suite, write_table1
 from recoach.reproduction.runner import Plan
 from recoach.reproduction.runner import reproduce as run_suite
-
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
 
 def reproduce(
@@ -47,50 +44,43 @@ def reproduce(
     An interrupted command resumes when it is given again. Several processes may run one suite: each
     skips the runs that another one is working on.
 
-    Parameters
-    ----------
-    what
-        The paper: table1 (sizes of the data), table3 (base, continued training and GRPO of three
-        models), table4 (which tables are fine-tuned), figure1 (the base models), factors (the
-        paper's setting with one change at a time). The default recipe, with the same settings for
-        both profiles: gains (on well-trained base models), future (an earlier recipe, which rewards
-        future items only), ablation (one change at a time), algorithms (other algorithms with the
-        earlier recipe; the old name is rivals), tail (both recipes, tested on the next five and ten
-        interactions). verification (base models with published results, on logs named toys-2014
-        and beauty-2014). simulator (customers of a simulated shop).
-    data
-        A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
-        Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
-    dataset
-        NAME=PATH of another log, or of a folder with train, valid and test files; may be repeated.
-        A log whose name begins with Baby, Video or Industrial is shown beside that column of the
-        paper.
-    profile
-        paper (the paper's budget: 1 to 5 days per log on two cores) or quick (the same code with
-        fewer steps). Quick takes about an hour for table3 on each of the paper's own files, whose
-        base models it stops early; on other logs base models are trained until validation stops
-        improving, minutes for 60,000 interactions, an hour and a half for 400,000.
-    seeds
-        Number of seeds, from 2020 on.
-    only
-        Run only cells whose names contain one of these words, for example sasrec.
-    k_core
-        Keep users and items with at least this many interactions, iterated; 0 keeps all. Does not
-        apply to folders.
-    output
-        Folder for runs, tables and figures.
+    Args:
+        what: The paper: table1 (sizes of the data), table3 (base, continued training and GRPO of
+            three models), table4 (which tables are fine-tuned), figure1 (the base models), factors
+            (the paper's setting with one change at a time). The default recipe, with the same
+            settings for both profiles: gains (on well-trained base models), future (an earlier
+            recipe, which rewards future items only), ablation (one change at a time), algorithms
+            (other algorithms with the earlier recipe; the old name is rivals), tail (both recipes,
+            tested on the next five and ten interactions). verification (base models with published
+            results, on logs named toys-2014 and beauty-2014). simulator (customers of a simulated
+            shop).
+        data: A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
+            Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
+        dataset: NAME=PATH of another log, or of a folder with train, valid and test files; may be
+            repeated. A log whose name begins with Baby, Video or Industrial is shown beside that
+            column of the paper.
+        profile: paper (the paper's budget: 1 to 5 days per log on two cores) or quick (the same
+            code with fewer steps). Quick takes about an hour for table3 on each of the paper's own
+            files, whose base models it stops early; on other logs base models are trained until
+            validation stops improving, minutes for 60,000 interactions, an hour and a half for
+            400,000.
+        seeds: Number of seeds, from 2020 on.
+        only: Run only cells whose names contain one of these words, for example sasrec.
+        k_core: Keep users and items with at least this many interactions, iterated; 0 keeps all.
+            Does not apply to folders.
+        output: Folder for runs, tables and figures.
     """
     if seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, not {seeds}.")
     if what == "rivals":
-        errors.print("Warning: `rivals` is now called `algorithms`.", highlight=False)
+        errors.print("Warning: `rivals` is now called `algorithms`.")
         what = "algorithms"
     if what == "simulator":
         _simulate(tuple(range(2020, 2020 + seeds)), output / "simulator")
         return
     sources = find_sources(data, dataset or [], k_core)
     for category in missing_categories(data, sources):
-        errors.print(f"Warning: {data} has no {category}; continuing without it.", highlight=False)
+        errors.print(f"Warning: {data} has no {category}; continuing without it.")
     if what == "table1":
         paths = write_table1(statistics_of_sources(sources), k_core, output)
     else:
@@ -121,7 +111,6 @@ def _print_missing(runs: list[str]) -> None:
         errors.print(
             f"Not finished, as another process is working on it: {'; '.join(runs)}. Run this "
             "command again later to complete the tables.",
-            highlight=False,
         )
 
 
@@ -130,5 +119,5 @@ def _announce(text: str) -> None:
 
 
 def _show(paths: list[Path]) -> None:
-    console.print(paths[0].read_text(), markup=False, highlight=False, soft_wrap=True)
-    console.print("Written: " + ", ".join(str(path) for path in paths), highlight=False)
+    console.print(paths[0].read_text(), markup=False)
+    console.print("Written: " + ", ".join(str(path) for path in paths))

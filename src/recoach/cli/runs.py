@@ -1,5 +1,6 @@
 """The commands that create or read a run folder."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from cyclopts import Parameter
 
 from recoach import distributed
 from recoach.cli.console import console
+from recoach.cli.options import Resume, Run
 from recoach.cli.progress import StageProgress
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
@@ -18,7 +20,14 @@ from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, summary
 from recoach.training.callbacks import Callback, CallbackList
 
-ReportTo = Annotated[list[TrackerName] | None, Parameter(consume_multiple=True, negative="")]
+ReportTo = Annotated[
+    list[TrackerName] | None,
+    Parameter(
+        consume_multiple=True,
+        negative="",
+        help="Experiment trackers to log to: tensorboard, mlflow, wandb.",
+    ),
+]
 Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
 
 _DEMO_SETTINGS = (
@@ -31,20 +40,15 @@ _DEMO_SETTINGS = (
 
 
 def demo(
-    *, data: Path | None = None, output: Path = Path("runs/demo"), resume: bool = False
+    *, data: Path | None = None, output: Path = Path("runs/demo"), resume: Resume = False
 ) -> None:
     """Prepare a log, train SASRec, fine-tune it with GRPO and evaluate both.
 
-    Parameters
-    ----------
-    data
-        An interaction log. Default: a simulated shop with 2,000 users and 1,000 items.
-    output
-        The run folder.
-    resume
-        Continue an interrupted run.
+    Args:
+        data: An interaction log. Default: a simulated shop with 2,000 users and 1,000 items.
+        output: The run folder.
     """
-    changes = [*_DEMO_SETTINGS, *([f"data.path={_quoted(data)}"] if data else [])]
+    changes = [*_DEMO_SETTINGS, *([_data_path(data)] if data else [])]
     execute_and_show(read_config(None, changes), output, resume=resume)
 
 
@@ -52,28 +56,20 @@ def run(
     experiment: Path,
     *,
     output: Path | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     report_to: ReportTo = None,
     changes: Changes = None,
 ) -> None:
     """Run all stages of an experiment: prepare, train, fine-tune, control, evaluate, report.
 
-    Parameters
-    ----------
-    experiment
-        The TOML file of the experiment.
-    output
-        The run folder. Default: runs/NAME for NAME.toml.
-    resume
-        Continue an interrupted run.
-    report_to
-        Experiment trackers to log to: tensorboard, mlflow, wandb.
-    changes
-        Settings that replace those of the file, like grpo.beta=0.02; may be repeated.
+    Args:
+        experiment: The TOML file of the experiment.
+        output: The run folder. Default: runs/NAME for NAME.toml.
+        changes: Settings that replace those of the file, like grpo.beta=0.02; may be repeated.
     """
     config = read_config(experiment, changes or [])
     path = output or Path("runs") / experiment.stem
-    execute_and_show(config, path, resume=resume, report_to=report_to or [])
+    execute_and_show(config, path, resume=resume, report_to=report_to)
 
 
 def pretrain(
@@ -81,32 +77,23 @@ def pretrain(
     *,
     output: Path,
     model: str = "sasrec",
-    resume: bool = False,
+    resume: Resume = False,
     report_to: ReportTo = None,
     changes: Changes = None,
 ) -> None:
     """Train a base model with its own loss.
 
-    Parameters
-    ----------
-    data
-        An interaction log, or a folder made by `recoach data prepare`.
-    output
-        The run folder.
-    model
-        The model: bprmf, gru4rec, gsau, lightgcn, neumf, popularity or sasrec.
-    resume
-        Continue an interrupted run.
-    report_to
-        Experiment trackers to log to: tensorboard, mlflow, wandb.
-    changes
-        Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
+    Args:
+        data: An interaction log, or a folder made by `recoach data prepare`.
+        output: The run folder.
+        model: The model: bprmf, gru4rec, gsau, lightgcn, neumf, popularity or sasrec.
+        changes: Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
     """
     config = read_config(
         None,
-        [f"data.path={_quoted(data)}", f"model.name={model}", "finetune=false", *(changes or [])],
+        [_data_path(data), f"model.name={model}", "finetune=false", *(changes or [])],
     )
-    execute_and_show(config, output, resume=resume, report_to=report_to or [])
+    execute_and_show(config, output, resume=resume, report_to=report_to)
 
 
 def finetune(
@@ -117,33 +104,22 @@ def finetune(
     The control continues the base's own supervised training for as many steps as GRPO, with the
     same learning rate and the same selection.
 
-    Parameters
-    ----------
-    path
-        A run folder made by `recoach pretrain`.
-    resume
-        Continue an interrupted fine-tuning.
-    report_to
-        Experiment trackers to log to: tensorboard, mlflow, wandb.
-    changes
-        Settings of GRPO that replace those of the run, like grpo.beta=0.02; may be repeated.
+    Args:
+        path: A run folder made by `recoach pretrain`.
+        resume: Continue an interrupted fine-tuning.
+        changes: Settings of GRPO that replace those of the run, like grpo.beta=0.02; may be
+            repeated.
     """
     folder = RunFolder(path)
     folder.config()
     check_trackers(report_to or [])
     with folder.lock():
         config = folder.prepare_finetuning(changes or [], resume=resume)
-        _execute_and_show(config, path, resume=True, report_to=report_to or [])
+    execute_and_show(config, path, resume=True, report_to=report_to)
 
 
-def evaluate(path: Path) -> None:
-    """Evaluate the models of a run again and print the comparison.
-
-    Parameters
-    ----------
-    path
-        A run folder.
-    """
+def evaluate(path: Run) -> None:
+    """Evaluate the models of a run again and print the comparison."""
     folder = RunFolder(path)
     config = folder.config()
     with folder.lock():
@@ -152,14 +128,8 @@ def evaluate(path: Path) -> None:
         _show(path, execute(open_run(config, path, resume=True, make_callback=StageProgress)))
 
 
-def report(path: Path) -> None:
-    """Write report.html of a run again and print the comparison.
-
-    Parameters
-    ----------
-    path
-        A run folder with results.
-    """
+def report(path: Run) -> None:
+    """Write report.html of a run again and print the comparison."""
     _show(path, RunFolder(path).read_json("results.json"))
 
 
@@ -168,7 +138,7 @@ def execute_and_show(
     path: Path,
     *,
     resume: bool,
-    report_to: Sequence[TrackerName] = (),
+    report_to: Sequence[TrackerName] | None = None,
 ) -> None:
     """Execute all stages of a run, write its report and print the comparison.
 
@@ -177,34 +147,23 @@ def execute_and_show(
     Raises:
         RunError: another process uses the folder, or it has an unfinished run and not `resume`.
     """
-    check_trackers(report_to)
-    with RunFolder(path).lock():
-        _execute_and_show(config, path, resume=resume, report_to=report_to)
 
-
-def _execute_and_show(
-    config: ExperimentConfig,
-    path: Path,
-    *,
-    resume: bool,
-    report_to: Sequence[TrackerName],
-) -> None:
     def make_callback(stage: str) -> Callback:
         if not distributed.is_main_process():
             return Callback()
-        tracking = trackers(report_to, config, RunFolder(path), stage)
+        tracking = trackers(report_to or [], config, RunFolder(path), stage)
         return CallbackList([StageProgress(stage), *tracking])
 
-    opened = open_run(config, path, resume=resume, make_callback=make_callback)
-    if opened.folder.has_results_for(config):
-        console.print(f"{path} is finished and is not run again.", highlight=False)
-        _show(path, opened.folder.read_json("results.json"))
-        return
-    dataset = opened.dataset
-    console.print(
-        f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items", highlight=False
-    )
-    _show(path, execute(opened))
+    check_trackers(report_to or [])
+    with RunFolder(path).lock():
+        opened = open_run(config, path, resume=resume, make_callback=make_callback)
+        if opened.folder.has_results_for(config):
+            console.print(f"{path} is finished and is not run again.")
+            _show(path, opened.folder.read_json("results.json"))
+            return
+        dataset = opened.dataset
+        console.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
+        _show(path, execute(opened))
 
 
 def _show(path: Path, results: dict[str, Any]) -> None:
@@ -212,10 +171,10 @@ def _show(path: Path, results: dict[str, Any]) -> None:
         return
     report_path = write_report(path)
     console.print(comparison_table(results))
-    console.print(summary(results), highlight=False)
-    console.print(f"Run folder: {path}. Report: {report_path}", highlight=False)
+    console.print(summary(results))
+    console.print(f"Run folder: {path}. Report: {report_path}")
 
 
-def _quoted(path: Path) -> str:
-    """Return a path as a TOML string."""
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _data_path(path: Path) -> str:
+    """Return the override of `data.path`; a JSON string is also a TOML string."""
+    return f"data.path={json.dumps(str(path), ensure_ascii=False)}"

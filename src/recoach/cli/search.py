@@ -1,15 +1,11 @@
 """`recoach search`: search the settings of GRPO for a log."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from recoach.cli.options import Words
 from recoach.cli.runs import Changes
 from recoach.errors import ConfigError
 from recoach.experiments.config import read_config
-
-Vary = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
 
 def search(
@@ -17,7 +13,7 @@ def search(
     *,
     trials: int = 20,
     output: Path = Path("runs/search"),
-    vary: Vary = None,
+    vary: Words = None,
     changes: Changes = None,
 ) -> None:
     """Search the settings of GRPO for a log on validation; the test items are not used.
@@ -25,20 +21,15 @@ def search(
     The base is trained once. After an interruption, the same command continues the search; a higher
     --trials adds trials.
 
-    Parameters
-    ----------
-    experiment
-        A TOML file as for `recoach run`. Default: the default settings on the simulated shop.
-    trials
-        Total number of trials, including those of earlier calls.
-    output
-        The folder for the base, the study, trials.json, search.html and best.toml.
-    vary
-        Settings to vary: grpo.KEY=LOW..HIGH or grpo.KEY=A,B,C; may be repeated. Default: learning
-        rate, weight averaging, KL penalty, loss type, horizon and discount.
-    changes
-        Settings for all trials that replace those of the file, like data.path=log.csv; may be
-        repeated.
+    Args:
+        experiment: A TOML file as for `recoach run`. Default: the default settings on the simulated
+            shop.
+        trials: Total number of trials, including those of earlier calls.
+        output: The folder for the base, the study, trials.json, search.html and best.toml.
+        vary: Settings to vary: grpo.KEY=LOW..HIGH or grpo.KEY=A,B,C; may be repeated. Default:
+            learning rate, weight averaging, KL penalty, loss type, horizon and discount.
+        changes: Settings for all trials that replace those of the file, like data.path=log.csv; may
+            be repeated.
     """
     try:
         from recoach.cli.trials import search_and_show  # noqa: PLC0415 - an extra

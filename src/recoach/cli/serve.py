@@ -6,13 +6,13 @@ import logging
 import os
 import socket
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from recoach.cli import interrupts
 from recoach.cli.console import console
+from recoach.cli.options import Run
 from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RunFolder
@@ -28,7 +28,7 @@ _MODEL_FILES = ("model.json", "best.safetensors", "last.safetensors")
 
 
 def serve(
-    path: Path,
+    path: Run,
     *,
     host: str = "127.0.0.1",
     port: Annotated[int, Parameter(show_default=True)] = 8000,
@@ -40,18 +40,11 @@ def serve(
     If the environment variable RECOACH_API_KEY is set, requests need that key. When the run
     changes, its models are loaded again without losing a request.
 
-    Parameters
-    ----------
-    path
-        A run folder.
-    host
-        Address to listen on; 0.0.0.0 for all interfaces.
-    port
-        Port to listen on; 0 selects a free port.
-    page
-        Serve the page, and the search for items and users that it needs.
-    reload_seconds
-        Seconds between checks for changes of the run.
+    Args:
+        host: Address to listen on; 0.0.0.0 for all interfaces.
+        port: Port to listen on; 0 selects a free port.
+        page: Serve the page, and the search for items and users that it needs.
+        reload_seconds: Seconds between checks for changes of the run.
     """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
@@ -83,7 +76,6 @@ def serve(
     console.print(
         f"Serving {path} ({', '.join(service.snapshot.models)}) at "
         f"http://{host}:{server_socket.getsockname()[1]}/ (API: /docs, stop: Ctrl-C)",
-        highlight=False,
     )
     if service.snapshot.dataset.n_items > EXACT_UP_TO and not has_faiss():
         console.print(

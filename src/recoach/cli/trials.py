@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from recoach.cli import interrupts
 from recoach.cli.console import console
-from recoach.cli.progress import StageProgress
+from recoach.cli.progress import StageProgress, step_progress
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.search import SearchCallback, SearchPlan
 from recoach.experiments.search import search as run_search
@@ -32,17 +30,13 @@ class _TrialProgress(SearchCallback):
 
     def __init__(self, total: int) -> None:
         self._total = total
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(
-            TextColumn("  {task.description}"), *columns, console=console, transient=True
-        )
+        self._progress = step_progress()
         self._task = self._progress.add_task("steps")
 
     def on_search(self, base: float, done: int) -> None:
         finished = f", {done} of {self._total} trials are finished" if done else ""
         console.print(
             f"[bold]Search[/]: validation value of the base {format_metric(base)}{finished}",
-            highlight=False,
         )
 
     def on_begin(self, total_steps: int, step: int) -> None:
@@ -67,7 +61,7 @@ class _TrialProgress(SearchCallback):
             change = change_against_base(trial["value"], base)
             result = f"{format_metric(trial['value'])} ({change})"
         line = f"  trial {trial['trial']:>3} of {self._total}  {result}  {settings_text(trial)}"
-        console.print(line, highlight=False, markup=False)
+        console.print(line, markup=False)
 
     def stop(self) -> None:
         self._progress.stop()
@@ -92,9 +86,7 @@ def search_and_show(
         progress.stop()
     page = write_search(record, output)
     console.print(search_table(record))
-    console.print(search_summary(record), highlight=False, markup=False)
-    console.print(f"Written: {output / 'trials.json'}, {page}", highlight=False)
+    console.print(search_summary(record), markup=False)
+    console.print(f"Written: {output / 'trials.json'}, {page}")
     if record["best"] is not None:
-        console.print(
-            f"Run the best settings with: recoach run {output / 'best.toml'}", highlight=False
-        )
+        console.print(f"Run the best settings with: recoach run {output / 'best.toml'}")
