@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from recoach.models.wrapped import wrap
     from recoach.serving.recommend import recommend
     from recoach.simulation.shop import shop
-    from recoach.training.config import GRPOConfig
-    from recoach.training.loop import RunContext
+    from recoach.training.algorithms.grpo.config import GRPOConfig
+    from recoach.training.context import RunContext
     from recoach.training.supervised import PretrainConfig, pretrain
     from recoach.training.trainer import GRPOTrainer
 
@@ -46,11 +46,11 @@ __all__ = [
 
 _MODULES = {
     "Dataset": "recoach.data.split",
-    "GRPOConfig": "recoach.training.config",
+    "GRPOConfig": "recoach.training.algorithms.grpo.config",
     "GRPOTrainer": "recoach.training.trainer",
     "PretrainConfig": "recoach.training.supervised",
     "RecoachError": "recoach.errors",
-    "RunContext": "recoach.training.loop",
+    "RunContext": "recoach.training.context",
     "build_model": "recoach.models.registry",
     "deduplicate": "recoach.data.filters",
     "evaluate": "recoach.evaluation.evaluator",

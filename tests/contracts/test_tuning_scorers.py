@@ -15,9 +15,10 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import TrainingBatch, draw_negatives
 from recoach.models.dense_softmax import catalogue_scores
 from recoach.policy.policy import calibrate_temperature
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
@@ -39,9 +40,30 @@ ESTIMATORS = {
 }
 
 
-def settings(**changes):
+def settings(algorithm="grpo", **changes):
     steps = {"max_steps": 6, "eval_steps": 3, "batch_size": 32, "learning_rate": 0.01}
-    return GRPOConfig(**steps | changes)
+    return ALGORITHMS[algorithm].config(**steps | changes)
+
+
+OTHERS = {
+    "reinforce": {"num_generations": 8},
+    "raft": {"num_generations": 8},
+    "top_k_off_policy": {},
+    "s_dpo": {},
+    "dqn": {},
+}
+
+
+@pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.parametrize("variant", SCORERS)
+def test_other_algorithms_tune_a_model_without_vectors(variant, algorithm):
+    model = build(variant)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    args = settings(algorithm, select="last", **OTHERS[algorithm])
+    result = GRPOTrainer(model, args=args, train_dataset=DATASET).train()
+    assert result.steps == 6
+    assert any(not torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values())
 
 
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
@@ -115,8 +137,9 @@ def test_an_interrupted_run_of_neumf_ends_with_the_bits_of_the_whole_one(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"algorithm": "ppo", "estimator": "sampled", "loss_type": "grpo"}, "algorithm 'ppo'"),
-        ({"algorithm": "sac"}, "algorithm 'sac'"),
+        ({"algorithm": "ppo"}, "algorithm 'ppo'"),
+        ({"algorithm": "sqn_actor_critic"}, "algorithm 'sqn_actor_critic'"),
+        ({"algorithm": "dqn", "dueling": True}, "dueling = true"),
         ({"logits": "cosine"}, "logits = 'cosine'"),
         ({"logits": "norm_query"}, "logits = 'norm_query'"),
     ],

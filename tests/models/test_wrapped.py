@@ -8,8 +8,8 @@ from recoach import recommend, wrap
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.context import RunContext
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
@@ -78,11 +78,11 @@ def test_every_state_has_its_own_history_and_nothing_after_it():
 def test_the_reference_holds_a_copy_of_the_module():
     model = wrapped()
     trainer = GRPOTrainer(model, args=GRPOConfig(beta=1.0), train_dataset=DATASET)
-    assert trainer.reference.module is not model.module
+    assert trainer.algorithm.reference.module is not model.module
     with torch.no_grad():
         model.module.table.weight.zero_()
     (work, *_) = trainer.epoch(torch.Generator())
-    assert trainer.reference.embed(work.queries).items.abs().sum() > 0
+    assert trainer.algorithm.reference.embed(work.queries).items.abs().sum() > 0
 
 
 def score_of(module, users, histories, items):

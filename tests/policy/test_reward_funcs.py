@@ -102,7 +102,7 @@ def test_a_list_like_the_history_is_the_best_calibrated():
 
 
 def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():
-    found = CombinedReward([next_item, future(0.5)], [2.0, 1.0]).of_log(LOGGED, USERS)
+    found = CombinedReward([next_item, future(0.5)], [2.0, 1.0]).logged_rewards(LOGGED, USERS)
     assert found.items.tolist() == [3, 5, 1]
     assert found.values.tolist() == pytest.approx([3.0, 0.5, 0.125])
     assert found.parts.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.5, 0.125]]
@@ -121,11 +121,11 @@ def test_normalised_first_a_reward_s_unit_does_not_matter():
         return CombinedReward([pay, price, future(0.5)], [1, 3, 1], "normalize_then_sum", n_items=9)
 
     small, large = scaled(0.1), scaled(1000.0)
-    values = [rewarder.of_log(LOGGED, USERS).values for rewarder in (small, large)]
+    values = [rewarder.logged_rewards(LOGGED, USERS).values for rewarder in (small, large)]
     assert torch.allclose(*values)
     assert values[0][0] == pytest.approx(1 + 1 / np.mean([1, 0.5, 0.125]))
-    assert torch.allclose(small.of_items, large.of_items, atol=1e-4)
-    assert small.of_items.std(correction=0).item() == pytest.approx(3, rel=1e-4)
+    assert torch.allclose(small.item_rewards, large.item_rewards, atol=1e-4)
+    assert small.item_rewards.std(correction=0).item() == pytest.approx(3, rel=1e-4)
 
 
 def test_a_function_is_given_the_user_and_the_columns_and_may_pay_none():
@@ -136,7 +136,7 @@ def test_a_function_is_given_the_user_and_the_columns_and_may_pay_none():
         asked.update(columns, prompts=prompts)
         return [None, 2.0, float("nan"), 1]
 
-    found = CombinedReward([own]).of_log(LOGGED, USERS)
+    found = CombinedReward([own]).logged_rewards(LOGGED, USERS)
     assert found.items.tolist() == [5, 1]
     assert found.values.tolist() == [2.0, 1.0]
     assert asked["prompts"].tolist() == [7, 7, 7, 9]
@@ -148,7 +148,9 @@ def test_a_function_that_answers_too_little_is_named():
     def short(prompts, completions, **_):
         return [1.0]
 
-    with pytest.raises(ConfigError, match=r"short was asked .* \(3,\) and returned shape \(1,\)"):
+    with pytest.raises(
+        ConfigError, match=r"short was called with .* \(3,\) and returned shape \(1,\)"
+    ):
         call_reward(short, {"prompts": USERS, "completions": torch.arange(3)})
 
 

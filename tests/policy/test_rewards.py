@@ -36,7 +36,7 @@ def dataset(rows, ratings=None):
 
 def paid(batch, logged, *functions, **settings):
     """Return the rewards of what the log holds for a batch."""
-    return CombinedReward(functions, **settings).of_log(logged, batch.queries.state_users)
+    return CombinedReward(functions, **settings).logged_rewards(logged, batch.queries.state_users)
 
 
 def one_batch(train, states="prefix"):

@@ -13,8 +13,8 @@ from recoach.models.registry import build_model
 from recoach.policy import smoothing
 from recoach.policy.rewards import Rewards
 from recoach.policy.smoothing import Smoothing, neighbours
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.batch_builder import BatchBuilder
-from recoach.training.config import GRPOConfig
 from toy_logs import cycle
 
 ITEMS = 8
@@ -109,7 +109,7 @@ def tasks_of(model, dataset, **changes):
     )
     (batch,) = batches.epoch(torch.Generator().manual_seed(0))
     made = BatchBuilder(args, dataset, args.reward_funcs, model)
-    return made.task(batch, torch.device("cpu"))
+    return made.build(batch, torch.device("cpu"))
 
 
 def test_a_task_pays_no_seen_neighbour_and_hides_all_it_pays_for():
@@ -130,8 +130,8 @@ def test_a_task_pays_no_seen_neighbour_and_hides_all_it_pays_for():
 def test_only_what_the_log_pays_is_smoothed():
     dataset = leave_last_out(cycle(24, 12, length=7))
     model = build_model("lightgcn", dataset, dim=8)
-    assert BatchBuilder(GRPOConfig(), dataset, ["future"], model)._smoothed is not None
-    assert BatchBuilder(GRPOConfig(), dataset, ["novelty"], model)._smoothed is None
+    assert BatchBuilder(GRPOConfig(), dataset, ["future"], model)._smoothing is not None
+    assert BatchBuilder(GRPOConfig(), dataset, ["novelty"], model)._smoothing is None
 
 
 def test_rewards_that_cancel_leave_a_pair_of_zero():

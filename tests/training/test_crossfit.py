@@ -13,7 +13,7 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
 from recoach.policy.reward_funcs import name_of, scope_of
 from recoach.simulation.shop import shop
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
@@ -248,7 +248,9 @@ def test_by_its_name_a_trainer_cannot_have_it():
 def test_it_looks_ahead_and_not_back():
     model, args = build_model("sasrec", DATASET, dim=8, heads=2), GRPOConfig(mask_seen=False)
     functions = [CrossFitted(DATASET, popular, args), "train_set"]
-    with pytest.raises(ConfigError, match="'train_set' looks back and 'cross_fitted' ahead"):
+    with pytest.raises(
+        ConfigError, match="'train_set' rewards past items and 'cross_fitted' future items"
+    ):
         GRPOTrainer(model, functions, args, train_dataset=DATASET)
 
 

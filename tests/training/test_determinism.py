@@ -7,8 +7,8 @@ from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph

@@ -9,11 +9,16 @@ from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
-from recoach.training import exact as exact_module
-from recoach.training import sampled as sampled_module
+from recoach.training.algorithms.dqn import DQNConfig
+from recoach.training.algorithms.grpo import exact as exact_module
+from recoach.training.algorithms.grpo import sampled as sampled_module
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.ppo import PPOConfig
+from recoach.training.algorithms.s_dpo import SDPOConfig
+from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
+from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph, cycle
@@ -216,12 +221,12 @@ def test_the_stratified_estimator_sees_its_candidates_alone():
     model = build("sasrec").eval()
     args = GRPOConfig(estimator="stratified", num_negatives=2, batch_size=4, horizon=1)
     trainer = GRPOTrainer(model, args=args, train_dataset=DATASET)
-    work = next(iter(trainer.epoch(torch.Generator().manual_seed(0))))
-    work = trainer._tasks.narrowed(work, torch.Generator().manual_seed(1))
-    found = work.embed(trainer.policy, model)
-    assert len(work.candidates.items) < N_ITEMS
-    assert torch.equal(found.items, model.embed(work.queries).items[work.candidates.items])
-    assert trainer.step(work, torch.Generator())["grad_norm"] > 0
+    batch = next(iter(trainer.epoch(torch.Generator().manual_seed(0))))
+    batch = trainer._builder.restrict(batch, torch.Generator().manual_seed(1))
+    policy = trainer.algorithm.distribution(model, batch)
+    assert len(batch.candidates.items) < N_ITEMS
+    assert torch.equal(policy.items, model.embed(batch.queries).items[batch.candidates.items])
+    assert trainer.step(batch, torch.Generator())["grad_norm"] > 0
 
 
 @pytest.mark.parametrize("reward", ["next", "future", "train_set"])
@@ -352,10 +357,15 @@ def test_the_papers_setting_is_the_papers():
         (SAMPLED, False),
         (SAMPLED | {"num_iterations": 2}, True),
         (SAMPLED | {"old_model_sync_steps": 3}, True),
-        ({"algorithm": "s_dpo", "beta": 1.0}, True),
-        ({"algorithm": "top_k_off_policy"}, True),
+        (SDPOConfig(), True),
+        (TopKOffPolicyConfig(), True),
+        (DQNConfig(), True),
+        (SQNActorCriticConfig(), False),
+        (PPOConfig(), False),
+        (PPOConfig(num_iterations=2), True),
     ],
 )
-def test_where_policies_are_compared_products_are_not_rounded(settings, exact):
-    trainer = GRPOTrainer(build("sasrec"), args=GRPOConfig(**settings), train_dataset=DATASET)
+def test_products_are_not_rounded_where_policies_are_compared(settings, exact):
+    args = GRPOConfig(**settings) if isinstance(settings, dict) else settings
+    trainer = GRPOTrainer(build("sasrec"), args=args, train_dataset=DATASET)
     assert trainer.policy.exact_products is exact

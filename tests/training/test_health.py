@@ -9,10 +9,10 @@ import torch
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import top_lists
 from recoach.models.registry import build_model
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
+from recoach.training.context import RunContext
 from recoach.training.health import COVERAGE, CollapseMonitor, coverage, health_warnings
-from recoach.training.loop import RunContext
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 

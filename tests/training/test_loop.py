@@ -9,9 +9,10 @@ from recoach.errors import ModelError
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
 from recoach.training import loop
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext, derive
+from recoach.training.context import RunContext
+from recoach.training.loop import derive
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
@@ -246,7 +247,7 @@ def test_a_divergence_names_tables_users_and_the_last_good_checkpoint(tmp_path, 
         run("sasrec", tmp_path)
     said = str(caught.value)
     first = DATASET.user_ids[int(taken[3].states.queries.state_users[0])]
-    assert "nan at step 4, and so are numbers of the table item" in said
+    assert "nan at step 4, with non-finite numbers in the parameter group item" in said
     assert f"(in the batch of users {first}, " in said
     assert f"The last good checkpoint is {tmp_path / 'last.safetensors'}." in said
 

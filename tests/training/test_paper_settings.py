@@ -9,10 +9,10 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy, calibrate_temperature
-from recoach.training import exact, sampled
+from recoach.training.algorithms.grpo import exact, sampled
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
@@ -58,9 +58,9 @@ def test_with_one_dropout_mask_there_is_nothing_to_remember():
             disable_dropout=False, shared_dropout=True, batch_size=24, max_steps=3, select="last"
         )
         trainer = GRPOTrainer(model, args=args, train_dataset=DATASET)
-        assert not trainer._estimator.needs_rollout
+        assert not trainer.algorithm.estimator.needs_rollout
         if remembers:
-            trainer._estimator.needs_rollout = True
+            trainer.algorithm.estimator.needs_rollout = True
         trainer.train()
         weights.append([p.detach().clone() for p in model.parameters()])
     for ours, theirs in zip(*weights, strict=True):
@@ -196,7 +196,9 @@ def test_groups_of_different_items_are_refused_where_there_are_too_few():
     # 12 items, 4 of them taken before the last state of the training.
     for count, mask_seen in ((9, True), (13, False)):
         groups = {"num_generations": count, "replacement": False, "mask_seen": mask_seen}
-        with pytest.raises(ConfigError, match=f"{count} different items cannot be drawn"):
+        with pytest.raises(
+            ConfigError, match=f"num_generations = {count}: so many different items cannot be drawn"
+        ):
             tuned(build(), **SAMPLED | groups)
         tuned(build(), **SAMPLED | groups | {"num_generations": count - 1})
 

@@ -9,9 +9,9 @@ import torch
 from recoach.data.split import RaggedArray, leave_last_out
 from recoach.models.registry import build_model
 from recoach.training import loop
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext, Schedule
+from recoach.training.context import RunContext, Schedule
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph, cycle

@@ -22,8 +22,14 @@ from recoach.policy.reward_funcs import (
 )
 from recoach.policy.reward_funcs import train_set as every_item
 from recoach.policy.rewards import CombinedReward
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.algorithms.dqn import DQNConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.raft import RAFTConfig
+from recoach.training.algorithms.reinforce import ReinforceConfig
+from recoach.training.algorithms.s_dpo import SDPOConfig
+from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
+from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
+from recoach.training.context import RunContext
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
@@ -46,8 +52,8 @@ def build():
     return build_model("sasrec", DATASET, dim=8, layers=1, heads=2, max_length=6)
 
 
-def train(reward_funcs=None, *, protocol="all", dataset=DATASET, **settings):
-    args = GRPOConfig(batch_size=24, max_steps=1, **settings)
+def train(reward_funcs=None, *, protocol="all", dataset=DATASET, config=GRPOConfig, **settings):
+    args = config(batch_size=24, max_steps=1, **settings)
     context = RunContext(mask_seen=protocol)
     trainer = GRPOTrainer(build(), reward_funcs, args, train_dataset=dataset, context=context)
     return trainer.train()
@@ -57,18 +63,28 @@ def train(reward_funcs=None, *, protocol="all", dataset=DATASET, **settings):
     ("settings", "name"),
     [
         (DRAWN | {"loss_type": "dr_grpo", "scale_rewards": "batch"}, "scale_rewards"),
-        (DRAWN | {"algorithm": "reinforce", "scale_rewards": "none"}, "scale_rewards"),
         (DRAWN | ALIKE | {"scale_rewards": "batch"}, "scale_rewards"),
         (DRAWN | ALIKE | {"loss_type": "dr_grpo"}, "multi_objective_aggregation"),
-        (DRAWN | ALIKE | {"algorithm": "raft"}, "multi_objective_aggregation"),
-        ({"algorithm": "sac", "advantage_clip": 1.0}, "advantage_clip"),
-        ({"algorithm": "s_dpo", "beta": 1.0, "entropy_coef": 0.1}, "entropy_coef"),
         ({"entropy_floor": 1.0}, "entropy_floor"),
     ],
 )
-def test_what_would_do_nothing_is_refused(settings, name):
-    with pytest.raises(ValidationError, match=f"{name} has no meaning here"):
+def test_settings_without_effect_are_refused(settings, name):
+    with pytest.raises(ValidationError, match=f"{name} has no effect here"):
         GRPOConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "name"),
+    [
+        (ReinforceConfig, {"scale_rewards": "none"}, "scale_rewards"),
+        (SQNActorCriticConfig, {"advantage_clip": 1.0}, "advantage_clip"),
+        (SDPOConfig, {"entropy_coef": 0.1}, "entropy_coef"),
+        (RAFTConfig, ALIKE, "multi_objective_aggregation has no effect here"),
+    ],
+)
+def test_settings_of_another_algorithm_are_refused(config, settings, name):
+    with pytest.raises(ValidationError, match=name):
+        config(**settings)
 
 
 @pytest.mark.parametrize(
@@ -79,28 +95,32 @@ def test_what_would_do_nothing_is_refused(settings, name):
         DRAWN | {"loss_type": "dr_grpo", "scale_rewards": "none"},
         LISTS | ALIKE,
         {"estimator": "stratified", "num_negatives": 64} | ALIKE,
-        {"algorithm": "sac"} | ALIKE,
         {"entropy_coef": 0.1, "entropy_floor": 1.0},
         {"advantage_clip": 1.0},
     ],
 )
-def test_what_does_something_is_taken(settings):
+def test_settings_with_an_effect_are_accepted(settings):
     GRPOConfig(**settings)
+    SQNActorCriticConfig(**ALIKE)
 
 
-@pytest.mark.parametrize("algorithm", ["top_k_off_policy", "s_dpo", "sac"])
-def test_a_rival_that_does_not_hear_what_items_pay_says_so(algorithm):
-    beta = 1.0 if algorithm == "s_dpo" else 0.0
-    with pytest.raises(ValidationError, match="learns from what the log rewards, not 'novelty'"):
-        GRPOConfig(algorithm=algorithm, beta=beta, reward_funcs=("future", "novelty"))
-    with pytest.raises(ConfigError, match=f"'{algorithm}' learns from what the log rewards.*price"):
-        train([future(), price], algorithm=algorithm, beta=beta)
+@pytest.mark.parametrize(
+    "config", [TopKOffPolicyConfig, SDPOConfig, SQNActorCriticConfig, DQNConfig]
+)
+def test_rewards_of_items_are_refused_by_algorithms_that_ignore_them(config):
+    with pytest.raises(ValidationError, match="only from rewards of the log, not from 'novelty'"):
+        config(reward_funcs=("future", "novelty"))
+    message = f"'{config().algorithm}' learns only from rewards of the log.*price"
+    with pytest.raises(ConfigError, match=message):
+        train([future(), price], config=config)
 
 
 def test_past_and_future_do_not_mix():
-    with pytest.raises(ValidationError, match="'train_set' looks back and 'future' ahead"):
+    with pytest.raises(
+        ValidationError, match="'train_set' rewards past items and 'future' future items"
+    ):
         GRPOConfig(reward_funcs=("train_set", "future"), mask_seen=False)
-    with pytest.raises(ConfigError, match="looks back and 'future' ahead"):
+    with pytest.raises(ConfigError, match="rewards past items and 'future' future items"):
         train([every_item, future()], mask_seen=False)
     GRPOConfig(reward_funcs=("train_set", "novelty"), mask_seen=False)
 
@@ -112,7 +132,7 @@ def test_past_and_future_do_not_mix():
 
 
 def test_a_past_that_is_masked_earns_nothing():
-    with pytest.raises(ConfigError, match="items the user has taken; set mask_seen = false"):
+    with pytest.raises(ConfigError, match="already interacted with; set mask_seen = false"):
         train("train_set")
     train("train_set", protocol="none")
 
@@ -160,7 +180,7 @@ def test_the_temperature_is_fitted_to_what_the_policy_shows():
         (lambda prompts, completions: completions, r"cannot be called.*ahead.*\*\*columns"),
         (lambda completions, **_: [1.0] * len(completions), "returned shape"),
         (lambda completions, **_: completions / 0.0, "infinite reward"),
-        (3, "3 is neither one nor a name"),
+        (3, "3 is neither"),
     ],
 )
 def test_a_function_that_cannot_be_asked_about_draws_says_why(function, message):

@@ -5,22 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from estimating import exact, numbers, sampled, step, task, vectors
+from estimating import exact, make_batch, numbers, roll_out, sampled, step, vectors
 
 from recoach.data.split import RaggedArray, leave_last_out
 from recoach.errors import ConfigError
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.candidates import Proposal, restrict_to_candidates
-from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward, log_reward
 from recoach.policy.rewards import CombinedReward, Rewards
+from recoach.training.algorithms.base import RLBatch
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.grpo.exact import ExactEstimator
+from recoach.training.algorithms.grpo.sampled import SampledGRPOEstimator, reward_advantages
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.estimators import RLBatch
-from recoach.training.exact import ExactEstimator
-from recoach.training.loop import RunContext
-from recoach.training.sampled import SampledEstimator, reward_advantages
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
@@ -59,13 +58,13 @@ def trained(reward_funcs=None, model=None, dataset=DATASET, **settings):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
-    new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 0.5)])
+    new, batch = vectors(2), make_batch([(0, 1, 1.0), (1, 2, 0.5)])
     args = GRPOConfig(temperature=0.7, normalize_weights=normalize)
-    rewarder = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
-    _, without, _ = step(exact(loss_type="log", normalize_weights=normalize), new, work)
-    estimator = ExactEstimator(args, Policy(0.7), rewarder)
+    reward = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
+    _, without, _ = step(exact(loss_type="log", normalize_weights=normalize), new, batch)
+    estimator = ExactEstimator(args, reward)
     assert estimator.needs_rollout
-    _, found, logs = step(estimator, new, work)
+    _, found, logs = step(estimator, new, batch)
     p = (new.users @ new.items.T / 0.7).softmax(dim=1)
     wanted = torch.autograd.grad(-0.3 * (p @ PRICES.double()).mean(), new)
     for a, b, c in zip(found, without, wanted, strict=True):
@@ -75,14 +74,14 @@ def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_what_the_log_pays_weighs_against_what_items_pay(normalize):
-    new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 0.5)])
+    new, batch = vectors(2), make_batch([(0, 1, 1.0), (1, 2, 0.5)])
     args = GRPOConfig(temperature=0.7, normalize_weights=normalize)
 
     def gradients(log, items):
-        values = work.rewards._replace(values=log * work.rewards.values)
-        rewarder = CombinedReward([future(), price], [log, items], n_items=6)
-        estimator = ExactEstimator(args, Policy(0.7), rewarder)
-        return torch.cat(step(estimator, new, work._replace(rewards=values))[1])
+        values = batch.rewards._replace(values=log * batch.rewards.values)
+        reward = CombinedReward([future(), price], [log, items], n_items=6)
+        estimator = ExactEstimator(args, reward)
+        return torch.cat(step(estimator, new, batch._replace(rewards=values))[1])
 
     log, items = gradients(1, 0), gradients(0, 1)
     for weights in [(1, 0.3), (10, 0.3), (2, 0.6)]:
@@ -103,8 +102,8 @@ def test_what_the_log_pays_weighs_against_what_items_pay(normalize):
     ],
 )
 def test_one_reward_in_two_halves_weighs_as_much_as_in_one(functions, weights, size):
-    rewarder = CombinedReward([*functions, price], [*weights, 7.0], n_items=6)
-    assert rewarder.log_weight == size
+    reward = CombinedReward([*functions, price], [*weights, 7.0], n_items=6)
+    assert reward.log_weight == size
 
 
 def test_what_items_pay_is_estimated_where_a_sample_stands_for_the_catalogue():
@@ -116,26 +115,24 @@ def test_what_items_pay_is_estimated_where_a_sample_stands_for_the_catalogue():
         return prices[completions]
 
     whole = Embeddings(new.users.detach(), items)
-    work = task([(0, 1, 1.0), (1, 2, 1.0), (2, 30, 1.0)])
+    batch = make_batch([(0, 1, 1.0), (1, 2, 1.0), (2, 30, 1.0)])
     args = GRPOConfig(estimator="stratified", temperature=0.7)
-    estimator = ExactEstimator(
-        args, Policy(0.7), CombinedReward([future(), costs], n_items=n_items)
-    )
+    estimator = ExactEstimator(args, CombinedReward([future(), costs], n_items=n_items))
     train = RaggedArray(np.array([0, 2]), np.array([3, 4], dtype=np.int32))
-    drawn = Proposal(train, n_items).candidates(work.rewards.items, 200_000, numbers(7))
-    part = RLBatch(*restrict_to_candidates(work.queries, work.rewards, drawn), drawn)
+    drawn = Proposal(train, n_items).candidates(batch.rewards.items, 200_000, numbers(7))
+    part = RLBatch(*restrict_to_candidates(batch.queries, batch.rewards, drawn), drawn)
     _, _, logs = step_of(estimator, Embeddings(whole.users, items[drawn.items]), part)
-    _, _, wanted = step_of(estimator, whole, work)
+    _, _, wanted = step_of(estimator, whole, batch)
     assert logs["rewards/items/mean"] == pytest.approx(wanted["rewards/items/mean"], rel=0.01)
 
 
-def step_of(estimator, new, work):
+def step_of(estimator, new, batch):
     """Take a step with vectors that need a gradient."""
-    return step(estimator, Embeddings(*(part.clone().requires_grad_() for part in new)), work)
+    return step(estimator, Embeddings(*(part.clone().requires_grad_() for part in new)), batch)
 
 
 def test_the_settings_reach_the_rewards():
-    rewarder = GRPOTrainer(
+    reward = GRPOTrainer(
         build(),
         args=GRPOConfig(
             reward_funcs=("next", "novelty"),
@@ -143,18 +140,16 @@ def test_the_settings_reach_the_rewards():
             multi_objective_aggregation="normalize_then_sum",
         ),
         train_dataset=DATASET,
-    )._tasks.rewarder
-    assert rewarder.normalised
-    assert rewarder.weights == [2.0, 0.5]
-    assert rewarder.names == ["next_item", "novelty"]
+    )._builder.reward
+    assert reward.normalised
+    assert reward.weights == [2.0, 0.5]
+    assert reward.names == ["next_item", "novelty"]
 
 
 def test_drawn_items_earn_what_the_log_pays_and_what_they_pay_themselves():
     args = GRPOConfig(estimator="sampled", loss_type="grpo", num_generations=64, temperature=0.7)
-    rewarder = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
-    rollout = SampledEstimator(args, Policy(0.7), rewarder).roll_out(
-        vectors(1), task([(0, 1, 0.5)]), numbers()
-    )
+    reward = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
+    rollout = roll_out(SampledGRPOEstimator(args, reward), vectors(1), make_batch([(0, 1, 0.5)]))
     wanted = 0.5 * (rollout.items == 1) + 0.3 * PRICES[rollout.items]
     assert torch.allclose(rollout.rewards, wanted)
 
@@ -162,12 +157,16 @@ def test_drawn_items_earn_what_the_log_pays_and_what_they_pay_themselves():
 @pytest.mark.parametrize(("functions", "draws"), [([future(), price], 1), ([future()], 4)])
 def test_a_group_whose_items_pay_differently_is_not_dead(functions, draws, monkeypatch):
     args = GRPOConfig(
-        estimator="sampled", loss_type="grpo", num_generations=64, dead_groups="resample"
+        estimator="sampled",
+        loss_type="grpo",
+        num_generations=64,
+        dead_groups="resample",
+        temperature=0.7,
     )
-    estimator = SampledEstimator(args, Policy(0.7), CombinedReward(functions, n_items=6))
-    group, drawn = estimator._group, []
-    monkeypatch.setattr(estimator, "_group", lambda *a: drawn.append(1) or group(*a))
-    estimator.roll_out(vectors(1), task([(0, 1, 0.0)]), numbers())
+    estimator = SampledGRPOEstimator(args, CombinedReward(functions, n_items=6))
+    group, drawn = estimator._draw_group, []
+    monkeypatch.setattr(estimator, "_draw_group", lambda *a: drawn.append(1) or group(*a))
+    roll_out(estimator, vectors(1), make_batch([(0, 1, 0.0)]))
     assert len(drawn) == draws
 
 
@@ -196,12 +195,12 @@ def test_normalised_first_takes_each_group_s_own_deviation():
 
 
 def test_an_advantage_clip_bounds_the_weight_of_the_unlikely():
-    new, work = vectors(1), task([(0, 1, 1.0)])
+    new, batch = vectors(1), make_batch([(0, 1, 1.0)])
     p = (new.users @ new.items.T / 0.7).softmax(dim=1)[0, 1].item()
     clip = 0.5 * (1 - p) / p  # half of what `log` gives
-    _, free, _ = step(exact(loss_type="log"), new, work)
-    _, bound, _ = step(exact(loss_type="log", advantage_clip=clip), new, work)
-    _, loose, _ = step(exact(loss_type="log", advantage_clip=3 * clip), new, work)
+    _, free, _ = step(exact(loss_type="log"), new, batch)
+    _, bound, _ = step(exact(loss_type="log", advantage_clip=clip), new, batch)
+    _, loose, _ = step(exact(loss_type="log", advantage_clip=3 * clip), new, batch)
     for a, b, c in zip(free, bound, loose, strict=True):
         assert torch.allclose(b, 0.5 * a, rtol=1e-5)
         assert torch.equal(a, c)
@@ -242,16 +241,16 @@ def test_dr_grpo_centres_its_groups_and_scales_them_by_nothing(scale):
 
 @pytest.mark.parametrize("make", [exact, sampled])
 def test_entropy_pays_until_its_floor(make):
-    new, work = vectors(2), task([(0, 1, 1.0), (1, 2, 1.0)])
+    new, batch = vectors(2), make_batch([(0, 1, 1.0), (1, 2, 1.0)])
     p = (new.users @ new.items.T / 0.7).softmax(dim=1)
     entropy = -(p * p.log()).sum(dim=1)
     floor = entropy.mean().item()  # one state is above, one below
-    _, without, _ = step(make(), new, work)
+    _, without, _ = step(make(), new, batch)
     for settings, wanted in (
         ({"entropy_coef": 2.0}, -2 * entropy.mean()),
         ({"entropy_coef": 2.0, "entropy_floor": floor}, (floor - entropy).clamp(min=0).mean() * 2),
     ):
-        _, found, _ = step(make(**settings), new, work)
+        _, found, _ = step(make(**settings), new, batch)
         slopes = torch.autograd.grad(wanted, new, retain_graph=True)
         for a, b, c in zip(found, without, slopes, strict=True):
             assert torch.allclose(a - b, c, atol=1e-5)
@@ -306,7 +305,7 @@ def test_the_exact_estimator_refuses_what_may_pay_for_anything():
     def own(prompts, completions, **_):
         return [1.0] * len(completions)
 
-    with pytest.raises(ConfigError, match=r"own may pay for anything.*@of_log"):
+    with pytest.raises(ConfigError, match=r"own may reward any item.*@log_reward"):
         trained(own)
 
 
@@ -315,7 +314,7 @@ def test_the_exact_estimator_refuses_fines():
     def fine(prompts, completions, ahead, **_):
         return -(ahead == 1).float()
 
-    with pytest.raises(ConfigError, match="less than 0"):
+    with pytest.raises(ConfigError, match="below 0"):
         trained(fine)
     trained(fine, estimator="sampled", loss_type="grpo", num_generations=20)
 

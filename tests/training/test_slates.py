@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from estimating import DIM, ITEMS, numbers, task, vectors
+from estimating import DIM, ITEMS, loss_of, make_batch, roll_out, vectors
 from torch.nn import functional
 
 from recoach.data.batches import Seen
@@ -15,8 +15,8 @@ from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward
 from recoach.policy.rewards import CombinedReward, LoggedItems
-from recoach.training.config import GRPOConfig
-from recoach.training.slates import SlateEstimator, plackett_luce
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.grpo.slate import SlateEstimator, plackett_luce
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
@@ -50,17 +50,19 @@ def test_the_places_of_all_lists_have_the_formula_s_probabilities():
 
 
 def test_a_rank_returns_what_it_and_those_below_earn():
-    work = task([(0, 1, 1.0), (0, 4, 0.5)])
+    batch = make_batch([(0, 1, 1.0), (0, 4, 0.5)])
     estimator = slates(num_generations=400)
-    found = estimator._returns(work, torch.tensor([[[4, 1], [1, 0], [0, 2], [3, 4]]]))
+    found = estimator._returns(batch, torch.tensor([[[4, 1], [1, 0], [0, 2], [3, 4]]]))
     low = 1 / torch.tensor(3.0).log2().item()
     wanted = [[0.5 + low, low], [1.0, 0.0], [0.0, 0.0], [0.5 * low, 0.5 * low]]
     assert torch.allclose(found[0][0], torch.tensor(wanted))
 
 
 def test_advantages_compare_the_lists_of_a_state_rank_by_rank():
-    rollout = slates(num_generations=50).roll_out(
-        vectors(3), task([(0, 1, 1.0), (2, 2, 1.0)], n_states=3), numbers()
+    rollout = roll_out(
+        slates(num_generations=50),
+        vectors(3),
+        make_batch([(0, 1, 1.0), (2, 2, 1.0)], n_states=3),
     )
     assert rollout.items.shape == rollout.advantages.shape == (3, 50, LENGTH)
     assert (rollout.items[:, :, 0] != rollout.items[:, :, 1]).all()
@@ -81,10 +83,10 @@ def test_the_gradient_is_that_of_the_expected_discounted_gain():
     expected = (law(few).sum(dim=2).exp() * worth).sum(dim=1).mean()
     wanted = torch.autograd.grad(expected, few)
     users = few.users.detach().repeat(copies, 1).requires_grad_()
-    work = task([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
+    batch = make_batch([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
     new, estimator = Embeddings(users, few.items), slates(scale_rewards="none")
-    rollout = estimator.roll_out(Embeddings(users.detach(), few.items.detach()), work, numbers())
-    loss, _ = estimator.loss(new, work, rollout, None)
+    rollout = roll_out(estimator, Embeddings(users.detach(), few.items.detach()), batch)
+    loss, _ = loss_of(estimator, new, batch, rollout)
     found = torch.autograd.grad(-loss * LENGTH, new)  # the loss averages over ranks
     by_state = found[0].view(copies, 2, DIM).sum(dim=0)
     for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
@@ -103,15 +105,15 @@ def test_what_a_list_earns_as_a_whole_belongs_to_all_its_ranks():
     def price(prompts, completions, **_):
         return completions.float()
 
-    work = task([(0, 1, 1.0), (1, 2, 1.0)])
-    logged = work.rewards
-    work = work._replace(
+    batch = make_batch([(0, 1, 1.0), (1, 2, 1.0)])
+    logged = batch.rewards
+    batch = batch._replace(
         logged=LoggedItems(
             logged.states, logged.items, torch.tensor([1, 3]), torch.tensor([5.0, 2.0])
         )
     )
     lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [1, 2]]])
-    parts = slates(future(), price, odd)._returns(work, lists)
+    parts = slates(future(), price, odd)._returns(batch, lists)
     assert len(parts) == 3
     assert parts[2].tolist() == [[[0.5, 0.5], [0.5, 0.5]], [[1.0, 1.0], [0.5, 0.5]]]
     low = 1 / torch.tensor(3.0).log2()
@@ -129,12 +131,12 @@ def test_what_a_function_pays_each_place_is_discounted_and_returned_from_its_ran
     def price(prompts, completions, **_):
         return 1.0 + completions
 
-    work = task([(0, 1, 1.0), (1, 2, 1.0)])
-    worth = work.rewards
+    batch = make_batch([(0, 1, 1.0), (1, 2, 1.0)])
+    worth = batch.rewards
     logged = LoggedItems(worth.states, worth.items, torch.ones(2).long(), torch.ones(2))
-    work = work._replace(logged=logged)
+    batch = batch._replace(logged=logged)
     lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [0, 2]]])
-    of_items_alone, asked = slates(price, pay)._returns(work, lists)[1:]
+    of_items_alone, asked = slates(price, pay)._returns(batch, lists)[1:]
     low = (1.0 + lists[:, :, 1]) / torch.tensor(3.0).log2()
     wanted = torch.stack([1.0 + lists[:, :, 0] + low, low], dim=2)
     assert torch.allclose(asked, wanted)
@@ -143,8 +145,8 @@ def test_what_a_function_pays_each_place_is_discounted_and_returned_from_its_ran
 
 def test_lists_never_hold_what_is_masked():
     hidden = Seen(torch.tensor([0, 0]), torch.tensor([1, 2]))
-    rollout = slates(num_generations=200).roll_out(
-        vectors(1), task([(0, 0, 1.0)], seen=hidden), numbers()
+    rollout = roll_out(
+        slates(num_generations=200), vectors(1), make_batch([(0, 0, 1.0)], seen=hidden)
     )
     assert set(rollout.items.flatten().tolist()) == {0, 3, 4, 5}
 

@@ -21,10 +21,11 @@ from recoach.models.distribution import Block
 from recoach.models.registry import build_model
 from recoach.models.sharded_softmax import ShardedDistribution, local_rows
 from recoach.policy.objective import Clip, exact_surrogate, log_weight
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
+from recoach.training.context import RunContext
 from recoach.training.crossfit import log_p_of_places
-from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
@@ -51,8 +52,10 @@ TUNED = {
     "sampled": DRAWN | {"beta": 0.1, "num_iterations": 2},
     "sampled, scaled together": DRAWN | {"scale_rewards": "batch"},
     "slate": SLATES,
-    "ppo": DRAWN | {"algorithm": "ppo"},
-    "top_k_off_policy": {"algorithm": "top_k_off_policy"},
+    "ppo": {"num_generations": 4},
+    "top_k_off_policy": {},
+    "sqn_actor_critic": {"num_negatives": 0},
+    "dqn": {"num_negatives": 0, "target_sync_steps": 2},
     "lightgcn": {},
     "gsau": {},
 }
@@ -94,13 +97,12 @@ def trained(kind, folder=None, config=None, **changes):
 
 
 def tuned(kind, args, folder=None):
+    config = ALGORITHMS[kind].config if kind in ALGORITHMS else GRPOConfig
     name = kind if kind in ("lightgcn", "gsau") else "sasrec"
     settings = BASES[name][1] if name in BASES else {"dim": 8}
     model, curve = build_model(name, DATASET, **settings, seed=1), Curve()
     context = RunContext(seed=3, callback=curve, folder=folder, resume=True)
-    GRPOTrainer(
-        model, args=GRPOConfig(**ROUGH | args), train_dataset=DATASET, context=context
-    ).train()
+    GRPOTrainer(model, args=config(**ROUGH | args), train_dataset=DATASET, context=context).train()
     return outcome(model, curve)
 
 

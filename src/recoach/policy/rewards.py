@@ -1,4 +1,4 @@
-"""Verifiable rewards: what a logged future says an action was worth."""
+"""Verifiable rewards: the items of each state that the log rewards, and combined functions."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
 
 
 class Rewards(NamedTuple):
-    """The rewarded items of each state; every other item is worth 0."""
+    """The rewarded items of each state; every other item has reward 0."""
 
     states: Tensor
     """int64[N] sorted."""
@@ -28,7 +28,7 @@ class Rewards(NamedTuple):
     values: Tensor
     """float32[N]."""
     parts: Tensor | None = None
-    """float32[F, N], what each reward function pays, unweighted."""
+    """float32[F, N], the unweighted rewards of each function."""
 
     def to(self, device: torch.device) -> "Rewards":
         """Return the same rewards on another device."""
@@ -36,67 +36,87 @@ class Rewards(NamedTuple):
         states, items, values = (tensor.to(device) for tensor in self[:3])
         return Rewards(states, items, values, parts)
 
-    def where(self, chosen: Tensor) -> "Rewards":
-        """Return the pairs that bool[N] `chosen` keeps."""
-        kept = chosen.nonzero().squeeze(1)  # once for all: a mask is counted anew by each
+    def where(self, keep: Tensor) -> "Rewards":
+        """Return the pairs for which bool[N] `keep` is true."""
+        kept = keep.nonzero().squeeze(1)  # once: every indexing by a mask would count it again
         parts = self.parts if self.parts is None else self.parts[:, kept]
         return Rewards(self.states[kept], self.items[kept], self.values[kept], parts)
 
 
 class LoggedItems(NamedTuple):
-    """What the log knows of states: items their users take, sorted by state, then item."""
+    """Logged items of states, sorted by state, then item."""
 
     states: Tensor
     """int64[N]."""
     items: Tensor
     """int64[N], no pair twice."""
     ahead: Tensor
-    """int64[N] interactions until the user takes it: 1 is the next one."""
+    """int64[N] number of interactions until the item: 1 is the next one."""
     rating: Tensor
-    """float32[N] what the user gave it; NaN where the log does not say."""
+    """float32[N] the user's rating; NaN where the log has none."""
 
 
 def future_items(batch: Batch, dataset: Dataset, horizon: int) -> LoggedItems:
-    """Return the items that each state's user takes within the next `horizon` interactions.
+    """Return the items of the next `horizon` interactions of each state's user.
 
-    An item taken more than once counts at its first place.
+    A repeated item counts at its first position.
 
     Args:
-        batch: states with the places of their next items.
-        dataset: its training histories are what those places point into; nothing held out can
-            leak in.
-        horizon: number of coming interactions looked at.
+        batch: states with the positions of their next items.
+        dataset: the positions index its training histories; no held-out item can leak in.
+        horizon: number of next interactions.
     """
     train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     steps = batch.positions[:, None] + np.arange(horizon)
-    inside = steps < train.offsets[users + 1][:, None]
-    states, ahead = np.nonzero(inside)
-    return _distinct(states, steps[inside], ahead + 1, dataset)
+    in_history = steps < train.offsets[users + 1][:, None]
+    states, ahead = np.nonzero(in_history)
+    return _distinct(states, steps[in_history], ahead + 1, dataset)
 
 
 def past_items(batch: Batch, dataset: Dataset) -> LoggedItems:
-    """Return every training item of the state's user, as if each were the next one."""
+    """Return every training item of each state's user, as if each were the next one."""
     train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     counts = train.lengths[users]
     states = np.repeat(np.arange(len(users)), counts)
     within = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
-    places = train.offsets[users][states] + within
-    return _distinct(states, places, np.ones_like(places), dataset)
+    positions = train.offsets[users][states] + within
+    return _distinct(states, positions, np.ones_like(positions), dataset)
 
 
 def drop_seen(rewards: Rewards, seen: Seen) -> Rewards:
-    """Drop rewards that no shown item can earn, because the policy masks them.
+    """Drop the rewards of masked items, which the policy cannot show.
 
     Args:
-        rewards: as drawn from the log.
+        rewards: of the log.
         seen: the masked items of the same states.
     """
     if not len(seen.items):
         return rewards
     width = int(torch.cat([rewards.items, seen.items]).max()) + 1
-    mine, theirs = (pairs.states * width + pairs.items for pairs in (rewards, seen))
-    nearest = torch.searchsorted(theirs, mine).clamp(max=len(theirs) - 1)
-    return rewards.where(theirs[nearest] != mine)
+    keys, masked_keys = (pairs.states * width + pairs.items for pairs in (rewards, seen))
+    nearest = torch.searchsorted(masked_keys, keys).clamp(max=len(masked_keys) - 1)
+    return rewards.where(masked_keys[nearest] != keys)
+
+
+def lookup_rewards(items: Tensor, pairs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return float[B, G], the reward of each item of each state, 0 for unlisted items.
+
+    Args:
+        items: int64[B, G], each row sorted, so that the copies of an item are adjacent.
+        pairs: state, item and value of the rewarded pairs.
+    """
+    states, rewarded, values = pairs
+    rows = torch.arange(len(items), device=items.device)
+    width = 1 + int(torch.cat([items[:, -1], rewarded]).max())
+    keys = (items + rows[:, None] * width).view(-1)
+    pair_keys = states * width + rewarded
+    first = torch.searchsorted(keys, pair_keys)
+    count = torch.searchsorted(keys, pair_keys, right=True) - first
+    pair = torch.repeat_interleave(torch.arange(len(rewarded), device=items.device), count)
+    within = torch.arange(len(pair), device=items.device) - (count.cumsum(0) - count)[pair]
+    rewards = values.new_zeros(items.numel())
+    rewards[first[pair] + within] = values[pair]
+    return rewards.view(items.shape)
 
 
 class CombinedReward:
@@ -105,13 +125,14 @@ class CombinedReward:
     Args:
         functions: see `recoach.policy.reward_funcs`.
         weights: one for each; 1 where there are none.
-        aggregation: `sum_then_normalize` adds what they pay; `normalize_then_sum` (GDPO) first
-            makes their sizes alike: groups are normalised one by one; without groups, what the
-            log pays is scaled to mean 1 and what items pay to deviation 1 over the catalogue.
+        aggregation: `sum_then_normalize` adds the rewards; `normalize_then_sum` (GDPO) first
+            brings them to one scale: groups are normalised one by one; without groups, rewards of
+            the log are scaled to mean 1 and rewards of items to standard deviation 1 over the
+            catalogue.
         n_items: size of the catalogue.
 
     Raises:
-        ConfigError: weights that do not fit, or a function that cannot be called as they are.
+        ConfigError: the number of weights differs, or a function does not take the keywords.
     """
 
     def __init__(
@@ -124,16 +145,17 @@ class CombinedReward:
     ) -> None:
         if weights and len(weights) != len(functions):
             raise ConfigError(
-                f"reward_weights has {len(weights)} numbers for {len(functions)} reward functions."
+                f"reward_weights has {len(weights)} numbers for {len(functions)} reward functions; "
+                "give one for each, or none."
             )
-        own = list(weights) or [1.0] * len(functions)
+        all_weights = list(weights) or [1.0] * len(functions)
         self.normalised = aggregation == "normalize_then_sum"
         by_scope: dict[str, list[tuple[RewardFunc, float]]] = {"log": [], "items": [], "draws": []}
-        for function, weight in zip(functions, own, strict=True):
+        for function, weight in zip(functions, all_weights, strict=True):
             by_scope[scope_of(function)].append((function, weight))
             _check_signature(function)
-        self._log, self.on_draws = by_scope["log"], by_scope["draws"]
-        order = [*self._log, *by_scope["items"], *self.on_draws]
+        self._log, self.draw_functions = by_scope["log"], by_scope["draws"]
+        order = [*self._log, *by_scope["items"], *self.draw_functions]
         self.names = [name_of(function) for function, _ in order]
         self.weights = [weight for _, weight in order]
         catalogue = torch.arange(n_items)
@@ -141,16 +163,17 @@ class CombinedReward:
             (call_reward(function, {"prompts": catalogue[:0], "completions": catalogue}), weight)
             for function, weight in by_scope["items"]
         ]
-        """float32[I] what each item pays whoever is shown it, and its weight."""
+        """float32[I] the reward of each item for every user, and its weight, for each function of
+        items."""
 
     @property
     def log_weight(self) -> float:
-        """Size of the weights of what the log pays, together; 1 where it pays nothing."""
+        """Sum of the absolute weights of the functions of the log; 1 where there are none."""
         return sum(abs(weight) for _, weight in self._log) or 1.0
 
     @property
-    def of_items(self) -> Tensor | None:
-        """float32[I] the weighted sum of what items pay, if they pay anything."""
+    def item_rewards(self) -> Tensor | None:
+        """float32[I] the weighted sum of the rewards of items; None without such functions."""
         if not self.item_parts:
             return None
         weighted = (
@@ -159,30 +182,30 @@ class CombinedReward:
         )
         return functools.reduce(torch.add, weighted)
 
-    def of_log(self, logged: LoggedItems, users: Tensor) -> Rewards:
-        """Return what the log pays: pairs that earn nothing are left out.
+    def logged_rewards(self, logged: LoggedItems, users: Tensor) -> Rewards:
+        """Return the rewards of logged items; pairs of reward 0 are left out.
 
         Args:
-            logged: the pairs that are asked about.
+            logged: the pairs that the functions of the log are called with.
             users: int64[B] the user of each state.
         """
         parts = [call_reward(function, columns(logged, users)) for function, _ in self._log]
         total = torch.zeros(len(logged.items))
         for part, (_, weight) in zip(parts, self._log, strict=True):
-            typical = distributed.data_mean(part[part != 0]) if self.normalised else 0
-            total += weight * (part / typical if typical else part)
+            scale = distributed.data_mean(part[part != 0]) if self.normalised else 0
+            total += weight * (part / scale if scale else part)
         stacked = torch.stack(parts) if parts else total[:0].view(0, len(total))
-        found = Rewards(logged.states, logged.items, total, stacked)
-        return found.where((stacked != 0).any(dim=0))
+        rewards = Rewards(logged.states, logged.items, total, stacked)
+        return rewards.where((stacked != 0).any(dim=0))
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the weighted sum of what each function pays."""
+        """Return the weighted sum of the rewards of all functions, in the order of `names`."""
         weighted = (w * part for w, part in zip(self.weights, parts, strict=True))
         return functools.reduce(torch.add, weighted)
 
 
 def columns(logged: LoggedItems, users: Tensor) -> dict[str, Tensor]:
-    """Return what a reward function is given for pairs of the log."""
+    """Return the keyword arguments of a reward function for logged pairs."""
     return {
         "prompts": users[logged.states],
         "completions": logged.items,
@@ -191,58 +214,60 @@ def columns(logged: LoggedItems, users: Tensor) -> dict[str, Tensor]:
     }
 
 
-def call_reward(function: RewardFunc, given: dict[str, Tensor], *, lists: bool = False) -> Tensor:
-    """Return float32[N...] what a function pays; None and NaN pay nothing.
+def call_reward(
+    function: RewardFunc, arguments: dict[str, Tensor], *, lists: bool = False
+) -> Tensor:
+    """Return float32[N...] the rewards of a function; None and NaN become 0.
 
     Args:
-        function: called with `given` as keywords.
-        given: prompts, completions and the columns there are.
-        lists: whether a row of completions may be paid as a whole.
+        function: called with `arguments` as keywords.
+        arguments: prompts, completions and the other columns.
+        lists: whether the function may return one number for each row of completions.
 
     Raises:
-        ConfigError: it returned another number of rewards than it was asked for, or an infinite
-            one.
+        ConfigError: the function returned another number of rewards than completions, or an
+            infinite one.
     """
-    answer = function(**given)
-    found = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
-    found = torch.as_tensor(found, dtype=torch.float32).detach()
-    asked = tuple(given["completions"].shape)
-    if tuple(found.shape) not in ({asked, asked[:1]} if lists else {asked}):
+    answer = function(**arguments)
+    rewards = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
+    rewards = torch.as_tensor(rewards, dtype=torch.float32).detach()
+    shape = tuple(arguments["completions"].shape)
+    if tuple(rewards.shape) not in ({shape, shape[:1]} if lists else {shape}):
         raise ConfigError(
-            f"the reward function {name_of(function)} was asked about completions of shape "
-            f"{asked} and returned shape {tuple(found.shape)}; return one number for each."
+            f"the reward function {name_of(function)} was called with completions of shape {shape} "
+            f"and returned shape {tuple(rewards.shape)}; return one number for each."
         )
-    if bool(found.isinf().any()):
+    if bool(rewards.isinf().any()):
         raise ConfigError(
             f"the reward function {name_of(function)} returned an infinite reward; bound it, or "
             "return None where there is none."
         )
-    return found.nan_to_num(nan=0.0)
+    return rewards.nan_to_num(nan=0.0)
 
 
 def _check_signature(function: RewardFunc) -> None:
-    given = ["prompts", "completions"]
-    given += ["ahead", "rating"] if scope_of(function) != "items" else []
+    keywords = ["prompts", "completions"]
+    keywords += ["ahead", "rating"] if scope_of(function) != "items" else []
     try:
-        inspect.signature(function, follow_wrapped=False).bind(**dict.fromkeys(given))
-    except ValueError:  # one that does not tell, such as a compiled function
+        inspect.signature(function, follow_wrapped=False).bind(**dict.fromkeys(keywords))
+    except ValueError:  # without a signature, such as a compiled function
         return
     except TypeError as error:
         raise ConfigError(
             f"the reward function {name_of(function)} cannot be called with the keywords "
-            f"{', '.join(given)}: {error}; let it take **columns."
+            f"{', '.join(keywords)}: {error}; let it take **columns."
         ) from error
 
 
 def _distinct(
-    states: np.ndarray, places: np.ndarray, ahead: np.ndarray, dataset: Dataset
+    states: np.ndarray, positions: np.ndarray, ahead: np.ndarray, dataset: Dataset
 ) -> LoggedItems:
-    """Number pairs by their place in `train.values`, the nearest of equal ones."""
-    items = dataset.train.values[places].astype(np.int64)
-    # np.unique keeps the first of equal keys: the nearest place.
+    """Return the pairs at positions in `train.values`; of equal pairs, the nearest."""
+    items = dataset.train.values[positions].astype(np.int64)
+    # np.unique keeps the first of equal keys: the nearest position.
     keys, first = np.unique(states * max(1, dataset.n_items) + items, return_index=True)
     ratings = dataset.ratings
-    rating = np.full(len(first), np.nan) if ratings is None else ratings[places[first]]
+    rating = np.full(len(first), np.nan) if ratings is None else ratings[positions[first]]
     return LoggedItems(
         torch.from_numpy(keys // max(1, dataset.n_items)),
         torch.from_numpy(items[first]),

@@ -1,4 +1,4 @@
-"""From places in histories to tasks: what the policy is asked there, and what that may earn."""
+"""From states to batches: the rewards of their items, the masks and the transitions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,129 +22,173 @@ from recoach.policy.reward_funcs import (
 )
 from recoach.policy.rewards import CombinedReward, drop_seen, future_items, past_items
 from recoach.policy.smoothing import Smoothing
-from recoach.training.config import HEARS_THE_LOG, GRPOConfig
-from recoach.training.estimators import RLBatch
+from recoach.training.algorithms.base import RLBatch
+from recoach.training.config import FinetuneConfig
+from recoach.training.transitions import build_transitions
 
 _SMOOTHING: Final = 0.3
-"""Share of the neighbours where nothing else regularises (docs/decisions/0014 and 0015)."""
+"""The neighbours' part where nothing else regularises (docs/decisions/0014 and 0015)."""
 
 
 class BatchBuilder:
-    """Makes tasks of batches.
+    """Builds the batches that an algorithm learns from.
 
     Args:
-        args: rewards, horizon, masks.
-        dataset: rewards come from its `train`.
+        args: rewards, horizon, masks; `mask_seen` is resolved.
+        dataset: its `train` gives the rewards.
         functions: reward functions, or names of ready-made ones.
-        model: whom the tasks are for; what `auto` stands for depends on it.
+        model: decides what `auto` means.
+        transitions: whether batches carry transitions.
 
     Raises:
-        ConfigError: a function the estimator cannot ask, or a ready-made one without its data.
+        ConfigError: a reward function does not fit the algorithm, or a ready-made one lacks its
+            data.
     """
 
     def __init__(
         self,
-        args: GRPOConfig,
+        args: FinetuneConfig,
         dataset: Dataset,
         functions: Sequence[RewardFunc | str],
         model: Recommender,
+        *,
+        transitions: bool = False,
     ) -> None:
         self.args, self.dataset = args, dataset
-        asked = [
+        self._history_length = model.history_length
+        self._transitions = transitions
+        resolved = [
             by_name(function, dataset, args.discount) if isinstance(function, str) else function
             for function in functions
         ]
-        self._of_past = train_set in asked
-        for function in asked:
-            _check_asked(function, args)
-        ahead = {"next_item", *DISCOUNTED}.intersection(map(name_of, asked))
-        if self._of_past and (ahead or args.mask_seen):
-            raise ConfigError(
-                f"reward 'train_set' looks back and {sorted(ahead)[0]!r} ahead; take one of them."
-                if ahead
-                else "reward 'train_set' pays for items the user has taken; set mask_seen = false."
-            )
-        self.rewarder = CombinedReward(
-            asked,
+        self._rewards_past = train_set in resolved
+        for function in resolved:
+            _check_function(function, args)
+        self._check_past({"next_item", *DISCOUNTED}.intersection(map(name_of, resolved)))
+        self.reward = CombinedReward(
+            resolved,
             args.reward_weights,
             args.multi_objective_aggregation,
             n_items=dataset.n_items,
         )
-        stratified = args.estimator == "stratified"
-        self._proposal = Proposal(dataset.train, dataset.n_items) if stratified else None
-        self._smoothed = None
-        share = _smoothing_share(args, model)
-        if share and any(scope_of(function) == "log" for function in asked):
+        self._sample_size = args.catalogue_sample
+        self._proposal = (
+            None if self._sample_size is None else Proposal(dataset.train, dataset.n_items)
+        )
+        self._smoothing = None
+        weight = _smoothing_weight(args, model)
+        if weight and any(scope_of(function) == "log" for function in resolved):
             count = args.smoothing_neighbours
-            self._smoothed = Smoothing(dataset.train, dataset.n_items, share, count)
-        self.states: States = _served(model) if args.state == "auto" else args.state
+            self._smoothing = Smoothing(dataset.train, dataset.n_items, weight, count)
+        self.states: States = _served_states(model) if args.state == "auto" else args.state
 
-    def task(self, batch: Batch, device: torch.device) -> RLBatch:
-        """Return what a batch of states may earn, and what hides it."""
+    def build(self, batch: Batch, device: torch.device) -> RLBatch:
+        """Return a batch of states with rewards, masks and, if needed, transitions.
+
+        Raises:
+            ConfigError: a reward is negative and the algorithm needs rewards of at least 0.
+        """
         args, train, queries = self.args, self.dataset.train, batch.queries
         users = queries.state_users
-        if self._of_past:
+        if self._rewards_past:
             logged = past_items(batch, self.dataset)
         else:
             logged = future_items(batch, self.dataset, args.horizon)
-        rewards = self.rewarder.of_log(logged, users)
-        if not args.draws and bool((rewards.values < 0).any()):
+        rewards = self.reward.logged_rewards(logged, users)
+        if not args.accepts_negative_rewards and bool((rewards.values < 0).any()):
             raise ConfigError(
-                "a reward function paid less than 0, or has a negative weight: estimator "
-                f"{args.estimator!r} raises what is rewarded; shift it, or use estimator "
-                "'sampled'."
+                "a reward function returned a reward below 0, or has a negative weight, and "
+                f"{_source(args)} raises the probability of every rewarded item; shift the "
+                "rewards, or use estimator 'sampled'."
             )
         seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
-        if self._smoothed is not None:
-            rewards = self._smoothed(rewards, len(users))
-        new = drop_seen(rewards, seen)
-        if args.hide_rewarded and not self._of_past:  # a repeated pair is one edge, and known
-            queries = replace(queries, hidden=Seen(new.states, new.items))
+        if self._smoothing is not None:
+            rewards = self._smoothing(rewards, len(users))
+        unseen = drop_seen(rewards, seen)
+        if args.hide_rewarded and not self._rewards_past:
+            # A repeated pair is one edge of the graph, which stays: the user knew the item.
+            queries = replace(queries, hidden=Seen(unseen.states, unseen.items))
         if args.mask_seen:
-            rewards, queries = new, replace(queries, seen=seen)
-        asked = logged if self.rewarder.on_draws else None
-        return RLBatch(queries.to(device), rewards.to(device), logged=asked)
+            rewards, queries = unseen, replace(queries, seen=seen)
+        transitions = None
+        if self._transitions:
+            transitions = build_transitions(
+                batch,
+                self.dataset,
+                rewards,
+                history_length=self._history_length,
+                mask_seen=bool(args.mask_seen),
+            ).to(device)
+        return RLBatch(
+            queries.to(device),
+            rewards.to(device),
+            logged=logged if self.reward.draw_functions else None,
+            transitions=transitions,
+        )
 
-    def narrowed(self, task: RLBatch, generator: torch.Generator) -> RLBatch:
-        """Return the task within a sample of the catalogue, where one stands for it."""
-        if self._proposal is None:
-            return task
-        count = self.args.num_negatives
-        rewarded = distributed.all_gather(task.rewards.items)
-        candidates = self._proposal.candidates(rewarded, count, generator)
-        queries, rewards = restrict_to_candidates(task.queries, task.rewards, candidates)
-        return task._replace(queries=queries, rewards=rewards, candidates=candidates)
+    def restrict(self, batch: RLBatch, generator: torch.Generator) -> RLBatch:
+        """Return the batch within a sample of the catalogue, where one stands for it."""
+        if self._proposal is None or self._sample_size is None:
+            return batch
+        rewarded = distributed.all_gather(batch.rewards.items)
+        candidates = self._proposal.candidates(rewarded, self._sample_size, generator)
+        queries, rewards = restrict_to_candidates(batch.queries, batch.rewards, candidates)
+        return batch._replace(queries=queries, rewards=rewards, candidates=candidates)
+
+    def _check_past(self, future_names: set[str]) -> None:
+        if not self._rewards_past:
+            return
+        if future_names:
+            raise ConfigError(
+                f"reward 'train_set' rewards past items and {sorted(future_names)[0]!r} future "
+                "items; use one of them."
+            )
+        if self.args.mask_seen:
+            raise ConfigError(
+                "reward 'train_set' rewards items that the user has already interacted with; set "
+                "mask_seen = false."
+            )
 
 
-def _served(model: Recommender) -> States:
-    """Return the places in histories where a model stands as it does in service."""
+def _served_states(model: Recommender) -> States:
+    """Return the states in which a model is served."""
     return "prefix" if model.history_length else "last_prefix"
 
 
-def _smoothing_share(args: GRPOConfig, model: Recommender) -> float:
+def _smoothing_weight(args: FinetuneConfig, model: Recommender) -> float:
     if args.reward_smoothing != "auto":
         return args.reward_smoothing
     return 0.0 if model.regularises else _SMOOTHING
 
 
-def _check_asked(function: RewardFunc, args: GRPOConfig) -> None:
-    """Raise ConfigError where the estimator cannot ask a function, or would not hear it."""
+def _source(args: FinetuneConfig) -> str:
+    """Return what decides how rewards are used, for messages."""
+    estimator = getattr(args, "estimator", None)
+    return f"algorithm {args.algorithm!r}" if estimator is None else f"estimator {estimator!r}"
+
+
+def _check_function(function: RewardFunc, args: FinetuneConfig) -> None:
+    """Raise ConfigError if the algorithm cannot call a function, or would ignore it."""
     if not callable(function):
-        raise ConfigError(f"a reward function is called; {function!r} is neither one nor a name.")
+        raise ConfigError(
+            f"a reward function must be callable or the name of a ready-made one; {function!r} is "
+            "neither."
+        )
     name, scope = name_of(function), scope_of(function)
     if scope == "draws" and not args.draws:
         raise ConfigError(
-            f"the reward function {name} may pay for anything, and estimator {args.estimator!r} "
-            "asks about no draws: mark it @of_log or @of_items (recoach.policy.reward_funcs), or "
+            f"the reward function {name} may reward any item, and {_source(args)} draws none to "
+            "call it with: mark it @log_reward or @item_reward (recoach.policy.reward_funcs), or "
             "use estimator 'sampled' or 'slate'."
         )
-    if scope == "draws" and args.dead_groups != "zero":
+    dead_groups = getattr(args, "dead_groups", "zero")
+    if scope == "draws" and dead_groups != "zero":
         raise ConfigError(
-            f"dead_groups = {args.dead_groups!r} looks at what the log and items pay, and the "
-            f"reward function {name} may pay for anything: mark it @of_log or @of_items."
+            f"dead_groups = {dead_groups!r} uses the rewards of the log and of items, and the "
+            f"reward function {name} may reward any item: mark it @log_reward or @item_reward."
         )
-    if scope == "items" and args.algorithm in HEARS_THE_LOG:
+    if scope == "items" and args.logged_rewards_only:
         raise ConfigError(
-            f"algorithm {args.algorithm!r} learns from what the log rewards, and {name} pays "
-            "whoever is shown an item; leave it out, or use another algorithm."
+            f"algorithm {args.algorithm!r} learns only from rewards of the log, and {name} rewards "
+            "items for every user; leave it out, or use another algorithm."
         )

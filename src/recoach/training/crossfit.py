@@ -27,7 +27,8 @@ from recoach.models.base import Recommender, eval_mode
 from recoach.policy.objective import log_weight
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.config import FinetuneConfig
 
 Fit = Callable[[Dataset, int], Recommender]
 """Trains a new base on a dataset that lacks the fold of this number."""
@@ -69,11 +70,11 @@ class CrossFitted:
         self,
         dataset: Dataset,
         fit: Fit,
-        args: GRPOConfig | None = None,
+        args: FinetuneConfig | None = None,
         mask_seen: MaskSeen = "all",
     ) -> None:
         self._dataset, self._fit, self._mask_seen = dataset, fit, mask_seen
-        self._args = args or GRPOConfig()
+        self._args: FinetuneConfig = args or GRPOConfig()
         self._pay = future(self._args.discount)
         self._weights: Tensor | None = None
 
@@ -131,7 +132,7 @@ def log_p_of_places(
     model: Recommender,
     dataset: Dataset,
     asked: npt.NDArray[np.bool_],
-    args: GRPOConfig | None = None,
+    args: FinetuneConfig | None = None,
     mask_seen: MaskSeen = "all",
 ) -> npt.NDArray[np.float64]:
     """Return float64[N], how likely a policy was to show training items just before they came.

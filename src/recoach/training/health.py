@@ -1,4 +1,4 @@
-"""Numbers that have gone wrong, in words: which step, which tables, whose batch, what is saved."""
+"""Messages about diverged trainings and collapsed policies."""
 
 import math
 import warnings
@@ -14,40 +14,40 @@ from recoach.models.base import Recommender
 from recoach.training.callbacks import Callback
 
 ENTROPY_SHARE = 0.02
-"""Of a uniform policy's entropy; below it nearly all probability lies on a handful of items."""
+"""Fraction of the entropy of a uniform policy below which a few items have all probability."""
 USELESS_KL = 1e-6
-"""Nats; a penalty times this changes nothing."""
+"""Nats; a KL below this has no effect on the loss."""
 COVERAGE_SHARE = 0.2
-"""Of the items that the base's lists held; below it all users are shown much the same few."""
+"""Fraction of the coverage of the base's lists below which all users get nearly the same items."""
 COVERAGE = "valid/coverage@10"
 _USERS = 512
 FAR_KL = 10.0
-"""Nats; this far from the reference little of it is left."""
+"""Nats; at this distance the policy has little in common with the reference."""
 
 
 def divergence(
     value: float, step: int, model: Recommender, users: Sequence[str], folder: Path | None
 ) -> str:
-    """Return what to say where the loss of a step is not finite.
+    """Return the message for a loss that is not finite.
 
     Args:
         value: the loss.
-        step: after how many steps.
-        model: its tables are looked through.
-        users: the first ones of the batch.
+        step: its step, from 1.
+        model: its parameters are checked.
+        users: ids of the first users of the batch.
         folder: of the checkpoints, where there are any.
     """
     names = non_finite_groups(model)
-    what = f", and so are numbers of the table {', '.join(names)}" if names else ""
-    whose = f" (in the batch of users {', '.join(users)}, ...)" if users else ""
+    groups = f", with non-finite numbers in the parameter group {', '.join(names)}" if names else ""
+    batch = f" (in the batch of users {', '.join(users)}, ...)" if users else ""
     return (
-        f"The loss is {value} at step {step}{what}{whose}. {last_good(folder)}Train into another "
+        f"The loss is {value} at step {step}{groups}{batch}. {last_good(folder)}Train into another "
         "folder with a lower learning rate."
     )
 
 
 def non_finite_groups(model: Recommender) -> list[str]:
-    """Return the tables that hold numbers which are not finite."""
+    """Return the parameter groups that hold non-finite numbers."""
     return [
         name
         for name, tensors in model.parameter_groups().items()
@@ -56,7 +56,7 @@ def non_finite_groups(model: Recommender) -> list[str]:
 
 
 def last_good(folder: Path | None) -> str:
-    """Return where the last good checkpoint lies, as a sentence and a blank; "" without one."""
+    """Return a sentence with the path of the last good checkpoint and a space; "" without one."""
     path = folder and folder / "last.safetensors"
     return f"The last good checkpoint is {path}. " if path and path.exists() else ""
 
@@ -66,7 +66,7 @@ def coverage(model: Recommender, dataset: Dataset, mask_seen: MaskSeen) -> float
 
     Args:
         model: any recommender.
-        dataset: the split log; users evenly from all of it are asked, so that it costs little.
+        dataset: the split log; some hundred of its users, evenly spaced, keep the cost low.
         mask_seen: protocol of the validation.
     """
     users = np.flatnonzero(dataset.valid.lengths)
@@ -76,68 +76,69 @@ def coverage(model: Recommender, dataset: Dataset, mask_seen: MaskSeen) -> float
 
 
 def health_alarms(row: Mapping[str, float], first: Mapping[str, float], n_items: int) -> list[str]:
-    """Return what is wrong in a row of GRPO's log, each a sentence; mostly nothing.
+    """Return a sentence for each sign of collapse in a row of the training log.
 
     Args:
         row: averages since the last evaluation.
-        first: what each name in it was at first.
+        first: the first value of each name.
         n_items: size of the catalogue.
     """
-    found = []
+    alarms = []
     entropy, kl = row.get("entropy"), row.get("kl")
     if (
         entropy is not None
         and entropy < ENTROPY_SHARE * math.log(max(n_items, 2))
         and entropy < first.get("entropy", 0.0) / 2
     ):
-        found.append(
+        alarms.append(
             f"The policy has collapsed: its entropy fell from {first['entropy']:.3g} to "
-            f"{entropy:.3g} nats. Set grpo.entropy_coef, raise grpo.beta, or lower "
-            "grpo.learning_rate."
+            f"{entropy:.3g} nats. Set finetune.entropy_coef, raise finetune.beta, or lower "
+            "finetune.learning_rate."
         )
-    shown = row.get(COVERAGE)
-    if shown is not None and shown < COVERAGE_SHARE * first.get(COVERAGE, 0.0):
-        found.append(
+    covered = row.get(COVERAGE)
+    if covered is not None and covered < COVERAGE_SHARE * first.get(COVERAGE, 0.0):
+        alarms.append(
             f"The lists have collapsed: the share of the catalogue in them fell from "
-            f"{first[COVERAGE]:.3g} to {shown:.3g}. Set grpo.entropy_coef, raise grpo.beta, or "
-            "lower grpo.learning_rate."
+            f"{first[COVERAGE]:.3g} to {covered:.3g}. Set finetune.entropy_coef, raise "
+            "finetune.beta, or lower finetune.learning_rate."
         )
     if kl is not None and kl > FAR_KL:
-        found.append(
-            f"The KL is {kl:.3g} nats: little of the base is left. Raise grpo.beta, or lower "
-            "grpo.learning_rate."
+        alarms.append(
+            f"The KL is {kl:.3g} nats: the policy has little in common with the base. Raise "
+            "finetune.beta, or lower finetune.learning_rate."
         )
-    return found
+    return alarms
 
 
 def health_warnings(
     row: Mapping[str, float], first: Mapping[str, float], n_items: int, beta: float
 ) -> list[str]:
-    """Return the alarms of the last row, and whether a KL of weight `beta` has done nothing."""
+    """Return the alarms of the last row, and whether a KL of weight `beta` has no effect."""
     kl = row.get("kl")
-    useless = beta and kl is not None and 0 <= kl < USELESS_KL
+    has_no_effect = beta and kl is not None and 0 <= kl < USELESS_KL
     return health_alarms(row, first, n_items) + (
         [
-            f"The KL is {kl:.1g} nats: grpo.beta = {beta:g} holds back nothing. Raise "
-            "grpo.learning_rate, or leave grpo.beta at 0."
+            f"The KL is {kl:.1g} nats: finetune.beta = {beta:g} has no effect. Raise "
+            "finetune.learning_rate, or leave finetune.beta at 0."
         ]
-        if useless
+        if has_no_effect
         else []
     )
 
 
 class CollapseMonitor(Callback):
-    """Warns of what is worrying, once of each kind."""
+    """Warns of collapsed policies, once for each kind of alarm."""
 
     def __init__(self, n_items: int) -> None:
         self._n_items = n_items
         self._first: Mapping[str, float] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def on_row(self, row: dict[str, float]) -> None:
-        """Look at the averages since the last evaluation."""
+        """Check the averages since the last evaluation."""
         self._first = {**row, **self._first}
-        for words in health_alarms(row, self._first, self._n_items):
-            if words[:10] not in self._said:
-                self._said.add(words[:10])
-                warnings.warn(f"Step {row['step']:.0f}: {words}", stacklevel=2)
+        for alarm in health_alarms(row, self._first, self._n_items):
+            kind = alarm[:10]
+            if kind not in self._reported:
+                self._reported.add(kind)
+                warnings.warn(f"Step {row['step']:.0f}: {alarm}", stacklevel=2)

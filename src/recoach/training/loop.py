@@ -1,24 +1,23 @@
-"""The loop around a step: evaluate, keep the best, stop early, save, resume.
+"""The training loop: steps, evaluation, selection, early stopping, checkpoints and resuming.
 
-Every random draw is derived from the seed and the step, so a run resumed from any saved step
-ends bit for bit where the uninterrupted one does.
+Every random draw is derived from the seed and the step, so that a resumed run ends with exactly
+the weights of an uninterrupted one.
 """
 
 import itertools
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recoach import distributed
 from recoach.errors import ModelError
-from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, frozen_copy
 from recoach.models.checkpoint import (
     EXTRA_MODULE,
@@ -35,18 +34,19 @@ from recoach.models.sharded_embedding import (
     sharded_table,
 )
 from recoach.training.callbacks import Callback, TrainResult
+from recoach.training.context import RunContext, Schedule
 from recoach.training.health import divergence, last_good, non_finite_groups
 from recoach.training.optimizer_state import fill_optimiser, optimiser_tensors
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
-"""How far from the start to the best the weights are looked at."""
+"""Positions between the start (0) and the best weights (1) that interpolation evaluates."""
 
 Batch = TypeVar("Batch")
 
 
 class Trainer(Protocol[Batch]):
-    """What the loop drives: batches and a step that moves the weights."""
+    """What the loop runs: batches, and a step that updates the weights."""
 
     model: Recommender
     optimiser: torch.optim.Optimizer
@@ -55,61 +55,22 @@ class Trainer(Protocol[Batch]):
         """Yield the batches of one epoch."""
 
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
-        """Learn from one batch and return what to log, `loss` among it."""
+        """Update the weights on a batch and return what to log, including `loss`."""
 
     def users(self, batch: Batch) -> list[str]:
-        """Return the first users of a batch, for messages."""
+        """Return the ids of the first users of a batch, for messages."""
 
-    def refresh(self, step: int) -> None:
-        """Prepare for the step after `step` steps."""
+    def before_step(self, step: int) -> None:
+        """Called before the next step, after `step` steps; a resumed run calls it once too."""
 
-    def checkpointed_modules(self) -> dict[str, nn.Module]:
-        """Return what else changes in training; checkpoints keep it by its name."""
+    def checkpointed_modules(self) -> Mapping[str, nn.Module]:
+        """Return the modules beside the model that change in training, under stable names."""
 
     def diagnostics(self) -> dict[str, float]:
-        """Return what is worth knowing at each evaluation."""
+        """Return what to log at each evaluation."""
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch, near enough for a progress bar."""
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long to train and what to keep."""
-
-    epochs: int
-    metric: str
-    """Validation metric that selects, higher is better."""
-    patience: int
-    """Evaluations in a row no better than an earlier step's before stopping; 0 never stops."""
-    max_steps: int = 0
-    """Steps at the most; 0 leaves it to `epochs`."""
-    eval_steps: int = 0
-    """Steps between evaluations; 0 evaluates after each epoch."""
-    select: Literal["best", "last"] = "best"
-    """Which weights to return."""
-    start_is_candidate: bool = False
-    """Whether the weights before the first step may be returned as the best."""
-    interpolate: bool = False
-    """Whether to look between them and the best for something better."""
-    ema_decay: float = 0.0
-    """Memory of the average that is judged and kept in the model's place; 0 keeps the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """Where a training runs and who watches."""
-
-    seed: int = 0
-    """Of batches, dropout and draws."""
-    mask_seen: MaskSeen = "all"
-    """Protocol of the validation ranking."""
-    folder: Path | None = None
-    """Where checkpoints go; None keeps the best in memory."""
-    callback: Callback = field(default_factory=Callback)
-    """Told of every step and evaluation."""
-    resume: bool = False
-    """Go on from the folder's last checkpoint, if there is one."""
+        """Return the approximate number of batches in an epoch, for a progress bar."""
 
 
 @dataclass(slots=True)
@@ -120,7 +81,7 @@ class _Progress:
     best_step: int = 0
     best_value: float = -math.inf
     top: float = -math.inf
-    """Best value of a step: what is below the start may still be rising."""
+    """Best value of a step; the start is left out, because a value below it may still rise."""
     start_value: float | None = None
     bad: int = 0
     seconds: float = 0.0
@@ -135,12 +96,12 @@ def stream(seed: int, name: str, number: int = 0) -> torch.Generator:
 
 
 def derive(seed: int, name: str, number: int = 0) -> int:
-    """Return the seed of one named stream, so that adding a draw moves no other."""
+    """Return the seed of one named stream, so that a new stream leaves the others unchanged."""
     return zlib.crc32(f"{seed}/{name}/{number}".encode()) + (number << 32)
 
 
 class Loop(Generic[Batch]):
-    """Drives one trainer to its end."""
+    """Runs one trainer to its end."""
 
     def __init__(
         self,
@@ -152,26 +113,26 @@ class Loop(Generic[Batch]):
         self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
         self.context, self.folder, self.seed = context, context.folder, context.seed
         self.callback = context.callback if distributed.is_main_process() else Callback()
-        self._divided = sharded_table(trainer.model) is not None
+        self._sharded = sharded_table(trainer.model) is not None
         self.progress = _Progress()
-        self._judged = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
+        self._evaluated_model = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
         self._start = self._best = self._copy()
         self._sums: dict[str, float] = {}
         self._count = 0
         self._saved_at = self._began = time.monotonic()
 
     def run(self) -> TrainResult:
-        """Train to the end and leave the selected weights in the model, whole.
+        """Train to the end and leave the selected weights in the model, gathered.
 
         Raises:
             ModelError: the loss is not finite, or a checkpoint is damaged.
         """
-        with distributed.replicated_batches(enabled=self._divided):
-            outcome = self._run()
+        with distributed.replicated_batches(enabled=self._sharded):
+            result = self._run()
         gather_embedding(self.trainer.model)
-        self.callback.on_end(outcome)
-        distributed.barrier()  # what comes next reads what the first has written
-        return outcome
+        self.callback.on_end(result)
+        distributed.barrier()  # the next stage reads files that the main process has written
+        return result
 
     def _run(self) -> TrainResult:
         if self.folder is not None:
@@ -189,8 +150,8 @@ class Loop(Generic[Batch]):
                 self._epoch()
             if self.schedule.interpolate and progress.share is None:
                 self._interpolate()
-        chosen = self._best if self.schedule.select == "best" else self._copy()
-        self.trainer.model.load_state_dict(chosen)
+        selected = self._best if self.schedule.select == "best" else self._copy()
+        self.trainer.model.load_state_dict(selected)
         return TrainResult(
             progress.step,
             progress.seconds,
@@ -220,13 +181,13 @@ class Loop(Generic[Batch]):
             self._evaluate(last=last)
 
     def _due(self) -> bool:
-        """Return whether to save between evaluations; the first decides where all must help."""
+        """Return whether to save between evaluations; rank 0 decides where all ranks take part."""
         due = time.monotonic() - self._saved_at > _SAVE_SECONDS or self.callback.stops()
-        return distributed.broadcast_bool(due) if self._divided else due
+        return distributed.broadcast_bool(due) if self._sharded else due
 
     def _step(self, batch: Batch) -> None:
         progress = self.progress
-        self.trainer.refresh(progress.step)
+        self.trainer.before_step(progress.step)
         name = f"dropout {distributed.data_rank()}" if distributed.data_rank() else "dropout"
         torch.manual_seed(derive(self.seed, name, progress.step))
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
@@ -242,36 +203,39 @@ class Loop(Generic[Batch]):
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the average towards the model, where they are two."""
+        """Update the moving average of the weights, if there is one."""
         model, step = self.trainer.model, self.progress.step
-        if self._judged is model:
+        if self._evaluated_model is model:
             return
-        # A young average would hold the start for long: its memory grows with the steps taken.
-        memory = min(self.schedule.ema_decay, (1 + step) / (10 + step))
-        for kept, moved in zip(self._judged.parameters(), model.parameters(), strict=True):
-            if moved.requires_grad:
-                kept.lerp_(moved, 1 - memory)
+        # The decay grows with the steps, so that the start does not dominate early averages.
+        decay = min(self.schedule.ema_decay, (1 + step) / (10 + step))
+        averages = self._evaluated_model.parameters()
+        for average, parameter in zip(averages, model.parameters(), strict=True):
+            if parameter.requires_grad:
+                average.lerp_(parameter, 1 - decay)
 
-    def _companions(self) -> dict[str, nn.Module]:
-        average = {} if self._judged is self.trainer.model else {"average": self._judged}
-        return self.trainer.checkpointed_modules() | average
+    def _extra_modules(self) -> dict[str, nn.Module]:
+        """Return everything beside the model that a checkpoint must hold."""
+        is_average = self._evaluated_model is not self.trainer.model
+        average = {"average": self._evaluated_model} if is_average else {}
+        return dict(self.trainer.checkpointed_modules()) | average
 
     def _evaluate(self, *, last: bool = False) -> None:
-        """Measure, remember the best, decide whether to go on, save, report."""
+        """Evaluate, keep the best weights, decide whether to stop, report and save."""
         progress, schedule = self.progress, self.schedule
         if progress.evaluated == progress.step:  # the last epoch ended on an evaluation
             progress.finished = progress.finished or last
             self._save()
             return
         try:
-            measured = self._measured()
+            metrics = self._metrics()
         except ModelError as error:
-            tables = ", ".join(non_finite_groups(self.trainer.model)) or "none"
+            groups = ", ".join(non_finite_groups(self.trainer.model)) or "none"
             raise ModelError(
-                f"Step {progress.step}: {error} {last_good(self.folder)}Tables with numbers that "
-                f"are not finite: {tables}."
+                f"Step {progress.step}: {error} {last_good(self.folder)}Parameter groups with "
+                f"non-finite numbers: {groups}."
             ) from error
-        value = measured[schedule.metric]
+        value = metrics[schedule.metric]
         if progress.step == 0:
             progress.start_value = value
         if value > progress.best_value:
@@ -289,36 +253,36 @@ class Loop(Generic[Batch]):
             "seconds": round(progress.seconds, 3),
         }
         row |= {name: total / self._count for name, total in self._sums.items()}
-        row |= {f"valid/{name}": number for name, number in measured.items()}
+        row |= {f"valid/{name}": number for name, number in metrics.items()}
         row |= self.trainer.diagnostics()
-        # Told before it is saved: a process killed in between measures again and tells it anew.
+        # Reported before it is saved: a process killed in between evaluates and reports it again.
         self.callback.on_row(row)
         self._sums, self._count = {}, 0
         self._save(best=progress.best_step == progress.step)
 
-    def _measured(self) -> dict[str, float]:
-        with gathered_embedding(self._judged):
-            return self.evaluate(self._judged)
+    def _metrics(self) -> dict[str, float]:
+        with gathered_embedding(self._evaluated_model):
+            return self.evaluate(self._evaluated_model)
 
     def _interpolate(self) -> None:
-        """Take the best weights between the start and the best (Wortsman et al. 2022).
+        """Select the best weights between the start and the best (WiSE-FT, Wortsman et al. 2022).
 
-        Where no weights were better than the start, those between it and the last may be.
+        Where no step improved on the start, weights between the start and the last are evaluated.
         """
-        progress, ended = self.progress, self._copy()
-        far = self._best if progress.best_step else ended
+        progress, last = self.progress, self._copy()
+        end_weights = self._best if progress.best_step else last
         progress.share = 1.0
         for share in _SHARES if progress.step else ():
             between = {
                 name: torch.lerp(self._start[name], end, share) if end.is_floating_point() else end
-                for name, end in far.items()
+                for name, end in end_weights.items()
             }
-            self._judged.load_state_dict(between)
-            value = self._measured()[self.schedule.metric]
+            self._evaluated_model.load_state_dict(between)
+            value = self._metrics()[self.schedule.metric]
             if value > progress.best_value:
                 progress.best_value, progress.share, self._best = value, share, between
                 progress.best_step = progress.best_step or progress.step
-        self._judged.load_state_dict(ended)
+        self._evaluated_model.load_state_dict(last)
         self._save(best=True)
 
     def _total_steps(self) -> int:
@@ -326,14 +290,14 @@ class Loop(Generic[Batch]):
         return min(total, self.schedule.max_steps) if self.schedule.max_steps else total
 
     def _copy(self) -> dict[str, Tensor]:
-        state = self._judged.state_dict()
+        state = self._evaluated_model.state_dict()
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def _save(self, *, best: bool = False) -> None:
         self._saved_at = time.monotonic()
         if self.progress.finished and self.schedule.select == "last":
-            self._best, best = self._copy(), True  # the folder keeps what the training returns
-        if self.folder is None or not (distributed.is_main_process() or self._divided):
+            self._best, best = self._copy(), True  # best.safetensors is what the training returns
+        if self.folder is None or not (distributed.is_main_process() or self._sharded):
             return
         self.progress.seconds = self._saved_at - self._began
         state, model = asdict(self.progress), self.trainer.model
@@ -341,9 +305,9 @@ class Loop(Generic[Batch]):
             save_tensors(self.folder / "best.safetensors", gathered_state(model, self._best), state)
         tensors = gathered_state(model, model.state_dict())
         tensors |= optimiser_tensors(self.trainer.optimiser, model)
-        for name, other in self._companions().items():
-            own = gathered_state(other, other.state_dict())
-            tensors |= {f"{EXTRA_MODULE}{name}.{key}": value for key, value in own.items()}
+        for name, module in self._extra_modules().items():
+            module_state = gathered_state(module, module.state_dict())
+            tensors |= {f"{EXTRA_MODULE}{name}.{key}": v for key, v in module_state.items()}
         state["sums"], state["count"] = self._sums, self._count
         save_tensors(self.folder / "last.safetensors", tensors, state)
 
@@ -355,26 +319,26 @@ class Loop(Generic[Batch]):
             self.progress = _Progress(**state)
             model = self.trainer.model
             model.load_state_dict(local_state(model, model_weights(tensors)))
-            for name, other in self._companions().items():
-                before = f"{EXTRA_MODULE}{name}."
-                own = {
-                    n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)
+            for name, module in self._extra_modules().items():
+                prefix = f"{EXTRA_MODULE}{name}."
+                module_state = {
+                    n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
                 }
-                other.load_state_dict(local_state(other, own))
+                module.load_state_dict(local_state(module, module_state))
             fill_optimiser(self.trainer.optimiser, model, tensors)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"{path} does not belong to this training ({str(error).splitlines()[0]}); restore "
-                f"it, or remove {folder} to train anew."
+                f"{path} does not belong to this training ({str(error).splitlines()[0]}). Restore "
+                f"it, or remove {folder} to start again."
             ) from error
         if (folder / "best.safetensors").exists():
-            self._take_best(folder / "best.safetensors")
+            self._restore_best(folder / "best.safetensors")
 
-    def _take_best(self, path: Path) -> None:
-        """Take the best weights, which are written before the last: what they are ahead of.
+    def _restore_best(self, path: Path) -> None:
+        """Read the best weights, whose file may be newer than that of the last weights.
 
-        A best of a later step is met again on the way. Weights drawn back towards the start are
-        not: they are the end of the training.
+        The best of a later step is reached again by training. Interpolated weights are not,
+        because they are the end of the training: their progress is taken from their own file.
         """
         best, state = load_tensors(path)
         self._best = local_state(self.trainer.model, best)
@@ -387,12 +351,12 @@ class Loop(Generic[Batch]):
 
 
 def save_trained(folder: Path, model: Recommender, value: float) -> None:
-    """Put a model trained elsewhere where a finished training leaves its own.
+    """Write a model that was trained elsewhere as the result of a finished training.
 
     Args:
-        folder: gets the description and both weights files.
-        model: its weights are the selected ones.
-        value: what it reached on validation.
+        folder: receives the description and both weights files.
+        model: holds the selected weights.
+        value: its validation value.
     """
     state = asdict(_Progress(finished=True, best_value=value))
     save_description(folder, model)

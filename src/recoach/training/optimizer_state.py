@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training beside the weights: the optimiser, whole."""
+"""The optimiser's state as named tensors of a checkpoint, gathered over processes."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from recoach.models.sharded_softmax import local_rows
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, model: Recommender) -> dict[str, Tensor]:
-    """Return an optimiser's state by names, of all rows of a divided table."""
+    """Return an optimiser's state by names, with all rows of a sharded table."""
     table, parameters = sharded_table(model), _parameters(optimiser)
     return {
         f"{OPTIMIZER}{index}.{name}": (
@@ -27,19 +27,19 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, model: Recommender) -> d
 def fill_optimiser(
     optimiser: torch.optim.Optimizer, model: Recommender, tensors: dict[str, Tensor]
 ) -> None:
-    """Fill in a saved state.
+    """Load a saved state into an optimiser.
 
     Raises:
-        ValueError: it is of other parameters.
+        ValueError: the state belongs to other parameters.
     """
     state: dict[int, dict[str, Tensor]] = {}
     table, parameters = sharded_table(model), _parameters(optimiser)
     for name, tensor in tensors.items():
         if name.startswith(OPTIMIZER):
             _, index, key = name.split(".", 2)
-            own = table and tensor.dim() and parameters[int(index)] is table.weight
-            here = tensor[local_rows(table.n_items)].clone() if table and own else tensor
-            state.setdefault(int(index), {})[key] = here
+            is_sharded = table and tensor.dim() and parameters[int(index)] is table.weight
+            local = tensor[local_rows(table.n_items)].clone() if table and is_sharded else tensor
+            state.setdefault(int(index), {})[key] = local
     for number, entries in state.items():
         for name, value in entries.items():
             if value.dim() and value.shape != parameters[number].shape:

@@ -6,10 +6,11 @@ from typing import Literal
 
 import polars as pl
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from recoach import distributed
+from recoach.config import StrictConfig
 from recoach.data.batches import Batch, EdgeBatches, Queries, Rows, StateBatches
 from recoach.data.split import Dataset, RaggedArray, drop_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
@@ -17,16 +18,15 @@ from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import Recommender, TrainingBatch
 from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.callbacks import TrainResult
-from recoach.training.loop import Loop, RunContext, Schedule
+from recoach.training.context import RunContext, Schedule, accept_former_names
+from recoach.training.loop import Loop
 
 
-class PretrainConfig(BaseModel):
+class PretrainConfig(StrictConfig):
     """Settings of supervised training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     epochs: int = Field(200, gt=0)
-    """Passes over the training states (or edges) at the most."""
+    """Maximum number of passes over the training states (or edges)."""
     batch_size: int = Field(512, gt=0)
     """States (and edges) in a step."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -42,29 +42,30 @@ class PretrainConfig(BaseModel):
     eval_steps: int = Field(0, ge=0)
     """Steps between evaluations; 0 evaluates after each epoch."""
     max_steps: int = Field(0, ge=0)
-    """Steps at the most; 0 leaves it to `epochs`."""
+    """Maximum number of steps; 0 leaves it to `epochs`."""
     select: Literal["best", "last"] = "best"
     """Which weights to keep."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Above 0, what is judged and kept is a moving average of the weights."""
+    """Above 0, evaluate and keep an exponential moving average of the weights."""
     interpolate: bool = False
     """Return the best point on validation between start and best."""
     hold_out: int = Field(0, ge=0)
-    """Last training items of every user that are kept back, so that GRPO's reward is news; a graph
-    model must be built without them too (`recoach run` does)."""
+    """Last training items of every user that are left out here, so that fine-tuning rewards items
+    the base was not trained on; a graph model must be built without them too (`recoach run` does).
+    """
     shard_items: bool = False
-    """Under torchrun, give each process a part of the item table in place of a part of the batch
-    (SASRec and GRU4Rec with loss `ce`)."""
+    """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
+    GRU4Rec with loss `ce`)."""
 
     def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
-        """Return the part the loop needs."""
+        """Return the settings of the training loop."""
         names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select"]
-        chosen = {name: getattr(self, name) for name in [*names, "ema_decay", "interpolate"]}
-        return Schedule(**chosen, start_is_candidate=start_is_candidate)
+        values = {name: getattr(self, name) for name in [*names, "ema_decay", "interpolate"]}
+        return Schedule(**values, start_is_candidate=start_is_candidate)
 
 
 class SupervisedTrainer:
-    """Moves all weights of a model down its own loss."""
+    """Trains all weights of a model by its own loss."""
 
     def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
         self.model, self._user_ids = model, dataset.user_ids
@@ -85,15 +86,17 @@ class SupervisedTrainer:
         return max(len(loader) for loader in self._loaders.values())
 
     def epoch(self, generator: torch.Generator) -> Iterator[TrainingBatch]:
-        """Yield steps until the longest kind of batch has been gone through once."""
+        """Yield batches until the kind with the most batches has been passed over once."""
         longest = max(self._loaders, key=lambda kind: len(self._loaders[kind]))
         others = {k: _forever(v, generator) for k, v in self._loaders.items() if k != longest}
         for batch in self._loaders[longest].epoch(generator):
             kinds = {longest: batch} | {kind: next(more) for kind, more in others.items()}
-            yield TrainingBatch(**{kind: _moved(part, self.model) for kind, part in kinds.items()})
+            yield TrainingBatch(
+                **{kind: _to_device(part, self.model) for kind, part in kinds.items()}
+            )
 
     def step(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, float]:
-        """Take one step down the model's loss."""
+        """Take one optimiser step on the model's loss."""
         self.model.train()
         loss = self.model.loss(batch, generator)
         self.optimiser.zero_grad(set_to_none=True)
@@ -103,22 +106,23 @@ class SupervisedTrainer:
         return {"loss": distributed.data_sum(float(loss.detach()))}
 
     def users(self, batch: TrainingBatch) -> list[str]:
-        """Return the first users of a batch, for messages."""
+        """Return the ids of the first users of a batch, for messages."""
         part = next(part for part in batch if part is not None)
         return first_ids(part.queries, self._user_ids)
 
-    def refresh(self, step: int) -> None:
-        """Do nothing: there is no policy to follow."""
+    def before_step(self, step: int) -> None:
+        """Do nothing: no module follows the model."""
 
     def checkpointed_modules(self) -> dict[str, nn.Module]:
-        """Return nothing: there is only the model."""
+        """Return nothing: only the model changes."""
         return {}
 
     def diagnostics(self) -> dict[str, float]:
-        """Return nothing: the loss says it all."""
+        """Return nothing: the loss is logged at every step."""
         return {}
 
 
+@accept_former_names(session="context")
 def pretrain(
     model: Recommender,
     dataset: Dataset,
@@ -130,11 +134,11 @@ def pretrain(
     """Train a model by its own loss and leave the selected weights in it.
 
     Args:
-        model: moved in place; one without a loss (popularity) is left as it is.
+        model: trained in place; one without a loss (popularity) is left as it is.
         dataset: trains on `train`, selects on `valid`.
-        config: how long and how fast.
+        config: settings.
         context: seed, checkpoints, protocol of the validation.
-        start_is_candidate: whether the weights given may come back as the best.
+        start_is_candidate: whether the initial weights may be selected as the best.
 
     Raises:
         ModelError: the training diverged.
@@ -154,11 +158,11 @@ def pretrain(
 def validation(
     dataset: Dataset, metric: str, mask_seen: MaskSeen
 ) -> Callable[[Recommender], dict[str, float]]:
-    """Return a function that lets a model rank the validation items and averages over users.
+    """Return a function that evaluates a model on the validation items, averaged over users.
 
     Args:
         dataset: gives the validation items.
-        metric: what selects, like "ndcg@10"; measured beside the metrics at 10.
+        metric: the selecting metric, like "ndcg@10"; its cut-off is used beside 10.
         mask_seen: the protocol.
     """
     ks = sorted({10, int(metric.partition("@")[2])})
@@ -166,22 +170,22 @@ def validation(
 
 
 def first_ids(queries: Queries, user_ids: pl.Series) -> list[str]:
-    """Return the ids of the first three users who are asked about."""
+    """Return the ids of the first three users of the states."""
     users = list(dict.fromkeys(queries.state_users.tolist()))[:3]
     return [str(user_ids[user]) for user in users if user >= 0]
 
 
-def own_batches(
+def supervised_batches(
     model: Recommender, train: RaggedArray, batch_size: int, generator: torch.Generator
 ) -> Iterator[TrainingBatch]:
-    """Yield batches for a model's own loss without end."""
+    """Yield batches for a model's own loss, endlessly."""
     config = PretrainConfig(batch_size=batch_size)
     kinds = {kind: _forever(_loader(kind, model, config, train), generator) for kind in model.needs}
     while True:
-        yield TrainingBatch(**{kind: _moved(next(more), model) for kind, more in kinds.items()})
+        yield TrainingBatch(**{kind: _to_device(next(more), model) for kind, more in kinds.items()})
 
 
-def _moved(batch: Batch, model: Recommender) -> Batch:
+def _to_device(batch: Batch, model: Recommender) -> Batch:
     return Batch(batch.queries.to(model.device), batch.positions, batch.targets.to(model.device))
 
 

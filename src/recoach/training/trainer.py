@@ -1,23 +1,23 @@
-"""GRPO fine-tuning of a recommender; the trainer knows no model.
+"""Fine-tuning of a recommender; the trainer depends on no particular model or algorithm.
 
-What it is not, against the paper (Jeon et al. 2025):
-1. By default the catalogue is enumerated: no groups are drawn, none is dead.
+The default, GRPO, departs from the paper (Jeon et al. 2025):
+1. The catalogue is enumerated: no groups are drawn, so none is without a reward.
 2. KL(new || reference) replaces Eq. 5's KL(old || reference), which has no gradient; `literal`
-   keeps it for the record.
-3. The policy shows what serving shows: seen items are masked, the temperature is calibrated.
-4. The base is a candidate; the best weights on validation are returned.
-5. A model that propagates over the log does so without the edges that a batch rewards.
-6. A part of what the log pays goes to the items that the same users take; a model whose own loss
-   regularises its vectors has that carried on instead.
-7. What is judged and returned is a moving average of the weights, drawn back towards the base as
-   far as validation likes (WiSE-FT, Wortsman et al. 2022).
-`GRPOConfig.paper()` switches 1 to 7 back.
+   keeps the latter.
+3. The policy is the served one: seen items are masked, the temperature is calibrated.
+4. The base model is a candidate; the best weights on validation are returned.
+5. A model that propagates over the log does so without the interactions that a batch rewards.
+6. Part of each reward goes to the items that the same users interact with; a model whose own loss
+   regularises its vectors keeps that loss instead.
+7. A moving average of the weights is evaluated and returned, interpolated towards the base where
+   validation prefers it (WiSE-FT, Wortsman et al. 2022).
+`GRPOConfig.paper()` reverts 1 to 7.
 """
 
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -28,8 +28,7 @@ from recoach import distributed
 from recoach.data.batches import StateBatches
 from recoach.data.split import Dataset, drop_last
 from recoach.errors import ConfigError
-from recoach.models.base import Recommender, frozen_copy, interaction_keys
-from recoach.models.distribution import Distribution
+from recoach.models.base import Recommender, interaction_keys
 from recoach.models.sharded_embedding import (
     first_local_item,
     global_square_sum,
@@ -38,41 +37,44 @@ from recoach.models.sharded_embedding import (
 )
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import RewardFunc
-from recoach.training.algorithms import estimator_for
+from recoach.training.algorithms.base import Learner, RLBatch
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import algorithm_entry, build_algorithm
 from recoach.training.batch_builder import BatchBuilder
 from recoach.training.callbacks import Callback, CallbackList, TrainResult
-from recoach.training.config import GRPOConfig
-from recoach.training.estimators import RLBatch
+from recoach.training.config import FinetuneConfig
+from recoach.training.context import RunContext, accept_former_names
 from recoach.training.health import CollapseMonitor, coverage
-from recoach.training.loop import Loop, RunContext
-from recoach.training.supervised import first_ids, own_batches, validation
+from recoach.training.loop import Loop
+from recoach.training.supervised import first_ids, supervised_batches, validation
 
 _LOG = logging.getLogger(__name__)
-_CARRIED: Final = 0.3
-"""Weight of a loss that regularises (docs/decisions/0015)."""
+_SFT_COEF: Final = 0.3
+"""Weight of a model's own loss that regularises its vectors (docs/decisions/0015)."""
 
 
-class GRPOTrainer:
-    """Optimiser, frozen reference and the step of Algorithm 1.
+class RLTrainer:
+    """Fine-tunes a model with an algorithm: batches, optimiser, selection and diagnostics.
 
     Args:
-        model: moved in place.
+        model: trained in place.
         reward_funcs: a reward function, a name of a ready-made one, or several
-            (`recoach.policy.reward_funcs`); those of `args` where None.
-        args: settings; the defaults are what works.
-        train_dataset: rewards come from its `train`, selection from its `valid`.
-        callbacks: told of every step and evaluation, and of the end.
+            (`recoach.policy.reward_funcs`); None takes those of `args`.
+        args: settings, whose class selects the algorithm (`recoach.training.algorithms`).
+        train_dataset: its `train` gives the rewards, its `valid` selects the weights.
+        callbacks: called at every step, at every evaluation and at the end.
         context: seed, checkpoints, protocol of the validation.
 
     Raises:
-        ConfigError: the model has none of the tables to train.
+        ConfigError: the settings do not fit the model, the reward functions or the dataset.
     """
 
+    @accept_former_names(session="context")
     def __init__(
         self,
         model: Recommender,
         reward_funcs: RewardFunc | str | Sequence[RewardFunc | str] | None = None,
-        args: GRPOConfig | None = None,
+        args: FinetuneConfig | None = None,
         *,
         train_dataset: Dataset,
         callbacks: Sequence[Callback] = (),
@@ -80,55 +82,52 @@ class GRPOTrainer:
     ) -> None:
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, context = train_dataset, context or RunContext()
-        watching = [CollapseMonitor(train_dataset.n_items), context.callback, *callbacks]
-        self.context = replace(context, callback=CallbackList(watching))
-        self._masks = self.args.masks(context.mask_seen, model)
-        carried = self.args.sft_coef
-        self._sft_coef = _CARRIED * model.regularises if carried == "auto" else carried
-        if self._sft_coef and not model.needs:
-            raise ConfigError(
-                f"sft_coef = {self._sft_coef:g} adds the model's own loss, but "
-                f"{type(model).__name__} has none; set sft_coef = 0."
-            )
+        all_callbacks = [CollapseMonitor(train_dataset.n_items), context.callback, *callbacks]
+        self.context = replace(context, callback=CallbackList(all_callbacks))
+        self._mask_seen = self.args.masks(context.mask_seen, model)
+        self._sft_coef = self._supervised_weight()
         if self.args.level == "final":
             model.materialize_propagation()
         protocol, seed = context.mask_seen, context.seed
         temperature = self.args.temperature_of(model, train_dataset, protocol, seed)
-        exact = self.args.compares_policies
-        if self.args.shard_items:
+        if self.args.shards_items:
             shard_embedding(model)
         self.policy = Policy(
-            temperature, self.args.logits, exact_products=exact, first_item=first_local_item(model)
+            temperature,
+            self.args.logits,
+            exact_products=self.args.compares_policies,
+            first_item=first_local_item(model),
         )
-        functions = _several(reward_funcs, self.args)
-        masked = self.args.model_copy(update={"mask_seen": self._masks})
-        self._tasks = BatchBuilder(masked, train_dataset, functions, model)
-        self._estimator = estimator_for(self.args, self._tasks.rewarder, model)
-        anchored = self.args.beta > 0 or self._estimator.needs_reference
-        self.reference = frozen_copy(model) if anchored else None
-        self.old = frozen_copy(model) if self.args.old_model_sync_steps > 1 else None
+        functions = _as_sequence(reward_funcs, self.args)
+        masked_args = self.args.model_copy(update={"mask_seen": self._mask_seen})
+        needs_transitions = algorithm_entry(self.args.algorithm).algorithm.needs_transitions
+        self._builder = BatchBuilder(
+            masked_args, train_dataset, functions, model, transitions=needs_transitions
+        )
+        learner = Learner(model, self.policy, self._builder.reward)
+        self.algorithm = build_algorithm(self.args, learner)
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._states = StateBatches(
             train_dataset.train,
             n_items=train_dataset.n_items,
             history_length=model.history_length,
             batch_size=self.args.largest_batch,
-            states=self._tasks.states,
+            states=self._builder.states,
         )
         self._states.cut(self.args.fewest_steps)
-        self._check_group()
+        self._check_group_size()
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
         self.optimiser: torch.optim.Optimizer = optim(
-            [*self._trainable(), *self._head_parameters()],
+            [*self._trainable_parameters(), *self._module_parameters()],
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
             fused=True,
         )
 
     def train(self) -> TrainResult:
-        """Fine-tune and leave the selected weights, the base's own among the candidates.
+        """Fine-tune and leave the selected weights in the model; the base is a candidate.
 
-        Where those are selected because nothing was better, a warning is logged.
+        Logs a warning if the base is selected because no step improved on it.
         """
         protocol = self.context.mask_seen
         rank = validation(self.dataset, self.args.metric, protocol)
@@ -137,26 +136,28 @@ class GRPOTrainer:
             return rank(model) | {"coverage@10": coverage(model, self.dataset, protocol)}
 
         try:
-            outcome = Loop(self, self.args.schedule(), evaluate, self.context).run()
+            result = Loop(self, self.args.schedule(), evaluate, self.context).run()
         finally:
             self.model.requires_grad_(True)
-        kept = self.args.select == "best" and outcome.steps and not outcome.best_step
-        if kept and distributed.is_main_process():
+        base_kept = self.args.select == "best" and result.steps and not result.best_step
+        if base_kept and distributed.is_main_process():
             _LOG.warning(
-                "No step of GRPO was better than the base on validation (%s %.4f): the model has "
+                "No step of %s was better than the base on validation (%s %.4f): the model has "
                 "the base's weights.",
+                _display_name(self.args),
                 self.args.metric,
-                outcome.best_value,
+                result.best_value,
             )
-        return outcome
+        return result
 
     def __repr__(self) -> str:
-        chosen = ", ".join(
+        settings = ", ".join(
             f"{k}={getattr(self.args, k)!r}" for k in sorted(self.args.model_fields_set)
         )
         return (
-            f"GRPOTrainer({type(self.model).__name__} on {self.dataset!r}, "
-            f"{self.args.algorithm}, {len(self):,} steps an epoch{', ' if chosen else ''}{chosen})"
+            f"{type(self).__name__}({type(self.model).__name__} on {self.dataset!r}, "
+            f"{self.args.algorithm}, {len(self):,} steps an epoch{', ' if settings else ''}"
+            f"{settings})"
         )
 
     def __len__(self) -> int:
@@ -166,142 +167,136 @@ class GRPOTrainer:
         return max(1, -(-count // self._states.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[RLBatch]:
-        """Yield one epoch of states with their rewards."""
+        """Yield the batches of one epoch of states with their rewards."""
         if self.args.epoch_unit == "states":
             batches = self._states.epoch(generator)
         else:
             passes = (self._states.epoch(generator) for _ in itertools.count())
             batches = itertools.islice(itertools.chain.from_iterable(passes), len(self))
-        own = own_batches(self.model, self.dataset.train, self.args.largest_batch, generator)
-        for batch in batches:
-            task = self._tasks.task(batch, self.model.device)
-            yield task._replace(own=next(own)) if self._sft_coef else task
+        supervised = supervised_batches(
+            self.model, self.dataset.train, self.args.largest_batch, generator
+        )
+        for states in batches:
+            batch = self._builder.build(states, self.model.device)
+            yield batch._replace(supervised=next(supervised)) if self._sft_coef else batch
 
-    def checkpointed_modules(self) -> dict[str, nn.Module]:
-        """Return what changes in training beside the model: frozen policies, a rival's head."""
-        changing: dict[str, nn.Module | None] = {"old": self.old, "head": self._estimator.head}
-        if self.args.ref_model_sync_steps:
-            changing["reference"] = self.reference
-        return {name: model for name, model in changing.items() if model is not None}
+    def checkpointed_modules(self) -> Mapping[str, nn.Module]:
+        """Return the algorithm's modules, which checkpoints save and restore by their names."""
+        return self.algorithm.modules
 
     def users(self, batch: RLBatch) -> list[str]:
-        """Return the first users of a batch, for messages."""
+        """Return the ids of the first users of a batch, for messages."""
         return first_ids(batch.queries, self.dataset.user_ids)
 
-    def refresh(self, step: int) -> None:
-        """Bring the old policy and the reference up to the policy where it is their turn."""
-        args = self.args
-        for frozen, every in (
-            (self.old, args.old_model_sync_steps),
-            (self.reference, args.ref_model_sync_steps),
-        ):
-            if frozen is not None and every and step % every == 0:
-                frozen.load_state_dict(self.model.state_dict())
+    def before_step(self, step: int) -> None:
+        """Let the algorithm finish the last of `step` steps."""
+        if step:
+            self.algorithm.after_step(step)
 
     def step(self, batch: RLBatch, generator: torch.Generator) -> dict[str, float]:
-        """Roll out, then climb the surrogate `num_iterations` times (Eq. 4 and 5)."""
+        """Prepare the batch once, then update the weights `updates_per_batch` times."""
         self.model.train(not self.args.disable_dropout)
-        batch = self._tasks.narrowed(batch, generator)
-        rollout = reference = None
-        mask = torch.initial_seed() if self.args.shared_dropout else None
+        batch = self._builder.restrict(batch, generator)
+        if self.args.shared_dropout:
+            batch = batch._replace(dropout_seed=torch.initial_seed())
         with torch.no_grad():
-            if self._estimator.needs_rollout:
-                old = self._distribution(batch, self.old or self.model, mask)
-                own = self._on_device(distributed.rank_generator(generator))
-                rollout = self._estimator.roll_out(old, batch, own)
-            if self.reference is not None:
-                reference = self._distribution(batch, self.reference, mask)
-        for _ in range(self.args.num_iterations):
-            new = self._distribution(batch, self.model, mask)
-            loss, statistics = self._estimator.loss(new, batch, rollout, reference)
-            if batch.own is not None:
-                loss = loss + self._sft_coef * self.model.loss(batch.own, generator)
+            prepared = self.algorithm.prepare(batch, generator)
+        for _ in range(self.args.updates_per_batch):
+            loss, statistics = self.algorithm.loss(batch, prepared, generator)
+            if batch.supervised is not None:
+                loss = loss + self._sft_coef * self.model.loss(batch.supervised, generator)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            distributed.all_reduce_gradients(_moved(self.optimiser))
+            distributed.all_reduce_gradients(_parameters(self.optimiser))
             norm = self._gradient_norm()
             self.optimiser.step()
-        logged = {"loss": distributed.data_sum(float(loss.detach())), "grad_norm": norm}
-        return logged | statistics.means()
+        logs = {"loss": distributed.data_sum(float(loss.detach())), "grad_norm": norm}
+        return logs | statistics.means()
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the temperature and how far each table has moved, relative to its size."""
+        """Return the temperature and each parameter group's distance from the base.
+
+        The distance is relative to the length of the base's parameters.
+        """
         drift = {}
-        by_identity = {id(p): name for name, p in self.model.named_parameters()}
-        for table, parameters in self.model.parameter_groups().items():
-            starts = [self._start[by_identity[id(p)]] for p in parameters]
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for group, parameters in self.model.parameter_groups().items():
+            starts = [self._start[names[id(p)]] for p in parameters]
             pairs = list(zip(parameters, starts, strict=True))
-            moved = sum(self._square(p, p.detach() - s) for p, s in pairs)
-            size = sum(self._square(p, s) for p, s in pairs)
-            drift[f"drift/{table}"] = (moved / size) ** 0.5 if size else 0.0
+            distance = sum(self._square_sum(p, p.detach() - s) for p, s in pairs)
+            length = sum(self._square_sum(p, s) for p, s in pairs)
+            drift[f"drift/{group}"] = (distance / length) ** 0.5 if length else 0.0
         return drift | {"temperature": self.policy.temperature}
 
-    def _square(self, parameter: torch.Tensor, values: torch.Tensor) -> float:
-        """Return the sum of squares of values that a parameter's rows have."""
+    def _square_sum(self, parameter: torch.Tensor, values: torch.Tensor) -> float:
+        """Return the sum of squares of values with a parameter's rows, over all processes."""
         return float(global_square_sum(self.model, parameter, values.square().sum()))
 
     def _gradient_norm(self) -> float:
-        moved = [(p, p.grad) for p in _moved(self.optimiser) if p.grad is not None]
+        gradients = [(p, p.grad) for p in _parameters(self.optimiser) if p.grad is not None]
         if sharded_table(self.model):
-            return math.sqrt(sum(self._square(p, gradient) for p, gradient in moved))
-        return float(torch.nn.utils.get_total_norm([gradient for _, gradient in moved]))
+            return math.sqrt(sum(self._square_sum(p, gradient) for p, gradient in gradients))
+        return float(torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
 
-    def _distribution(
-        self, batch: RLBatch, model: Recommender, dropout_seed: int | None
-    ) -> Distribution:
-        """Return a model's policy; all policies of a step share the dropout seed, if given."""
-        if dropout_seed is not None:
-            model.train(self.model.training)
-        return self.policy.distribution(
-            model, batch.queries, batch.candidates, dropout_seed=dropout_seed
+    def _supervised_weight(self) -> float:
+        """Return the weight of the model's own loss."""
+        weight = self.args.sft_coef
+        if weight == "auto":
+            return _SFT_COEF * self.model.regularises
+        if weight and not self.model.needs:
+            raise ConfigError(
+                f"sft_coef = {weight:g} adds the model's own loss, but "
+                f"{type(self.model).__name__} has none; set sft_coef = 0."
+            )
+        return weight
+
+    def _check_group_size(self) -> None:
+        """Check that enough items are not masked to draw different ones."""
+        setting, distinct = self.args.distinct_draws
+        if not distinct:
+            return
+        train = self.dataset.train
+        past = train if self._builder.states == "user" else drop_last(train, 1)
+        n_items = self.dataset.n_items
+        users = interaction_keys(past, n_items) // max(1, n_items)
+        most = int(users.bincount().max()) if self._mask_seen and len(users) else 0
+        available = n_items - most
+        if distinct <= available:
+            return
+        remedy = "lower it" + (" or set replacement = true" if setting != "slate_length" else "")
+        raise ConfigError(
+            f"{setting} = {distinct}: so many different items cannot be drawn where the policy can "
+            f"show only {available} items; {remedy}."
         )
 
-    def _check_group(self) -> None:
-        args, n_items, train = self.args, self.dataset.n_items, self.dataset.train
-        different = args.estimator == "sampled" and not args.replacement
-        if not different and args.estimator != "slate":
-            return
-        past = train if self._tasks.states == "user" else drop_last(train, 1)
-        users = interaction_keys(past, n_items) // max(1, n_items)
-        most = int(users.bincount().max()) if self._masks and len(users) else 0
-        shown = n_items - most
-        if different and args.group_size > shown:
-            raise ConfigError(
-                f"num_generations = {args.group_size} different items cannot be drawn where "
-                f"only {shown} may be shown; lower it or set replacement = true."
-            )
-        if not different and args.slate_length > shown:
-            raise ConfigError(
-                f"slate_length = {args.slate_length}: such lists cannot be drawn where only "
-                f"{shown} items may be shown; lower it."
-            )
-
-    def _trainable(self) -> list[torch.Tensor]:
-        tables = self.model.parameter_groups()
-        chosen = [p for name in self.args.trainable for p in tables.get(name, [])]
-        if not chosen:
+    def _trainable_parameters(self) -> list[torch.Tensor]:
+        groups = self.model.parameter_groups()
+        parameters = [p for name in self.args.trainable for p in groups.get(name, [])]
+        if not parameters:
             raise ConfigError(
                 f"trainable = {list(self.args.trainable)} names no table of this model; it has "
-                f"{list(tables)}."
+                f"{list(groups)}."
             )
         self.model.requires_grad_(False)
-        for parameter in chosen:
+        for parameter in parameters:
             parameter.requires_grad_(True)
-        return chosen
+        return parameters
 
-    def _head_parameters(self) -> list[nn.Parameter]:
-        head = self._estimator.head
-        return [] if head is None else list(head.parameters())
-
-    def _on_device(self, generator: torch.Generator) -> torch.Generator:
-        device = self.model.device
-        if device.type == "cpu":
-            return generator
-        return torch.Generator(device).manual_seed(generator.initial_seed())
+    def _module_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the algorithm trains beside the model."""
+        modules = self.algorithm.modules.values()
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def _several(
-    functions: RewardFunc | str | Sequence[RewardFunc | str] | None, args: GRPOConfig
+class GRPOTrainer(RLTrainer):
+    """Fine-tunes a model with GRPO, or with the algorithm whose settings are given.
+
+    See `RLTrainer` for the arguments.
+    """
+
+
+def _as_sequence(
+    functions: RewardFunc | str | Sequence[RewardFunc | str] | None, args: FinetuneConfig
 ) -> Sequence[RewardFunc | str]:
     if functions is None:
         return args.reward_funcs
@@ -310,5 +305,9 @@ def _several(
     return [functions]
 
 
-def _moved(optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
+def _display_name(args: FinetuneConfig) -> str:
+    return "GRPO" if args.algorithm == "grpo" else f"algorithm {args.algorithm!r}"
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [p for group in optimiser.param_groups for p in group["params"]]

@@ -1,0 +1,1 @@
+"""Fine-tuning algorithms: one file and one config class each, listed in `registry`."""

@@ -1,0 +1,191 @@
+"""The contract of a fine-tuning algorithm, and the batch it learns from."""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from recoach import distributed
+from recoach.data.batches import Queries
+from recoach.evaluation.ranking import between
+from recoach.models.base import Recommender, TrainingBatch, frozen_copy
+from recoach.models.distribution import Block, Distribution
+from recoach.policy.candidates import Candidates
+from recoach.policy.policy import Policy
+from recoach.policy.rewards import CombinedReward, LoggedItems, Rewards
+from recoach.training.config import FinetuneConfig
+from recoach.training.transitions import Transitions
+
+Settings = TypeVar("Settings", bound=FinetuneConfig)
+Prepared = TypeVar("Prepared")
+
+
+class RLBatch(NamedTuple):
+    """A batch of states and the rewards of their items."""
+
+    queries: Queries
+    """B states; their seen items are masked in the policy."""
+    rewards: Rewards
+    """What the log rewards; every other item has reward 0."""
+    candidates: Candidates | None = None
+    """The sample that stands for the catalogue; items are numbered within it."""
+    logged: LoggedItems | None = None
+    """The logged items of the states, where reward functions are called with drawn items."""
+    supervised: TrainingBatch | None = None
+    """A batch for the model's own loss, where `sft_coef` adds it."""
+    transitions: Transitions | None = None
+    """For algorithms with `needs_transitions`."""
+    dropout_seed: int | None = None
+    """Seed of the dropout masks that all policies of the step share; None draws new masks."""
+
+
+class Statistics:
+    """Averages of what is logged, as sums and counts."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Include every element of a tensor in the average of a name."""
+        self._sums[name].append(values.detach().sum())
+        self._counts[name] += values.numel()
+
+    def means(self) -> dict[str, float]:
+        """Return the averages over all processes; a name without elements is 0."""
+        # Read once, at the end: on a GPU every float() waits for all kernels in flight.
+        sums = [sum(float(part) for part in parts) for parts in self._sums.values()]
+        counts = [self._counts[name] for name in self._sums]
+        both = distributed.all_reduce_sum(
+            torch.tensor([sums, counts], dtype=torch.float64)
+        ).tolist()
+        return {
+            name: part / max(1, count) for name, part, count in zip(self._sums, *both, strict=True)
+        }
+
+
+class Learner(NamedTuple):
+    """What the trainer gives an algorithm."""
+
+    model: Recommender
+    """The model that is trained in place."""
+    policy: Policy
+    """How scores become probabilities."""
+    reward: CombinedReward
+    """All reward functions."""
+
+
+class Algorithm(ABC, Generic[Settings, Prepared]):
+    """Turns a batch into a loss; the trainer does everything else.
+
+    A step calls `prepare` once and then `loss` `args.updates_per_batch` times, each followed by an
+    optimiser step. Every random draw comes from the generator that is handed in, never from the
+    global random state, which belongs to dropout.
+
+    Args:
+        args: the algorithm's settings.
+        learner: the model, its policy and the rewards.
+    """
+
+    needs_transitions: ClassVar[bool] = False
+    """Whether batches carry `transitions`."""
+
+    def __init__(self, args: Settings, learner: Learner) -> None:
+        self.args = args
+        self.model, self.policy, self.reward = learner
+        self._modules: dict[str, nn.Module] = {}
+        self._synchronised: list[tuple[Recommender, int]] = []
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The modules beside the model that change in training, under stable names.
+
+        All of them are saved in checkpoints and restored; parameters that require gradients are
+        trained by the optimiser.
+        """
+        return self._modules
+
+    @abstractmethod
+    def prepare(self, batch: RLBatch, generator: torch.Generator) -> Prepared:
+        """Compute what stays fixed for all updates on a batch; called without gradients.
+
+        Args:
+            batch: on the model's device.
+            generator: on the CPU, in the same state in all processes; see `draw_generator`.
+        """
+
+    @abstractmethod
+    def loss(
+        self, batch: RLBatch, prepared: Prepared, generator: torch.Generator
+    ) -> tuple[Tensor, Statistics]:
+        """Return the loss and what to log.
+
+        Args:
+            batch: as in `prepare`.
+            prepared: the result of `prepare`.
+            generator: as in `prepare`.
+
+        Returns:
+            The loss of this process's rows over the number of rows of all processes (losses add
+            up over processes), and the statistics.
+        """
+
+    def after_step(self, step: int) -> None:
+        """Update frozen modules after `step` >= 1 steps.
+
+        The trainer calls it at the start of the next step, after a checkpoint may have been
+        written, so that a resumed run calls it exactly once for each step too.
+        """
+        for frozen, every in self._synchronised:
+            if step % every == 0:
+                frozen.load_state_dict(self.model.state_dict())
+
+    def frozen_model(self, name: str, sync_steps: int) -> Recommender:
+        """Return a frozen copy of the model.
+
+        Args:
+            name: its name among `modules`, where it changes.
+            sync_steps: `after_step` copies the model's weights every so many steps; 0 never does.
+        """
+        frozen = frozen_copy(self.model)
+        if sync_steps:
+            self._modules[name] = frozen
+            self._synchronised.append((frozen, sync_steps))
+        return frozen
+
+    def distribution(self, model: Recommender, batch: RLBatch) -> Distribution:
+        """Return the policy of the model, or of a frozen copy, for the states of a batch."""
+        if batch.dropout_seed is not None:
+            model.train(self.model.training)
+        return self.policy.distribution(
+            model, batch.queries, batch.candidates, dropout_seed=batch.dropout_seed
+        )
+
+
+def draw_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """Return a generator on a device whose draws differ between processes; call it once a step.
+
+    Args:
+        generator: on the CPU, in the same state in all processes; advanced only where there are
+            several.
+        device: where the draws are made.
+    """
+    own = distributed.rank_generator(generator)
+    if device.type == "cpu":
+        return own
+    return torch.Generator(device).manual_seed(own.initial_seed())
+
+
+def rewarded_pairs(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
+    """Return (state within the block, item, value, slice of the pairs) of a block's states."""
+    where = between(rewards.states, block.which.start, block.which.stop)
+    states = rewards.states[where] - block.which.start
+    return states, rewards.items[where], rewards.values[where], where
+
+
+def total_reward(batch: RLBatch) -> float:
+    """Return the sum of the logged rewards of all processes, 1 where it is 0."""
+    return distributed.data_sum(float(batch.rewards.values.sum())) or 1.0

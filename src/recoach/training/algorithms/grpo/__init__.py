@@ -1,0 +1,1 @@
+"""GRPO over a catalogue: its settings, the algorithm and its estimators."""

@@ -1,0 +1,160 @@
+"""Settings of GRPO, in TRL's words where TRL has the word."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from recoach.policy.objective import LossType, ScaleRewards
+from recoach.training.algorithms.rollouts import RolloutConfig
+
+_OTHER_CONFIGS = {
+    "reinforce": "reinforce.ReinforceConfig",
+    "raft": "raft.RAFTConfig",
+    "ppo": "ppo.PPOConfig",
+    "top_k_off_policy": "top_k_off_policy.TopKOffPolicyConfig",
+    "s_dpo": "s_dpo.SDPOConfig",
+    "sac": "sqn_actor_critic.SQNActorCriticConfig",
+}
+"""Where the settings are that GRPOConfig(algorithm=...) had in earlier versions."""
+
+
+class GRPOConfig(RolloutConfig):
+    """Settings of GRPO; the defaults are recommended, `GRPOConfig.paper()` is the paper's."""
+
+    algorithm: Literal["grpo"] = "grpo"
+    """The algorithm of these settings."""
+
+    estimator: Literal["exact", "sampled", "stratified", "slate"] = "exact"
+    """Enumerate the catalogue; draw groups from the old policy as the paper does; enumerate the
+    rewarded items and let `num_negatives` draws stand for the rest (very large catalogues); or
+    draw groups of lists (Plackett-Luce)."""
+    loss_type: LossType = "log"
+    """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
+    `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` has `grpo` and `dr_grpo`."""
+    pass_k: int = Field(10, gt=0)
+    """The k of `pass_at_k`."""
+    power: float = Field(0.5, gt=0, le=1)
+    """The q of `power`: near 0 it is `log`, at 1 `dr_grpo`."""
+    slate_length: int = Field(10, ge=1)
+    """Items of a list of estimator `slate`."""
+    num_negatives: int = Field(8192, ge=1)
+    """Draws of the stratified estimator, shared by the states of a step."""
+    advantage_clip: float | None = Field(None, gt=0)
+    """Bound of the advantages: of A+ = f'(p)(1-p) for `exact`, of all for drawn groups."""
+    scale_rewards: ScaleRewards = "group"
+    """What `grpo` divides the rewards of a drawn group by: the group's standard deviation, the
+    batch's, or nothing. `exact` uses the policy's own standard deviation, `normalize_then_sum`
+    each reward's in its group."""
+    normalize_weights: bool = True
+    """Scale the exact loss so that its weights average 1: a learning rate then has the same meaning
+    for all transforms."""
+    shard_items: bool = False
+    """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
+    GRU4Rec with loss `ce`, estimator `exact`)."""
+
+    @classmethod
+    def paper(cls, **changes: object) -> Self:
+        """Return the settings of the paper, quirks included, with your changes.
+
+        Its states are one for each user, as in the cells of `recoach reproduce`. For graph models
+        add `state="user", reward_funcs=("train_set",)`; the paper's table 3 trains only GSAU's
+        items and users, `trainable=("item", "user")`.
+        """
+        quirks: dict[str, Any] = {
+            "estimator": "sampled",
+            "loss_type": "grpo",
+            "epsilon": 0.1,
+            "beta": 0.01,
+            "kl_estimator": "literal",
+            "reward_funcs": ("next",),
+            "reward_smoothing": 0.0,
+            "sft_coef": 0.0,
+            "state": "last_prefix",
+            "hide_rewarded": False,
+            "temperature": 1.0,
+            "mask_seen": False,
+            "shared_dropout": False,
+            "trainable": ("item", "user", "position"),
+            "normalize_weights": False,
+            "learning_rate": 1e-4,
+            "batch_size": 2048,
+            "epochs": 1000,
+            "patience": 0,
+            "select": "last",
+            "ema_decay": 0.0,
+            "interpolate": False,
+        }
+        return cls.model_validate(quirks | changes)
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _name_other_config(cls, name: object) -> object:
+        """Name the config class of another algorithm; earlier versions had one for all."""
+        if isinstance(name, str) and name in _OTHER_CONFIGS:
+            module, config = _OTHER_CONFIGS[name].split(".")
+            raise ValueError(
+                f"algorithm {name!r} has settings of its own; use {config} from "
+                f"recoach.training.algorithms.{module}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _check_estimator(self) -> Self:
+        if self.draws and self.loss_type not in ("grpo", "dr_grpo"):
+            raise ValueError(
+                f"loss_type {self.loss_type!r} needs estimator 'exact' or 'stratified'; "
+                f"{self.estimator!r} has loss_type 'grpo' and 'dr_grpo'"
+            )
+        if self.estimator != "sampled" and not (self.replacement and self.dead_groups == "zero"):
+            raise ValueError("replacement and dead_groups belong to estimator 'sampled'")
+        if self.shard_items and self.estimator != "exact":
+            raise ValueError("shard_items needs estimator 'exact'")
+        is_scaled = self.draws and self.loss_type == "grpo"
+        is_unscaled = self.draws and self.scale_rewards == "none"  # what dr_grpo is in TRL
+        is_summed = self.multi_objective_aggregation == "sum_then_normalize"
+        self._check_effect(
+            {
+                "scale_rewards": (
+                    (is_scaled or is_unscaled) and is_summed,
+                    "the estimators that draw groups, with loss_type 'grpo' and "
+                    "multi_objective_aggregation 'sum_then_normalize'",
+                ),
+                "multi_objective_aggregation": (
+                    is_scaled or not self.draws,
+                    "estimator 'exact' or 'stratified', or groups with loss_type 'grpo'",
+                ),
+            }
+        )
+        return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether groups are drawn from the policy."""
+        return self.estimator in ("sampled", "slate")
+
+    @property
+    def has_item_samples(self) -> bool:
+        """Whether single items are drawn from the policy."""
+        return self.estimator == "sampled"
+
+    @property
+    def distinct_draws(self) -> tuple[str, int]:
+        """The setting and the number of different items in a draw; 0 for any."""
+        if self.estimator == "slate":
+            return "slate_length", self.slate_length
+        return super().distinct_draws
+
+    @property
+    def catalogue_sample(self) -> int | None:
+        """Number of draws that stand for the catalogue in a step; None computes it whole."""
+        return self.num_negatives if self.estimator == "stratified" else None
+
+    @property
+    def shards_items(self) -> bool:
+        """Whether the item table is sharded over the processes."""
+        return self.shard_items
+
+    @property
+    def group_size(self) -> int:
+        """Number of items or lists in a group."""
+        return self.num_generations or (16 if self.estimator == "slate" else 4096)

@@ -1,0 +1,124 @@
+"""The exact estimator: GRPO's surrogate as an expectation over the whole catalogue."""
+
+import torch
+from torch import Tensor
+
+from recoach import distributed
+from recoach.models.distribution import Block, Distribution
+from recoach.policy.objective import exact_surrogate, log_weight, objective
+from recoach.policy.rewards import CombinedReward
+from recoach.training.algorithms.base import RLBatch, Statistics, rewarded_pairs
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.regulariser import Regulariser, with_reference
+from recoach.training.algorithms.rollouts import Rollout, log_surrogate
+
+
+class ExactEstimator:
+    """The expectation over the catalogue, in one pass like that of a cross-entropy.
+
+    Rewards of the log go through the transform f(p), pair by pair; rewards of items are an
+    expectation under the policy.
+    """
+
+    def __init__(self, args: GRPOConfig, reward: CombinedReward) -> None:
+        self.args, self.reward = args, reward
+        self._transform = (args.loss_type, args.pass_k, args.power)
+        self._item_rewards = reward.item_rewards
+        on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
+        same_mask = args.disable_dropout or args.shared_dropout
+        # A single pass can divide the whole loss by the sum of its weights only if every term of
+        # the loss carries these weights.
+        only_logged = not (args.beta or args.entropy_coef) and self._item_rewards is None
+        self.needs_rollout = not (on_policy and same_mask and only_logged)
+
+    def roll_out(self, old: Distribution, batch: RLBatch, generator: torch.Generator) -> Rollout:
+        """Return the old log-probabilities of the rewarded items."""
+        del generator  # nothing is drawn
+        parts = [
+            block.log_p(*rewarded_pairs(batch.rewards, block)[:2]).detach()
+            for block in old.blocks()
+        ]
+        return Rollout(torch.cat(parts))
+
+    def loss(
+        self,
+        new: Distribution,
+        batch: RLBatch,
+        rollout: Rollout | None,
+        reference: Distribution | None,
+    ) -> tuple[Tensor, Statistics]:
+        """Return minus the expected surrogate, regularised."""
+        statistics, weights = Statistics(), []
+        divisor = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], batch)
+        regulariser = Regulariser(self.args, batch, statistics)
+        # `divisor` scales the log's rewards to mean 1, their weights included: the rewards of items
+        # are scaled alike.
+        log_scale = self.reward.log_weight if self.args.normalize_weights else 1
+        n_states = regulariser.count * log_scale
+
+        def block_loss(block: Block, reference_block: Block | None) -> Tensor:
+            states, items, values, where = rewarded_pairs(batch.rewards, block)
+            log_p = block.log_p(states, items)
+            old_log_p = log_p.detach() if rollout is None else rollout.log_p[where]
+            weight = self._weight(old_log_p)
+            weights.append(weight)
+            surrogate = exact_surrogate(log_p, old_log_p, weight, self.args.clip)
+            self._log(statistics, log_p.detach(), (states, values), len(block))
+            log_surrogate(statistics, surrogate, block)
+            gain = (values * surrogate.value).sum() / divisor
+            if self._item_rewards is not None:
+                gain = gain + self._expected_item_reward(block, batch, statistics) / n_states
+            return regulariser.loss(block, reference_block) - gain
+
+        total = with_reference(new, block_loss, reference)
+        self._log_parts(statistics, batch)
+        return (total / self._divisor(weights, batch) if rollout is None else total), statistics
+
+    def _expected_item_reward(self, block: Block, batch: RLBatch, statistics: Statistics) -> Tensor:
+        """Return the expected reward of items under the policy, summed over states."""
+        if self._item_rewards is None:
+            raise ValueError("there is no reward function of items")
+        values = self._item_rewards.to(block.p.device)
+        if batch.candidates is not None:
+            values = values[batch.candidates.items]
+        mean = block.expectation(values)
+        statistics.add("rewards/items/mean", mean)
+        return mean.sum()
+
+    def _weight(self, old_log_p: Tensor) -> Tensor:
+        """Return float[N], the weight of the gradient of each rewarded pair's log p."""
+        weight = log_weight(old_log_p, *self._transform)
+        if self.args.advantage_clip is None:
+            return weight
+        # The advantage of a hit is A+ = f'(p)(1-p) = w (1-p)/p.
+        p = old_log_p.exp()
+        return weight.minimum(self.args.advantage_clip * p / (1 - p).clamp(min=1e-8))
+
+    def _divisor(self, weights: list[Tensor], batch: RLBatch) -> float:
+        """Return the sum of weights times rewards, or the number of states, of all processes."""
+        if not self.args.normalize_weights:
+            return distributed.data_sum(len(batch.queries))
+        total = distributed.data_sum(float((torch.cat(weights) * batch.rewards.values).sum()))
+        return total if total > 0 else 1.0
+
+    def _log(
+        self, statistics: Statistics, log_p: Tensor, pairs: tuple[Tensor, Tensor], count: int
+    ) -> None:
+        """Log the expected reward of each of `count` states, and p and f(p) of each pair."""
+        states, values = pairs
+        p, zeros = log_p.exp(), log_p.new_zeros(count)
+        mean = zeros.index_add(0, states, p * values)
+        square = zeros.index_add(0, states, p * values.square())
+        statistics.add("reward", mean)
+        statistics.add("reward_std", (square - mean.square()).clamp(min=0).sqrt())
+        statistics.add("frac_reward_zero_std", (square == 0).float())
+        statistics.add("policy/p_mean", p)
+        statistics.add("objective", objective(log_p, *self._transform))
+
+    def _log_parts(self, statistics: Statistics, batch: RLBatch) -> None:
+        """Log the mean reward of each of several functions over rewarded pairs."""
+        parts = batch.rewards.parts
+        if parts is not None and len(self.reward.names) > 1:
+            # `names` lists the functions of the log first; only they have parts.
+            for name, part in zip(self.reward.names, parts, strict=False):
+                statistics.add(f"rewards/{name}/mean", part)

@@ -1,0 +1,51 @@
+"""The algorithms by name; a new algorithm is its own file and one line here."""
+
+from typing import Any, Final, NamedTuple
+
+from recoach.errors import ConfigError, suggestion
+from recoach.training.algorithms.base import Algorithm, Learner
+from recoach.training.algorithms.dqn import DQN, DQNConfig
+from recoach.training.algorithms.grpo.algorithm import GRPO
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.ppo import PPO, PPOConfig
+from recoach.training.algorithms.raft import RAFT, RAFTConfig
+from recoach.training.algorithms.reinforce import Reinforce, ReinforceConfig
+from recoach.training.algorithms.s_dpo import SDPO, SDPOConfig
+from recoach.training.algorithms.sqn_actor_critic import SQNActorCritic, SQNActorCriticConfig
+from recoach.training.algorithms.top_k_off_policy import TopKOffPolicy, TopKOffPolicyConfig
+from recoach.training.config import FinetuneConfig
+
+
+class AlgorithmEntry(NamedTuple):
+    """An algorithm and its settings."""
+
+    config: type[FinetuneConfig]
+    algorithm: type[Algorithm[Any, Any]]
+
+
+ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
+    "grpo": AlgorithmEntry(GRPOConfig, GRPO),
+    "reinforce": AlgorithmEntry(ReinforceConfig, Reinforce),
+    "raft": AlgorithmEntry(RAFTConfig, RAFT),
+    "ppo": AlgorithmEntry(PPOConfig, PPO),
+    "top_k_off_policy": AlgorithmEntry(TopKOffPolicyConfig, TopKOffPolicy),
+    "s_dpo": AlgorithmEntry(SDPOConfig, SDPO),
+    "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SQNActorCritic),
+    "dqn": AlgorithmEntry(DQNConfig, DQN),
+}
+
+
+def algorithm_entry(name: str) -> AlgorithmEntry:
+    """Return the entry of an algorithm.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in ALGORITHMS:
+        raise ConfigError(f"there is no algorithm {name!r}; {suggestion(name, ALGORITHMS)}")
+    return ALGORITHMS[name]
+
+
+def build_algorithm(args: FinetuneConfig, learner: Learner) -> Algorithm[Any, Any]:
+    """Return the algorithm of these settings."""
+    return algorithm_entry(args.algorithm).algorithm(args, learner)

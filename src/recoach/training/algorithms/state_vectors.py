@@ -1,0 +1,49 @@
+"""Heads over the state vectors of dot-product models: their sizes, inputs and initial weights."""
+
+import torch
+from torch import Tensor, nn
+
+from recoach.data.batches import Queries
+from recoach.models.base import Recommender, dot_product, eval_mode
+from recoach.models.distribution import Distribution
+from recoach.models.softmax import BlockwiseDistribution
+
+
+def linear_head(model: Recommender, outputs: int | None, what: str) -> nn.Linear:
+    """Return a linear head over state vectors, without drawing initial weights.
+
+    Args:
+        model: must be a dot-product model.
+        outputs: number of outputs, initialised to 0; None for as many as inputs, initialised to the
+            identity.
+        what: what needs the vectors, for the error message.
+
+    Raises:
+        ConfigError: the model's scores are no dot products.
+    """
+    width = _vector_width(model, what)
+    # skip_init draws no initial weights from the global random state.
+    head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, width, outputs or width, device=model.device
+    )
+    if outputs is None:
+        nn.init.eye_(head.weight)
+    else:
+        nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def state_vectors(distribution: Distribution) -> Tensor:
+    """Return float[B, D], the states' vectors, without gradient."""
+    if not isinstance(distribution, BlockwiseDistribution):
+        raise TypeError("a head over state vectors needs a policy of dot products")
+    return distribution.users
+
+
+def _vector_width(model: Recommender, what: str) -> int:
+    """Return the width of a model's vectors, measured on one state: no table has it for all."""
+    one = torch.ones(1, dtype=torch.int64)
+    state = Queries(users=one - 1, history=one[None] - 1, lengths=one, rows=one - 1, ends=one)
+    with torch.no_grad(), eval_mode(model):
+        return int(dot_product(model, what).embed(state.to(model.device)).users.shape[1])

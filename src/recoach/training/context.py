@@ -1,0 +1,86 @@
+"""The schedule of a training and the context that it runs in."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, ParamSpec, TypeVar
+
+from recoach.evaluation.evaluator import MaskSeen
+from recoach.training.callbacks import Callback
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def accept_former_names(
+    **names: str,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Return a decorator that accepts keyword arguments by former names, with a warning.
+
+    Args:
+        names: the present name for each former one.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            for former, name in names.items():
+                if former in kwargs:
+                    warnings.warn(
+                        f"the argument {former} is now called {name}; the old name will be "
+                        "removed.",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    kwargs[name] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long to train and what to keep."""
+
+    epochs: int
+    metric: str
+    """Validation metric that selects, higher is better."""
+    patience: int
+    """Evaluations in a row that do not improve on an earlier step before stopping; 0 never does."""
+    max_steps: int = 0
+    """Maximum number of steps; 0 leaves it to `epochs`."""
+    eval_steps: int = 0
+    """Steps between evaluations; 0 evaluates after each epoch."""
+    select: Literal["best", "last"] = "best"
+    """Which weights to return."""
+    start_is_candidate: bool = False
+    """Whether the weights before the first step may be returned as the best."""
+    interpolate: bool = False
+    """Whether to evaluate weights between these and the best."""
+    ema_decay: float = 0.0
+    """Decay of the moving average that is evaluated and kept instead of the model; 0 has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Seed, folder and callback of a training."""
+
+    seed: int = 0
+    """Seed of batches, dropout and draws."""
+    mask_seen: MaskSeen = "all"
+    """Protocol of the validation ranking."""
+    folder: Path | None = None
+    """Folder of the checkpoints; None keeps the best weights in memory."""
+    callback: Callback = field(default_factory=Callback)
+    """Called at every step and evaluation."""
+    resume: bool = False
+    """Continue from the folder's last checkpoint, if there is one."""
+
+
+RunContext.__init__ = accept_former_names(observer="callback")(  # type: ignore[method-assign]
+    RunContext.__init__
+)
