@@ -18,7 +18,7 @@ from recoach import distributed
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model
 from recoach.models.sharded_embedding import gather_embedding
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer
 from recoach.training.trainer import GRPOTrainer
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from recoach.data.split import Dataset
 from recoach.models.base import Recommender
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.loop import stream
 from recoach.training.trainer import GRPOTrainer
 

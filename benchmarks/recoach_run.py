@@ -31,9 +31,10 @@ from recoach.models.base import Embeddings
 from recoach.models.losses import cross_entropy
 from recoach.models.registry import build_model
 from recoach.models.softmax import BlockwiseDistribution
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext, stream
+from recoach.training.context import RunContext
+from recoach.training.loop import stream
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
 

@@ -25,9 +25,9 @@ from recoach.experiments.config import resolve
 from recoach.models.registry import build_from_config, build_model, model_entry
 from recoach.reproduction.paper_cells import Source, table3
 from recoach.reproduction.paper_results import TABLE1
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from recoach.training.trainer import GRPOTrainer
 
@@ -131,7 +131,7 @@ def paper(folder: Path, out: Path) -> None:
             model = build_from_config(entry, config.model, data.train, data.n_items, seed=SEED)
             model.to(DEVICE)
             trainer = SupervisedTrainer(model, config.pretrain, data)
-            tuner = GRPOTrainer(model, args=config.grpo, train_dataset=data)
+            tuner = GRPOTrainer(model, args=config.finetune, train_dataset=data)
             grpo_seconds = median_seconds(training_step(tuner), 3, warm_up=1)
             model.requires_grad_(True)
             base_seconds = median_seconds(training_step(trainer), 6, warm_up=2)
@@ -139,7 +139,7 @@ def paper(folder: Path, out: Path) -> None:
                 "base_step_s": base_seconds,
                 "base_steps": len(trainer) * config.pretrain.epochs,
                 "grpo_step_s": grpo_seconds,
-                "grpo_steps": len(tuner) * config.grpo.epochs,
+                "grpo_steps": len(tuner) * config.finetune.epochs,
             }
     write_result(out, {"cells": cells})
 

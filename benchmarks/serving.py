@@ -56,7 +56,7 @@ def make_run(folder: Path, n_items: int) -> None:
     dataset = leave_last_out(log, name=f"{n_items:,} items")
     run = RunFolder(folder)
     save_dataset(dataset, run.dataset)
-    run.begin(read_config(None, ['data.path="simulated"', "finetune=false"]))
+    run.begin(read_config(None, ['data.path="simulated"', "finetune.enabled=false"]))
     model = build_model("sasrec", dataset, seed=0)
     save_description(run.checkpoints("base"), model)
     for name in ("best", "last"):

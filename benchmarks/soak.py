@@ -51,7 +51,7 @@ max_length = 8
 [pretrain]
 epochs = 3
 batch_size = 64
-[grpo]
+[finetune]
 epochs = 2
 batch_size = 128
 patience = 0
@@ -62,7 +62,7 @@ MAX_KILLS_OF_ONE_TRIAL = 10
 COMMANDS = {
     "data prepare": ["data", "prepare", "{log}", "--output", "{out}"],
     "run": ["run", "{toml}", "--output", "{out}", "--resume"],
-    "finetune": ["finetune", "{out}", "--resume", "--set", "grpo.learning_rate=1e-2"],
+    "finetune": ["finetune", "{out}", "--resume", "--set", "finetune.learning_rate=1e-2"],
     "search": ["search", "{toml}", "--output", "{out}", "--trials", "3"],
     "reproduce": [
         *("reproduce", "ablation", "--dataset", "shop={log}", "--output", "{out}"),
@@ -334,7 +334,12 @@ def _settings() -> Iterator[str]:
     yield "seed=3"
     yield from ("model.dim=8", "model.layers=1", "model.heads=1", "model.max_length=8")
     yield from ("pretrain.epochs=3", "pretrain.batch_size=64")
-    yield from ("grpo.epochs=2", "grpo.batch_size=128", "grpo.patience=0", "grpo.eval_steps=2")
+    yield from (
+        "finetune.epochs=2",
+        "finetune.batch_size=128",
+        "finetune.patience=0",
+        "finetune.eval_steps=2",
+    )
 
 
 def _shorten_suites() -> None:

@@ -27,6 +27,7 @@ BORROWED = {
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 _FIELDS = re.compile(r"^<!-- fields: ([\w.]+) -->$", re.M)
 _MODELS = "<!-- models -->"
+_ALGORITHMS = "<!-- algorithms -->"
 
 
 def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - mkdocs' own
@@ -74,14 +75,24 @@ def with_settings(markdown: str) -> str:
     """Replace the marks of configuration.md by tables of a settings class's fields."""
     if _MODELS in markdown:
         markdown = markdown.replace(_MODELS, "\n".join(_model_tables()))
+    if _ALGORITHMS in markdown:
+        markdown = markdown.replace(_ALGORITHMS, "\n".join(_algorithm_tables()))
     return _FIELDS.sub(lambda mark: settings_table(_load(mark[1])), markdown)
 
 
-def settings_table(config: type[BaseModel]) -> str:
-    """Return a Markdown table of a settings class: key, type, default, meaning."""
+def settings_table(config: type[BaseModel], without: type[BaseModel] | None = None) -> str:
+    """Return a Markdown table of a settings class: key, type, default, meaning.
+
+    Args:
+        config: the class.
+        without: leave out the keys that this class has with the same default.
+    """
     meanings = _attribute_docstrings(config)
     lines = ["| key | type | default | |", "|---|---|---|---|"]
     for name, field in config.model_fields.items():
+        other = without and without.model_fields.get(name)
+        if other and _default(other) == _default(field):
+            continue
         text = field.description or meanings.get(name, "")
         cells = (f"`{name}`", _type(field.annotation), _default(field), " ".join(text.split()))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -95,6 +106,17 @@ def _model_tables() -> Iterator[str]:
     for name, entry in MODELS.items():
         if entry.config.model_fields:
             yield f"### {name}\n\n{settings_table(entry.config)}"
+
+
+def _algorithm_tables() -> Iterator[str]:
+    from recoach.training.algorithms.registry import ALGORITHMS  # noqa: PLC0415 - imports torch
+
+    grpo = ALGORITHMS["grpo"].config
+    for name, entry in ALGORITHMS.items():
+        if entry.config is not grpo:
+            lacking = sorted(set(grpo.model_fields) - set(entry.config.model_fields))
+            keys = ", ".join(f"`{key}`" for key in lacking)
+            yield f"### {name}\n\n{settings_table(entry.config, grpo)}\nWithout: {keys}.\n"
 
 
 def _load(name: str) -> Any:  # noqa: ANN401 - any settings class

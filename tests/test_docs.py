@@ -11,7 +11,7 @@ from pages import PAGES, ROOT, blocks, commands
 from recoach.cli.main import app
 from recoach.experiments.config import DataConfig, EvaluationConfig, resolve
 from recoach.models.registry import MODELS
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.supervised import PretrainConfig
 
 
@@ -71,7 +71,7 @@ def test_a_test_named_by_the_method_page_exists(name):
 
 
 TABLES = {
-    "grpo": set(GRPOConfig.model_fields),
+    "finetune": {f for entry in ALGORITHMS.values() for f in entry.config.model_fields},
     "pretrain": set(PretrainConfig.model_fields),
     "data": set(DataConfig.model_fields),
     "evaluation": set(EvaluationConfig.model_fields),
@@ -82,7 +82,7 @@ TABLES = {
 
 def settings_named(cell):
     """Return (table, setting) of each name in a cell; a name belongs to the table before it."""
-    table, pairs = "grpo", []
+    table, pairs = "finetune", []
     for bracketed, name in re.findall(r"`(?:\[(\w+)\] )?(\w+)`", cell):
         table = bracketed or table
         pairs.append((table, name))

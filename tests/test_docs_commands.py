@@ -19,9 +19,9 @@ RUN |= {"finetune", "pretrain", "recommend", "report", "run"}
 # Tested elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py),
 # search, reproduce, serve (tests/serving); data fetch needs a network.
 TRAINS = {
-    "finetune": ["grpo.max_steps=2"],
+    "finetune": ["finetune.max_steps=2"],
     "pretrain": ["pretrain.max_steps=2", "model.dim=8"],
-    "run": ["pretrain.max_steps=2", "model.dim=8", "grpo.max_steps=2"],
+    "run": ["pretrain.max_steps=2", "model.dim=8", "finetune.max_steps=2"],
 }
 MINE = '[data]\npath = "log.csv"\nitems = "items.csv"\n'
 YAML = "model: SASRec\nhidden_size: 32\nepochs: 5\n"

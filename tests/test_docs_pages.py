@@ -14,8 +14,9 @@ from recoach.experiments.config import DataConfig, EvaluationConfig
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import MetricsLogger
 from recoach.models.registry import MODELS
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig
 
 DOCS = ROOT / "docs"
@@ -112,10 +113,6 @@ SETTINGS = [
     {"reward_funcs": ("future", "novelty")},
     DRAWN,
     {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3},
-    {**DRAWN, "algorithm": "ppo"},
-    {"algorithm": "top_k_off_policy"},
-    {"algorithm": "s_dpo", "beta": 1.0},
-    {"algorithm": "sac"},
 ]
 
 
@@ -132,10 +129,13 @@ def logged():
     """Return the names that any of the trainings logs."""
     dataset = recoach.leave_last_out(recoach.shop(n_users=40, n_items=40, seed=1).interactions)
     keep = Keep()
-    for model, settings in [*(("sasrec", s) for s in SETTINGS), ("lightgcn", {})]:
+    of_grpo = [GRPOConfig(**TINY | settings) for settings in SETTINGS]
+    others = [entry.config(**TINY) for name, entry in ALGORITHMS.items() if name != "grpo"]
+    trainings = [("sasrec", args) for args in [*of_grpo, *others]]
+    for model, args in [*trainings, ("lightgcn", GRPOConfig(**TINY))]:
         recoach.GRPOTrainer(
             recoach.build_model(model, dataset, dim=8),
-            args=GRPOConfig(**TINY | settings),
+            args=args,
             train_dataset=dataset,
             callbacks=[keep],
         ).train()
@@ -207,7 +207,8 @@ def configuration():
 def test_the_configuration_page_describes_every_setting(configuration):
     rows = {codes(row[0])[0]: row for row in tables(configuration)}
     models = {name for entry in MODELS.values() for name in entry.config.model_fields}
-    classes = (DataConfig, PretrainConfig, GRPOConfig, EvaluationConfig)
+    algorithms = [entry.config for entry in ALGORITHMS.values()]
+    classes = (DataConfig, PretrainConfig, *algorithms, EvaluationConfig)
     assert set(rows) == models | {name for one in classes for name in one.model_fields}
     assert [name for name, row in rows.items() if not row[3]] == []
 

@@ -12,7 +12,7 @@ from recoach.cli.main import app
 from recoach.experiments.config import read_config
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
-SHORT = ["pretrain.max_steps=2", "model.dim=8", "grpo.max_steps=2", "grpo.eval_steps=1"]
+SHORT = ["pretrain.max_steps=2", "model.dim=8", "finetune.max_steps=2", "finetune.eval_steps=1"]
 
 
 def test_there_are_six_examples():

@@ -38,9 +38,9 @@ def test_a_result_was_made_with_the_settings_of_its_cell(key):
     # A setting that was added later has its default in both.
     stored = resolve(RECORDS[key]["config"], key.cell).tables()
     expected = resolve(settings, key.cell)
-    if not expected.finetune:
-        stored.pop("grpo")
-        assert stored == {k: v for k, v in expected.tables().items() if k != "grpo"}
+    if not expected.finetune_enabled:
+        assert not stored.pop("finetune")["enabled"]
+        assert stored == {k: v for k, v in expected.tables().items() if k != "finetune"}
     else:
         assert stored == expected.tables()
 

@@ -29,7 +29,7 @@ layers = 1
 epochs = 3
 batch_size = 64
 
-[grpo]
+[finetune]
 epochs = 2
 batch_size = 256
 patience = 0

@@ -30,23 +30,23 @@ LOGS = {
 }
 
 TOMLS = {
-    "unknown key": ("[grpo]\nbetta = 1\n", [], ["a.toml: grpo", "'betta'", "mean 'beta'?"]),
-    "wrong type": ('[grpo]\nbeta = "much"\n', [], ["grpo.beta", "number", "'much'"]),
+    "unknown key": ("[finetune]\nbetta = 1\n", [], ["a.toml: finetune", "'betta'", "mean 'beta'?"]),
+    "wrong type": ('[finetune]\nbeta = "much"\n', [], ["finetune.beta", "number", "'much'"]),
     "number as text": ('[pretrain]\nepochs = "5"\n', [], ["pretrain.epochs", "integer", "'5'"]),
     "true is no number": ("[pretrain]\nepochs = true\n", [], ["pretrain.epochs", "integer"]),
-    "out of range": ("[grpo]\nepsilon = 2\n", [], ["grpo.epsilon", "less than 1"]),
-    "at odds": ('[grpo]\nestimator = "sampled"\n', [], ["loss_type 'log'", "'exact'"]),
-    "unknown table": ("[gprpo]\nbeta = 1\n", [], ["'gprpo'", "mean 'grpo'?"]),
-    "no table": ("grpo = 1\n", [], ["grpo must be a table"]),
+    "out of range": ("[finetune]\nepsilon = 2\n", [], ["finetune.epsilon", "less than 1"]),
+    "at odds": ('[finetune]\nestimator = "sampled"\n', [], ["loss_type 'log'", "'exact'"]),
+    "unknown table": ("[fintune]\nbeta = 1\n", [], ["'fintune'", "mean 'finetune'?"]),
+    "no table": ("finetune = 1\n", [], ["finetune must be a table"]),
     "seed": ("seed = -1\n", [], ["seed", "-1"]),
     "seed true": ("seed = true\n", [], ["seed", "True"]),
     "finetune": ("finetune = 1\n", [], ["finetune must be true or false"]),
-    "preset": ('[grpo]\npreset = "papers"\n', [], ["grpo.preset", "'papers'"]),
-    "no TOML": ("[grpo\n", [], ["a.toml is not valid TOML"]),
+    "preset": ('[finetune]\npreset = "papers"\n', [], ["finetune.preset", "'papers'"]),
+    "no TOML": ("[finetune\n", [], ["a.toml is not valid TOML"]),
     "unknown model": ('[model]\nname = "sasrecc"\n', [], ["'sasrecc'", "mean 'sasrec'?"]),
     "model's key": ('[model]\nname = "lightgcn"\nheads = 2\n', [], ["model", "'heads'"]),
-    "set without value": ("", ["grpo.beta"], ["TABLE.KEY=VALUE", "'grpo.beta'"]),
-    "set an unknown key": ("", ["grpo.betta=1"], ["--set grpo.betta=1", "mean 'beta'?"]),
+    "set without value": ("", ["finetune.beta"], ["TABLE.KEY=VALUE", "'finetune.beta'"]),
+    "set an unknown key": ("", ["finetune.betta=1"], ["--set finetune.betta=1", "mean 'beta'?"]),
     "set into a value": ("seed = 1\n", ["seed.x=1"], ["--set seed.x=1", "not a table"]),
     "set a wrong type": ("", ["pretrain.epochs=few"], ["pretrain.epochs", "'few'"]),
 }
@@ -116,26 +116,26 @@ def test_a_command_without_valid_input_is_refused(recoach, tmp_path, monkeypatch
 
 NO_TRAINING = ("--set", "model={name='popularity'}")  # if the space is accepted, nothing trains
 VARIED = {
-    "grpo.beta": ["grpo.KEY=LOW..HIGH", "'grpo.beta'"],
-    "beta=1,2": ["grpo.KEY=LOW..HIGH", "'beta=1,2'"],
-    "grpo.beta=": ["grpo.KEY=LOW..HIGH"],
-    "pretrain.epochs=1,2": ["share one base", "only settings of grpo"],
-    "grpo.betta=0,1": ["--vary grpo.betta=0,1", "mean 'beta'?"],
-    "grpo.betta=0..1": ["--vary grpo.betta=0..1", "mean 'beta'?"],
-    "grpo.metric=ndcg@5,ndcg@10": ["grpo.metric cannot vary", "compared by"],
-    "grpo.preset=default,paper": ["grpo.preset cannot vary"],
-    "grpo.beta=1": ["one value", "--set"],
-    "grpo.beta=1,1": ["one value"],
-    "grpo.beta=1..": ["LOW..HIGH, two numbers"],
-    "grpo.beta=0..1..2": ["LOW..HIGH, two numbers"],
-    "grpo.beta=low..high": ["LOW..HIGH, two numbers"],
-    "grpo.beta=1..0.5": ["1 is not below 0.5"],
-    "grpo.beta=0..inf": ["grpo.beta"],
-    "grpo.learning_rate=0..1": ["grpo.learning_rate", "greater than 0"],
-    "grpo.horizon=0.5..2": ["grpo.horizon", "integer"],
-    "grpo.loss_type=log,lag": ["grpo.loss_type", "'lag'"],
-    "grpo.loss_type=1..2": ["grpo.loss_type"],
-    "grpo.trainable=[['item'], ['itme']]": ["grpo.trainable"],
+    "finetune.beta": ["finetune.KEY=LOW..HIGH", "'finetune.beta'"],
+    "beta=1,2": ["finetune.KEY=LOW..HIGH", "'beta=1,2'"],
+    "finetune.beta=": ["finetune.KEY=LOW..HIGH"],
+    "pretrain.epochs=1,2": ["share one base", "only settings of finetune"],
+    "finetune.betta=0,1": ["--vary finetune.betta=0,1", "mean 'beta'?"],
+    "finetune.betta=0..1": ["--vary finetune.betta=0..1", "mean 'beta'?"],
+    "finetune.metric=ndcg@5,ndcg@10": ["finetune.metric cannot vary", "compared by"],
+    "finetune.preset=default,paper": ["finetune.preset cannot vary"],
+    "finetune.beta=1": ["one value", "--set"],
+    "finetune.beta=1,1": ["one value"],
+    "finetune.beta=1..": ["LOW..HIGH, two numbers"],
+    "finetune.beta=0..1..2": ["LOW..HIGH, two numbers"],
+    "finetune.beta=low..high": ["LOW..HIGH, two numbers"],
+    "finetune.beta=1..0.5": ["1 is not below 0.5"],
+    "finetune.beta=0..inf": ["finetune.beta"],
+    "finetune.learning_rate=0..1": ["finetune.learning_rate", "greater than 0"],
+    "finetune.horizon=0.5..2": ["finetune.horizon", "integer"],
+    "finetune.loss_type=log,lag": ["finetune.loss_type", "'lag'"],
+    "finetune.loss_type=1..2": ["finetune.loss_type"],
+    "finetune.trainable=[['item'], ['itme']]": ["finetune.trainable"],
 }
 
 
@@ -148,9 +148,9 @@ def test_an_invalid_search_space_is_refused_before_the_search(recoach, tmp_path,
 
 def test_a_setting_that_varies_twice_is_refused(recoach, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    vary = ("--vary", "grpo.beta=0,1", "--vary", "grpo.beta=0..1")
+    vary = ("--vary", "finetune.beta=0,1", "--vary", "finetune.beta=0..1")
     result = recoach("search", *NO_TRAINING, *vary)
-    assert_refused(result, ["grpo.beta is given twice"])
+    assert_refused(result, ["finetune.beta is given twice"])
     assert list(tmp_path.iterdir()) == []
 
 

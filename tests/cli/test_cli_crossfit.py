@@ -12,7 +12,7 @@ from recoach.data.prepared import load_dataset
 from recoach.experiments import stages
 from recoach.training.crossfit import CrossFitted, deal
 
-CHANGES = ("grpo.reward_funcs=['cross_fitted']", "grpo.folds=2", "grpo.max_steps=4")
+CHANGES = ("finetune.reward_funcs=['cross_fitted']", "finetune.folds=2", "finetune.max_steps=4")
 FOLDS = ["fold-1-of-2", "fold-2-of-2"]
 
 
@@ -82,7 +82,7 @@ def test_the_reward_uses_the_settings_of_the_run(recoach, toml, tmp_path, monkey
 
     monkeypatch.setattr(CrossFitted, "__init__", recording)
     monkeypatch.setattr(CrossFitted, "weights", lambda self: torch.ones(len(self._dealt.pairs)))
-    changes = (*CHANGES, "grpo.discount=0.5", "evaluation.mask_seen=none")
+    changes = (*CHANGES, "finetune.discount=0.5", "evaluation.mask_seen=none")
     path = tmp_path / "run"
     assert recoach("run", toml, "--output", path, "--set", *changes).code == 0
     assert settings == [(2, 0.5, "none")]
@@ -129,7 +129,7 @@ def test_a_finished_run_is_evaluated_without_its_folds(recoach, toml, tmp_path, 
 def test_an_invalid_reward_is_refused_before_the_folds_are_trained(
     recoach, toml, tmp_path, trained
 ):
-    changes = (*CHANGES, "grpo.reward_funcs=['cross_fitted', 'rated']")
+    changes = (*CHANGES, "finetune.reward_funcs=['cross_fitted', 'rated']")
     result = recoach("run", toml, "--output", tmp_path / "run", "--set", *changes)
     assert result.code == 2
     assert "reward 'rated' needs ratings" in result.err
@@ -138,7 +138,7 @@ def test_an_invalid_reward_is_refused_before_the_folds_are_trained(
 
 def test_a_search_trains_the_folds_once(recoach, toml, tmp_path, trained):
     command = ("search", toml, "--output", tmp_path / "search", "--trials", 2)
-    command += ("--vary", "grpo.learning_rate=1e-3,2e-3", "--set", *CHANGES)
+    command += ("--vary", "finetune.learning_rate=1e-3,2e-3", "--set", *CHANGES)
     result = recoach(*command)
     assert result.code == 0, result.err
     assert list(trained) == ["base", *FOLDS]

@@ -48,7 +48,7 @@ def test_every_command_shows_an_example_that_parses(recoach, verb):
         ("data describ log.csv", 'Did you mean "describe"?'),
         ("pretrain log.csv --ouput x", "Did you mean --output"),
         ("pretrain log.csv --output x --model sasrek", "Did you mean 'sasrec'?"),
-        ("pretrain log.csv --output x --set grpo.bta=1", "Did you mean 'beta'?"),
+        ("pretrain log.csv --output x --set finetune.bta=1", "Did you mean 'beta'?"),
         ("data describe {log} --column user_id=user", "Did you mean 'user_id'?"),
         ("recommend x --k ten", 'unable to convert "ten" into int'),
         ("recommend x --stage tund", 'Did you mean "tuned"?'),

@@ -12,7 +12,13 @@ from recoach.data.prepared import load_dataset
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.checkpoint import load_model
 
-TUNE = ("--set", "grpo.epochs=2", "grpo.patience=0", "grpo.learning_rate=0.05", "grpo.select=last")
+TUNE = (
+    "--set",
+    "finetune.epochs=2",
+    "finetune.patience=0",
+    "finetune.learning_rate=0.05",
+    "finetune.select=last",
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +118,7 @@ def test_an_imported_run_can_be_evaluated_with_seen_items_masked(recoach, tmp_pa
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["models"]["base"]["test"]["ndcg@10"] == round(ndcg, 6)
     assert results["config"]["evaluation"]["mask_seen"] == "all"
-    assert results["config"]["grpo"]["mask_seen"] is True
+    assert results["config"]["finetune"]["mask_seen"] is True
 
 
 def test_a_validation_value_that_is_not_reproduced_refuses_the_import(recoach, tmp_path):

@@ -128,7 +128,7 @@ def test_a_finished_run_is_not_run_again(recoach, run_copy, toml, run_files):
 
 def test_the_folder_is_named_after_the_file(recoach, log, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "plain.toml").write_text(f'finetune = false\n[data]\npath = "{log}"\n')
+    (tmp_path / "plain.toml").write_text(f'finetune.enabled = false\n[data]\npath = "{log}"\n')
     changes = ["model.name=popularity"]
     assert recoach("run", "plain.toml", "--set", *changes).code == 0
     assert (tmp_path / "runs" / "plain" / "results.json").exists()
@@ -283,7 +283,7 @@ def test_a_run_that_has_only_its_data_starts_again(recoach, toml, finished, tmp_
     path.mkdir()
     shutil.copy(finished / "env.json", path)
     shutil.copytree(finished / "dataset", path / "dataset")
-    changes = ["model={name='popularity'}", "finetune=false"]
+    changes = ["model={name='popularity'}", "finetune.enabled=false"]
     assert recoach("run", toml, "--output", path, "--set", *changes).code == 0
 
 
@@ -319,7 +319,12 @@ def test_items_held_out_of_the_base_are_used_by_grpo_and_the_control(recoach, to
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "pretrain", recording)
-        settings = ("model.name=lightgcn", "model.dim=8", "pretrain.hold_out=1", "grpo.max_steps=1")
+        settings = (
+            "model.name=lightgcn",
+            "model.dim=8",
+            "pretrain.hold_out=1",
+            "finetune.max_steps=1",
+        )
         minimal = toml.with_name("minimal.toml")
         minimal.write_text(f'[data]\npath = "{toml.with_name("log.csv")}"\n')
         result = recoach("run", minimal, "--output", tmp_path / "run", "--set", *settings)

@@ -20,14 +20,14 @@ from recoach.training.trainer import GRPOTrainer
 
 VARY = (
     "--vary",
-    "grpo.learning_rate=1e-4..1e-1",
-    "grpo.loss_type=log,grpo",
+    "finetune.learning_rate=1e-4..1e-1",
+    "finetune.loss_type=log,grpo",
     "--vary",
-    "grpo.estimator=exact,sampled",
-    "grpo.horizon=1..12",
+    "finetune.estimator=exact,sampled",
+    "finetune.horizon=1..12",
     "--set",
-    "grpo.num_generations=16",
-    "finetune=false",
+    "finetune.num_generations=16",
+    "finetune.enabled=false",
 )
 TRIALS = 12
 
@@ -104,7 +104,7 @@ def test_the_best_trial_is_reproduced_by_its_experiment_file(
     values = [trial["value"] for trial in trial_record["trials"] if trial["value"] is not None]
     assert best["value"] == max(values) > trial_record["base"]
     config = read_config(path / "best.toml")
-    assert {name: getattr(config.grpo, name) for name in best["settings"]} == best["settings"]
+    assert {name: getattr(config.finetune, name) for name in best["settings"]} == best["settings"]
     result = recoach("run", path / "best.toml", "--output", tmp_path / "run")
     assert result.code == 0, result
     models = run_files.results(tmp_path / "run")["models"]
@@ -167,18 +167,18 @@ def test_a_search_does_not_depend_on_the_test_items(search, searched, tmp_path, 
 
 
 def test_a_search_without_improvement_says_so(recoach, toml, tmp_path):
-    vary = ("--vary", "grpo.learning_rate=1e-12..1e-11")
+    vary = ("--vary", "finetune.learning_rate=1e-12..1e-11")
     result = recoach("search", toml, "--output", tmp_path / "s", "--trials", 2, *vary)
     assert result.code == 0
     assert "No trial beats the base: the best of 2 has NDCG@10" in result.out
     assert "recoach run" not in result.out
     assert record(tmp_path / "s")["best"] is None
     assert not (tmp_path / "s" / "best.toml").exists()
-    assert "finetune = false" in (tmp_path / "s" / "base" / "config.toml").read_text()
+    assert "finetune.enabled = false" in (tmp_path / "s" / "base" / "config.toml").read_text()
 
 
 def test_a_search_with_only_pruned_trials_gives_the_reason(recoach, toml, tmp_path):
-    vary = ("--vary", "grpo.pass_k=1,2", "--set", "grpo.trainable=['user']")
+    vary = ("--vary", "finetune.pass_k=1,2", "--set", "finetune.trainable=['user']")
     result = recoach("search", toml, "--output", tmp_path / "s", "--trials", 2, *vary)
     assert result.code == 0
     assert "None of 2 trials was completed" in result.out
@@ -195,7 +195,7 @@ def test_diverging_and_lagging_trials_are_pruned(recoach, toml, tmp_path, monkey
 
     original = GRPOTrainer.step
     monkeypatch.setattr(GRPOTrainer, "step", step)
-    vary = ("--vary", "grpo.pass_k=1,2,3,4,5,10", "grpo.learning_rate=1e-3..2e-3")
+    vary = ("--vary", "finetune.pass_k=1,2,3,4,5,10", "finetune.learning_rate=1e-3..2e-3")
     result = recoach("search", toml, "--output", tmp_path / "s", "--trials", 20, *vary)
     assert result.code == 0, result
     reasons = {k: set() for k in (1, 2, 3, 4, 5, 10)}
@@ -211,7 +211,7 @@ def test_diverging_and_lagging_trials_are_pruned(recoach, toml, tmp_path, monkey
 
 
 def test_select_last_evaluates_the_last_weights(recoach, toml, tmp_path):
-    vary = ("--vary", "grpo.learning_rate=0.5,1.0", "--set", "grpo.select=last")
+    vary = ("--vary", "finetune.learning_rate=0.5,1.0", "--set", "finetune.select=last")
     result = recoach("search", toml, "--output", tmp_path / "s", "--trials", 1, *vary)
     assert result.code == 0, result
     trial_record = record(tmp_path / "s")
@@ -223,12 +223,12 @@ def test_another_search_in_the_same_folder_is_refused(search, recoach, toml, tmp
     path = tmp_path / "search"
     assert search(path, 1).code == 0
     before = run_files.files(path)
-    result = recoach("search", toml, "--output", path, "--vary", "grpo.beta=0,1")
+    result = recoach("search", toml, "--output", path, "--vary", "finetune.beta=0,1")
     assert result.code == 2
-    assert "another grpo.num_generations" in result.err
-    result = search(path, 2, "--vary", "grpo.beta=0,1")
+    assert "another finetune.num_generations" in result.err
+    result = search(path, 2, "--vary", "finetune.beta=0,1")
     assert result.code == 2
-    assert "with another range of grpo.beta" in result.err
+    assert "with another range of finetune.beta" in result.err
     result = search(path, 2, "--set", "pretrain.epochs=9")
     assert result.code == 2
     assert "another pretrain.epochs (stored: 3, requested: 9)" in result.err

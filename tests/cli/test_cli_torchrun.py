@@ -13,8 +13,13 @@ from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import load_tensors
 
 SETTINGS = ["seed=5", "model.dim=16", "model.inner_dim=32", "pretrain.eval_steps=10"]
-SETTINGS += ["pretrain.epochs=1", "grpo.epochs=1", "grpo.eval_steps=10", "evaluation.control=false"]
-SHARDED = ["pretrain.shard_items=true", "grpo.shard_items=true"]
+SETTINGS += [
+    "pretrain.epochs=1",
+    "finetune.epochs=1",
+    "finetune.eval_steps=10",
+    "evaluation.control=false",
+]
+SHARDED = ["pretrain.shard_items=true", "finetune.shard_items=true"]
 
 
 def start(*words):

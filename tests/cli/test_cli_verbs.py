@@ -11,7 +11,7 @@ from recoach.cli import doctor, runs
 from recoach.data.prepared import load_dataset
 
 TINY = ["model.dim=16", "model.layers=1", "pretrain.epochs=3", "pretrain.batch_size=64", "seed=3"]
-GRPO = ["grpo.epochs=2", "grpo.batch_size=256", "grpo.patience=0"]
+GRPO = ["finetune.epochs=2", "finetune.batch_size=256", "finetune.patience=0"]
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,20 @@ def test_fine_tuning_can_change_only_settings_of_grpo(recoach, base, run_files):
         result = recoach("finetune", base, "--set", change)
         assert result.code == 2
         assert f"--set {change}" in result.err
-        assert "only grpo can change" in result.err
-    assert "finetune = false" in (base / "config.toml").read_text()
+        assert "only finetune can change" in result.err
+    assert "finetune.enabled = false" in (base / "config.toml").read_text()
 
 
 def test_fine_tuning_can_skip_the_control(recoach, base):
-    changes = ["grpo.epochs=1", "grpo.batch_size=512", "evaluation.control=false"]
+    changes = ["finetune.epochs=1", "finetune.batch_size=512", "evaluation.control=false"]
     assert recoach("finetune", base, "--set", *changes).code == 0
     assert not (base / "checkpoints" / "control").exists()
 
 
 def test_another_fine_tuning_in_the_same_folder_is_refused(recoach, run_copy):
-    result = recoach("finetune", run_copy, "--set", "grpo.epochs=3")
+    result = recoach("finetune", run_copy, "--set", "finetune.epochs=3")
     assert result.code == 2
-    assert "another grpo.epochs (stored: 2, requested: 3)" in result.err
+    assert "another finetune.epochs (stored: 2, requested: 3)" in result.err
     assert recoach("finetune", run_copy).code == 0
 
 
@@ -143,7 +143,7 @@ def test_a_prepared_folder_can_be_used_as_data(recoach, log, tmp_path, run_files
 
 
 def test_the_demo_runs_all_stages_on_a_log(recoach, log, tmp_path, run_files, monkeypatch):
-    few = ("pretrain.epochs=1", "pretrain.batch_size=64", "grpo.epochs=1", "model.dim=8")
+    few = ("pretrain.epochs=1", "pretrain.batch_size=64", "finetune.epochs=1", "model.dim=8")
     monkeypatch.setattr(runs, "_DEMO_SETTINGS", few)
     log_copy = tmp_path / 'my "own" log.csv'
     shutil.copy(log, log_copy)

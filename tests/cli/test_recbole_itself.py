@@ -18,7 +18,7 @@ from recoach.models.checkpoint import load_model
 PYTHON = os.environ.get("RECOACH_RECBOLE_PYTHON")
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = (TESTS.parent / "docs" / "how-to" / "move-models-to-and-from-recbole.md").read_text()
-FEW = ("--set", "grpo.epochs=4", "grpo.patience=0", "grpo.select=best_tuned")
+FEW = ("--set", "finetune.epochs=4", "finetune.patience=0", "finetune.select=best_tuned")
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from recoach.errors import ConfigError
 from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
 from recoach.models.registry import MODELS
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.supervised import PretrainConfig
 
 
@@ -22,25 +23,25 @@ def read(tmp_path, text, *changes):
 
 def test_without_a_file_all_settings_are_the_defaults():
     config = read_config(None)
-    assert config.grpo == GRPOConfig(mask_seen=True)
+    assert config.finetune == GRPOConfig(mask_seen=True)
     assert config.pretrain == PretrainConfig()
     assert config.evaluation == EvaluationConfig()
     assert config.data == DataConfig()
     assert (config.model_name, config.model) == ("sasrec", MODELS["sasrec"].config())
-    assert (config.seed, config.finetune) == (2020, True)
+    assert (config.seed, config.finetune_enabled) == (2020, True)
 
 
 def test_the_paper_preset_sets_the_papers_settings(tmp_path):
-    assert read(tmp_path, '[grpo]\npreset = "paper"\n').grpo == GRPOConfig.paper()
+    assert read(tmp_path, '[finetune]\npreset = "paper"\n').finetune == GRPOConfig.paper()
     assert GRPOConfig.paper() != GRPOConfig()
 
 
 def test_the_file_overrides_the_preset_and_set_overrides_the_file(tmp_path):
-    text = '[grpo]\npreset = "paper"\nbeta = 0.5\nepochs = 7\n'
-    assert read(tmp_path, text).grpo == GRPOConfig.paper(beta=0.5, epochs=7)
-    overridden = read(tmp_path, text, "grpo.beta=0.25", "grpo.horizon=4").grpo
+    text = '[finetune]\npreset = "paper"\nbeta = 0.5\nepochs = 7\n'
+    assert read(tmp_path, text).finetune == GRPOConfig.paper(beta=0.5, epochs=7)
+    overridden = read(tmp_path, text, "finetune.beta=0.25", "finetune.horizon=4").finetune
     assert overridden == GRPOConfig.paper(beta=0.25, epochs=7, horizon=4)
-    assert read(tmp_path, text, "grpo.preset=default").grpo == GRPOConfig(
+    assert read(tmp_path, text, "finetune.preset=default").finetune == GRPOConfig(
         beta=0.5, epochs=7, mask_seen=True
     )
 
@@ -56,8 +57,8 @@ def test_the_file_overrides_the_preset_and_set_overrides_the_file(tmp_path):
     ],
 )
 def test_grpo_masks_as_the_evaluation_does_by_default(evaluation, grpo, expected):
-    changes = [f"evaluation.mask_seen={evaluation}", f"grpo.mask_seen={grpo}"]
-    assert read_config(None, changes).grpo.mask_seen == expected
+    changes = [f"evaluation.mask_seen={evaluation}", f"finetune.mask_seen={grpo}"]
+    assert read_config(None, changes).finetune.mask_seen == expected
 
 
 def test_overrides_are_toml_values_or_bare_words():
@@ -69,7 +70,7 @@ def test_overrides_are_toml_values_or_bare_words():
             "data.columns.user_id=who",
             "evaluation.ks=[3, 7]",
             "evaluation.control=false",
-            "finetune=false",
+            "finetune.enabled=false",
             "seed=5",
         ],
     )
@@ -78,18 +79,19 @@ def test_overrides_are_toml_values_or_bare_words():
     assert config.data.columns == {"user_id": "who"}
     assert config.evaluation.ks == (3, 7)
     assert not config.evaluation.control
-    assert (config.finetune, config.seed) == (False, 5)
+    assert (config.finetune_enabled, config.seed) == (False, 5)
 
 
 def test_the_later_of_two_overrides_wins():
-    assert read_config(None, ["grpo.beta=1", "grpo.beta=2"]).grpo.beta == 2
+    assert read_config(None, ["finetune.beta=1", "finetune.beta=2"]).finetune.beta == 2
 
 
 ROUND_TRIPS = {
     "defaults": "",
-    "paper": '[grpo]\npreset = "paper"\n',
+    "paper": '[finetune]\npreset = "paper"\n',
     "odd values": 'seed = 0\n[data]\npath = "a \\"b\\".csv"\ncolumns = {user_id = "wer"}\n'
-    "min_rating = 3.5\n[grpo]\nepsilon_high = 0.3\ntemperature = 0.07\n[evaluation]\nks = [2]\n",
+    "min_rating = 3.5\n[finetune]\nepsilon_high = 0.3\ntemperature = 0.07\n"
+    "[evaluation]\nks = [2]\n",
 } | {name: f'[model]\nname = "{name}"\n' for name in MODELS}
 
 
@@ -107,7 +109,10 @@ UNSET = {"epsilon_high", "num_generations", "advantage_clip", "entropy_floor"}  
 def test_a_written_config_holds_every_setting():
     tables = read_config(None).tables()
     assert set(tables["pretrain"]) == set(PretrainConfig.model_fields)
-    assert set(tables["grpo"]) == set(GRPOConfig.model_fields) - UNSET
+    assert set(tables["finetune"]) == set(GRPOConfig.model_fields) - UNSET | {
+        "enabled",
+        "algorithm",
+    }
     assert set(tables["model"]) == {"name", *MODELS["sasrec"].config.model_fields}
 
 
@@ -118,15 +123,15 @@ def test_a_written_config_holds_every_setting():
         "pretrain.epochs=1.5",
         'pretrain.epochs="1"',
         "pretrain.learning_rate=nan",
-        "grpo.mask_seen=1",
-        "grpo.beta=true",
+        "finetune.mask_seen=1",
+        "finetune.beta=true",
         "data.name=3",
         "evaluation.ks=[]",
         "evaluation.ks=[true]",
         "evaluation.ks=10",
         "seed=1.0",
         "seed=false",
-        "finetune=0",
+        "finetune.enabled=0",
     ],
 )
 def test_a_value_of_the_wrong_type_is_rejected(change):
@@ -138,16 +143,16 @@ def test_a_value_of_the_wrong_type_is_rejected(change):
     ("change", "message"),
     [
         (
-            "grpo.reward_smoothing=2",
-            "grpo.reward_smoothing: Input should be less than 1, or 'auto' (given: 2).",
+            "finetune.reward_smoothing=2",
+            "finetune.reward_smoothing: Input should be less than 1, or 'auto' (given: 2).",
         ),
         (
-            "grpo.temperature=[1]",
-            "grpo.temperature: Input should be a valid number, or 'auto' (given: [1]).",
+            "finetune.temperature=[1]",
+            "finetune.temperature: Input should be a valid number, or 'auto' (given: [1]).",
         ),
         (
-            'grpo.sft_coef={float = "a"}',
-            "grpo.sft_coef: Input should be a valid number, or 'auto' (given: {'float': 'a'}).",
+            'finetune.sft_coef={float = "a"}',
+            "finetune.sft_coef: Input should be a valid number, or 'auto' (given: {'float': 'a'}).",
         ),
         (
             "data.columns.user_id=3",
@@ -157,7 +162,7 @@ def test_a_value_of_the_wrong_type_is_rejected(change):
             "evaluation.ks=[5, true]",
             "evaluation.ks.1: Input should be a valid integer (given: True).",
         ),
-        ("grpo.temperature=-1", "grpo: temperature must be positive or 'auto'."),
+        ("finetune.temperature=-1", "finetune: temperature must be positive or 'auto'."),
     ],
 )
 def test_the_error_names_the_key_and_all_accepted_types(change, message):
@@ -169,8 +174,8 @@ def test_the_error_names_the_key_and_all_accepted_types(change, message):
 @pytest.mark.parametrize(
     ("raw", "closest"),
     [
-        ({"grppo": {}}, "'grpo'"),
-        ({"grpo": {"batchsize": 1}}, "'batch_size'"),
+        ({"finetun": {}}, "'finetune'"),
+        ({"finetune": {"batchsize": 1}}, "'batch_size'"),
         ({"model": {"name": "lightgcm"}}, "'lightgcn'"),
         ({"model": {"name": "gsau", "dims": 3}}, "'dim'"),
         ({"data": {"kcore": 3}}, "'k_core'"),
@@ -187,7 +192,8 @@ def test_without_a_close_name_all_valid_names_are_listed():
         resolve({"evaluation": {"zzz": 1}}, "here")
 
 
-CONFIGS = [DataConfig, EvaluationConfig, GRPOConfig, PretrainConfig]
+CONFIGS = [DataConfig, EvaluationConfig, PretrainConfig]
+CONFIGS += [entry.config for entry in ALGORITHMS.values()]
 CONFIGS += [entry.config for entry in MODELS.values()]
 
 
@@ -218,6 +224,8 @@ def test_every_setting_has_a_description(config):
 
 def test_reward_weights_must_match_reward_funcs():
     with pytest.raises(ConfigError, match=r"reward_weights has 1 numbers for 2 reward_funcs"):
-        read_config(None, ["grpo.reward_funcs=['next', 'novelty']", "grpo.reward_weights=[1.0]"])
-    config = read_config(None, ["grpo.reward_funcs=['next', 'novelty']"]).grpo
+        read_config(
+            None, ["finetune.reward_funcs=['next', 'novelty']", "finetune.reward_weights=[1.0]"]
+        )
+    config = read_config(None, ["finetune.reward_funcs=['next', 'novelty']"]).finetune
     assert config.reward_funcs == ("next", "novelty")

@@ -106,4 +106,4 @@ def test_deeply_nested_toml_is_rejected(tmp_path):
     with pytest.raises(ConfigError, match="is not valid TOML"):
         read_config(tmp_path / "x.toml")
     with pytest.raises(ConfigError, match="--set"):
-        read_config(None, ["grpo.trainable=" + "[" * 100_000])
+        read_config(None, ["finetune.trainable=" + "[" * 100_000])

@@ -72,10 +72,10 @@ def test_results_stay_valid_when_a_setting_is_added_later(folder):
     config = read_config(None)
     folder.begin(config, DATA)
     tables = config.tables()
-    del tables["grpo"]["ema_decay"]
+    del tables["finetune"]["ema_decay"]
     folder.write_json("results.json", {"config": tables})
     assert folder.has_results_for(config)
-    folder.write_json("results.json", {"config": {"grpo": {"nonsense": 1}}})
+    folder.write_json("results.json", {"config": {"finetune": {"nonsense": 1}}})
     assert not folder.has_results_for(config)
 
 
@@ -83,8 +83,8 @@ def test_results_stay_valid_when_a_setting_is_added_later(folder):
     ("change", "words"),
     [
         ("seed=1", r"seed \(stored: 2020, requested: 1\)"),
-        ("grpo.beta=1", r"grpo.beta \(stored: 0.0, requested: 1.0\)"),
-        ("grpo.epsilon_high=0.5", r"grpo.epsilon_high \(stored: None, requested: 0.5\)"),
+        ("finetune.beta=1", r"finetune.beta \(stored: 0.0, requested: 1.0\)"),
+        ("finetune.epsilon_high=0.5", r"finetune.epsilon_high \(stored: None, requested: 0.5\)"),
         ("model.name=gsau", r"model\.\w+ \("),
         ("data.columns.user_id=who", r"data.columns.user_id \(stored: None, requested: 'who'\)"),
     ],
@@ -112,10 +112,10 @@ def test_a_folder_of_another_run_format_is_rejected(folder, content):
 
 def test_a_damaged_config_is_rejected(folder):
     folder.begin(read_config(None), DATA)
-    (folder.path / "config.toml").write_text("[grpo\n")
+    (folder.path / "config.toml").write_text("[finetune\n")
     with pytest.raises(RunError, match=r"config.toml cannot be read"):
         folder.config()
-    (folder.path / "config.toml").write_text("[grpo]\nbetta = 1\n")
+    (folder.path / "config.toml").write_text("[finetune]\nbetta = 1\n")
     with pytest.raises(ConfigError, match=r"config.toml.*'betta'"):
         folder.config()
 
@@ -146,7 +146,7 @@ def test_another_suffix_is_rejected(tmp_path):
     [
         ([], ("base", "tuned", "control")),
         (["evaluation.control=false"], ("base", "tuned")),
-        (["finetune=false"], ("base",)),
+        (["finetune.enabled=false"], ("base",)),
         (["model.name=popularity"], ("base",)),
     ],
 )
@@ -194,9 +194,9 @@ def test_the_control_has_the_budget_and_selection_of_grpo(tmp_path, monkeypatch)
 
     monkeypatch.setattr(stages, "pretrain", fake_pretrain)
     monkeypatch.setattr(Run, "load_base", lambda self: build_model("lightgcn", self.dataset))
-    changes = ["grpo.ema_decay=0.75", "grpo.learning_rate=0.02", "grpo.batch_size=7"]
+    changes = ["finetune.ema_decay=0.75", "finetune.learning_rate=0.02", "finetune.batch_size=7"]
     for interpolate in ("true", "false"):
-        config = read_config(None, [*changes, f"grpo.interpolate={interpolate}"])
+        config = read_config(None, [*changes, f"finetune.interpolate={interpolate}"])
         dataset = run_dataset(config.data, tmp_path / "dataset")
         run = Run(config, RunFolder(tmp_path / "run"), dataset, lambda stage: Callback())
         run.train_control(40, 8)

@@ -14,7 +14,9 @@ from recoach.experiments.space import read_space
 @pytest.fixture
 def plan():
     config = read_config(None)
-    return SearchPlan(config, read_space(config.grpo, ["grpo.beta=0..1"]), 2, Path("unused"))
+    return SearchPlan(
+        config, read_space(config.finetune, ["finetune.beta=0..1"]), 2, Path("unused")
+    )
 
 
 def test_a_pruned_trial_is_never_the_best(plan):

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from recoach.experiments.space import from_params, read_space, to_params
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
 
 
 def read(*texts, **changes):
@@ -29,7 +29,7 @@ def read(*texts, **changes):
     ],
 )
 def test_a_range_has_integers_if_the_setting_has_and_is_logarithmic_if_wide(text, expected):
-    assert read(f"grpo.{text}") == {text.partition("=")[0]: expected}
+    assert read(f"finetune.{text}") == {text.partition("=")[0]: expected}
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_a_range_has_integers_if_the_setting_has_and_is_logarithmic_if_wide(text
     ],
 )
 def test_choices_round_trip_through_json(text, values):
-    ((name, distribution),) = read(f"grpo.{text}").items()
+    ((name, distribution),) = read(f"finetune.{text}").items()
     assert isinstance(distribution, CategoricalDistribution)
     assert [from_params({name: choice})[name] for choice in distribution.choices] == values
 
 
 def test_a_value_that_is_invalid_only_in_combination_is_accepted():
-    assert set(read("grpo.estimator=exact,sampled", "grpo.state=auto,user")) == {
+    assert set(read("finetune.estimator=exact,sampled", "finetune.state=auto,user")) == {
         "estimator",
         "state",
     }
@@ -68,11 +68,11 @@ def test_the_default_space_contains_the_default_settings():
 
 
 def test_settings_become_params_if_the_space_contains_them():
-    texts = ("grpo.learning_rate=1e-4..1e-2", "grpo.trainable=['item'],['item','user']")
+    texts = ("finetune.learning_rate=1e-4..1e-2", "finetune.trainable=['item'],['item','user']")
     space = read(*texts)
     params = to_params(GRPOConfig(trainable=("item",)), space)
     assert params == {"learning_rate": 2e-3, "trainable": json.dumps(["item"])}
     assert to_params(GRPOConfig(), space) is None
     assert to_params(GRPOConfig(learning_rate=1.0, trainable=("item",)), space) is None
-    assert to_params(GRPOConfig(), read("grpo.temperature=1..2")) is None
-    assert to_params(GRPOConfig(), read("grpo.epsilon_high=0.2,0.3")) is None
+    assert to_params(GRPOConfig(), read("finetune.temperature=1..2")) is None
+    assert to_params(GRPOConfig(), read("finetune.epsilon_high=0.2,0.3")) is None

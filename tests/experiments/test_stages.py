@@ -1,7 +1,7 @@
 """The settings of the stages of a run."""
 
 from recoach.experiments.stages import continued_training_config
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig
 
 

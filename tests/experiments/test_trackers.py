@@ -16,7 +16,7 @@ ROWS = [
     {"step": 7, "epoch": 1, "seconds": 1.5, "loss": 2.0, "valid/ndcg@10": 0.2},
 ]
 END = TrainResult(7, 1.5, 7, 0.2, 0.1)
-CONFIG = read_config(None, ["grpo.beta=0.25"])
+CONFIG = read_config(None, ["finetune.beta=0.25"])
 
 
 def log_rows(name, tmp_path, rows=ROWS):
@@ -58,7 +58,7 @@ def test_mlflow_continues_the_same_run(tmp_path, monkeypatch):
     (run,) = client.search_runs([experiment.experiment_id])
     history = client.get_metric_history(run.info.run_id, "valid/ndcg_at_10")
     assert [(one.step, one.value) for one in history] == [(0, 0.1), (7, 0.2)]
-    assert run.data.params["grpo.beta"] == "0.25"
+    assert run.data.params["finetune.beta"] == "0.25"
     assert run.info.status == "FINISHED"
 
 

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -21,7 +20,7 @@ from recoach.reproduction.gains_tables import gains as gains_table
 from recoach.reproduction.gains_tables import tail as tail_table
 from recoach.reproduction.paper_cells import BACKBONES, Source
 from recoach.reproduction.runner import Plan
-from recoach.training.config import Algorithm
+from recoach.training.algorithms.registry import ALGORITHMS as REGISTRY
 
 LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_split=True)
 
@@ -29,10 +28,10 @@ LOG, UNORDERED = Source("shop", "shop.csv"), Source("split", "split", ready_spli
 def test_every_model_is_fine_tuned_with_the_defaults_and_has_a_control():
     cells = gains(LOG, "quick", 7)
     assert [cell.name for cell in cells] == list(BACKBONES)
-    defaults = resolve({}, "defaults").grpo
+    defaults = resolve({}, "defaults").finetune
     for cell in cells:
         config = resolve(cell.tables, cell.name)
-        assert config.grpo == defaults
+        assert config.finetune == defaults
         assert config.evaluation.control
         assert config.seed == 7
     assert [cell.name for cell in gains(UNORDERED, "quick", 0)] == ["lightgcn"]
@@ -42,7 +41,7 @@ def test_the_earlier_recipe_rewards_future_items_only():
     for default, cell in zip(gains(LOG, "quick", 7), future(LOG, "quick", 7), strict=True):
         assert cell.name == f"{default.name}-future-alone"
         ours, theirs = (resolve(each.tables, each.name).tables() for each in (default, cell))
-        assert theirs.pop("grpo") == ours.pop("grpo") | FUTURE_ONLY
+        assert theirs.pop("finetune") == ours.pop("finetune") | FUTURE_ONLY
         assert theirs == ours
 
 
@@ -58,8 +57,8 @@ def test_an_ablation_changes_one_setting_and_shares_the_base():
         recipe = cells[model]
         different = {
             key
-            for key, value in config.grpo.model_dump().items()
-            if value != recipe.grpo.model_dump()[key]
+            for key, value in config.finetune.model_dump().items()
+            if value != recipe.finetune.model_dump()[key]
         }
         if change in ("", "future-alone"):
             assert config.evaluation.control
@@ -94,9 +93,9 @@ def test_another_algorithm_keeps_states_rewards_and_selection():
         if name in BACKBONES:
             continue
         recipe = cells[f"{name.partition('-')[0]}-future-alone"]
-        assert all(getattr(config.grpo, key) == getattr(recipe.grpo, key) for key in given)
+        assert all(getattr(config.finetune, key) == getattr(recipe.finetune, key) for key in given)
         assert config.pretrain == recipe.pretrain
-    assert {config.grpo.algorithm for config in cells.values()} == set(get_args(Algorithm))
+    assert {config.finetune.algorithm for config in cells.values()} == set(REGISTRY) - {"dqn"}
 
 
 def test_the_tail_suite_changes_the_number_of_test_items_only():
@@ -127,7 +126,7 @@ def test_every_ablation_differs_from_the_recipe(model):
     reads_history = model != "lightgcn"
     for cell in ablation(LOG, "quick", 0):
         if cell.name.startswith(model):
-            change = cell.tables["grpo"]
+            change = cell.tables["finetune"]
             assert change != {"state": "prefix" if reads_history else "last_prefix"}
             assert not (reads_history and "hide_rewarded" in change)
 

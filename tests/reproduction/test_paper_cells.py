@@ -6,7 +6,7 @@ from recoach.experiments.config import resolve
 from recoach.reproduction.paper_cells import BACKBONES, FACTORS, PAPER_SUITES, TABLE4, Source
 from recoach.reproduction.paper_results import CATEGORIES
 from recoach.reproduction.suites import GROUPS, cells_of
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
 
 SOURCE = Source("shop", "shop.csv")
 CELLS = [
@@ -25,8 +25,8 @@ def test_the_settings_of_every_cell_resolve(suite, profile, cell):
     assert (config.seed, config.data.path, config.data.name) == (2020, "shop.csv", "shop")
     assert config.evaluation.control is (cell.name in BACKBONES)
     sampled = "exact" not in cell.name and "cross-entropy" not in cell.name
-    assert config.grpo.estimator == ("sampled" if sampled else "exact")
-    assert config.grpo.group_size == 4096
+    assert config.finetune.estimator == ("sampled" if sampled else "exact")
+    assert config.finetune.group_size == 4096
 
 
 def test_the_cells_are_those_of_the_paper():
@@ -43,7 +43,7 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
     for cell in PAPER_SUITES["table3"](SOURCE, "paper", 2020):
         config = resolve(cell.tables, cell.name)
         assert (config.pretrain.epochs, config.pretrain.batch_size) == (200, 2048)
-        assert config.pretrain.learning_rate == config.grpo.learning_rate == 1e-4
+        assert config.pretrain.learning_rate == config.finetune.learning_rate == 1e-4
         assert config.model.dim == 64
         # As the docstring of `paper` says; SASRec has no user table.
         additions = {
@@ -56,7 +56,7 @@ def test_paper_mode_is_the_paper_s_table_2_for_every_backbone():
             "gsau": {"trainable": ("item", "user")},
         }
         paper = GRPOConfig.paper(eval_steps=500, **additions[cell.name])
-        assert config.grpo == paper
+        assert config.finetune == paper
 
 
 def test_a_factor_changes_the_named_settings_only():
@@ -80,8 +80,8 @@ def test_estimator_objective_and_held_out_targets_change_one_after_the_other():
     )
     tables = [resolve(cells[name], name).tables() for name in chain]
     assert [_changed(one, other) for one, other in pairwise(tables)] == [
-        {("grpo", "estimator"), ("evaluation", "control")},
-        {("grpo", "loss_type")},
+        {("finetune", "estimator"), ("evaluation", "control")},
+        {("finetune", "loss_type")},
         {("pretrain", "hold_out")},
     ]
 

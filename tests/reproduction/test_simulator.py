@@ -10,8 +10,8 @@ from recoach.reproduction.paper_tables import write_suite
 from recoach.reproduction.simulator import Simulation, simulate
 from recoach.simulation.environment import EnvironmentConfig
 from recoach.simulation.shop import Habits
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig
 
 

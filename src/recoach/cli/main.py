@@ -51,7 +51,7 @@ for name, (target, purpose, example) in {
     "finetune": (
         "recoach.cli.runs:finetune",
         "Fine-tune the base of a run with GRPO.",
-        "recoach finetune runs/mine --set grpo.beta=0.02",
+        "recoach finetune runs/mine --set finetune.beta=0.02",
     ),
     "pretrain": (
         "recoach.cli.runs:pretrain",
@@ -76,7 +76,7 @@ for name, (target, purpose, example) in {
     "run": (
         "recoach.cli.runs:run",
         "Run an experiment from its TOML file.",
-        "recoach run experiment.toml --set grpo.epochs=3",
+        "recoach run experiment.toml --set finetune.epochs=3",
     ),
     "search": (
         "recoach.cli.search:search",

@@ -35,7 +35,7 @@ _DEMO_SETTINGS = (
     "pretrain.batch_size=256",
     "pretrain.learning_rate=2e-3",
     "pretrain.patience=3",
-    "grpo.epochs=5",
+    "finetune.epochs=5",
 )
 
 
@@ -65,7 +65,7 @@ def run(
     Args:
         experiment: The TOML file of the experiment.
         output: The run folder. Default: runs/NAME for NAME.toml.
-        changes: Settings that replace those of the file, like grpo.beta=0.02; may be repeated.
+        changes: Settings that replace those of the file, like finetune.beta=0.02; may be repeated.
     """
     config = read_config(experiment, changes or [])
     path = output or Path("runs") / experiment.stem
@@ -91,7 +91,7 @@ def pretrain(
     """
     config = read_config(
         None,
-        [_data_path(data), f"model.name={model}", "finetune=false", *(changes or [])],
+        [_data_path(data), f"model.name={model}", "finetune.enabled=false", *(changes or [])],
     )
     execute_and_show(config, output, resume=resume, report_to=report_to)
 
@@ -107,7 +107,7 @@ def finetune(
     Args:
         path: A run folder made by `recoach pretrain`.
         resume: Continue an interrupted fine-tuning.
-        changes: Settings of GRPO that replace those of the run, like grpo.beta=0.02; may be
+        changes: Settings of GRPO that replace those of the run, like finetune.beta=0.02; may be
             repeated.
     """
     folder = RunFolder(path)

@@ -78,7 +78,7 @@ def search_and_show(
         trials: the total number of trials, with those of earlier calls.
         output: the folder of the search.
     """
-    plan = SearchPlan(config, read_space(config.grpo, vary), trials, output)
+    plan = SearchPlan(config, read_space(config.finetune, vary), trials, output)
     progress = _TrialProgress(trials)
     try:
         record = run_search(plan, StageProgress, progress)

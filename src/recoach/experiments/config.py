@@ -1,6 +1,7 @@
 """The configuration of a run: a TOML file with one strictly checked table per component."""
 
 import json
+import logging
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,17 +9,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
 from recoach.errors import ConfigError, suggestion
 from recoach.evaluation.evaluator import KS, MaskSeen
+from recoach.experiments.legacy_config import (
+    is_legacy,
+    is_legacy_override,
+    switch_algorithm,
+    upgrade,
+    upgrade_override,
+)
 from recoach.models.registry import model_entry
-from recoach.training.config import GRPOConfig
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import algorithm_entry
+from recoach.training.config import FinetuneConfig
 from recoach.training.supervised import PretrainConfig
 
 Table = TypeVar("Table", bound=BaseModel)
+_LOG = logging.getLogger(__name__)
 
 
 class DataConfig(PrepareConfig):
@@ -33,10 +45,8 @@ class DataConfig(PrepareConfig):
     """A table of items with their titles, which printed recommendation lists show."""
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(StrictConfig):
     """How models are evaluated."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mask_seen: MaskSeen = "all"
     """Which models have the items in a user's history masked when ranking: `all`, `recbole` (only
@@ -44,7 +54,7 @@ class EvaluationConfig(BaseModel):
     ks: tuple[int, ...] = Field(KS, min_length=1)
     """The cut-offs k of the metrics, such as NDCG@k."""
     control: bool = True
-    """Also continue supervised training of the base model for as many steps as GRPO took."""
+    """Also continue supervised training of the base model for as many steps as fine-tuning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,8 @@ class ExperimentConfig:
 
     seed: int
     """Seed of initial weights, batches, dropout and sampling."""
-    finetune: bool
-    """Whether GRPO and the continued-training control run after the base model is trained."""
+    finetune_enabled: bool
+    """Whether fine-tuning and the continued-training control run after the base is trained."""
     data: DataConfig
     """The interaction log and its filters."""
     model_name: str
@@ -63,21 +73,21 @@ class ExperimentConfig:
     """The model's settings, an instance of its config class."""
     pretrain: PretrainConfig
     """Supervised training of the base model."""
-    grpo: GRPOConfig
-    """Fine-tuning of the base model."""
+    finetune: FinetuneConfig
+    """Fine-tuning of the base model, an instance of its algorithm's config class."""
     evaluation: EvaluationConfig
     """Evaluation of all models of the run."""
 
     def tables(self) -> dict[str, Any]:
         """Return the resolved settings as nested dicts of plain values, without None values."""
         model = {"name": self.model_name} | _to_dict(self.model)
+        finetune = {"enabled": self.finetune_enabled} | _to_dict(self.finetune)
         return {
             "seed": self.seed,
-            "finetune": self.finetune,
             "data": _to_dict(self.data),
             "model": model,
             "pretrain": _to_dict(self.pretrain),
-            "grpo": _to_dict(self.grpo),
+            "finetune": finetune,
             "evaluation": _to_dict(self.evaluation),
         }
 
@@ -86,12 +96,18 @@ class ExperimentConfig:
         return tomli_w.dumps(self.tables())
 
 
-def read_config(path: Path | None, changes: Sequence[str] = ()) -> ExperimentConfig:
+def read_config(
+    path: Path | None, changes: Sequence[str] = (), *, stored: bool = False
+) -> ExperimentConfig:
     """Read the TOML file of a run, apply overrides and fill in the defaults.
+
+    Settings of earlier versions (`[grpo]`, `finetune = false`) are converted; a warning is logged
+    for those of a user.
 
     Args:
         path: the file; None starts from the defaults.
-        changes: overrides like `grpo.beta=0.02`, as `--set` takes them; later ones win.
+        changes: overrides like `finetune.beta=0.02`, as `--set` takes them; later ones win.
+        stored: whether the file was written by Recoach, such as that of a run folder.
 
     Raises:
         ConfigError: the file does not exist or is not TOML, a key is unknown, or a value has the
@@ -107,24 +123,38 @@ def read_config(path: Path | None, changes: Sequence[str] = ()) -> ExperimentCon
             raise ConfigError(f"Cannot read {path}: {error}.") from error
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    if stored:
+        raw = upgrade(raw, where)
+    legacy = is_legacy(raw)
     for change in changes:
-        raw, where = _with_override(raw, change), f"{where} with --set {change}"
-    return resolve(raw, where)
+        legacy = legacy or is_legacy_override(change)
+        where = f"{where} with --set {change}"
+        if change.startswith("finetune.") and is_legacy(raw):
+            raw = upgrade(raw, where, strict=True)
+        raw = _with_override(raw, change)
+    if legacy:
+        _LOG.warning(
+            "%s: [grpo] and `finetune = true` are deprecated. Write [finetune] for [grpo], "
+            "finetune.KEY for grpo.KEY, and finetune.enabled for finetune.",
+            where,
+        )
+    return resolve(upgrade(raw, where, strict=True), where)
 
 
 def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     """Validate nested plain values table by table and fill in the defaults.
 
     Args:
-        raw: the parsed TOML; `grpo.preset = "paper"` takes the paper's settings as the defaults
-            of the table.
+        raw: the parsed TOML or a stored record, also of an earlier version;
+            `finetune.preset = "paper"` takes the paper's settings as the defaults of the table.
         where: the source of the values, named in error messages.
 
     Raises:
         ConfigError: a key is unknown or a value invalid; the message names the table and the key
             and suggests the closest valid key.
     """
-    tables = {"seed", "finetune", "data", "model", "pretrain", "grpo", "evaluation"}
+    raw = upgrade(raw, where)
+    tables = {"seed", "data", "model", "pretrain", "finetune", "evaluation"}
     for key in raw:
         if key not in tables:
             raise ConfigError(
@@ -133,9 +163,10 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     seed = raw.get("seed", 2020)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"{where}: seed must be an integer of at least 0, not {seed!r}.")
-    finetune = raw.get("finetune", True)
-    if not isinstance(finetune, bool):
-        raise ConfigError(f"{where}: finetune must be true or false, not {finetune!r}.")
+    finetune = _table(raw, "finetune", where)
+    enabled = finetune.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ConfigError(f"{where}: finetune.enabled must be true or false, not {enabled!r}.")
     model = _table(raw, "model", where)
     name = str(model.pop("name", "sasrec"))
     evaluation = _validate(
@@ -143,26 +174,37 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     )
     return ExperimentConfig(
         seed=seed,
-        finetune=finetune,
+        finetune_enabled=enabled,
         data=_validate(DataConfig, _table(raw, "data", where), f"{where}: data"),
         model_name=name,
         model=_validate(model_entry(name).config, model, f"{where}: model"),
         pretrain=_validate(PretrainConfig, _table(raw, "pretrain", where), f"{where}: pretrain"),
-        grpo=_grpo_config(_table(raw, "grpo", where), evaluation, where),
+        finetune=_finetune_config(finetune, evaluation, where),
         evaluation=evaluation,
     )
 
 
-def _grpo_config(values: dict[str, Any], evaluation: EvaluationConfig, where: str) -> GRPOConfig:
+def _finetune_config(
+    values: dict[str, Any], evaluation: EvaluationConfig, where: str
+) -> FinetuneConfig:
+    name = values.get("algorithm", "grpo")
+    try:
+        kind = algorithm_entry(str(name)).config
+    except ConfigError as error:
+        raise ConfigError(f"{where}: finetune.algorithm: {error}") from error
     preset = values.pop("preset", "default")
-    if preset not in ("default", "paper"):
-        raise ConfigError(f"{where}: grpo.preset must be 'default' or 'paper', not {preset!r}.")
+    presets = ("default", "paper") if kind is GRPOConfig else ("default",)
+    if preset not in presets:
+        allowed = " or ".join(map(repr, presets))
+        raise ConfigError(
+            f"{where}: finetune.preset must be {allowed} with algorithm {name!r}, not {preset!r}."
+        )
     if preset == "paper":
         values = GRPOConfig.paper().model_dump() | values
-    config = _validate(GRPOConfig, values, f"{where}: grpo")
+    config = _validate(kind, values, f"{where}: finetune")
     if len(config.reward_weights) not in (0, len(config.reward_funcs)):
         raise ConfigError(
-            f"{where}: grpo.reward_weights has {len(config.reward_weights)} numbers for "
+            f"{where}: finetune.reward_weights has {len(config.reward_weights)} numbers for "
             f"{len(config.reward_funcs)} reward_funcs; give one for each, or none."
         )
     # With the masking of RecBole, "auto" depends on the model and is resolved by the trainer.
@@ -221,10 +263,10 @@ def _key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
 
 
 def _with_override(raw: dict[str, Any], change: str) -> dict[str, Any]:
-    key, equals, text = change.partition("=")
+    key, equals, text = upgrade_override(change, raw).partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise ConfigError(f"--set takes TABLE.KEY=VALUE, like grpo.beta=0.02, not {change!r}.")
+        raise ConfigError(f"--set takes TABLE.KEY=VALUE, like finetune.beta=0.02, not {change!r}.")
     result = dict(raw)
     table = result
     for part in path[:-1]:
@@ -233,7 +275,10 @@ def _with_override(raw: dict[str, Any], change: str) -> dict[str, Any]:
             raise ConfigError(f"--set {change}: {part!r} is a value, not a table.")
         table[part] = dict(nested)
         table = table[part]
-    table[path[-1]] = toml_value(text)
+    if path == ["finetune", "algorithm"]:
+        result["finetune"] = switch_algorithm(table, str(toml_value(text)))
+    else:
+        table[path[-1]] = toml_value(text)
     return result
 
 

@@ -79,7 +79,9 @@ def write_results(
             for name in models
         },
         "comparisons": _comparisons(tests),
-        "diagnostics": _diagnostics(folder.metrics(), dataset.n_items, config.grpo.beta),
+        "diagnostics": _diagnostics(
+            folder.metrics(), dataset.n_items, getattr(config.finetune, "beta", 0.0)
+        ),
         "config": config.tables(),
         "environment": environment(),
     }
@@ -163,10 +165,10 @@ def _protocol(
         "split": dataset.split,
         **{key: protocol[key] for key in keys},
         "selection": {
-            "best": f"valid/{config.grpo.metric}, step 0 a candidate",
-            "best_tuned": f"valid/{config.grpo.metric}",
+            "best": f"valid/{config.finetune.metric}, step 0 a candidate",
+            "best_tuned": f"valid/{config.finetune.metric}",
             "last": "the last step",
-        }[config.grpo.select],
+        }[config.finetune.select],
         "interval": "95 %, paired bootstrap over users",
     }
 

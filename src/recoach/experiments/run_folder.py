@@ -108,7 +108,7 @@ class RunFolder:
         """Apply overrides to the stored configuration, for fine-tuning the trained base model.
 
         Args:
-            changes: overrides of `grpo` and of `evaluation.control`, as `--set` takes them.
+            changes: overrides of `finetune` and of `evaluation.control`, as `--set` takes them.
             resume: whether an unfinished fine-tuning may be continued.
 
         Returns:
@@ -127,12 +127,14 @@ class RunFolder:
                 f"{self.path} has no trained base yet; run `recoach pretrain` to its end first."
             )
         for change in changes:
-            if not change.startswith(("grpo.", "evaluation.control")):
+            if not change.startswith(("finetune.", "grpo.", "evaluation.control")):
                 raise ConfigError(
-                    f"--set {change}: the base of {self.path} is already trained; only grpo can "
-                    "change."
+                    f"--set {change}: the base of {self.path} is already trained; only "
+                    "finetune can change."
                 )
-        config = read_config(self.path / "config.toml", ["finetune=true", *changes])
+        config = read_config(
+            self.path / "config.toml", ["finetune.enabled=true", *changes], stored=True
+        )
         different = _differences(stored.tables(), config.tables())
         if self.has_checkpoint("tuned") and different:
             raise RunError(

@@ -25,7 +25,8 @@ from recoach.experiments.stages import CallbackFactory, Run, open_run
 from recoach.models.base import Recommender
 from recoach.models.registry import model_entry
 from recoach.training.callbacks import Callback, CallbackList
-from recoach.training.loop import RunContext, derive
+from recoach.training.context import RunContext
+from recoach.training.loop import derive
 from recoach.training.supervised import validation
 
 FORMAT = 1
@@ -100,7 +101,10 @@ def search(
         return _search(
             plan,
             open_run(
-                replace(config, finetune=False), base.path, resume=True, make_callback=make_callback
+                replace(config, finetune_enabled=False),
+                base.path,
+                resume=True,
+                make_callback=make_callback,
             ),
             callback,
         )
@@ -165,7 +169,7 @@ def _check_space(plan: SearchPlan, study: optuna.Study) -> None:
     different = [name for name in sorted({*space, *stored}) if space.get(name) != stored.get(name)]
     if different:
         raise RunError(
-            f"{plan.output} holds a search with another range of grpo.{different[0]}; choose "
+            f"{plan.output} holds a search with another range of finetune.{different[0]}; choose "
             "another --output, or give the same --vary."
         )
     study.set_user_attr("space", space)
@@ -173,7 +177,7 @@ def _check_space(plan: SearchPlan, study: optuna.Study) -> None:
 
 def _validation_metric(run: Run) -> Callable[[Recommender], float]:
     """Return a function that evaluates a model on the validation items."""
-    metric = run.config.grpo.metric
+    metric = run.config.finetune.metric
     evaluate = validation(run.dataset, metric, run.config.evaluation.mask_seen)
     return lambda model: evaluate(model)[metric]
 
@@ -182,7 +186,7 @@ def _next_trial(plan: SearchPlan, study: optuna.Study) -> Trial:
     """Sample the settings of the next trial; the first one has the settings of the plan."""
     n_ended = len(_ended_trials(study))
     study.sampler = optuna.samplers.TPESampler(seed=derive(plan.config.seed, f"trial {n_ended}"))
-    initial = to_params(plan.config.grpo, plan.space)
+    initial = to_params(plan.config.finetune, plan.space)
     # A killed process may have left the initial trial in the queue.
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if not n_ended and initial is not None and not waiting:
@@ -194,14 +198,14 @@ def _run_trial(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> 
     """Fine-tune the base model with the settings of a trial and report the metric to the study."""
     config = plan.config
     try:
-        grpo = _with_settings(config, from_params(trial.params)).grpo
+        args = _with_settings(config, from_params(trial.params)).finetune
         context = RunContext(
             seed=config.seed,
             mask_seen=config.evaluation.mask_seen,
-            callback=CallbackList([callback, _Pruning(trial, grpo.metric)]),
+            callback=CallbackList([callback, _Pruning(trial, args.metric)]),
         )
         model = run.load_base()
-        run.finetune(model, grpo, context)
+        run.finetune(model, args, context)
         trial.study.tell(trial, _validation_metric(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:
         # Settings that exclude each other, divergence, or a metric below the median.
@@ -209,9 +213,11 @@ def _run_trial(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> 
         trial.study.tell(trial, state=TrialState.PRUNED)
 
 
-def _with_settings(config: ExperimentConfig, grpo: Mapping[str, Any]) -> ExperimentConfig:
+def _with_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
     tables = config.tables()
-    return resolve(tables | {"finetune": True, "grpo": tables["grpo"] | grpo}, "a trial")
+    return resolve(
+        tables | {"finetune": tables["finetune"] | {"enabled": True} | settings}, "a trial"
+    )
 
 
 def _ended_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -242,7 +248,7 @@ def _search_results(plan: SearchPlan, study: optuna.Study, base: float) -> dict[
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {
         "format": FORMAT,
-        "metric": plan.config.grpo.metric,
+        "metric": plan.config.finetune.metric,
         "base": base,
         "best": best["trial"] if best is not None and best["value"] > base else None,
         "trials": entries,

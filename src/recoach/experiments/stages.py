@@ -17,11 +17,11 @@ from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
 from recoach.training.callbacks import Callback, CallbackList, TrainResult
-from recoach.training.config import GRPOConfig
+from recoach.training.config import FinetuneConfig
+from recoach.training.context import RunContext
 from recoach.training.crossfit import CrossFitted, Fit
-from recoach.training.loop import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
+from recoach.training.trainer import RLTrainer
 
 CallbackFactory = Callable[[str], Callback]
 """Returns the callback for a stage, or for the base model of a fold, by its name."""
@@ -29,7 +29,7 @@ CallbackFactory = Callable[[str], Callback]
 
 def planned_stages(config: ExperimentConfig) -> tuple[StageName, ...]:
     """Return the stages that a run consists of."""
-    if not config.finetune or not model_entry(config.model_name).model.needs:
+    if not config.finetune_enabled or not model_entry(config.model_name).model.needs:
         return ("base",)
     return ("base", "tuned", "control") if config.evaluation.control else ("base", "tuned")
 
@@ -72,19 +72,23 @@ class Run:
         return trained
 
     def train_tuned(self) -> TrainedModel:
-        """Fine-tune the base model with GRPO."""
+        """Fine-tune the base model."""
         model = self.load_base()
-        return TrainedModel(model, self.finetune(model, self.config.grpo, self.context("tuned")))
+        return TrainedModel(
+            model, self.finetune(model, self.config.finetune, self.context("tuned"))
+        )
 
-    def finetune(self, model: Recommender, args: GRPOConfig, context: RunContext) -> TrainResult:
-        """Fine-tune a model with GRPO; the base models of a cross-fitted reward come first."""
+    def finetune(
+        self, model: Recommender, args: FinetuneConfig, context: RunContext
+    ) -> TrainResult:
+        """Fine-tune a model; the base models of a cross-fitted reward are trained first."""
         functions = [
             CrossFitted(self.dataset, self._fit_fold(args), args, context.mask_seen)
             if name == "cross_fitted"
             else name
             for name in args.reward_funcs
         ]
-        trainer = GRPOTrainer(model, functions, args, train_dataset=self.dataset, context=context)
+        trainer = RLTrainer(model, functions, args, train_dataset=self.dataset, context=context)
         if not self.folder.is_complete("tuned"):
             for function in functions:
                 if isinstance(function, CrossFitted):
@@ -92,10 +96,10 @@ class Run:
         return trainer.train()
 
     def train_control(self, steps: int, eval_steps: int) -> TrainedModel:
-        """Continue supervised training of the base model with the budget of GRPO."""
+        """Continue supervised training of the base model with the budget of fine-tuning."""
         model = self.load_base()
         config = continued_training_config(
-            self.config.pretrain, self.config.grpo, steps, eval_steps
+            self.config.pretrain, self.config.finetune, steps, eval_steps
         )
         context = self.context("control")
         result = pretrain(model, self.dataset, config, context, start_is_candidate=True)
@@ -115,7 +119,7 @@ class Run:
             model, pretrain(model, dataset, self.config.pretrain, self.context(stage))
         )
 
-    def _fit_fold(self, args: GRPOConfig) -> Fit:
+    def _fit_fold(self, args: FinetuneConfig) -> Fit:
         """Return the function that trains or loads the base model of a fold."""
 
         def fit(part: Dataset, fold: int) -> Recommender:
@@ -128,29 +132,29 @@ class Run:
 
 
 def continued_training_config(
-    base: PretrainConfig, grpo: GRPOConfig, steps: int, eval_steps: int
+    base: PretrainConfig, args: FinetuneConfig, steps: int, eval_steps: int
 ) -> PretrainConfig:
     """Return the settings of the continued-training control, with GRPO's budget and selection.
 
     Args:
         base: the settings of the base model's training; its loss is kept.
-        grpo: learning rate, batch size, averaging and checkpoint selection are taken from it.
+        args: learning rate, batch size, averaging and checkpoint selection are taken from it.
         steps: as many as GRPO took.
         eval_steps: between two evaluations.
     """
     return base.model_copy(
         update={
-            "learning_rate": grpo.learning_rate,
-            "batch_size": grpo.largest_batch,
+            "learning_rate": args.learning_rate,
+            "batch_size": args.largest_batch,
             "max_steps": steps,
             "epochs": steps,
             "eval_steps": eval_steps,
             "patience": 0,
-            "metric": grpo.metric,
-            "select": "last" if grpo.select == "last" else "best",
+            "metric": args.metric,
+            "select": "last" if args.select == "last" else "best",
             "hold_out": 0,
-            "ema_decay": grpo.ema_decay,
-            "interpolate": grpo.schedule().interpolate,
+            "ema_decay": args.ema_decay,
+            "interpolate": args.schedule().interpolate,
         }
     )
 

@@ -138,7 +138,8 @@ def _method(results: Results) -> list[str]:
     """Return what is optimised and what the control is, one sentence each."""
     if "tuned" not in results["models"]:
         return []
-    settings = results.get("config", {}).get("grpo", {})
+    config = results.get("config", {})
+    settings = config.get("grpo") or config.get("finetune", {})  # [finetune] in earlier versions
     used = [f"{key} = {settings[key]}" for key in ("algorithm", "loss_type") if key in settings]
     sentences = [OBJECTIVE]
     if used:

@@ -31,7 +31,7 @@ def search_table(record: Record) -> Table:
     )
     for name in ("Trial", metric_label(record["metric"]), "against the base"):
         table.add_column(name, justify="right")
-    table.add_column("Settings of grpo")
+    table.add_column("Settings of finetune")
     table.add_row("base", format_metric(base), "", "")
     for trial in trials[:_MAX_ROWS]:
         table.add_row(
@@ -88,7 +88,7 @@ def write_search(record: Record, folder: Path) -> Path:
         if trial["value"] is None
     ]
     table = ResultTable(
-        "Trials, best first", ("Trial", metric, "against the base", "Settings of grpo"), rows
+        "Trials, best first", ("Trial", metric, "against the base", "Settings of finetune"), rows
     )
     lead = f"{search_summary(record)} {OBJECTIVE}"
     text = html_page("Search", [table], lead=lead, picture=_figure_png(record))

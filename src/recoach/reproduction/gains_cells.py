@@ -55,18 +55,18 @@ ABLATION: Final[dict[str, dict[str, Any]]] = {
 }
 """The default recipe with one setting changed."""
 
-_SAMPLED: Final = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 256}
+_GROUPS: Final = {"num_generations": 256}
 
 ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
     "grpo, exact": {"loss_type": "grpo"},
-    "grpo, 256 drawn": _SAMPLED,
+    "grpo, 256 drawn": _GROUPS | {"estimator": "sampled", "loss_type": "grpo"},
     "grpo, 16 lists": {"estimator": "slate", "loss_type": "grpo"},
-    "reinforce": _SAMPLED | {"algorithm": "reinforce"},
-    "rejection sampling": _SAMPLED | {"algorithm": "raft"},
-    "ppo": _SAMPLED | {"algorithm": "ppo", "num_iterations": 2},
+    "reinforce": _GROUPS | {"algorithm": "reinforce"},
+    "rejection sampling": _GROUPS | {"algorithm": "raft"},
+    "ppo": _GROUPS | {"algorithm": "ppo", "num_iterations": 2},
     "top-k off-policy": {"algorithm": "top_k_off_policy"},
     "softmax-dpo": {"algorithm": "s_dpo", "beta": 1.0},
-    "actor under a critic": {"algorithm": "sac"},
+    "actor under a critic": {"algorithm": "sqn_actor_critic"},
 }
 """Other algorithms with the states, rewards, masks, temperature and selection of `FUTURE_ONLY`."""
 
@@ -86,7 +86,7 @@ _NOT_FOR: Final[dict[str, frozenset[str]]] = {
 _SCRATCH: Final[dict[str, Tables]] = {
     # The base takes one step, so the reward alone trains the model.
     "pretrain": {"max_steps": 1},
-    "grpo": {"temperature": 1.0, "epochs": 200, "interpolate": False},
+    "finetune": {"temperature": 1.0, "epochs": 200, "interpolate": False},
 }
 
 
@@ -102,7 +102,7 @@ def gains(source: Source, profile: Profile, seed: int) -> list[Cell]:
 def future(source: Source, profile: Profile, seed: int) -> list[Cell]:
     """Return the earlier recipe on each backbone, which rewards future items only."""
     return [
-        Cell(f"{name}-future-alone", tables | {"grpo": FUTURE_ONLY})
+        Cell(f"{name}-future-alone", tables | {"finetune": FUTURE_ONLY})
         for name, tables in gains(source, profile, seed)
     ]
 
@@ -115,7 +115,7 @@ def ablation(source: Source, profile: Profile, seed: int) -> list[Cell]:
         for name, change in ABLATION.items():
             if name not in _NOT_FOR[recipe.name]:
                 cells.append(_changed(recipe, name, change))
-        scratch = _changed(recipe, "from scratch", _SCRATCH["grpo"])
+        scratch = _changed(recipe, "from scratch", _SCRATCH["finetune"])
         pretrain = scratch.tables["pretrain"] | _SCRATCH["pretrain"]
         cells.append(Cell(scratch.name, scratch.tables | {"pretrain": pretrain}))
     return cells
@@ -159,7 +159,7 @@ def _recipes(source: Source, profile: Profile, seed: int) -> Iterator[tuple[Cell
 
 def _changed(recipe: Cell, name: str, change: Tables) -> Cell:
     """Return the cell with a change, without a control: it is compared with the recipe."""
-    tables = recipe.tables | {"grpo": change, "evaluation": {"control": False}}
+    tables = recipe.tables | {"finetune": change, "evaluation": {"control": False}}
     return Cell(f"{recipe.name}-{name.replace(' ', '-')}", tables)
 
 
@@ -169,6 +169,6 @@ def _tables(source: Source, model: str, seed: int) -> Tables:
         "data": source.data(),
         "model": _MODELS[model],
         "pretrain": _PRETRAIN[model],
-        "grpo": {},
+        "finetune": {},
         "evaluation": {"control": True},
     }

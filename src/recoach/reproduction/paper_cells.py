@@ -89,27 +89,27 @@ TABLE4: Final[dict[str, list[str]]] = {
 
 FACTORS: Final[dict[str, dict[str, Tables]]] = {
     "sasrec": {
-        "dropout off": {"grpo": {"disable_dropout": True}},
-        "one dropout mask": {"grpo": {"shared_dropout": True}},
-        "temperature": {"grpo": {"temperature": "auto"}},
-        "positions frozen": {"grpo": {"trainable": ["item"]}},
-        "all prefixes": {"grpo": {"state": "prefix"}},
+        "dropout off": {"finetune": {"disable_dropout": True}},
+        "one dropout mask": {"finetune": {"shared_dropout": True}},
+        "temperature": {"finetune": {"temperature": "auto"}},
+        "positions frozen": {"finetune": {"trainable": ["item"]}},
+        "all prefixes": {"finetune": {"state": "prefix"}},
         "reward held out": {"pretrain": {"hold_out": 1}},
-        "early stopping": {"grpo": {"select": "best", "patience": 3}},
-        "KL with a gradient": {"grpo": {"kl_estimator": "exact"}},
-        "KL of weight 1": {"grpo": {"kl_estimator": "exact", "beta": 1.0}},
+        "early stopping": {"finetune": {"select": "best", "patience": 3}},
+        "KL with a gradient": {"finetune": {"kl_estimator": "exact"}},
+        "KL of weight 1": {"finetune": {"kl_estimator": "exact", "beta": 1.0}},
         # Is the loss due to sampling, to the weight sqrt(p/(1-p)), or to targets the base was
         # trained on?
-        "exact": {"grpo": {"estimator": "exact"}},
-        "exact dr_grpo": {"grpo": {"estimator": "exact", "loss_type": "dr_grpo"}},
-        "exact cross-entropy": {"grpo": {"estimator": "exact", "loss_type": "log"}},
+        "exact": {"finetune": {"estimator": "exact"}},
+        "exact dr_grpo": {"finetune": {"estimator": "exact", "loss_type": "dr_grpo"}},
+        "exact cross-entropy": {"finetune": {"estimator": "exact", "loss_type": "log"}},
         "held out cross-entropy": {
             "pretrain": {"hold_out": 1},
-            "grpo": {"estimator": "exact", "loss_type": "log"},
+            "finetune": {"estimator": "exact", "loss_type": "log"},
         },
         "all of these": {
             "pretrain": {"hold_out": 1},
-            "grpo": {
+            "finetune": {
                 "disable_dropout": True,
                 "temperature": "auto",
                 "trainable": ["item"],
@@ -122,11 +122,11 @@ FACTORS: Final[dict[str, dict[str, Tables]]] = {
         },
     },
     "lightgcn": {
-        "temperature": {"grpo": {"temperature": "auto"}},
+        "temperature": {"finetune": {"temperature": "auto"}},
     },
     "gsau": {
-        "dropout off": {"grpo": {"disable_dropout": True}},
-        "temperature": {"grpo": {"temperature": "auto"}},
+        "dropout off": {"finetune": {"disable_dropout": True}},
+        "temperature": {"finetune": {"temperature": "auto"}},
     },
 }
 """Changes to the paper's setting by model: one at a time, and several together."""
@@ -150,7 +150,7 @@ def table4(source: Source, profile: Profile, seed: int) -> list[Cell]:
     cells = []
     for no_dropout in (False, True):
         for name, trainable in TABLE4.items():
-            change = {"grpo": {"trainable": trainable, "disable_dropout": no_dropout}}
+            change = {"finetune": {"trainable": trainable, "disable_dropout": no_dropout}}
             if not no_dropout and trainable == _GRPO["gsau"]["trainable"]:
                 cells += [cell for cell in table3(source, profile, seed) if cell.name == "gsau"]
                 continue
@@ -188,7 +188,7 @@ def _tables(
         "data": source.data(),
         "model": _MODELS[model],
         "pretrain": _PRETRAIN[profile][model] | limit,
-        "grpo": {"preset": "paper"} | _GRPO[model] | _BUDGET[profile],
+        "finetune": {"preset": "paper"} | _GRPO[model] | _BUDGET[profile],
         "evaluation": {"control": False},
     }
     return {

@@ -22,9 +22,9 @@ from recoach.experiments.stages import CallbackFactory, continued_training_confi
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
 from recoach.simulation.shop import BROWSING, Habits, shop
+from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import TrainResult
-from recoach.training.config import GRPOConfig
-from recoach.training.loop import RunContext
+from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
 

@@ -55,7 +55,7 @@ def verification(source: Source, profile: Profile, seed: int) -> list[Cell]:
     for name, tables in _CELLS.get(source.name, {}).items():
         settings: Tables = {
             "seed": seed,
-            "finetune": False,
+            "finetune": {"enabled": False},
             "data": source.data() | {"k_core": 0},  # the files are 5-cores already
             "model": tables["model"],
             "pretrain": tables["pretrain"],

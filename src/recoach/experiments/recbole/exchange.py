@@ -128,8 +128,9 @@ def export_run(
     model = load_model(folder.checkpoints(selected), dataset)
     if model.config != folder.config().model:
         raise ModelError(
-            f"The {selected} model of {run} has another architecture than the base (grpo.level = "
-            "'final'), which RecBole does not have; fine-tune with another grpo.level."
+            f"The {selected} model of {run} has another architecture than the base "
+            "(finetune.level = 'final'), which RecBole does not have; fine-tune with another "
+            "finetune.level."
         )
     source.write(output, to_recbole(model, source, _name(source)))
     return selected
@@ -144,7 +145,8 @@ def _run_config(
         tables["evaluation"]["mask_seen"] = mask_seen
     # The run reads its own copy, which is filtered and split already.
     data = {"path": str(output / "dataset"), "name": log.name.split(".")[0], "k_core": 0}
-    return resolve(tables | {"data": data, "finetune": False}, where)
+    finetune = tables.get("finetune", {}) | {"enabled": False}
+    return resolve(tables | {"data": data, "finetune": finetune}, where)
 
 
 def _build_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:

@@ -117,7 +117,7 @@ def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings
         "evaluation": {"mask_seen": _mask(name, config), "ks": _list_lengths(config)},
     }
     metric = tables["pretrain"].get("metric", "ndcg@10")
-    tables["grpo"] = {"metric": metric}
+    tables["finetune"] = {"metric": metric}
     converted = _CONVERTED_ELSEWHERE | set(_TRAINING) | set(_COLUMNS) | set(MODELS[name][1])
     converted |= set(_FIXED_SETTINGS.get(name, {})) | _CHOICES | set(dropped)
     dropped |= {key: "no counterpart" for key in config if key not in converted}
