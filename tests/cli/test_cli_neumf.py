@@ -22,7 +22,7 @@ epochs = 3
 batch_size = 128
 learning_rate = 0.01
 
-[grpo]
+[finetune]
 max_steps = 6
 eval_steps = 3
 batch_size = 128

@@ -26,8 +26,8 @@ def search(
             shop.
         trials: Total number of trials, including those of earlier calls.
         output: The folder for the base, the study, trials.json, search.html and best.toml.
-        vary: Settings to vary: finetune.KEY=LOW..HIGH or finetune.KEY=A,B,C; may be repeated. Default:
-            learning rate, weight averaging, KL penalty, loss type, horizon and discount.
+        vary: Settings to vary: finetune.KEY=LOW..HIGH or finetune.KEY=A,B,C; may be repeated.
+            Default: learning rate, weight averaging, KL penalty, loss type, horizon and discount.
         changes: Settings for all trials that replace those of the file, like data.path=log.csv; may
             be repeated.
     """
