@@ -8,7 +8,7 @@ import torch
 from recoach.data.batches import histories
 from recoach.data.split import RaggedArray, assemble, leave_last_out
 from recoach.errors import ConfigError, DataError, ModelError
-from recoach.evaluation import evaluator
+from recoach.evaluation import evaluator, ranking
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
 from recoach.models.base import DotProductRecommender, Embeddings, Recommender
 from recoach.models.neighbours.popularity import PopularityConfig
@@ -142,19 +142,23 @@ def test_popularity_ranks_items_by_their_counts():
     assert ndcg > reverse_ndcg + 0.1
 
 
+@pytest.mark.parametrize("block_size", [7, 256])
 @pytest.mark.parametrize("mask_seen", ["all", "none"])
-def test_a_model_without_vectors_has_the_ranks_and_lists_of_its_scores(mask_seen):
+def test_a_model_without_vectors_has_the_ranks_and_lists_of_its_scores(
+    mask_seen, block_size, monkeypatch
+):
+    monkeypatch.setattr(ranking, "_MAX_SCORES", block_size * 40)
     dataset = leave_last_out(popularity_world(50, 40))
     scores = np.random.default_rng(0).random((50, 40))
     model, scorer = ScoreTable(dataset, scores), Scorer(dataset, scores)
     users = np.array([31, 4, 19])
-    for chosen in (None, users):
+    for selected in (None, users):
         expected, result = (
-            evaluate(m, dataset, mask_seen=mask_seen, users=chosen).ranks for m in (model, scorer)
+            evaluate(m, dataset, mask_seen=mask_seen, users=selected).ranks for m in (model, scorer)
         )
         assert result.tolist() == expected.tolist()
     expected, result = (
-        top_lists(m, dataset, users, 5, mask_seen=mask_seen) for m in (model, scorer)
+        top_lists(m, dataset, np.arange(50), 5, mask_seen=mask_seen) for m in (model, scorer)
     )
     assert result.tolist() == expected.tolist()
 
