@@ -99,7 +99,7 @@ class DenseDistribution(Distribution):
     Args:
         model: any recommender; the loss is differentiable with respect to its weights.
         queries: B states; their seen items are masked, numbered within `items` where given.
-        items: int64[C] candidates that stand for the catalogue; None for all of it.
+        items: int64[C] candidates that replace the catalogue; None for all of it.
         temperature: divides the scores.
         bias: float[C], see `BlockwiseDistribution`.
         dropout_seed: seeds the global random state before each call of a model in training mode,

@@ -1,4 +1,4 @@
-"""The policy: a softmax over the items that a state may be shown."""
+"""The policy: a softmax over the items that are not masked for a state."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -56,7 +56,7 @@ class Policy:
         Args:
             model: any recommender.
             queries: B states; their seen items are masked.
-            candidates: a sample that stands for the catalogue; seen items are numbered within it.
+            candidates: a sample that replaces the catalogue; seen items are numbered within it.
             dropout_seed: seeds the global random state before the model runs, so that several
                 policies of a step share their dropout masks; None leaves it as it is.
 
@@ -140,15 +140,15 @@ def calibrate_temperature(
 ) -> float:
     """Return the temperature under which the validation items are most likely.
 
-    Scores trained by BPR or alignment are no log-probabilities; one number, fitted on the
-    likelihood of at most 1,024 users' validation items, makes all backbones comparable.
+    Scores trained by BPR or alignment are no log-probabilities. One temperature, fitted on the
+    validation items of at most 1,024 users, makes policies of different models comparable.
 
     Args:
         model: any recommender.
         dataset: gives the validation items.
         mask_seen: whether the policy masks the user's past items.
         seed: draws the users.
-        logits: what the scores are made of, see `Policy`.
+        logits: see `Policy`.
 
     Returns:
         A temperature in [1e-3, 1e3]; 1 where no user has a validation item that is not masked.
