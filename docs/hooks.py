@@ -110,13 +110,10 @@ def _model_tables() -> Iterator[str]:
 
 def _algorithm_tables() -> Iterator[str]:
     from recoach.training.algorithms.registry import ALGORITHMS  # noqa: PLC0415 - imports torch
+    from recoach.training.config import FinetuneConfig  # noqa: PLC0415
 
-    grpo = ALGORITHMS["grpo"].config
     for name, entry in ALGORITHMS.items():
-        if entry.config is not grpo:
-            lacking = sorted(set(grpo.model_fields) - set(entry.config.model_fields))
-            keys = ", ".join(f"`{key}`" for key in lacking)
-            yield f"### {name}\n\n{settings_table(entry.config, grpo)}\nWithout: {keys}.\n"
+        yield f"### {name}\n\n{settings_table(entry.config, FinetuneConfig)}"
 
 
 def _load(name: str) -> Any:  # noqa: ANN401 - any settings class

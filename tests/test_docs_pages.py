@@ -213,9 +213,16 @@ def test_the_configuration_page_describes_every_setting(configuration):
     assert [name for name, row in rows.items() if not row[3]] == []
 
 
-def test_the_configuration_page_names_every_model(configuration):
+def test_the_configuration_page_names_every_model_and_algorithm(configuration):
     for name in MODELS:
         assert f"`{name}`" in configuration
+    for name in ALGORITHMS:
+        assert f"### {name}\n" in configuration
+
+
+def test_the_page_of_algorithms_lists_all_of_them():
+    rows = tables((DOCS / "how-to" / "compare-algorithms.md").read_text())
+    assert [codes(row[0])[0] for row in rows] == list(ALGORITHMS)
 
 
 def test_the_reference_has_every_public_name():
