@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from recoach.errors import ConfigError
 from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
 from recoach.models.registry import MODELS
+from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.ppo import PPOConfig
 from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.supervised import PretrainConfig
 
@@ -229,3 +231,122 @@ def test_reward_weights_must_match_reward_funcs():
         )
     config = read_config(None, ["finetune.reward_funcs=['next', 'novelty']"]).finetune
     assert config.reward_funcs == ("next", "novelty")
+
+
+# --- settings of earlier versions ------------------------------------------------------------
+
+FULL = {  # every key that a run folder of an earlier version has in [grpo]
+    "estimator": "exact",
+    "loss_type": "log",
+    "pass_k": 10,
+    "power": 0.5,
+    "slate_length": 10,
+    "replacement": True,
+    "dead_groups": "zero",
+    "num_negatives": 8192,
+    "num_iterations": 1,
+    "old_model_sync_steps": 1,
+    "epsilon": 0.2,
+    "scale_rewards": "group",
+    "beta": 0.0,
+    "kl_estimator": "exact",
+    "ref_model_sync_steps": 0,
+    "entropy_coef": 0.0,
+    "normalize_weights": True,
+    "shard_items": False,
+    "horizon": 5,
+}
+DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 64}
+LEGACY = {
+    "grpo": ({"algorithm": "grpo"}, {}),
+    "ppo": (DRAWN | {"algorithm": "ppo"}, {"algorithm": "ppo", "num_generations": 64}),
+    "raft": (DRAWN | {"algorithm": "raft"}, {"algorithm": "raft", "num_generations": 64}),
+    "top-k": (
+        {"algorithm": "top_k_off_policy", "pass_k": 4},
+        {"algorithm": "top_k_off_policy", "top_k": 4},
+    ),
+    "s_dpo": ({"algorithm": "s_dpo", "beta": 0.5}, {"algorithm": "s_dpo", "beta": 0.5}),
+    "sac": ({"algorithm": "sac"}, {"algorithm": "sqn_actor_critic"}),
+}
+
+
+@pytest.mark.parametrize("name", LEGACY)
+def test_a_stored_grpo_table_becomes_that_of_its_algorithm(name, caplog):
+    former, present = LEGACY[name]
+    stored = resolve({"finetune": True, "grpo": FULL | former}, "config.toml")
+    assert stored.tables() == resolve({"finetune": {"horizon": 5} | present}, "new").tables()
+    assert stored.finetune_enabled
+    assert not caplog.text
+
+
+def test_the_former_switch_is_finetune_enabled(caplog):
+    assert not resolve({"finetune": False}, "stored").finetune_enabled
+    assert not caplog.text
+    assert not read_config(None, ["finetune=false"]).finetune_enabled
+    assert "finetune.enabled for finetune" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("[grpo]\nbeta = 0.5\n", []),
+        ("", ["grpo.beta=0.5"]),
+        ("[finetune]\nhorizon = 10\n", ["grpo.beta=0.5"]),
+        ("[grpo]\nbeta = 0.1\n", ["finetune.beta=0.5"]),
+        ("finetune = true\n", ["finetune.beta=0.5"]),
+        ("[grpo]\nbeta = 0.1\n", ["grpo.beta=0.5"]),
+    ],
+)
+def test_a_users_former_settings_are_converted_with_one_message(tmp_path, text, changes, caplog):
+    config = read(tmp_path, text, *changes)
+    assert config.finetune == GRPOConfig(beta=0.5, mask_seen=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Write [finetune] for [grpo]" in caplog.text
+
+
+def test_present_settings_give_no_message(tmp_path, caplog):
+    read(tmp_path, "[finetune]\nbeta = 0.5\nenabled = false\n", "finetune.horizon=3")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["grpo.algorithm=ppo", "grpo.loss_type=grpo"], "'ppo' does not read grpo.loss_type"),
+        (["grpo.algorithm=sac", "grpo.num_iterations=2"], "does not read grpo.num_iterations = 2"),
+        (["grpo.algorithm=s_dpo", "grpo.num_negatives=9"], "does not read grpo.num_negatives"),
+    ],
+)
+def test_an_explicit_former_setting_without_effect_is_an_error(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(None, changes)
+
+
+def test_both_forms_of_the_table_are_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[grpo\] is the former name of \[finetune\]"):
+        read(tmp_path, "[grpo]\nbeta = 1\n[finetune]\nbeta = 2\n")
+
+
+def test_sac_is_still_accepted_by_its_former_name(caplog):
+    config = read_config(None, ["finetune.algorithm=sac"])
+    assert config.finetune.algorithm == "sqn_actor_critic"
+    assert "algorithm 'sac' is now called 'sqn_actor_critic'" in caplog.text
+
+
+def test_an_unknown_algorithm_lists_those_there_are():
+    with pytest.raises(
+        ConfigError, match=r"finetune.algorithm: there is no algorithm .*grpo"
+    ):
+        read_config(None, ["finetune.algorithm=gpro"])
+    with pytest.raises(ConfigError, match="preset must be 'default' with algorithm 'dqn'"):
+        read_config(None, ["finetune.algorithm=dqn", "finetune.preset=paper"])
+
+
+def test_another_algorithm_replaces_the_defaults_of_the_former(tmp_path):
+    text = read_config(None, ["finetune.beta=0.5", "finetune.epochs=7"]).toml()
+    config = read(tmp_path, text, "finetune.algorithm=ppo")
+    assert config.finetune == PPOConfig(beta=0.5, epochs=7, mask_seen=True)
+    values = read(tmp_path, read_config(None).toml(), "finetune.algorithm=dqn").finetune
+    assert values == DQNConfig(mask_seen=True)
+    with pytest.raises(ConfigError, match="there is no setting 'beta'"):
+        read(tmp_path, text, "finetune.algorithm=dqn")

@@ -172,10 +172,10 @@ def test_the_temperature_is_fitted_to_what_the_policy_shows():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (diversity(torch.eye(DATASET.n_items)), "'diversity' is paid for lists.*'slate'"),
+        (diversity(torch.eye(DATASET.n_items)), "'diversity' rewards lists.*'slate'"),
         (
             calibration(torch.zeros(DATASET.n_items, dtype=torch.int64), DATASET),
-            "'calibration' is paid for lists",
+            "'calibration' rewards lists",
         ),
         (lambda prompts, completions: completions, r"cannot be called.*ahead.*\*\*columns"),
         (lambda completions, **_: [1.0] * len(completions), "returned shape"),
@@ -211,7 +211,9 @@ def test_functions_of_every_make_are_called():
 
 
 def test_a_list_s_items_are_all_known_to_its_reward():
-    with pytest.raises(ConfigError, match="'diversity' knows 2 items and is asked about more"):
+    with pytest.raises(
+        ConfigError, match="'diversity' has rows for 2 items and was called with others"
+    ):
         train(diversity(torch.eye(2)), **LISTS)
     with pytest.raises(ConfigError, match="categories of 2 items, and the catalogue holds 12"):
         calibration(torch.tensor([0, 1]), DATASET)

@@ -25,7 +25,7 @@ from recoach.experiments.legacy_config import (
 )
 from recoach.models.registry import model_entry
 from recoach.training.algorithms.grpo.config import GRPOConfig
-from recoach.training.algorithms.registry import algorithm_entry
+from recoach.training.algorithms.registry import FORMER_NAMES, algorithm_entry
 from recoach.training.config import FinetuneConfig
 from recoach.training.supervised import PretrainConfig
 
@@ -187,9 +187,12 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
 def _finetune_config(
     values: dict[str, Any], evaluation: EvaluationConfig, where: str
 ) -> FinetuneConfig:
-    name = values.get("algorithm", "grpo")
+    name = str(values.get("algorithm", "grpo"))
+    if name in FORMER_NAMES:
+        _LOG.warning("%s: algorithm %r is now called %r.", where, name, FORMER_NAMES[name])
+        name = values["algorithm"] = FORMER_NAMES[name]
     try:
-        kind = algorithm_entry(str(name)).config
+        kind = algorithm_entry(name).config
     except ConfigError as error:
         raise ConfigError(f"{where}: finetune.algorithm: {error}") from error
     preset = values.pop("preset", "default")

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from recoach.errors import ConfigError
-from recoach.training.algorithms.registry import ALGORITHMS
+from recoach.training.algorithms.registry import ALGORITHMS, FORMER_NAMES
 
-_ALGORITHMS: Final = {"sac": "sqn_actor_critic"}
-"""Renamed algorithms."""
 _RENAMED: Final = {"top_k_off_policy": {"pass_k": "top_k"}}
 """Renamed settings of an algorithm."""
 _REUSED: Final = {"s_dpo": {"num_negatives"}, "sqn_actor_critic": {"num_negatives"}}
@@ -98,7 +96,7 @@ def upgrade_override(change: str, raw: Mapping[str, Any]) -> str:
     if name == "finetune":
         return f"finetune.enabled{equals}{value}"
     if name == "algorithm":
-        value = _ALGORITHMS.get(value.strip(" '\""), value)
+        value = FORMER_NAMES.get(value.strip(" '\""), value)
     return f"finetune.{name}{equals}{value}"
 
 
@@ -133,7 +131,7 @@ def _plain(value: object) -> object:
 def _upgrade_table(grpo: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
     """Return the table `[finetune]` for a table `[grpo]`."""
     named = str(grpo.get("algorithm", "grpo"))
-    name = _ALGORITHMS.get(named, named)
+    name = FORMER_NAMES.get(named, named)
     if name not in ALGORITHMS or name == "grpo":
         return dict(grpo)  # an unknown name is reported where the table is resolved
     fields = ALGORITHMS[name].config.model_fields

@@ -1,17 +1,19 @@
-"""Reward functions with TRL's signature, and those that are ready made.
+"""Reward functions with TRL's signature, and the ready-made ones.
 
 `reward(prompts, completions, **columns)` is called with keywords and returns a number, or None,
 for each completion. `prompts` is int64[N], the users, and `completions` int64[N], the items, both
-numbered as in the dataset (both int64[N, G] where groups are drawn; int64[N, L], lists, beside
-int64[N] for slates). Columns of the completions' shape:
-`ahead`, after how many interactions the user takes the item (1 is the next; 0 where not within the
-horizon), and `rating`, what the user then gave it (NaN where unknown).
+numbered as in the dataset (both int64[N, G] where groups are drawn; for slates `completions` is
+int64[N, L], lists, and `prompts` int64[N]). The columns have the shape of the completions: `ahead`
+is the number of interactions until the user interacts with the item (1 is the next; 0 if not within
+the horizon), and `rating` is the user's rating (NaN where unknown).
 
-Where a function may pay decides who can use it. `@of_log` marks one that pays nothing where the log
-is silent, `@of_items` one that looks at the item alone: these every estimator takes. One without a
-mark is asked about all that is drawn, by the estimators that draw.
+Which items a function may reward decides which algorithms can use it. `@log_reward` marks a
+function that rewards nothing outside the log, `@item_reward` one that depends on the item alone:
+every estimator of GRPO accepts both. A function without a mark is called with all drawn items, by
+the estimators that draw.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -25,53 +27,53 @@ from recoach.errors import ConfigError
 
 RewardName = Literal["next", "future", "train_set", "rated", "cross_fitted", "novelty"]
 DISCOUNTED: Final = frozenset({"future", "rated", "cross_fitted"})
-"""Those that pay for the coming `horizon` items, with `discount`."""
+"""Rewards of the next `horizon` items, with `discount`."""
 Scope = Literal["log", "items", "draws"]
 RewardFunc = Callable[..., Any]
 Function = TypeVar("Function", bound=RewardFunc)
 
 
 def log_reward(function: Function) -> Function:
-    """Mark a reward function that pays nothing for what the log does not hold."""
+    """Mark a reward function that rewards nothing outside the log."""
     function.scope = "log"  # type: ignore[attr-defined]
     return function
 
 
 def item_reward(function: Function) -> Function:
-    """Mark a reward function that looks at `completions` alone; it is called once, for all."""
+    """Mark a reward function that depends on `completions` alone; it is called once, for all."""
     function.scope = "items"  # type: ignore[attr-defined]
     return function
 
 
 def scope_of(function: RewardFunc) -> Scope:
-    """Return where a function may pay."""
+    """Return which items a function may reward: those of the log, any item alike, or any draw."""
     inner = function.func if isinstance(function, partial) else function
     scope: Scope = getattr(function, "scope", getattr(inner, "scope", "draws"))
     return scope
 
 
 def name_of(function: RewardFunc) -> str:
-    """Return what logs call a function."""
+    """Return the name of a function in logs and messages."""
     inner = function.func if isinstance(function, partial) else function
     return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 @log_reward
 def next_item(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
-    """Pay 1 for the item the user takes next (the paper's reward)."""
+    """Reward the user's next item with 1 (the paper's reward)."""
     del prompts, completions
     return (ahead == 1).float()
 
 
 @log_reward
 def train_set(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
-    """Pay 1 for every training item of the user (the paper's reading for graphs)."""
+    """Reward every training item of the user with 1 (the paper's reward for graph models)."""
     del prompts, completions
     return (ahead > 0).float()
 
 
 def future(discount: float = 0.8) -> RewardFunc:
-    """Return a reward of discount^(k-1) for an item the user takes k interactions later."""
+    """Return a reward of discount^(k-1) for the item k interactions later."""
 
     @log_reward
     def future(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
@@ -82,43 +84,46 @@ def future(discount: float = 0.8) -> RewardFunc:
 
 
 def rated(ratings: Tensor, discount: float = 0.8) -> RewardFunc:
-    """Return the `future` reward times how the item's rating compares with the best.
+    """Return the `future` reward times the rating, scaled to 0..1.
 
     Args:
-        ratings: float32[M] all that were given; the worst of them pays 0, the best 1. An item
-            without a rating pays as one of the mean rating.
+        ratings: float32[M] all ratings of the log; the lowest becomes 0, the highest 1. A missing
+            rating counts as the mean.
         discount: see `future`.
+
+    Raises:
+        ConfigError: all ratings are missing.
     """
-    known = ratings[~ratings.isnan()]
-    if not len(known):
+    present = ratings[~ratings.isnan()]
+    if not len(present):
         raise ConfigError("reward 'rated' needs ratings, and all are missing; use 'future'.")
-    low, high = float(known.min()), float(known.max())
-    usual = float(known.mean())
-    pay = future(discount)
+    low, high = float(present.min()), float(present.max())
+    mean = float(present.mean())
+    future_reward = future(discount)
 
     @log_reward
     def rated(prompts: Tensor, completions: Tensor, ahead: Tensor, rating: Tensor) -> Tensor:
-        grade = (rating.nan_to_num(nan=usual) - low) / max(high - low, 1e-6)
-        worth: Tensor = pay(prompts=prompts, completions=completions, ahead=ahead)
-        return worth * (grade if high > low else 1.0)
+        grade = (rating.nan_to_num(nan=mean) - low) / max(high - low, 1e-6)
+        reward: Tensor = future_reward(prompts=prompts, completions=completions, ahead=ahead)
+        return reward * (grade if high > low else 1.0)
 
     return rated
 
 
 def novelty(dataset: Dataset) -> RewardFunc:
-    """Return a reward for what few users know, whoever is shown it.
+    """Return a reward for items that few users have interacted with, the same for every user.
 
-    It is the item's self-information, -log2 of the share of training interactions that are its
-    own, over that of an item taken once: 1 for the rarest, 0 for one that is all there is.
+    It is the item's self-information, -log2 of its part of the training interactions, over that of
+    an item with one interaction: 1 for the rarest item, 0 for one with all interactions.
     """
     counts = torch.bincount(torch.from_numpy(dataset.train.values), minlength=dataset.n_items)
     total = max(2, int(counts.sum()))
-    worth = 1 - counts.clamp(min=1).float().log() / torch.tensor(float(total)).log()
+    values = 1 - counts.clamp(min=1).float().log() / torch.tensor(float(total)).log()
 
     @item_reward
     def novelty(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
         del prompts
-        return worth[completions]
+        return values[completions]
 
     return novelty
 
@@ -127,9 +132,9 @@ def diversity(items: Tensor) -> RewardFunc:
     """Return a reward of 1 - the mean cosine of the pairs within a list, for slates.
 
     Args:
-        items: float[I, D] vectors by which items are alike, such as those of the base.
+        items: float[I, D] item vectors that define the similarity, such as those of the base.
 
-    The reward raises ConfigError where it is asked about single items, or about one without a row.
+    The reward raises ConfigError for single items, and for an item without a row.
     """
     units = functional.normalize(items.detach().float().cpu(), dim=1)
 
@@ -143,50 +148,50 @@ def diversity(items: Tensor) -> RewardFunc:
 
 
 def calibration(categories: Tensor, dataset: Dataset) -> RewardFunc:
-    """Return minus the divergence of a list's categories from the user's own, for slates.
+    """Return minus the divergence of a list's categories from those of the history, for slates.
 
     KL(history || list) with the list smoothed by a hundredth of the history (Steck 2018).
 
     Args:
         categories: int64[I] the category of each item, 0..C-1.
-        dataset: its training histories say what a user likes.
+        dataset: its training histories give the categories of a user.
 
     Raises:
-        ConfigError: another number of categories than items; when asked, completions that are no
-            lists.
+        ConfigError: the number of categories is not that of the items; when called, the
+            completions are no lists.
     """
     if len(categories) != dataset.n_items:
         raise ConfigError(
             f"reward 'calibration' has categories of {len(categories)} items, and the catalogue "
-            f"holds {dataset.n_items}; give one for each, in its order."
+            f"holds {dataset.n_items}; give one for each item, in the order of the catalogue."
         )
     n_categories = int(categories.max()) + 1
     users = torch.repeat_interleave(
         torch.arange(dataset.n_users), torch.from_numpy(dataset.train.lengths)
     )
-    own = categories[torch.from_numpy(dataset.train.values).long()]
+    taken = categories[torch.from_numpy(dataset.train.values).long()]
     counts = torch.zeros(dataset.n_users, n_categories)
-    counts.index_put_((users, own), torch.ones(len(own)), accumulate=True)
-    liked = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    counts.index_put_((users, taken), torch.ones(len(taken)), accumulate=True)
+    distribution = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
 
     def calibration(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
         lists = _lists(prompts, completions, "calibration", len(categories))
-        p = liked[prompts.cpu()]
-        shown = functional.one_hot(categories[lists], n_categories).float().mean(dim=1)
-        q = 0.99 * shown + 0.01 * p
+        p = distribution[prompts.cpu()]
+        in_list = functional.one_hot(categories[lists], n_categories).float().mean(dim=1)
+        q = 0.99 * in_list + 0.01 * p
         return -torch.where(p > 0, p * (p / q.clamp(min=1e-12)).log(), 0.0).sum(dim=1)
 
     return calibration
 
 
 def _lists(prompts: Tensor, completions: Tensor, name: str, n_items: int) -> Tensor:
-    """Return int64[N, L], lists of items that a reward has a row for, on the CPU."""
+    """Return int64[N, L], lists of items that are all below `n_items`, on the CPU."""
     if (prompts.ndim, completions.ndim) != (1, 2):
-        raise ConfigError(f"reward {name!r} is paid for lists; use it with estimator 'slate'.")
+        raise ConfigError(f"reward {name!r} rewards lists; use it with estimator 'slate'.")
     if completions.numel() and int(completions.max()) >= n_items:
         raise ConfigError(
-            f"reward {name!r} knows {n_items} items and is asked about more; give it a row for "
-            "each item of the catalogue."
+            f"reward {name!r} has rows for {n_items} items and was called with others; give it a "
+            "row for each item of the catalogue."
         )
     return completions.cpu()
 
@@ -195,16 +200,16 @@ def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:
     """Return a ready-made reward function.
 
     Raises:
-        ConfigError: no function of this name; `rated` for a log without ratings; `cross_fitted`,
-            for which bases are trained.
+        ConfigError: there is no function of this name; `rated` for a log without ratings;
+            `cross_fitted`, which needs base models.
     """
     if name not in get_args(RewardName):
-        known = ", ".join(get_args(RewardName))
-        raise ConfigError(f"there is no ready-made reward {name!r}; there are {known}.")
+        names = ", ".join(get_args(RewardName))
+        raise ConfigError(f"there is no ready-made reward {name!r}; there are {names}.")
     if name == "cross_fitted":
         raise ConfigError(
-            "reward 'cross_fitted' is measured by bases that `recoach run` trains; in Python give "
-            "recoach.training.crossfit.CrossFitted and what trains them."
+            "reward 'cross_fitted' needs base models, which `recoach run` trains; in Python pass "
+            "recoach.training.crossfit.CrossFitted with a function that trains them."
         )
     if name == "novelty":
         return novelty(dataset)
@@ -218,3 +223,20 @@ def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:
     if name == "future":
         return future(discount)
     return {"next": next_item, "train_set": train_set}[name]
+
+
+_RENAMED = {"of_log": log_reward, "of_items": item_reward}
+"""Names of earlier versions."""
+
+
+def __getattr__(name: str) -> object:
+    """Return a decorator by its former name, with a DeprecationWarning."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{name} is now recoach.policy.reward_funcs.{_RENAMED[name].__name__}; the old name will "
+        "be removed.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return _RENAMED[name]

@@ -35,6 +35,10 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
 }
 
 
+FORMER_NAMES: Final = {"sac": "sqn_actor_critic"}
+"""Algorithms of earlier versions that are renamed."""
+
+
 def algorithm_entry(name: str) -> AlgorithmEntry:
     """Return the entry of an algorithm.
 
@@ -42,7 +46,7 @@ def algorithm_entry(name: str) -> AlgorithmEntry:
         ConfigError: there is none of this name.
     """
     if name not in ALGORITHMS:
-        raise ConfigError(f"there is no algorithm {name!r}; {suggestion(name, ALGORITHMS)}")
+        raise ConfigError(f"there is no algorithm {name!r}. {suggestion(name, ALGORITHMS)}")
     return ALGORITHMS[name]
 
 
