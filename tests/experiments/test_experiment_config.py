@@ -334,9 +334,7 @@ def test_sac_is_still_accepted_by_its_former_name(caplog):
 
 
 def test_an_unknown_algorithm_lists_those_there_are():
-    with pytest.raises(
-        ConfigError, match=r"finetune.algorithm: there is no algorithm .*grpo"
-    ):
+    with pytest.raises(ConfigError, match=r"finetune.algorithm: there is no algorithm .*grpo"):
         read_config(None, ["finetune.algorithm=gpro"])
     with pytest.raises(ConfigError, match="preset must be 'default' with algorithm 'dqn'"):
         read_config(None, ["finetune.algorithm=dqn", "finetune.preset=paper"])
