@@ -160,7 +160,7 @@ def test_a_file_that_changed_on_the_server_is_downloaded_from_the_start(server, 
 
 def test_a_complete_part_that_was_not_renamed_is_used(server, tmp_path):
     (tmp_path / ".log.gz.part").write_bytes(CONTENT)
-    (tmp_path / ".log.gz.part.json").write_text('{"seal": "\\"one\\""}')
+    (tmp_path / ".log.gz.part.version").write_text('"one"')
     assert get(server, tmp_path / "log.gz")[0] == SHA256
 
 

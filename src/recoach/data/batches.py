@@ -158,8 +158,7 @@ def histories(dataset: Dataset, split: Split | Literal["future"]) -> RaggedArray
     values = np.concatenate([part.values for part in parts])
     order = np.argsort(users, kind="stable")
     lengths = np.sum([part.lengths for part in parts], axis=0)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return RaggedArray(offsets, values[order])
+    return RaggedArray.from_lengths(lengths, values[order])
 
 
 def user_queries(

@@ -7,14 +7,13 @@ file and, after the first download, the SHA-256 in a file next to it that `sha25
 import gzip
 import hashlib
 import http.client
-import json
 import ssl
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from recoach.errors import DataError
 
@@ -43,11 +42,7 @@ def fetch(url: str, target: Path, progress: Progress, *, sha256: str | None = No
     An interrupted download leaves `.NAME.part`, which the next call continues if the server says
     that its file is still the same.
 
-    Args:
-        url: the address of the file.
-        target: the path to write; `target` plus ".sha256" keeps its checksum.
-        progress: called after each chunk.
-        sha256: the expected checksum, if known.
+    `target` plus ".sha256" keeps the checksum, which must be `sha256` if that is given.
 
     Raises:
         DataError: the server cannot be reached or refuses, the file is truncated or damaged or has
@@ -68,7 +63,8 @@ def fetch(url: str, target: Path, progress: Progress, *, sha256: str | None = No
             "you may write to."
         ) from error
     checksum_path = target.with_name(f"{target.name}.sha256")
-    for expected, origin in ((sha256, "--sha256"), (_read_sum(checksum_path), checksum_path.name)):
+    stored = checksum_path.read_text().split()[0] if checksum_path.exists() else None
+    for expected, origin in ((sha256, "--sha256"), (stored, checksum_path.name)):
         if expected and expected.lower() != actual:
             raise DataError(
                 f"{target}: the SHA-256 is {actual}, but {expected} according to {origin}. Remove "
@@ -82,7 +78,8 @@ def fetch(url: str, target: Path, progress: Progress, *, sha256: str | None = No
 def _download(url: str, part: Path, progress: Progress) -> None:
     size = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "recoach"})
-    version = _read_version(part)
+    version_path = _version_path(part)
+    version = version_path.read_text(errors="ignore") if version_path.exists() else ""
     if size and version:
         request.add_header("Range", f"bytes={size}-")
         request.add_header("If-Range", version)  # the server sends a changed file from the start
@@ -92,7 +89,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             length = response.headers.get("Content-Length")
             total = size + int(length) if length else None
             headers = response.headers
-            _write_version(part, headers.get("ETag") or headers.get("Last-Modified"))
+            version_path.write_text(headers.get("ETag") or headers.get("Last-Modified") or "")
             with part.open("ab" if size else "wb") as file:
                 progress(size, total)
                 for chunk in _chunks(response):
@@ -144,22 +141,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_sum(path: Path) -> str | None:
-    return path.read_text().split()[0] if path.exists() else None
-
-
 def _version_path(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _read_version(part: Path) -> str | None:
-    try:
-        note: Any = json.loads(_version_path(part).read_text())
-        return str(note["seal"]) if note["seal"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_version(part: Path, version: str | None) -> None:
-    """Keep the ETag or the date by which the server recognizes the same file later."""
-    _version_path(part).write_text(json.dumps({"seal": version}))
+    """Return the file with the ETag or date by which the server recognizes the same file."""
+    return part.with_name(f"{part.name}.version")

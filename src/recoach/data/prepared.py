@@ -281,6 +281,5 @@ def _swap(new: Path, directory: Path, old: Path) -> None:
 
 
 def _rows(table: pl.DataFrame, n_users: int) -> RaggedArray:
-    counts = np.bincount(table["user"].to_numpy(), minlength=n_users)
-    offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-    return RaggedArray(offsets, table["item"].to_numpy().astype(np.int32))
+    lengths = np.bincount(table["user"].to_numpy(), minlength=n_users)
+    return RaggedArray.from_lengths(lengths, table["item"].to_numpy().astype(np.int32))

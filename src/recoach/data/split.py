@@ -27,6 +27,11 @@ class RaggedArray:
     offsets: LongArray
     values: IntArray
 
+    @classmethod
+    def from_lengths(cls, lengths: npt.NDArray[np.integer], values: IntArray) -> "RaggedArray":
+        """Return the rows of int[n] lengths, which follow each other in `values`."""
+        return cls(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), values)
+
     @property
     def lengths(self) -> LongArray:
         """Return int64[n], the length of each row."""
@@ -145,11 +150,8 @@ def hold_out(
 ) -> Dataset:
     """Hold out each user's last `n_test` rows for test and the `n_valid` before for validation.
 
-    Args:
-        interactions: the log; file order breaks ties in time.
-        n_valid: int64[n_users].
-        n_test: int64[n_users]; a user has at least `n_valid + n_test` rows.
-        name: the name of the dataset.
+    `n_valid` and `n_test` are int64[n_users] and together at most the number of a user's rows. File
+    order breaks ties in time.
     """
     return _hold_out(order_log(interactions), n_valid, n_test, name)
 
@@ -170,7 +172,9 @@ def _hold_out(log: OrderedLog, n_valid: LongArray, n_test: LongArray, name: str)
     lengths = np.stack((log.counts - n_test - n_valid, n_valid, n_test))
     # The part (0 train, 1 valid, 2 test) of each row of the log.
     parts = np.repeat(np.tile(np.arange(3, dtype=np.uint8), len(log.counts)), lengths.T.ravel())
-    train, valid, test = (_ragged(lengths[part], log.items[parts == part]) for part in range(3))
+    train, valid, test = (
+        RaggedArray.from_lengths(lengths[part], log.items[parts == part]) for part in range(3)
+    )
     ratings = None if log.ratings is None else log.ratings[parts == 0]
     dataset = assemble(name, (log.user_ids, log.item_ids), (train, valid, test))
     return replace(dataset, ratings=ratings)
@@ -212,10 +216,8 @@ def from_parts(
         for part, user_codes, item_codes in zip(parts, users, items, strict=True)
     ]
     if valid is None:
-        empty = RaggedArray(
-            np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
-        )
-        rows.insert(1, empty)
+        no_rows = np.zeros(len(user_ids), dtype=np.int64)
+        rows.insert(1, RaggedArray.from_lengths(no_rows, np.empty(0, dtype=np.int32)))
     joined = assemble(name, (user_ids, item_ids), (rows[0], rows[1], rows[2]))
     return replace(joined, split="as given")
 
@@ -254,18 +256,14 @@ def chronological(interactions: Interactions) -> LongArray:
     return ordered["row"].to_numpy().astype(np.int64)
 
 
-def _ragged(lengths: LongArray, values: IntArray) -> RaggedArray:
-    return RaggedArray(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), values)
-
-
 def _by_user(
     part: Interactions, user_codes: LongArray, item_codes: LongArray, n_users: int
 ) -> RaggedArray:
     order = chronological(part)
     users = user_codes[part.users[order]]
     items = item_codes[part.items[order]].astype(np.int32)
-    counts = np.bincount(users, minlength=n_users)
-    return _ragged(counts, items[np.argsort(users, kind="stable")])
+    lengths = np.bincount(users, minlength=n_users)
+    return RaggedArray.from_lengths(lengths, items[np.argsort(users, kind="stable")])
 
 
 def _union(vocabularies: list[pl.Series]) -> tuple[pl.Series, list[LongArray]]:

@@ -81,12 +81,10 @@ def model_policy(model: Recommender) -> Policy:
     @torch.no_grad()
     def policy(observations: Longs, env: ShopVectorEnv) -> Longs:
         lengths = (observations != env.n_items).sum(axis=1)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         items = observations[observations != env.n_items].astype(np.int32)
+        past = RaggedArray.from_lengths(lengths, items)
         rows, length = np.arange(len(lengths)), model.history_length or observations.shape[1]
-        queries = user_queries(
-            RaggedArray(offsets, items), rows, length, env.n_items, mask_seen=False
-        )
+        queries = user_queries(past, rows, length, env.n_items, mask_seen=False)
         pairs = (torch.from_numpy(index.copy()) for index in np.nonzero(env.seen))
         users = torch.from_numpy(env.users.astype(np.int64))
         queries = replace(queries, users=users, seen=Seen(*pairs)).to(model.device)

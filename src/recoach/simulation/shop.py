@@ -139,13 +139,9 @@ class Shop:
         return probabilities[:, self.catalogue_index]
 
     def preference(self, user_index: int) -> Floats:
-        """Return the true probability of each item to be the user's next click after the log.
+        """Return `click_probabilities` of the user with this number, float64[n_items of the log].
 
-        Args:
-            user_index: dense user id, 0..n_users-1.
-
-        Returns:
-            float64[n_items of the log], see `click_probabilities`.
+        They are those of the next click after the log.
         """
         states = self._user_states.select(np.array([user_index]))
         probabilities: Floats = self.click_probabilities(states)[0]
@@ -230,12 +226,8 @@ def _click_probabilities(
 ) -> Floats:
     """Return float64[n, n_items], the distribution of one kind of click.
 
-    Args:
-        catalogue: all items.
-        states: of n users.
-        habits: parameters of the users.
-        kind: "same_category" for a click that continues the session, "new_session", or "random"
-            for one by popularity alone.
+    The kind is "same_category" for a click that continues the session, "new_session", or "random"
+    for one by popularity alone.
     """
     unseen = ~states.seen
     if kind == "random":
@@ -344,13 +336,9 @@ def make_log(
     shape: tuple[int, int],
     times: NDArray[np.int64] | None = None,
 ) -> Interactions:
-    """Return the log of dense columns.
+    """Return the log of int64[N] columns; without times (milliseconds) rows are a minute apart.
 
-    Args:
-        users: int64[N].
-        items: int64[N].
-        shape: (n_users, n_items), whose ids are "u0000" and on, "item-0000" and on.
-        times: int64[N] milliseconds; without them, rows are a minute apart.
+    The ids of the (n_users, n_items) of `shape` are "u0000" and on, "item-0000" and on.
     """
     n_users, n_items = shape
     minutes = EPOCH + MINUTE * np.arange(len(users), dtype=np.int64)
