@@ -8,13 +8,7 @@ import polars as pl
 from recoach.data.config import PrepareConfig
 from recoach.data.ingest import read_benchmark
 from recoach.data.item_table import read_titles
-from recoach.data.prepared import (
-    MANIFEST,
-    load_dataset,
-    prepare,
-    recover,
-    save_dataset,
-)
+from recoach.data.prepared import MANIFEST, load_dataset, prepare, recover, save_dataset
 from recoach.data.split import Dataset, leave_last_out
 from recoach.data.statistics import describe
 from recoach.errors import DataError
@@ -36,20 +30,22 @@ def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -
             changed since the run was started.
     """
     source = None if config.path is None else Path(config.path)
-    prepared = source is not None and (source / MANIFEST).exists()
     recover(directory)
-    if resumed and directory.exists() and not prepared:
-        return _with_name(load_dataset(directory), config.name)
-    if source is None:
-        return _with_name(_simulate(directory), config.name)
-    if prepared:
-        return _with_name(_copy_prepared(source, directory), config.name)
-    if source.is_dir():
+    if source is not None and (source / MANIFEST).exists():
+        dataset = _copy_prepared(source, directory)
+    elif resumed and directory.exists():
+        dataset = load_dataset(directory)
+    elif source is None:
+        log = embedded_shop().interactions
+        dataset = leave_last_out(log, name="shop")
+        save_dataset(dataset, directory, describe(log))
+    elif source.is_dir():
         dataset = read_benchmark(source)
         save_dataset(dataset, directory)
-        return _with_name(dataset, config.name)
-    filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
-    return _with_name(prepare(source, directory, filters), config.name)
+    else:
+        filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
+        dataset = prepare(source, directory, filters)
+    return replace(dataset, name=config.name) if config.name else dataset
 
 
 def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
@@ -70,13 +66,6 @@ def embedded_shop() -> Shop:
     return shop(seed=0, habits=BROWSING)
 
 
-def _simulate(directory: Path) -> Dataset:
-    simulated = embedded_shop()
-    dataset = leave_last_out(simulated.interactions, name="shop")
-    save_dataset(dataset, directory, describe(simulated.interactions))
-    return dataset
-
-
 def _copy_prepared(source: Path, directory: Path) -> Dataset:
     dataset = load_dataset(source)
     if directory.exists():
@@ -88,7 +77,3 @@ def _copy_prepared(source: Path, directory: Path) -> Dataset:
         return copy
     save_dataset(dataset, directory)
     return dataset
-
-
-def _with_name(dataset: Dataset, name: str) -> Dataset:
-    return replace(dataset, name=name) if name else dataset

@@ -6,9 +6,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from recoach.data.batches import histories
+from recoach.data.batches import Split, histories
 from recoach.data.split import Dataset
-from recoach.evaluation.beyond_accuracy import activity_groups, list_metrics, popularity_buckets
+from recoach.evaluation.beyond_accuracy import (
+    Activity,
+    Bucket,
+    activity_groups,
+    list_metrics,
+    popularity_buckets,
+)
 from recoach.evaluation.evaluator import Evaluation, evaluate, top_lists
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.experiments.config import ExperimentConfig
@@ -21,6 +27,7 @@ from recoach.training.health import health_warnings
 FORMAT = 1
 _EXAMPLE_USERS = 6
 _LIST_LENGTH = 10
+_SPLITS: tuple[Split, ...] = ("valid", "test")
 
 StageName = Literal["base", "tuned", "control"]
 """The trained models of a run: base, fine-tuned, and after continued supervised training."""
@@ -50,19 +57,12 @@ def write_results(
     dataset: Dataset,
     trained: Mapping[StageName, TrainedModel],
 ) -> dict[str, Any]:
-    """Evaluate every model of a run and write results.json, per_user.parquet and lists.json.
-
-    Returns:
-        The content of results.json.
-    """
+    """Write results.json, per_user.parquet and lists.json of a run; return the first's content."""
     models: dict[str, Recommender] = {"popularity": build_model("popularity", dataset)}
     models |= {stage: trained[stage].model for stage in trained}
     ks, mask = config.evaluation.ks, config.evaluation.mask_seen
     evaluations = {
-        name: {
-            "valid": evaluate(model, dataset, "valid", ks=ks, mask_seen=mask),
-            "test": evaluate(model, dataset, "test", ks=ks, mask_seen=mask),
-        }
+        name: {split: evaluate(model, dataset, split, ks=ks, mask_seen=mask) for split in _SPLITS}
         for name, model in models.items()
     }
     tests = {name: splits["test"] for name, splits in evaluations.items()}
@@ -92,7 +92,9 @@ def write_results(
     return results
 
 
-def _metrics(evaluations: Mapping[str, Evaluation], trained: TrainedModel | None) -> dict[str, Any]:
+def _metrics(
+    evaluations: Mapping[Split, Evaluation], trained: TrainedModel | None
+) -> dict[str, Any]:
     """Return the metrics of a model by split, and the steps and seconds of its training."""
     summary: dict[str, Any] = {
         split: {name: round(value, 6) for name, value in evaluation.means().items()}
@@ -101,11 +103,8 @@ def _metrics(evaluations: Mapping[str, Evaluation], trained: TrainedModel | None
     summary["seen_masked"] = evaluations["test"].protocol["seen_masked_for_this_model"]
     if trained is not None:
         result = trained.result
-        summary |= {
-            "steps": result.steps,
-            "best_step": result.best_step,
-            "seconds": round(result.seconds, 1),
-        }
+        summary |= {"steps": result.steps, "best_step": result.best_step}
+        summary["seconds"] = round(result.seconds, 1)
         if result.share is not None:
             summary["share"] = result.share
     return summary
@@ -126,21 +125,15 @@ def _beyond_accuracy(
     metrics = list_metrics(lists, dataset.train, dataset.n_items)
     return {
         "lists": {name: round(value, 6) for name, value in metrics.items()},
-        "popularity_buckets": [
-            {"items": b.items, "targets": b.targets, f"recall@{_LIST_LENGTH}": round(b.recall, 6)}
-            for b in buckets
-            if b.targets
-        ],
-        "activity_groups": [
-            {
-                "shortest": group.shortest,
-                "longest": group.longest,
-                "targets": group.targets,
-                f"recall@{_LIST_LENGTH}": round(group.recall, 6),
-            }
-            for group in groups
-        ],
+        "popularity_buckets": [_group_entry(bucket) for bucket in buckets if bucket.targets],
+        "activity_groups": [_group_entry(group) for group in groups],
     }
+
+
+def _group_entry(group: Bucket | Activity) -> dict[str, Any]:
+    entry: dict[str, Any] = group._asdict()
+    recall = entry.pop("recall")
+    return entry | {f"recall@{_LIST_LENGTH}": round(recall, 6)}
 
 
 def _dataset_summary(dataset: Dataset) -> dict[str, Any]:

@@ -97,10 +97,8 @@ class Run:
 
     def train_control(self, steps: int, eval_steps: int) -> TrainedModel:
         """Continue supervised training of the base model with the budget of fine-tuning."""
-        model = self.load_base()
-        config = continued_training_config(
-            self.config.pretrain, self.config.finetune, steps, eval_steps
-        )
+        model, settings = self.load_base(), self.config
+        config = continued_training_config(settings.pretrain, settings.finetune, steps, eval_steps)
         context = self.context("control")
         result = pretrain(model, self.dataset, config, context, start_is_candidate=True)
         return TrainedModel(model, result)
@@ -134,13 +132,10 @@ class Run:
 def continued_training_config(
     base: PretrainConfig, args: FinetuneConfig, steps: int, eval_steps: int
 ) -> PretrainConfig:
-    """Return the settings of the continued-training control, with GRPO's budget and selection.
+    """Return the settings of the continued-training control.
 
-    Args:
-        base: the settings of the base model's training; its loss is kept.
-        args: learning rate, batch size, averaging and checkpoint selection are taken from it.
-        steps: as many as GRPO took.
-        eval_steps: between two evaluations.
+    The loss is that of the base. Learning rate, batch size, averaging and selection are those of
+    fine-tuning, and so are the number of steps and of steps between two evaluations.
     """
     return base.model_copy(
         update={
@@ -170,23 +165,17 @@ def open_run(
         RunError: see `RunFolder.check` and `RunFolder.begin`.
         DataError: see `run_dataset`.
     """
-    if distributed.is_main_process():
-        run = _open(config, path, resume=resume, make_callback=make_callback)
+    if not distributed.is_main_process():
         distributed.barrier()
-        return run
-    distributed.barrier()
-    return _open(config, path, resume=True, make_callback=make_callback)
-
-
-def _open(
-    config: ExperimentConfig, path: Path, *, resume: bool, make_callback: CallbackFactory
-) -> Run:
+        resume = True
     folder = RunFolder(path)
     resumed = folder.check(config, resume=resume)
     dataset = run_dataset(config.data, folder.dataset, resumed=resumed)
     if not resumed and (titles := run_titles(config.data, dataset)) is not None:
         folder.write_titles(titles)
     folder.begin(config, dataset)  # last, so that an unreadable log does not leave a run
+    if distributed.is_main_process():
+        distributed.barrier()
     return Run(config, folder, dataset, make_callback)
 
 

@@ -104,11 +104,7 @@ _TRACKERS: Final[dict[str, type[TensorBoard | MLflow | WandB]]] = {
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Check that trackers are installed; called before training.
-
-    Raises:
-        ConfigError: a tracker is not installed.
-    """
+    """Raise a ConfigError if a tracker is not installed; called before training."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
@@ -119,13 +115,9 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
 def trackers(
     names: Sequence[TrackerName], config: ExperimentConfig, folder: RunFolder, stage: str
 ) -> list[Callback]:
-    """Return the callbacks that log a stage.
+    """Return the callbacks that log a stage; local stores are written into the run's folder.
 
-    Args:
-        names: installed trackers, see `check_trackers`.
-        config: logged as the parameters of the run.
-        folder: local stores are written into it.
-        stage: base, control or tuned.
+    The trackers must be installed, see `check_trackers`.
     """
     return [_TRACKERS[name](config, folder.path, stage) for name in names]
 
