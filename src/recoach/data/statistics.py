@@ -48,12 +48,9 @@ def describe(interactions: Interactions) -> Statistics:
 def from_counts(
     counts: tuple[int, int, int], time_range: tuple[int, int] | None, n_pairs: int
 ) -> Statistics:
-    """Return the statistics of a log from its counts.
+    """Return the statistics of a log with these counts of users, items and rows.
 
-    Args:
-        counts: users, items and rows.
-        time_range: the earliest and the latest time in milliseconds; None without times.
-        n_pairs: number of distinct (user, item) pairs.
+    `time_range` is in milliseconds; `n_pairs` counts distinct (user, item) pairs.
     """
     users, items, rows = counts
     return Statistics(

@@ -25,13 +25,8 @@ def timestamp_conversion(sample: pl.Series, where: str) -> Conversion:
     """Return how to read a column of timestamps, by its type and its first value.
 
     Dates become int64 milliseconds, numbers float64 in their unit (see `milliseconds_per_unit`).
-
-    Args:
-        sample: the first value of the column, or an empty series.
-        where: file and column, for the error message.
-
-    Raises:
-        DataError: the type of the column cannot be a time.
+    `sample` holds the first value or none. DataError, about the column `where`, if its type cannot
+    be a time.
     """
     dtype = sample.dtype
     if dtype.is_numeric():
@@ -46,12 +41,7 @@ def timestamp_conversion(sample: pl.Series, where: str) -> Conversion:
 
 
 def outside_years(times: pl.Expr, scale: float) -> pl.Expr:
-    """Return which times lie outside the years 1 to 9999, as with mixed units.
-
-    Args:
-        times: numbers of one unit.
-        scale: milliseconds per unit.
-    """
+    """Return which times, `scale` milliseconds each, lie outside the years 1 to 9999."""
     milliseconds = times.cast(pl.Float64) * scale
     return (milliseconds < _FIRST_MILLISECOND) | (milliseconds > _LAST_MILLISECOND)
 

@@ -80,7 +80,7 @@ class RunFolder:
 
     def _check_is_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; choose another --output for the run's folder.")
+            raise RunError(f"{self.path} is a file; choose another --output.")
 
     def _names(self) -> set[str]:
         return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()

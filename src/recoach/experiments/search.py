@@ -95,42 +95,28 @@ def search(
         raise ConfigError(f"--trials must be at least 1, not {plan.trials}.")
     if not model_entry(config.model_name).model.needs:
         raise ConfigError(f"{config.model_name} has no weights that could be fine-tuned.")
-    _check_folder(plan.output)
     folder, base = RunFolder(plan.output), RunFolder(plan.output / "base")
     with folder.lock(), base.lock():
-        return _search(
-            plan,
-            open_run(
-                replace(config, finetune_enabled=False),
-                base.path,
-                resume=True,
-                make_callback=make_callback,
-            ),
-            callback,
-        )
-
-
-def _search(plan: SearchPlan, run: Run, callback: SearchCallback) -> dict[str, Any]:
-    config, folder = plan.config, RunFolder(plan.output)
-    with _open_study(plan) as study:
-        run.train_base()
-        base = _validation_metric(run)(run.load_base())
-        callback.on_search(base, len(_ended_trials(study)))
-        while len(_ended_trials(study)) < plan.trials:
-            _run_trial(plan, run, _next_trial(plan, study), callback)
-            callback.on_trial(_trial_entries(study)[-1], base)
-        results = _search_results(plan, study, base)
-    if results["best"] is not None:
-        best = results["trials"][results["best"] - 1]["settings"]
-        folder.write_text("best.toml", _with_settings(config, best).toml())
-    folder.write_json("trials.json", results)
+        _check_folder(plan.output)
+        base_config = replace(config, finetune_enabled=False)
+        run = open_run(base_config, base.path, resume=True, make_callback=make_callback)
+        with _open_study(plan) as study:
+            run.train_base()
+            value = _validation_metric(run)(run.load_base())
+            callback.on_search(value, len(_ended_trials(study)))
+            while len(_ended_trials(study)) < plan.trials:
+                _run_trial(plan, run, _next_trial(plan, study), callback)
+                callback.on_trial(_trial_entries(study)[-1], value)
+            results = _search_results(plan, study, value)
+        if results["best"] is not None:
+            best = results["trials"][results["best"] - 1]["settings"]
+            folder.write_text("best.toml", _with_settings(config, best).toml())
+        folder.write_json("trials.json", results)
     return results
 
 
 def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; choose another --output for the search's folder.")
-    entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    entries = {entry.name for entry in path.iterdir()}
     if _STUDY not in entries and entries - {"base", LOCK_FILE}:
         raise RunError(f"{path} holds something else than a search; choose another --output.")
 

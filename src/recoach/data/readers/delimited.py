@@ -3,6 +3,7 @@
 import contextlib
 import csv
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -24,16 +25,10 @@ def open_tsv(file: LogFile) -> Table:
 
 
 def open_delimited(file: LogFile, separator: str, *, typed_header: bool = False) -> Table:
-    """Open delimited text.
+    """Open delimited text; DataError if its header has one column only or a column twice.
 
-    Args:
-        file: a file with a header.
-        separator: what separates the values.
-        typed_header: names carry types (`user_id:token`) and values are never quoted, as in
-            RecBole's files.
-
-    Raises:
-        DataError: the header has one column only, or the same column twice.
+    With `typed_header`, names carry types (`user_id:token`) and values are never quoted, as in
+    RecBole's files.
     """
     path = file.path
     names = header_names(file, separator)
@@ -91,19 +86,22 @@ def _line_number(path: Path, row: int, separator: str, *, quoted: bool) -> int:
     """Return the line (from 1) on which data row `row` ends; quoted values may hold line breaks."""
     if not quoted:
         return row + 2
-    lines = scan_lines(path, "utf8-lossy").collect()["line"]
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
+    reader = _csv_reader(path, separator)
     with contextlib.suppress(csv.Error):  # the reader stops at the row or just before it
         for _ in range(row + 2):
             next(reader, None)
-    return reader.line_num
+    return int(reader.line_num)
+
+
+def _csv_reader(path: Path, separator: str) -> Any:  # noqa: ANN401 - csv does not export its type
+    lines = scan_lines(path, "utf8-lossy").collect()["line"]
+    return csv.reader((f"{line}\n" for line in lines), delimiter=separator)
 
 
 def _diagnose(path: Path, separator: str, n_columns: int) -> None:
     """Raise a DataError for the first line that is not UTF-8, badly quoted or too long."""
     diagnose_encoding(path)
-    lines = scan_lines(path, "utf8-lossy").collect()["line"]
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
+    reader = _csv_reader(path, separator)
     try:
         long_row = next((values for values in reader if len(values) > n_columns), None)
     except csv.Error as error:

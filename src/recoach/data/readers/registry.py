@@ -40,13 +40,10 @@ _COMPRESSED = (".gz", ".zst")
 
 
 def open_table(path: Path, format_name: str, is_header: Callable[[list[str]], bool]) -> Table:
-    """Open a file as a table.
+    """Open a file, plain or, where it is text, compressed (.gz, .zst), as a table.
 
-    Args:
-        path: a file in any of the formats, plain or, where it is text, compressed (.gz, .zst).
-        format_name: one of FORMATS; "auto" selects by suffix (a .txt file is a CSV file if its
-            first line is a header, a sequence file otherwise).
-        is_header: whether these names include a user and an item column.
+    The format "auto" selects by suffix; a .txt file is a CSV file if its first line `is_header`, a
+    sequence file otherwise.
 
     Raises:
         DataError: no such file or format, an empty file, a header that cannot be used.

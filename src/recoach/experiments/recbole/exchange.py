@@ -97,14 +97,8 @@ def export_run(
 ) -> str:
     """Write a run's weights into a copy of the RecBole checkpoint it was imported from.
 
-    Args:
-        run: a run folder made by `import_run`.
-        checkpoint: the checkpoint it was made from.
-        output: the file to write.
-        stage: whose weights are written; None for the tuned ones if they exist, else the base's.
-
-    Returns:
-        The stage whose weights were written.
+    Without a stage these are the tuned weights if there are any, else those of the base; the stage
+    is returned.
 
     Raises:
         RunError: the folder is not a run, or the stage is not finished.

@@ -36,11 +36,7 @@ _FIELDS = {_USER: "user_id", _ITEM: "item_id", _TIME: "timestamp"}
 
 
 def read_log(path: Path, config: Mapping[str, Any]) -> Dataset:
-    """Return the dataset that RecBole builds from a log.
-
-    Args:
-        path: the `.inter` file.
-        config: RecBole's final settings.
+    """Return the dataset that RecBole builds from an `.inter` file with its final settings.
 
     Raises:
         DataError: the log cannot be read, or a setting is not supported.
@@ -168,15 +164,7 @@ def _to_interactions(frame: pl.DataFrame, config: Mapping[str, Any]) -> Interact
 
 
 def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a setting that is a table, empty if it is not set.
-
-    Args:
-        config: RecBole's settings.
-        key: such as "eval_args".
-
-    Raises:
-        DataError: the setting is not a table.
-    """
+    """Return a setting that must be a table, such as "eval_args"; empty if it is not set."""
     value = config.get(key) or {}
     if not isinstance(value, dict):
         raise DataError(f"RecBole's setting {key} must be a table of settings, not {value!r}.")

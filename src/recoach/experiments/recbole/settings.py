@@ -92,11 +92,9 @@ class ConvertedSettings(NamedTuple):
 
 
 def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings:
-    """Convert RecBole's settings.
+    """Convert RecBole's settings, from a YAML file or a checkpoint that `where` names in errors.
 
-    Args:
-        config: the content of a YAML file or a checkpoint; missing settings have RecBole's default.
-        where: the source of the settings, named in error messages.
+    Missing settings have RecBole's default.
 
     Raises:
         ConfigError: a model or an architecture that is not supported.

@@ -30,12 +30,7 @@ _BLOCK = {
 
 
 def load_weights(model: Recommender, checkpoint: Checkpoint, name: str) -> None:
-    """Load the weights of a RecBole checkpoint into a model of ours.
-
-    Args:
-        model: has the architecture and sizes of the checkpoint.
-        checkpoint: of RecBole.
-        name: RecBole's name of the model, such as "SASRec".
+    """Load the weights of a checkpoint of RecBole's model `name` into a model of the same sizes.
 
     Raises:
         ModelError: a tensor is missing, unexpected, of another shape, or not finite.
