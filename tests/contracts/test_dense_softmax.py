@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from variants import DATASET, N_ITEMS, SCORERS, VARIANTS, build
+from variants import ATTENTION, DATASET, N_ITEMS, SCORERS, VARIANTS, build
 
 from recoach.data.batches import Seen, StateBatches, seen_before
 from recoach.models import dense_softmax
@@ -219,9 +219,10 @@ class PlainBlock:
         return (self.every.exp() * (self.finite - other.finite.detach())).sum(dim=1)
 
 
-@pytest.mark.parametrize("variant", [*SCORERS, "sasrec"])
-def test_both_passes_have_the_dropout_masks_of_the_seed(variant):
+@pytest.mark.parametrize(("variant", "chunk"), [("neumf", N_ITEMS), (ATTENTION, 3), ("sasrec", 3)])
+def test_both_passes_and_all_chunks_have_the_dropout_masks_of_the_seed(variant, chunk):
     model = build(variant).double().train()
+    model.scores_at_once = 23 * chunk  # only NeuMF drops elements of tensors of items
     queries = states(model, mask=True)
     loss = all_losses(N_ITEMS, queries, VALUES)
     reference = dense(reference_of(variant), queries)
