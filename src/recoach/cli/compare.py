@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.table import Table
 
 from recoach.cli.console import console
 from recoach.cli.options import Words
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.compare import compare_runs
-from recoach.report.table_formats import latex, markdown
+from recoach.report.table_formats import console_table, latex, markdown
 
 
 def compare(
@@ -30,13 +29,8 @@ def compare(
     names = metrics or ["recall@10", "ndcg@10", "recall@50", "ndcg@50"]
     results = {str(path): RunFolder(path).read_json("results.json") for path in runs}
     grid = compare_runs(results, names)
-    if style != "console":
+    if style == "console":
+        console.print(console_table(grid))
+    else:
         text = markdown([grid]) if style == "markdown" else latex([grid])
         console.print(text, markup=False)
-        return
-    table = Table(title=grid.heading, caption=grid.note)
-    for index, name in enumerate(grid.columns):
-        table.add_column(name, justify="right" if index else "left")
-    for row in grid.rows:
-        table.add_row(*row)
-    console.print(table)

@@ -7,7 +7,7 @@ markers differ as well, so that the figures can be read without colour.
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
@@ -96,26 +96,17 @@ def user_group_panels(results: Results) -> list[Panel]:
     Coverage is the share of the catalogue that is in at least one list. Panels without data, as
     for results of older versions, are left out.
     """
-    models = results["models"]
-    by_activity = {key: models[key].get("activity_groups", []) for key in MODELS if key in models}
-    by_popularity = {
-        key: models[key].get("popularity_buckets", []) for key in MODELS if key in models
-    }
     panels = [
         _group_panel(
             "Recall@10 by length of the user's history",
-            {
-                key: [(_length_range(group), group["recall@10"]) for group in groups]
-                for key, groups in by_activity.items()
-            },
+            _groups(results, "activity_groups"),
+            _length_range,
             "interactions before the test item",
         ),
         _group_panel(
             "Recall@10 by popularity of the target",
-            {
-                key: [(f"{bucket['items']:,}", bucket["recall@10"]) for bucket in buckets]
-                for key, buckets in by_popularity.items()
-            },
+            _groups(results, "popularity_buckets"),
+            lambda bucket: f"{bucket['items']:,}",
             "items in the group, most popular group first",
         ),
         _coverage_panel(results),
@@ -162,27 +153,20 @@ def _curve_panel(
     curves = {stage: curve for stage, curve in curves.items() if curve[0]}
     if not curves:
         return None
-    figure, axes = _canvas()
+    axes = _axes()
     if level is not None:
         axes.axhline(level, color=COLOURS["base"], linestyle=":", label=MODELS["base"])
     for stage, (steps, values) in curves.items():
-        style: dict[str, Any] = {
-            "color": COLOURS[stage],
-            "linestyle": DASHES[stage],
-            "label": MODELS[stage],
-        }
-        axes.plot(steps, values, **style, marker="" if len(steps) > 1 else ".")
+        marker = "" if len(steps) > 1 else "."
+        axes.plot(steps, values, **_style(stage), linestyle=DASHES[stage], marker=marker)
         best_step = (best or {}).get(stage)
         if best_step in steps:
             best_value = values[steps.index(best_step)]
             axes.plot(
                 [best_step], [best_value], MARKERS[stage], color=COLOURS[stage], label="_selected"
             )
-    axes.set_xlabel("step")
     axes.margins(x=0.03)
-    if len(curves) > 1 or level is not None:
-        axes.legend(loc="best")
-    return Panel(heading, _svg(figure, heading))
+    return _panel(axes, heading, "step", legend=len(curves) > 1 or level is not None)
 
 
 def _drift_panel(metrics: Metrics) -> Panel | None:
@@ -192,13 +176,16 @@ def _drift_panel(metrics: Metrics) -> Panel | None:
     curves = {name: curve for name, curve in curves.items() if any(curve[1])}
     if not curves:
         return None
-    figure, axes = _canvas()
+    axes = _axes()
     for index, (name, (steps, drift)) in enumerate(curves.items()):
         axes.plot(steps, drift, ("-", "--", ":", "-.")[index % 4], label=name.split("/")[1])
-    axes.set_xlabel("step")
-    axes.legend(loc="best")
-    heading = "Relative change of the parameters"
-    return Panel(heading, _svg(figure, heading))
+    return _panel(axes, "Relative change of the parameters", "step")
+
+
+def _groups(results: Results, part: str) -> dict[str, Metrics]:
+    """Return the groups of each trained model for which there are at least two."""
+    groups = {key: results["models"].get(key, {}).get(part, []) for key in DASHES}
+    return {key: rows for key, rows in groups.items() if len(rows) > 1}
 
 
 def _length_range(group: Mapping[str, int]) -> str:
@@ -207,50 +194,45 @@ def _length_range(group: Mapping[str, int]) -> str:
 
 
 def _group_panel(
-    heading: str, models: Mapping[str, Sequence[tuple[str, float]]], label: str
+    heading: str,
+    models: Mapping[str, Metrics],
+    name_of: Callable[[Mapping[str, Any]], str],
+    label: str,
 ) -> Panel | None:
-    """Draw a line over the groups for each model; None if there are fewer than two groups."""
-    curves = {key: groups for key, groups in models.items() if key in DASHES and len(groups) > 1}
-    if not curves:
+    """Draw recall@10 as a line over the groups for each model; None without groups."""
+    if not models:
         return None
-    figure, axes = _canvas()
-    for key, groups in curves.items():
-        style: dict[str, Any] = {"color": COLOURS[key], "linestyle": DASHES[key]}
-        values = [value for _, value in groups]
-        axes.plot(range(len(groups)), values, MARKERS[key], label=MODELS[key], **style)
-    names = [name for name, _ in next(iter(curves.values()))]
+    axes = _axes()
+    for key, groups in models.items():
+        values = [group["recall@10"] for group in groups]
+        axes.plot(range(len(groups)), values, MARKERS[key], **_style(key), linestyle=DASHES[key])
+    names = [name_of(group) for group in next(iter(models.values()))]
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(label)
-    axes.legend(loc="best")
-    return Panel(heading, _svg(figure, heading))
+    return _panel(axes, heading, label)
 
 
 def _coverage_panel(results: Results) -> Panel | None:
     """Draw NDCG@10 over catalogue coverage, one point per model; None without data."""
-    figure, axes = _canvas()
-    empty = True
+    points = {}
     for key in MODELS:
         accuracy = metric_value(results, key, "ndcg@10")
-        coverage = results["models"].get(key, {}).get("lists", {}).get("coverage@10")
-        if accuracy is None or coverage is None:
-            continue
-        empty = False
-        style: dict[str, Any] = {"color": COLOURS[key], "label": MODELS[key]}
-        axes.plot([100 * coverage], [accuracy], MARKERS.get(key, "^"), **style)
-    if empty:
+        coverage = metric_value(results, key, "coverage@10", "lists")
+        if accuracy is not None and coverage is not None:
+            points[key] = (100 * coverage, accuracy)
+    if not points:
         return None
+    axes = _axes()
+    for key, (coverage, accuracy) in points.items():
+        axes.plot([coverage], [accuracy], MARKERS.get(key, "^"), **_style(key))
     axes.margins(0.25)
-    axes.set_xlabel("coverage@10, % of the catalogue")
     axes.set_ylabel("NDCG@10")
-    axes.legend(loc="best")
-    heading = "Accuracy and catalogue coverage"
-    return Panel(heading, _svg(figure, heading))
+    return _panel(axes, "Accuracy and catalogue coverage", "coverage@10, % of the catalogue")
 
 
 def _bar_panel(results: Results, metric: str) -> Panel:
     """Draw a bar for each model with its value above and an error bar."""
-    figure, axes = _canvas()
+    axes = _axes()
     models = [key for key in MODELS if metric_value(results, key, metric) is not None]
     heights = [metric_value(results, key, metric) or 0.0 for key in models]
     axes.bar(range(len(models)), heights, width=0.62, color=[COLOURS[key] for key in models])
@@ -268,55 +250,65 @@ def _bar_panel(results: Results, metric: str) -> Panel:
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.15)
-    heading = f"{metric_label(metric)} on the test items"
-    return Panel(heading, _svg(figure, heading))
+    return _panel(axes, f"{metric_label(metric)} on the test items", legend=False)
 
 
 def _change_panel(results: Results, names: Sequence[str]) -> Panel | None:
     """Draw the change against the base in per cent, a row per metric; None without comparisons."""
-    figure, axes = _canvas(height=1.2 + 0.42 * len(names))
-    empty = True
-    for shift, stage in ((-0.16, "tuned"), (0.16, "control")):
-        rows = [
-            (index + shift, entry)
+    stages = {"tuned": -0.16, "control": 0.16}
+    comparisons = {
+        stage: {
+            index + shift: entry
             for index, name in enumerate(names)
             if (entry := find_comparison(results, stage, "base", name)) is not None
-        ]
-        for y, entry in rows:
+        }
+        for stage, shift in stages.items()
+    }
+    if not any(comparisons.values()):
+        return None
+    axes = _axes(height=1.2 + 0.42 * len(names))
+    for stage, rows in comparisons.items():
+        for y, entry in rows.items():
             base = metric_value(results, "base", entry["metric"])
             if base:
                 interval = [100 * entry["low"] / base, 100 * entry["high"] / base]
                 axes.plot(interval, [y] * 2, color=COLOURS[stage])
         if rows:
-            empty = False
-            changes = [100 * entry["relative"] for _, entry in rows]
-            style: dict[str, Any] = {"color": COLOURS[stage], "label": MODELS[stage]}
-            axes.plot(changes, [y for y, _ in rows], MARKERS[stage], **style)
-    if empty:
-        return None
+            changes = [100 * entry["relative"] for entry in rows.values()]
+            axes.plot(changes, list(rows), MARKERS[stage], **_style(stage))
     axes.axvline(0, color=COLOURS["base"], linestyle=":")
     axes.set_yticks(range(len(names)), [metric_label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlabel("change against the base, %")
-    figure.legend(loc="outside upper center", ncols=2)
+    axes.figure.legend(loc="outside upper center", ncols=2)
     heading = "Change against the base, with 95 % intervals"
-    return Panel(heading, _svg(figure, heading))
+    return _panel(axes, heading, "change against the base, %", legend=False)
 
 
-def _canvas(height: float = 3.0) -> tuple[Figure, Axes]:
-    """Return an empty figure, 4.6 inches wide, and its axes."""
+def _axes(height: float = 3.0) -> Axes:
+    """Return the axes of an empty figure, 4.6 inches wide."""
     figure = Figure(figsize=(4.6, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
+    return figure.add_subplot()
 
 
-def _svg(figure: Figure, heading: str) -> str:
-    """Return the figure as one <svg> element without date, metadata or random ids."""
+def _style(stage: str) -> dict[str, Any]:
+    return {"color": COLOURS[stage], "label": MODELS[stage]}
+
+
+def _panel(axes: Axes, heading: str, xlabel: str = "", *, legend: bool = True) -> Panel:
+    """Return the panel of finished axes.
+
+    The SVG is one <svg> element without date, metadata or random ids.
+    """
+    axes.set_xlabel(xlabel)
+    if legend:
+        axes.legend(loc="best")
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": heading}):
-        figure.savefig(buffer, format="svg", metadata=metadata)
+        axes.figure.canvas.print_figure(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue()
     text = re.sub(r'<g id="[^"]*">', "<g>", text[text.index("<svg") :])
     text = re.sub(r"\s*<!--.*?-->", "", text, flags=re.DOTALL)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{heading}" ', 1)
+    svg = text.replace("<svg ", f'<svg role="img" aria-label="{heading}" ', 1)
+    return Panel(heading, svg)

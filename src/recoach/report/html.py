@@ -6,11 +6,9 @@ The page contains its style and figures and loads nothing from the network. All 
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from recoach.errors import RunError
@@ -22,6 +20,7 @@ from recoach.report.figures import (
     result_panels,
     user_group_panels,
 )
+from recoach.report.table_formats import render
 from recoach.report.tables import (
     CONTROL,
     MARKS,
@@ -37,6 +36,8 @@ from recoach.report.tables import (
     rows,
     summary,
 )
+
+Json = TypeVar("Json", dict[str, Any], list[Any])
 
 FORMAT: Final = 1
 REQUIRED: Final = {
@@ -96,7 +97,7 @@ def _render(run: Path) -> str:
     metrics = _read_metrics(run / "metrics.jsonl")
     lists = _read_lists(run / "lists.json") if (run / "lists.json").exists() else []
     config = _read_text(run / "config.toml")
-    environment = _read_object(run / "env.json")
+    environment: dict[str, Any] = _parse_json(run / "env.json", _read_text(run / "env.json"), dict)
     try:
         context = _context(results, metrics, lists)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,9 +105,7 @@ def _render(run: Path) -> str:
             f"{run}: the files of the run do not match ({type(error).__name__}: {error}). Another "
             "version of recoach may have written them. Run the experiment again."
         ) from error
-    source = files("recoach.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return page.from_string(source).render(**context, config=config, environment=environment)
+    return render("report.html.j2", **context, config=config, environment=environment)
 
 
 def _context(
@@ -245,26 +244,23 @@ def _read_text(path: Path) -> str:
         raise RunError(f"{path}: cannot read the file ({error}).") from error
 
 
-def _parse_json(path: Path, text: str, line: int | None = None) -> Any:  # noqa: ANN401
+def _parse_json(path: Path, text: str, kind: type[Json], line: int | None = None) -> Json:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise RunError(
             f"{path}:{line or error.lineno}: not valid JSON ({error.msg}). Run the experiment "
             "again."
         ) from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    record = _parse_json(path, _read_text(path))
-    if not isinstance(record, dict):
-        raise RunError(f"{path}: expected a JSON object, found {type(record).__name__}.")
-    return record
+    if not isinstance(value, kind):
+        name = "object" if kind is dict else "list"
+        raise RunError(f"{path}: expected a JSON {name}, found {type(value).__name__}.")
+    return value
 
 
 def _read_results(path: Path) -> dict[str, Any]:
     """Read results.json and check the keys that every report needs."""
-    record = _read_object(path)
+    record: dict[str, Any] = _parse_json(path, _read_text(path), dict)
     if record.get("format") != FORMAT:
         raise RunError(
             f"{path}: format {record.get('format')!r} is not supported, only {FORMAT}. "
@@ -283,23 +279,20 @@ def _read_results(path: Path) -> dict[str, Any]:
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl without its blank lines."""
-    lines = _read_text(path).splitlines()
-    rows = []
-    for line_number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _parse_json(path, line, line_number)
-        if not isinstance(row, dict) or "stage" not in row or "step" not in row:
-            raise RunError(f"{path}:{line_number}: a row needs the keys 'stage' and 'step'.")
-        rows.append(row)
-    return rows
+    rows = {
+        number: _parse_json(path, line, dict, number)
+        for number, line in enumerate(_read_text(path).splitlines(), start=1)
+        if line.strip()
+    }
+    for number, row in rows.items():
+        if not {"stage", "step"} <= row.keys():
+            raise RunError(f"{path}:{number}: a row needs the keys 'stage' and 'step'.")
+    return list(rows.values())
 
 
 def _read_lists(path: Path) -> list[dict[str, Any]]:
     """Read lists.json; users without a list of the fine-tuned model have only the base's."""
-    entries = _parse_json(path, _read_text(path))
-    if not isinstance(entries, list):
-        raise RunError(f"{path}: expected a JSON list, found {type(entries).__name__}.")
+    entries: list[Any] = _parse_json(path, _read_text(path), list)
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"user", "history", "target", "base"} <= set(entry):
             raise RunError(f"{path}: entry {index} needs the keys user, history, target and base.")

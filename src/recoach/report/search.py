@@ -23,25 +23,40 @@ _MAX_ROWS: Final = 10
 
 def search_table(record: Record) -> Table:
     """Return the base and the ten best trials with their settings as a console table."""
-    trials, base = completed_trials(record), record["base"]
-    pruned = len(record["trials"]) - len(trials)
+    metric = metric_label(record["metric"])
+    trials = len(record["trials"])
+    pruned = trials - len(completed_trials(record))
     table = Table(
-        title=f"Search: {metric_label(record['metric'])} on validation",
-        caption=f"pruned: {pruned} of {len(record['trials'])} trials" if pruned else None,
+        title=f"Search: {metric} on validation",
+        caption=f"pruned: {pruned} of {trials} trials" if pruned else None,
     )
-    for name in ("Trial", metric_label(record["metric"]), "against the base"):
+    for name in _columns(record)[:-1]:
         table.add_column(name, justify="right")
-    table.add_column("Settings of finetune")
-    table.add_row("base", format_metric(base), "", "")
-    for trial in trials[:_MAX_ROWS]:
-        table.add_row(
-            str(trial["trial"]),
-            format_metric(trial["value"]),
-            change_against_base(trial["value"], base),
-            settings_text(trial),
-            style="bold" if trial["trial"] == record["best"] else None,
-        )
+    table.add_column(_columns(record)[-1])
+    for row in _rows(record)[: _MAX_ROWS + 1]:
+        table.add_row(*row, style="bold" if row[0] == str(record["best"]) else None)
     return table
+
+
+def _columns(record: Record) -> tuple[str, ...]:
+    return ("Trial", metric_label(record["metric"]), "against the base", "Settings of finetune")
+
+
+def _rows(record: Record) -> list[tuple[str, ...]]:
+    """Return a row for the base and for each completed trial, best first."""
+    base = record["base"]
+    return [
+        ("base", format_metric(base), "", ""),
+        *(
+            (
+                str(trial["trial"]),
+                format_metric(trial["value"]),
+                change_against_base(trial["value"], base),
+                settings_text(trial),
+            )
+            for trial in completed_trials(record)
+        ),
+    ]
 
 
 def search_summary(record: Record) -> str:
@@ -70,26 +85,12 @@ def search_summary(record: Record) -> str:
 
 def write_search(record: Record, folder: Path) -> Path:
     """Write search.html with summary, figure and all trials; return its path."""
-    trials, base = completed_trials(record), record["base"]
-    metric = metric_label(record["metric"])
-    rows: list[tuple[str, ...]] = [("base", format_metric(base), "", "")]
-    rows += [
-        (
-            str(trial["trial"]),
-            format_metric(trial["value"]),
-            change_against_base(trial["value"], base),
-            settings_text(trial),
-        )
-        for trial in trials
-    ]
-    rows += [
+    rows = _rows(record) + [
         (str(trial["trial"]), MISSING, "", f"{settings_text(trial)}: {trial['pruned']}")
         for trial in record["trials"]
         if trial["value"] is None
     ]
-    table = ResultTable(
-        "Trials, best first", ("Trial", metric, "against the base", "Settings of finetune"), rows
-    )
+    table = ResultTable("Trials, best first", _columns(record), rows)
     lead = f"{search_summary(record)} {OBJECTIVE}"
     text = html_page("Search", [table], lead=lead, picture=_figure_png(record))
     RunFolder(folder).write_text("search.html", text)

@@ -1,9 +1,12 @@
-"""Render result tables as Markdown, LaTeX and HTML."""
+"""Render result tables as Markdown, LaTeX and HTML, and in the terminal."""
 
 import base64
-import html
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import Final, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from rich.table import Table
 
 _LATEX: Final = str.maketrans(
     {
@@ -56,13 +59,17 @@ def latex(tables: Iterable[ResultTable]) -> str:
     """Return the tables as LaTeX with the rules of booktabs."""
     parts = []
     for table in tables:
-        rows = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in table.rows]
+        lines = [table.columns, *table.rows]
+        head, *rows = [
+            " & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in lines
+        ]
+        caption = f"{table.heading}. {table.note}".translate(_LATEX)
         parts += [
             r"\begin{table}",
-            rf"\caption{{{_escape_latex(table.heading)}. {_escape_latex(table.note)}}}",
+            rf"\caption{{{caption}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
-            " & ".join(_escape_latex(name) for name in table.columns) + r" \\",
+            head,
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -77,38 +84,22 @@ def html_page(
     title: str, tables: Iterable[ResultTable], *, lead: str = "", picture: bytes = b""
 ) -> str:
     """Return one self-contained HTML page: title, lead paragraph, PNG picture, then the tables."""
-    body = "\n".join(_html_table(table) for table in tables)
-    if picture:
-        encoded = base64.b64encode(picture).decode()
-        body = f'<p><img alt="" src="data:image/png;base64,{encoded}"></p>\n{body}'
-    if lead:
-        body = f"<p>{html.escape(lead)}</p>\n{body}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
-    )
+    encoded = base64.b64encode(picture).decode()
+    return render("tables.html.j2", title=title, tables=tables, lead=lead, picture=encoded)
 
 
-_STYLE: Final = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "img{max-width:100%}.wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}"
-    "th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}"
-    "th:first-child,td:first-child{text-align:left}"
-)
+def render(template: str, **values: object) -> str:
+    """Return a template of this package with its values; they are escaped unless marked as safe."""
+    source = files("recoach.report").joinpath(template).read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return page.from_string(source).render(values)
 
 
-def _html_table(table: ResultTable) -> str:
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    rows = "\n".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
-    )
-    return (
-        f"<h2>{html.escape(table.heading)}</h2>\n<div class=wide><table><thead><tr>{header}</tr>"
-        f"</thead><tbody>\n{rows}\n</tbody></table></div>\n<p>{html.escape(table.note)}</p>"
-    )
-
-
-def _escape_latex(text: str) -> str:
-    return text.translate(_LATEX)
+def console_table(table: ResultTable) -> Table:
+    """Return a table for the terminal; the first column is left-aligned, the others right."""
+    console = Table(title=table.heading, caption=table.note)
+    for index, name in enumerate(table.columns):
+        console.add_column(name, justify="right" if index else "left")
+    for row in table.rows:
+        console.add_row(*row)
+    return console
