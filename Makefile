@@ -24,7 +24,7 @@ docs: .venv/documented
 
 ## make results  write results/ and the tables of the documentation
 results: .venv/installed
-	.venv/bin/python -m recoach.reproduction.collect
+	.venv/bin/python -m tools.results.collect
 
 ## make bench    compare the speed with other libraries, each in its own environment (hours)
 bench: .venv/installed

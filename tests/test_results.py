@@ -8,7 +8,7 @@ import pytest
 from pages import ROOT
 from recoach.experiments.config import resolve
 from recoach.report.table_formats import latex, markdown
-from recoach.reproduction.collect import (
+from tools.results.collect import (
     DOCUMENTS,
     aggregate_committed,
     committed_cells,
@@ -17,7 +17,7 @@ from recoach.reproduction.collect import (
     main,
     restore,
 )
-from recoach.reproduction.committed import RunKey, read_results
+from tools.results.committed import RunKey, read_results
 
 RECORDS = read_results(ROOT / "results")
 RUNS = [key for key in RECORDS if key.seed is not None]

@@ -16,7 +16,7 @@ METRICS: Final = ("recall@10", "ndcg@10", "recall@50")
 
 _VERDICTS: Final = ("better", "no difference", "worse")
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "Model",
     "Metric",
     "Base",
@@ -47,28 +47,6 @@ def tail(record: Record) -> list[ResultTable]:
     return _by_log(record, "Next 5 and 10 items: {}")
 
 
-def overview(record: Record, earlier: Record) -> ResultTable:
-    """Return one table with the NDCG@10 of all logs.
-
-    Args:
-        record: the suite `gains`.
-        earlier: the suite `future`, for models of logs that `gains` has no runs of.
-    """
-    rows: list[tuple[str, ...]] = []
-    nothing: Record = {"cells": {}}
-    for log in earlier["data"] | record["data"]:
-        cells = record["data"].get(log, nothing)["cells"]
-        fallback = {
-            name: cell
-            for name, cell in earlier["data"].get(log, nothing)["cells"].items()
-            if name.split("-")[0] not in cells
-        }
-        for name, cell in (cells | fallback).items():
-            values, comparisons = _values(cell, "ndcg@10")
-            rows.append((log, cell_label(name), *values, *comparisons))
-    return ResultTable("NDCG@10 on the test items", ("Log", "Model", *_COLUMNS[2:]), rows)
-
-
 def ablation(record: Record) -> list[ResultTable]:
     """Return a table per log with every change to the default recipe."""
     return _variants(record, "Ablation", "Each row changes one setting of the default recipe.")
@@ -86,13 +64,13 @@ def _by_log(record: Record, heading: str) -> list[ResultTable]:
         rows: list[tuple[str, ...]] = []
         for name, cell in results["cells"].items():
             for metric in METRICS:
-                values, comparisons = _values(cell, metric)
+                values, comparisons = compared_values(cell, metric)
                 rows.append((cell_label(name), metric_label(metric), *values, *comparisons))
-        tables.append(ResultTable(heading.format(log), _COLUMNS, rows, _note(results)))
+        tables.append(ResultTable(heading.format(log), COLUMNS, rows, _note(results)))
     return tables
 
 
-def _values(cell: Record, metric: str) -> tuple[list[str], list[str]]:
+def compared_values(cell: Record, metric: str) -> tuple[list[str], list[str]]:
     """Return the metric of base, control and GRPO, and GRPO compared with the other two."""
     values = [metric_cell(cell, stage, metric) for stage in ("base", "control", "tuned")]
     return values, [comparison_cell(cell, "tuned", other, metric) for other in ("base", "control")]

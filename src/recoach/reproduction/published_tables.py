@@ -1,11 +1,10 @@
 """Our results beside published ones on the same files, split and masking."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from recoach.report.table_formats import ResultTable
 from recoach.report.tables import MISSING, metric_label
-from recoach.reproduction.labels import cell_label
 
 Record = Mapping[str, Any]
 
@@ -32,15 +31,6 @@ _REFERENCES: Final[dict[tuple[str, str], tuple[str, dict[str, float]]]] = {
 LightGCN's come from one run of RecBole, which `docs/results/verification.md` describes.
 """
 
-_BEST_PUBLISHED: Final = {
-    "beauty-2014": (
-        "BSARec (Shin et al. 2024)",
-        {"recall@5": 0.0736, "recall@10": 0.1008, "ndcg@5": 0.0523, "ndcg@10": 0.0611},
-    ),
-    "toys-2014": ("BSARec (Shin et al. 2024)", {"recall@5": 0.0805}),
-}
-"""The best published test metrics we know of for the same files and split, seen items masked."""
-
 
 def verification(record: Record) -> list[ResultTable]:
     """Return our base models beside the published result of the same model, a row per metric."""
@@ -49,32 +39,13 @@ def verification(record: Record) -> list[ResultTable]:
         cell = record["data"].get(log, {"cells": {}})["cells"].get(cell_name)
         for metric, reference in published.items():
             ours = None if cell is None else cell["models"]["base"]["test"][metric]["mean"]
-            rows.append((f"{name}, {metric_label(metric)}", *_ratio(reference, ours)))
+            rows.append((f"{name}, {metric_label(metric)}", *ratio_cells(reference, ours)))
     head = ("Published result", "published", "ours", "ours / published")
     return [ResultTable("Base models compared with published results", head, rows)]
 
 
-def best_published(records: Iterable[Record]) -> list[ResultTable]:
-    """Return the best fine-tuned model of each log beside the best published result.
-
-    Args:
-        records: aggregated records; a cell of a later one replaces one of the same name.
-    """
-    suites = [record["data"] for record in records]
-    rows: list[tuple[str, ...]] = []
-    for log, (source, published) in _BEST_PUBLISHED.items():
-        cells = {n: c for data in suites if log in data for n, c in data[log]["cells"].items()}
-        for metric, reference in published.items():
-            tuned = {n: c["models"]["tuned"]["test"][metric]["mean"] for n, c in cells.items()}
-            best = max(tuned, key=tuned.__getitem__, default=None)
-            figures = _ratio(reference, None if best is None else tuned[best])
-            model = MISSING if best is None else cell_label(best)
-            rows.append((f"{log}: {source}, {metric_label(metric)}", *figures, model))
-    head = ("Published result", "published", "ours, best", "ours / published", "our best model")
-    return [ResultTable("Fine-tuned models compared with published results", head, rows)]
-
-
-def _ratio(published: float, ours: float | None) -> tuple[str, str, str]:
+def ratio_cells(published: float, ours: float | None) -> tuple[str, str, str]:
+    """Return the cells of a published value, ours, and their ratio."""
     if ours is None:
         return f"{published:.4f}", MISSING, MISSING
     return f"{published:.4f}", f"{ours:.4f}", f"{ours / published:.3f}"

@@ -7,13 +7,13 @@ import pytest
 
 from recoach.errors import ConfigError, RunError
 from recoach.reproduction.aggregate import aggregate, digest_of
-from recoach.reproduction.collect import (
+from tools.results.collect import (
     combined_comparisons,
     finished_runs,
     main,
     restore,
 )
-from recoach.reproduction.committed import (
+from tools.results.committed import (
     DETAILS,
     RUNS,
     RunKey,
@@ -23,7 +23,7 @@ from recoach.reproduction.committed import (
     to_frames,
     write_results,
 )
-from recoach.reproduction.suites import COMMITTED
+from tools.results.logs import COMMITTED
 
 LOG = "toys-2014"
 COMPARISON = {"a": "tuned", "b": "base", "split": "test", "metric": "ndcg@10"}

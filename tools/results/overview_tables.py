@@ -1,14 +1,67 @@
-"""Compact tables for the README and the result pages, with a column per model."""
+"""Tables of the README and the result pages over several logs and suites."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from recoach.report.table_cells import find_comparison
 from recoach.report.table_formats import ResultTable
-from recoach.report.tables import MISSING, format_metric, format_percent
-from recoach.reproduction.labels import NAMES, variant_label
+from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
+from recoach.reproduction.gains_tables import COLUMNS, compared_values
+from recoach.reproduction.labels import NAMES, cell_label, variant_label
+from recoach.reproduction.published_tables import ratio_cells
 
 Record = Mapping[str, Any]
+
+_BEST_PUBLISHED: Final = {
+    "beauty-2014": (
+        "BSARec (Shin et al. 2024)",
+        {"recall@5": 0.0736, "recall@10": 0.1008, "ndcg@5": 0.0523, "ndcg@10": 0.0611},
+    ),
+    "toys-2014": ("BSARec (Shin et al. 2024)", {"recall@5": 0.0805}),
+}
+"""The best published test metrics we know of for the same files and split, seen items masked."""
+
+
+def overview(record: Record, earlier: Record) -> ResultTable:
+    """Return one table with the NDCG@10 of all logs.
+
+    Args:
+        record: the suite `gains`.
+        earlier: the suite `future`, for models of logs that `gains` has no runs of.
+    """
+    rows: list[tuple[str, ...]] = []
+    nothing: Record = {"cells": {}}
+    for log in earlier["data"] | record["data"]:
+        cells = record["data"].get(log, nothing)["cells"]
+        fallback = {
+            name: cell
+            for name, cell in earlier["data"].get(log, nothing)["cells"].items()
+            if name.split("-")[0] not in cells
+        }
+        for name, cell in (cells | fallback).items():
+            values, comparisons = compared_values(cell, "ndcg@10")
+            rows.append((log, cell_label(name), *values, *comparisons))
+    return ResultTable("NDCG@10 on the test items", ("Log", "Model", *COLUMNS[2:]), rows)
+
+
+def best_published(records: Iterable[Record]) -> list[ResultTable]:
+    """Return the best fine-tuned model of each log beside the best published result.
+
+    Args:
+        records: aggregated records; a cell of a later one replaces one of the same name.
+    """
+    suites = [record["data"] for record in records]
+    rows: list[tuple[str, ...]] = []
+    for log, (source, published) in _BEST_PUBLISHED.items():
+        cells = {n: c for data in suites if log in data for n, c in data[log]["cells"].items()}
+        for metric, reference in published.items():
+            tuned = {n: c["models"]["tuned"]["test"][metric]["mean"] for n, c in cells.items()}
+            best = max(tuned, key=tuned.__getitem__, default=None)
+            figures = ratio_cells(reference, None if best is None else tuned[best])
+            model = MISSING if best is None else cell_label(best)
+            rows.append((f"{log}: {source}, {metric_label(metric)}", *figures, model))
+    head = ("Published result", "published", "ours, best", "ours / published", "our best model")
+    return [ResultTable("Fine-tuned models compared with published results", head, rows)]
 
 
 def summary(record: Record) -> ResultTable:

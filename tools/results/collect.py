@@ -1,6 +1,6 @@
 """Collect finished runs into `results/` and write the tables of the documents.
 
-Run from the root of the repository as `python -m recoach.reproduction.collect` (`make results`).
+Run from the root of the repository as `python -m tools.results.collect` (`make results`).
 Committed results whose runs are elsewhere are first written below `runs/reproduce/`, so that
 `recoach reproduce` does not run them again.
 """
@@ -15,13 +15,12 @@ from recoach.errors import ConfigError
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.table_formats import ResultTable, latex, markdown
 from recoach.reproduction.aggregate import aggregate, comparisons_file, digest_of
-from recoach.reproduction.committed import Record, RunKey, read_results, write_results
 from recoach.reproduction.datasets import Sizes
-from recoach.reproduction.gains_tables import overview
-from recoach.reproduction.overview_tables import change_by_model, summary
 from recoach.reproduction.paper_tables import save_figure, suite_tables, table1
-from recoach.reproduction.published_tables import best_published
-from recoach.reproduction.suites import COMMITTED, cells_of, group_of, runs_folder
+from recoach.reproduction.suites import cells_of, group_of, runs_folder
+from tools.results.committed import Record, RunKey, read_results, write_results
+from tools.results.logs import COMMITTED
+from tools.results.overview_tables import best_published, change_by_model, overview, summary
 
 _BEGIN: Final = "<!-- results: written by `make results` -->\n"
 _END: Final = "<!-- end of results -->"

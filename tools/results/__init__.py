@@ -1,0 +1,1 @@
+"""`make results`: the committed results, their tables and the documents that show them."""
