@@ -203,13 +203,13 @@ def _check_values(
     bad_columns: Set[str],
     conversions: Mapping[str, Conversion],
 ) -> None:
-    for column in ID_COLUMNS:
+    for column, convert in conversions.items():  # ids come first
         if column in bad_columns:
-            _reject_first(table, names, column, conversions[column](pl.col(column)).is_null())
-    for column in set(conversions) - set(ID_COLUMNS):
-        if column in bad_columns:
-            value = conversions[column](pl.col(column))
-            _reject_first(table, names, column, value.is_null() | ~value.is_finite())
+            value = convert(pl.col(column))
+            is_bad = value.is_null()
+            if column not in ID_COLUMNS:
+                is_bad |= ~value.is_finite()
+            _reject_first(table, names, column, is_bad)
 
 
 def _check_times(table: Table, names: Mapping[str, str], rows: Frame, value: pl.Expr) -> None:

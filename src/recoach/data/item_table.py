@@ -24,8 +24,9 @@ def read_titles(source: Path, item_ids: pl.Series) -> pl.Series:
     Raises:
         DataError: the file cannot be read, has no such columns, or holds none of the items.
     """
-    table = open_table(source, "auto", _has_item_column)
-    item_name = _require_column(table, "item", USUAL_NAMES["item_id"])
+    item_names = USUAL_NAMES["item_id"]
+    table = open_table(source, "auto", lambda names: bool(find_usual_name(names, item_names)))
+    item_name = _require_column(table, "item", item_names)
     title_name = _require_column(table, "title", _TITLE_NAMES)
     columns = {"item_id": pl.col(item_name), "title": pl.col(title_name)}
     with convert_read_errors(table.label, table.diagnose):
@@ -43,10 +44,6 @@ def read_titles(source: Path, item_ids: pl.Series) -> pl.Series:
             f"one of the log is {clipped(repr(item_ids[0]))}). Use the ids of the log."
         )
     return titles.fill_null(item_ids)
-
-
-def _has_item_column(names: Sequence[str]) -> bool:
-    return find_usual_name(names, USUAL_NAMES["item_id"]) is not None
 
 
 def _require_column(table: Table, role: str, usual_names: Sequence[str]) -> str:

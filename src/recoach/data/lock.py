@@ -36,10 +36,8 @@ _OWNER_OFFSET = 1
 def lock_folder(folder: Path, lock_file: Path | None = None) -> Iterator[None]:
     """Hold the lock of a folder. Under torchrun only the main process locks.
 
-    Args:
-        folder: the folder to work in.
-        lock_file: the file to lock, if it cannot lie in `folder`. Missing parent folders are
-            made, and removed in the end if they are empty. Default: `LOCK_FILE` in `folder`.
+    The file to lock is `LOCK_FILE` in the folder unless another one is given. Its missing parent
+    folders are made, and removed in the end if they are empty.
 
     Raises:
         BusyError: another process holds the lock; the message names its command and its start.

@@ -68,21 +68,16 @@ def run_pipeline(
         rows = Path(scratch) / "rows.parquet"
         columns = stream_interactions(source, rows, config.columns, config.format)
         with open_engine(Path(scratch)) as engine:
-            return _filter_and_split(_SQLLog(engine, columns), rows, config)
-
-
-def _filter_and_split(
-    log: "_SQLLog", rows: Path, config: PrepareConfig
-) -> tuple[Dataset, Statistics]:
-    log.load(rows)
-    if config.min_rating is not None:
-        log.keep_rating_at_least(config.min_rating)
-    if config.dedup != "none":
-        log.deduplicate(config.dedup)
-    if config.k_core:
-        log.keep_k_core(config.k_core)
-    log.number_ids()
-    return split_ordered_log(log.ordered(), test_items=config.test_items), log.statistics()
+            log = _SQLLog(engine, columns)
+            log.load(rows)
+            if config.min_rating is not None:
+                log.keep_rating_at_least(config.min_rating)
+            if config.dedup != "none":
+                log.deduplicate(config.dedup)
+            if config.k_core:
+                log.keep_k_core(config.k_core)
+            log.number_ids()
+            return split_ordered_log(log.ordered(), test_items=config.test_items), log.statistics()
 
 
 class _SQLLog:

@@ -49,11 +49,11 @@ MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
     "SASRec": ("sasrec", _SEQUENCE),
 }
 """RecBole's name of a model -> ours, and its settings -> (our name, RecBole's default)."""
+_TRANSFORMER: dict[str, object] = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 _FIXED_SETTINGS: dict[str, dict[str, object]] = {
-    "SASRec": {"hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "SASRec": _TRANSFORMER,
     "GSAU": {
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
+        **_TRANSFORMER,
         "sequential_encoder": "SASRec",
         "graph_encoder": "LightGCN",
         "enable_graph_encoder": True,
