@@ -75,7 +75,7 @@ def test_a_killed_process_stops_the_others_and_the_run_resumes_bit_for_bit(rank,
     assert lost.returncode != 0
     assert not Path(f"/proc/{other}").exists()
     assert "goes on" in output or "Interrupted" in output or "Signal 9" in output
-    assert "Base + GRPO" not in output
+    assert "Base + fine-tuning" not in output
     assert not RunFolder(tmp_path / "lost").is_complete("base")
 
     again = run(tmp_path / "lost", *more, resume=True)

@@ -30,7 +30,7 @@ def test_changes_refer_to_the_base_of_the_same_run_and_significant_ones_have_a_s
     for run in (results, other):
         tuned, base = (run["models"][key]["test"]["ndcg@10"] for key in ("tuned", "base"))
         rows = dict(row[:2] for row in compare_runs({"run": run}, ["ndcg@10"]).rows)
-        (cell,) = (text for name, text in rows.items() if "GRPO" in name)
+        (cell,) = (text for name, text in rows.items() if "fine-tuning" in name)
         assert f"{100 * (tuned / base - 1):.1f} %" in cell
         verdicts = [
             c["verdict"]

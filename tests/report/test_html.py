@@ -73,7 +73,7 @@ def test_a_pretrained_run_gets_a_page_without_grpo(run):
     (run / "lists.json").unlink()
     text = page(run)
     assert "it is not fine-tuned yet" in text
-    assert "Fine-tuning with GRPO" not in text
+    assert "<h2>Fine-tuning</h2>" not in text
     assert "frac_reward_zero_std" not in text
     assert "Training of the base" in text
 

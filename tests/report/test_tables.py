@@ -49,6 +49,21 @@ def test_the_summary_says_that_the_base_was_kept(results):
 
 
 @pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ({"finetune": {"algorithm": "grpo"}}, "GRPO"),
+        ({"finetune": {"algorithm": "s_dpo"}}, "S-DPO"),
+        ({"finetune": True, "grpo": {"algorithm": "ppo"}}, "PPO"),
+        ({}, "GRPO"),
+    ],
+)
+def test_the_summary_names_the_algorithm(results, config, label):
+    results["config"] = config
+    assert summary(results).startswith(f"{label} raises NDCG@10")
+    assert f"; {label} " in summary(results)
+
+
+@pytest.mark.parametrize(
     ("verdict", "words"),
     [("worse", "GRPO is worse than that"), ("no difference", "does not differ significantly")],
 )
@@ -75,7 +90,7 @@ def test_the_console_table_marks_significant_and_insignificant_changes(results):
     assert "0.0619" in text
     assert "+4.6 % ▲" in text
     assert "+1.0 % =" in text
-    order = [text.index(name) for name in ("Popularity", "Base ", "continued", "GRPO")]
+    order = [text.index(name) for name in ("Popularity", "Base ", "continued", "fine-")]
     assert order == sorted(order)
 
 

@@ -8,7 +8,7 @@ from recoach.training.callbacks import Callback, TrainResult
 
 _TITLES = {
     "base": "Training the base",
-    "tuned": "Fine-tuning with GRPO",
+    "tuned": "Fine-tuning",
     "control": "Continued training of the base (control)",
 }
 _PRINTED = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")

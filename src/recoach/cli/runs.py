@@ -99,10 +99,10 @@ def pretrain(
 def finetune(
     path: Path, *, resume: bool = False, report_to: ReportTo = None, changes: Changes = None
 ) -> None:
-    """Fine-tune the base of a run with GRPO, and train the control for comparison.
+    """Fine-tune the base of a run, with GRPO by default, and train the control for comparison.
 
-    The control continues the base's own supervised training for as many steps as GRPO, with the
-    same learning rate and the same selection.
+    The control continues the base's own supervised training for as many steps as the
+    fine-tuning, with the same learning rate and the same selection.
 
     Args:
         path: A run folder made by `recoach pretrain`.

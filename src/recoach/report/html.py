@@ -80,8 +80,8 @@ STATISTICS: Final = {
 def write_report(run_directory: Path) -> Path:
     """Write report.html from the files of a run folder and return its path.
 
-    The file is replaced atomically. Without a fine-tuned model the page has no GRPO sections;
-    lists.json is optional.
+    The file is replaced atomically. Without a fine-tuned model the page has no sections
+    on fine-tuning; lists.json is optional.
 
     Raises:
         RunError: a file is missing, is not valid JSON or lacks a required key.
@@ -155,7 +155,7 @@ def _figure_sections(
     sections = {
         "Results": result_panels(results, names),
         "Results by user and item group": user_group_panels(results),
-        "Fine-tuning with GRPO": grpo_panels(metrics, results),
+        "Fine-tuning": grpo_panels(metrics, results),
         "Training of the base": pretraining_panels(metrics, results),
     }
     return [

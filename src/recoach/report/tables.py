@@ -16,7 +16,7 @@ MODELS: Final = {
     "popularity": "Popularity",
     "base": "Base",
     "control": "Base + continued training",
-    "tuned": "Base + GRPO",
+    "tuned": "Base + fine-tuning",
 }
 """The label of each model of a run, in the order of the tables."""
 OBJECTIVE: Final = (
@@ -24,8 +24,8 @@ OBJECTIVE: Final = (
     'frame; loss_type = "grpo" selects GRPO\'s own transform.'
 )
 CONTROL: Final = (
-    "The control continues the base's own supervised training for as many steps as GRPO, with the "
-    "same learning rate and the same selection."
+    "The control continues the base's own supervised training for as many steps as the "
+    "fine-tuning, with the same learning rate and the same selection."
 )
 METRICS: Final = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
 MARKS: Final = {"better": "▲", "worse": "▼", "no difference": "="}
@@ -70,7 +70,7 @@ def comparison_table(results: Results) -> Table:
 
 
 def summary(results: Results) -> str:
-    """Return a few sentences: GRPO against the base and against the control, then warnings.
+    """Return a few sentences: the fine-tuned model against base and control, then warnings.
 
     A difference is called a gain or a loss only if the recorded comparison is significant. A run
     without fine-tuning is described by the test metrics of its base.
@@ -78,9 +78,10 @@ def summary(results: Results) -> str:
     if "tuned" not in results["models"]:
         return _base_summary(results)
     clauses = [_gain_clause(results, metric) for metric in ("ndcg@10", "recall@10")]
-    first = f"GRPO {clauses[0]} and {clauses[1]}."
+    algorithm = algorithm_label(results)
+    first = f"{algorithm} {clauses[0]} and {clauses[1]}."
     if results["models"]["tuned"].get("best_step") == 0:
-        first = "No improvement: base kept. No step of GRPO had a higher validation score."
+        first = f"No improvement: base kept. No step of {algorithm} had a higher validation score."
     warnings = results.get("diagnostics", {}).get("concerns", ())
     return " ".join(filter(None, [first, _control_sentence(results), *warnings]))
 
@@ -99,6 +100,15 @@ def rows(results: Results, names: Iterable[str]) -> list[Row]:
         for key, label in MODELS.items()
         if key in results["models"]
     ]
+
+
+def algorithm_label(results: Results) -> str:
+    """Return the name of the fine-tuning algorithm: "s_dpo" becomes "S-DPO"; GRPO if unknown."""
+    config = results.get("config", {})
+    for table in (config.get("finetune"), config.get("grpo")):  # "grpo" in earlier records
+        if isinstance(table, Mapping) and "algorithm" in table:
+            return str(table["algorithm"]).replace("_", "-").upper()
+    return "GRPO"
 
 
 def find_comparison(results: Results, a: str, b: str, metric: str) -> Mapping[str, Any] | None:
@@ -180,7 +190,7 @@ def _gain_clause(results: Results, metric: str) -> str:
 
 
 def _control_sentence(results: Results) -> str:
-    """Return what the control gains over the base, and whether GRPO is better than the control."""
+    """Return what the control gains over the base, and whether fine-tuning gains more."""
     gain = find_comparison(results, "control", "base", "ndcg@10")
     if gain is None:
         return ""
@@ -192,10 +202,10 @@ def _control_sentence(results: Results) -> str:
     lead = find_comparison(results, "tuned", "control", "ndcg@10")
     if lead is None:
         return f"{text}."
-    words = {"better": "GRPO is better than that", "worse": "GRPO is worse than that"}
-    versus = words.get(lead["verdict"], "GRPO does not differ significantly from that")
-    change = format_percent(lead["relative"])
-    return f"{text}; {versus} ({change}, 95 % interval {format_interval(results, lead)})."
+    verbs = {"better": "is better than that", "worse": "is worse than that"}
+    verb = verbs.get(lead["verdict"], "does not differ significantly from that")
+    change = f"{format_percent(lead['relative'])}, 95 % interval {format_interval(results, lead)}"
+    return f"{text}; {algorithm_label(results)} {verb} ({change})."
 
 
 def _base_summary(results: Results) -> str:
