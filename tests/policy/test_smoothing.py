@@ -68,7 +68,7 @@ def test_items_are_compared_in_parts_as_at_once(monkeypatch):
     train = leave_last_out(cycle(24, 12, length=7)).train
     whole = neighbours(train, 12, 3)
     monkeypatch.setattr(smoothing, "_PAIRS", 20)
-    assert len(smoothing._cuts(*matrices(train))) > 3
+    assert len(smoothing._block_edges(*matrices(train))) > 3
     assert (neighbours(train, 12, 3) != whole).nnz == 0
 
 

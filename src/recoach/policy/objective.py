@@ -1,11 +1,11 @@
 """The mathematics of GRPO over a catalogue, as pure functions.
 
-What it is not:
-1. An action is one item, so token-level and sequence-level ratios are the same thing.
+Differences from GRPO for language models and from the paper:
+1. An action is one item, so token-level and sequence-level ratios are the same.
 2. `exact` has no groups: with the catalogue enumerated the group is everything, p is the mass of
    the rewarded item, and the group-relative advantages of hits and misses are
    A+ = f'(p)(1-p) and A- = -f'(p)p; the paper's Eq. 4 is f = 2 arcsin(sqrt p).
-3. The paper's Eq. 5 writes KL(old || reference), which no parameter moves: `literal`.
+3. The paper's Eq. 5 has KL(old || reference), which has no gradient: `literal`.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def log_weight(
     """Return w(p) = p f'(p), the weight that an objective gives to the gradient of log p.
 
     Args:
-        log_p: float[...] log-probability of what is rewarded.
+        log_p: float[...] log-probability of the rewarded items.
         loss_type: the transform f: `grpo` 2 arcsin(sqrt p), w = sqrt(p/(1-p)); `dr_grpo` p, w = p;
             `log` log p, w = 1; `pass_at_k` 1-(1-p)^k, w = k p (1-p)^(k-1); `power` p^q/q, w = p^q,
             between `log` (q = 0) and `dr_grpo` (q = 1).
@@ -50,7 +50,7 @@ def objective(log_p: Tensor, loss_type: LossType, k: int = 10, power: float = 0.
     """Return f(p), the quantity whose ascent an exact step is.
 
     Args:
-        log_p: float[...] log-probability of what is rewarded.
+        log_p: float[...] log-probability of the rewarded items.
         loss_type: see `log_weight`.
         k: draws of `pass_at_k`.
         power: the q of `power`.
@@ -68,14 +68,14 @@ def objective(log_p: Tensor, loss_type: LossType, k: int = 10, power: float = 0.
 
 
 class Clip(NamedTuple):
-    """How far the ratio may run before its gradient stops."""
+    """Distances of the ratio from 1 beyond which its gradient is 0."""
 
     low: float
     high: float
 
 
 class Surrogate(NamedTuple):
-    """A clipped surrogate and where the clip acted."""
+    """A clipped surrogate and where it is clipped."""
 
     value: Tensor
     clipped_low: Tensor
@@ -109,7 +109,7 @@ def exact_surrogate(log_p: Tensor, old_log_p: Tensor, weight: Tensor, clip: Clip
 
     Args:
         log_p: float[N] log-probability of the rewarded item under the policy.
-        old_log_p: float[N] the same when the step began.
+        old_log_p: float[N] the same under the old policy.
         weight: float[N] w(p_old), without gradient.
         clip: the trust region of each bucket's ratio.
     """
@@ -135,10 +135,10 @@ def group_advantages(
         scale: divide by the group's standard deviation (Eq. 4), by that of all groups together
             (Lite PPO), or only centre (Dr. GRPO).
         eps: added to the deviation.
-        pooled: mean over all groups, of which these may be some.
+        pooled: mean over the groups of all processes.
 
     Returns:
-        float[B, G]. A group whose rewards are all equal teaches nothing: exactly zero.
+        float[B, G], exactly 0 for a group whose rewards are all equal.
     """
     flat = (rewards.amax(dim=1) == rewards.amin(dim=1))[:, None]
     centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill_(flat, 0.0)
@@ -165,5 +165,5 @@ def sampled_kl(log_p: Tensor, log_q: Tensor, estimator: Literal["k1", "k2", "k3"
         return gap
     if estimator == "k2":
         return gap.square() / 2
-    # The exponential overflows where the policies have parted; 20 is already a KL of 5e8.
+    # Bounded, because the exponential overflows for distant policies; 20 is already a KL of 5e8.
     return (-gap).clamp(max=20).exp() - 1 + gap
