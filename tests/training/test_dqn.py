@@ -52,7 +52,11 @@ def transition_batch(rows, *, seen=None, masked=None):
     """
     states, actions, rewards, following = zip(*rows, strict=True)
     terminated = torch.tensor([state is None for state in following])
-    next_queries = queries_of([0 if state is None else state for state in following], seen)
+    # A terminated transition must not read its next state, here the state itself.
+    next_states = [
+        s if state is None else state for s, state in zip(states, following, strict=True)
+    ]
+    next_queries = queries_of(next_states, seen)
     transitions = Transitions(
         torch.tensor(actions),
         torch.tensor(rewards),
@@ -135,7 +139,7 @@ def test_double_q_learning_evaluates_the_models_choice_by_the_target_network():
 
 def test_a_terminated_transition_does_not_bootstrap_and_a_truncated_one_does():
     scores = torch.tensor([[0.0, 0.0], [0.2, 0.6]])
-    batch = transition_batch([(0, 0, 1.0, 1), (0, 1, 1.0, None)])
+    batch = transition_batch([(0, 0, 1.0, 1), (1, 1, 1.0, None)])
     assert batch.transitions.truncated.tolist() == [True, False]
     targets = targets_of(q_learning(scores, gamma=0.5), batch)[:, 0]
     assert targets.tolist() == pytest.approx([1.3, 1.0])
