@@ -1,4 +1,4 @@
-"""The house: floors, sizes, names. An exception is written here, in the open."""
+"""Rules for the package's source: layers of imports, sizes, names, docstrings."""
 
 import ast
 import importlib
@@ -17,15 +17,15 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
-FLOORS = ["config errors", "distributed", "data", "models", "evaluation", "simulation", "policy"]
-FLOORS += ["training", "experiments serving", "report", "reproduction", "cli"]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
-APART = {"serving": {"training", "policy"}, "report": {"training", "policy", "models"}}
+LAYERS = ["config errors", "distributed", "data", "models", "evaluation", "simulation", "policy"]
+LAYERS += ["training", "experiments serving", "report", "reproduction", "cli"]
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+FORBIDDEN = {"serving": {"training", "policy"}, "report": {"training", "policy", "models"}}
 TORCH_ONLY = ["recoach.evaluation.ranking", "recoach.policy.objective"]
 
 
 def imported(tree):
-    """Return every module that a file imports, wherever in it."""
+    """Return every module that a file imports, at top level or inside functions."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -37,8 +37,8 @@ def imported(tree):
     return names
 
 
-def places(kind):
-    """Return all nodes of a kind in the package, with where they are."""
+def find_nodes(kind):
+    """Return (module:line, node) of all syntax nodes of a kind in the package."""
     return [
         (f"{name}:{node.lineno}", node)
         for name, tree in TREES.items()
@@ -47,21 +47,21 @@ def places(kind):
     ]
 
 
-def test_the_package_was_found():
+def test_the_modules_were_found():
     assert len(MODULES) > 30
-    assert {name.split(".")[1] for name in MODULES} - {"__init__", "__main__"} == set(FLOOR)
+    assert {name.split(".")[1] for name in MODULES} - {"__init__", "__main__"} == set(LAYER)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[1] in FLOOR])
-def test_imports_point_down(name):
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[1] in LAYER])
+def test_imports_point_to_lower_layers(name):
     own = name.split(".")[1]
     for target in imported(TREES[name]):
         if not target.startswith("recoach"):
             continue
-        assert target != "recoach", f"{name} imports the front door"
-        there = target.split(".")[1]
-        assert FLOOR[there] < FLOOR[own] or there == own, f"{name} imports {target}"
-        assert there not in APART.get(own, set()), f"{name} imports {target}"
+        assert target != "recoach", f"{name} imports the top-level package"
+        other = target.split(".")[1]
+        assert LAYER[other] < LAYER[own] or other == own, f"{name} imports {target}"
+        assert other not in FORBIDDEN.get(own, set()), f"{name} imports {target}"
 
 
 def test_no_modules_import_each_other_in_a_cycle():
@@ -70,7 +70,7 @@ def test_no_modules_import_each_other_in_a_cycle():
 
 
 @pytest.mark.parametrize("name", TORCH_ONLY)
-def test_the_kernels_and_the_mathematics_import_torch_only(name):
+def test_ranking_and_objective_import_torch_only(name):
     allowed = {"torch", "math", "typing", "collections", "dataclasses", "functools"}
     assert {target.split(".")[0] for target in imported(TREES[name])} <= allowed
 
@@ -86,11 +86,11 @@ def length(function):
 
 
 def test_functions_are_short():
-    functions = places(ast.FunctionDef | ast.AsyncFunctionDef)
+    functions = find_nodes(ast.FunctionDef | ast.AsyncFunctionDef)
     assert {where: length(node) for where, node in functions if length(node) > 50} == {}
 
 
-def test_the_front_door_is_sorted_small_and_true():
+def test_the_public_names_are_sorted_few_and_complete():
     names = recoach.__all__
     assert names == sorted(names)
     assert len(set(names)) == len(names) <= 20
@@ -117,25 +117,25 @@ def test_everything_public_is_documented():
 def test_nothing_is_printed():
     calls = [
         where
-        for where, node in places(ast.Call)
+        for where, node in find_nodes(ast.Call)
         if isinstance(node.func, ast.Name) and node.func.id in ("print", "breakpoint")
     ]
     assert calls == []
 
 
-def test_no_error_is_caught_unseen():
+def test_no_handler_catches_all_exceptions():
     wide = ("Exception", "BaseException")
     caught = [
         where
-        for where, node in places(ast.ExceptHandler)
+        for where, node in find_nodes(ast.ExceptHandler)
         if node.type is None
         or any(isinstance(part, ast.Name) and part.id in wide for part in ast.walk(node.type))
     ]
     assert caught == []
 
 
-def test_nothing_is_asserted_of_users():
-    assert [where for where, _ in places(ast.Assert)] == []
+def test_the_package_has_no_assert_statements():
+    assert [where for where, _ in find_nodes(ast.Assert)] == []
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -148,7 +148,7 @@ def test_every_model_is_documented(name):
     assert module.__name__.split(".")[-1] == name
 
 
-def test_no_file_is_a_drawer():
-    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+def test_no_module_has_a_name_without_content():
+    vague_names = {"utils", "util", "helpers", "helper", "common", "misc"}
     parts = {part for name in MODULES for part in name.split(".")}
-    assert not parts & drawers
+    assert not parts & vague_names
