@@ -99,8 +99,8 @@ def health_alarms(row: Mapping[str, float], first: Mapping[str, float], n_items:
     if covered is not None and covered < COVERAGE_SHARE * first.get(COVERAGE, 0.0):
         alarms.append(
             f"The lists have collapsed: the share of the catalogue in them fell from "
-            f"{first[COVERAGE]:.3g} to {covered:.3g}. Lower finetune.learning_rate; algorithms that "
-            "have finetune.entropy_coef or finetune.beta can raise those instead."
+            f"{first[COVERAGE]:.3g} to {covered:.3g}. Lower finetune.learning_rate; algorithms "
+            "that have finetune.entropy_coef or finetune.beta can raise those instead."
         )
     if kl is not None and kl > FAR_KL:
         alarms.append(
