@@ -27,9 +27,9 @@ GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5}
         ({"entropy": 0.01}, 0.0, "collapsed: its entropy fell from 3 to 0.01 nats"),
         ({COVERAGE: 0.09}, 0.0, "lists have collapsed: the share of the catalogue in them fell"),
         ({COVERAGE: 0.11}, 0.0, ""),
-        ({"kl": 1e-9}, 0.1, "beta = 0.1 holds back nothing"),
+        ({"kl": 1e-9}, 0.1, "beta = 0.1 has no effect"),
         ({"kl": 1e-9}, 0.0, ""),
-        ({"kl": 20.0}, 0.1, "little of the base is left"),
+        ({"kl": 20.0}, 0.1, "little in common with the base"),
     ],
 )
 def test_only_what_is_wrong_is_said(row, beta, words):
