@@ -41,15 +41,17 @@ def comparison_cell(cell: Record, stage: str, other: str, metric: str = "ndcg@10
     if entry is None:
         return MISSING
     base = cell["models"][other]["test"][metric]["mean"]
-    if not base:
-        return str(entry["verdict"])
+    return verdict_cell(entry, base) if base else str(entry["verdict"])
+
+
+def verdict_cell(entry: Record, base: float) -> str:
+    """Return a verdict and its 95 % intervals over users and, if there is one, over seeds."""
     low, high = (format_percent(entry[end] / base) for end in ("low", "high"))
-    over_seeds = ""
+    text = f"{low} to {high}"
     if "seeds" in entry:
-        over_seeds = "; seeds {} to {}".format(
-            *(format_percent(end / base) for end in entry["seeds"])
-        )
-    return f"{entry['verdict']} ({low} to {high}{over_seeds})"
+        low, high = (format_percent(end / base) for end in entry["seeds"])
+        text += f"; seeds {low} to {high}"
+    return f"{entry['verdict']} ({text})"
 
 
 def interval_note(cells: Mapping[str, Record]) -> str:

@@ -212,28 +212,13 @@ def _paper_and_ours(
     stage: str,
 ) -> list[str]:
     """Return the paper's value and ours, for each of `METRICS`."""
-    return [
-        text
-        for place, metric in enumerate(METRICS)
-        for text in (
-            _printed(printed, printed_base, place, stage),
-            metric_cell(cell, stage, metric),
-        )
-    ]
-
-
-def _printed(
-    printed: tuple[float, ...] | None,
-    printed_base: tuple[float, ...] | None,
-    place: int,
-    stage: str,
-) -> str:
-    if printed is None:
-        return MISSING
-    text = format_metric(printed[place])
-    if stage == "base" or printed_base is None:
-        return text
-    return f"{text} ({format_percent(printed[place] / printed_base[place] - 1)})"
+    texts = []
+    for place, metric in enumerate(METRICS):
+        paper = MISSING if printed is None else format_metric(printed[place])
+        if printed is not None and printed_base is not None and stage != "base":
+            paper += f" ({format_percent(printed[place] / printed_base[place] - 1)})"
+        texts += [paper, metric_cell(cell, stage, metric)]
+    return texts
 
 
 def _note(record: Record, results: Record) -> str:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recoach.report.figures import STYLE
+from recoach.report.table_cells import verdict_cell
 from recoach.report.table_formats import ResultTable
 from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
 from recoach.reproduction.figures import save
@@ -88,14 +89,9 @@ def _label(policy: str) -> str:
 
 
 def _compared(reward: Record, record: Record) -> str:
-    against = reward["against_base"]
     base = record["policies"]["base"]["reward"]["mean"]
-    low, high = (format_percent(against[end] / base) for end in ("low", "high"))
-    seeds = ""
-    if "seeds" in against:
-        seeds = "; seeds {} to {}".format(*(format_percent(end / base) for end in against["seeds"]))
     change = format_percent(reward["mean"] / base - 1)
-    return f"{change}: {against['verdict']} ({low} to {high}{seeds})"
+    return f"{change}: {verdict_cell(reward['against_base'], base)}"
 
 
 def _points(axes: Axes, points: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -> None:
