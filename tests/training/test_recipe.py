@@ -46,7 +46,7 @@ def test_a_small_log_is_gone_through_in_eight_steps_unless_told_otherwise(size, 
 def test_the_own_loss_keeps_its_large_batches_in_a_small_log():
     moved = trainer("lightgcn", batch_size="auto", sft_coef=1.0)
     task = next(iter(moved.epoch(torch.Generator().manual_seed(0))))
-    assert len(task.own.edges.targets) == len(DATASET.train.values)
+    assert len(task.supervised.edges.targets) == len(DATASET.train.values)
 
 
 def test_rewarded_edges_are_hidden_unless_they_were_there_before():
@@ -239,7 +239,7 @@ def test_the_own_loss_goes_along_where_it_regularises(name, carried):
     assert build(name).regularises is bool(carried)
     for settings, expected in (({}, carried), ({"sft_coef": 0.0}, 0), ({"sft_coef": 0.5}, 1)):
         tasks = list(trainer(name, **settings).epoch(torch.Generator()))
-        assert {task.own is not None for task in tasks} == {bool(expected)}
+        assert {task.supervised is not None for task in tasks} == {bool(expected)}
     assert trainer(name)._sft_coef == carried
 
 
