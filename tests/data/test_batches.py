@@ -155,10 +155,10 @@ def test_windows_are_padded_on_the_right():
 
 def test_histories_grow_with_the_split():
     dataset = leave_last_out(cycle(4, 9, length=5))
-    lengths = {split: histories(dataset, split).row(1) for split in ("valid", "test", "future")}
+    lengths = {split: histories(dataset, split).row(1) for split in ("valid", "test", "all")}
     assert lengths["valid"].tolist() == [1, 2, 3]
     assert lengths["test"].tolist() == [1, 2, 3, 4]
-    assert lengths["future"].tolist() == [1, 2, 3, 4, 5]
+    assert lengths["all"].tolist() == [1, 2, 3, 4, 5]
 
 
 @settings(max_examples=60, deadline=None)

@@ -21,7 +21,7 @@ def model(dataset, build):
 
 def naive_ranking(model, dataset, user):
     """Return all unseen items of a user with their scores, best first."""
-    past = histories(dataset, "future")
+    past = histories(dataset, "all")
     length = model.history_length or 50
     queries = user_queries(past, np.array([user]), length, model.n_items, mask_seen=False)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_lists_hold_the_best_unseen_items(dataset, name, build):
 def test_the_test_item_belongs_to_the_history(dataset, model):
     frame = recommend(model, dataset, k=20)
     assert frame.height == 30 * (20 - 7)
-    past = histories(dataset, "future")
+    past = histories(dataset, "all")
     for row, user in enumerate(dataset.user_ids):
         seen = {dataset.item_ids[int(i)] for i in past.row(row)}
         assert len(seen) == 7
@@ -64,7 +64,7 @@ def test_seen_items_can_be_included(dataset, model):
 @pytest.mark.parametrize("name", ["sasrec", "popularity"])
 def test_a_new_user_with_the_history_of_a_known_one_gets_the_same_list(dataset, name, build):
     model = build(name, dataset)
-    past = histories(dataset, "future")
+    past = histories(dataset, "all")
     history = [dataset.item_ids[int(i)] for i in past.row(3)]
     known = recommend(model, dataset, [dataset.user_ids[3]], k=6)
     new = recommend(model, dataset, {"stranger": ["no such item", *history]}, k=6)

@@ -56,7 +56,7 @@ def model(dataset):
 
 def naive_ranking(model, dataset, user):
     """Return all unseen items of a user, best first, from one call of `score`."""
-    past = histories(dataset, "future")
+    past = histories(dataset, "all")
     queries = user_queries(past, np.array([user]), 20, model.n_items, mask_seen=False)
     with torch.no_grad():
         scores = model.score(queries)[0]

@@ -1,4 +1,4 @@
-"""Batches for models: states read from histories, gathered from flat arrays on the fly."""
+"""Batches of states, with the histories that models read, gathered from flat arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,11 +16,15 @@ States = Literal["prefix", "last_prefix", "user"]
 Rows = Literal["all_positions", "prefix"]
 
 _BATCHES_PER_BUCKET = 16
-"""Rows are sorted by length within this many batches: less padding, batches stay random."""
+"""Rows are sorted by length within groups of this many batches, which reduces the padding; the
+batches of an epoch are still random."""
 
 
 class Seen(NamedTuple):
-    """Pairs (state, item), such as the items to mask, sorted by state, then item; no pair twice."""
+    """Distinct pairs (state, item), sorted by state, then item.
+
+    They are the seen items of each state or, in `Queries.hidden`, the items that it must not use.
+    """
 
     states: Tensor
     """int64[S], index of the state within its queries."""
@@ -38,8 +42,8 @@ class Seen(NamedTuple):
 class Queries:
     """B states read from R histories: the input of every model.
 
-    State b is what is known after the first `ends[b]` items of history row `rows[b]`. Several
-    states may share a row, so that a causal model encodes them all in one pass.
+    State b consists of the first `ends[b]` items of row `rows[b]` of `history`. Several states may
+    share a row, so that a causal model encodes all of them in one pass.
     """
 
     users: Tensor
@@ -51,14 +55,15 @@ class Queries:
     rows: Tensor
     """int64[B], row of each state."""
     ends: Tensor
-    """int64[B], number of items of its row that precede each state."""
+    """int64[B], number of items of its row that belong to each state."""
     seen: Seen | None = None
     """Items to mask in the ranking of each state, if any."""
     hidden: Seen | None = None
-    """Later items of the states' users; models that propagate over the log must not use them."""
-    hidden_of_batch: tuple[Tensor, Tensor] | None = None
-    """(int64[H] users, int64[H] items), the hidden interactions of the batch that these states
-    were selected from, which replace `hidden`."""
+    """Training interactions that a graph model must leave out of its graph, because the states are
+    rewarded for predicting them; the other models ignore this."""
+    hidden_edges_of_batch: tuple[Tensor, Tensor] | None = None
+    """(int64[H] users, int64[H] items), set by `select` instead of `hidden`: the hidden
+    interactions of all states of the batch, not only of the selected ones."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,15 +76,15 @@ class Queries:
     @property
     def hidden_edges(self) -> tuple[Tensor, Tensor] | None:
         """(int64[H] users, int64[H] items) of the hidden interactions; None if there are none."""
-        if self.hidden_of_batch is not None:
-            return self.hidden_of_batch
+        if self.hidden_edges_of_batch is not None:
+            return self.hidden_edges_of_batch
         return self.hidden and (self.state_users[self.hidden.states], self.hidden.items)
 
     def select(self, which: slice) -> "Queries":
         """Return the states `which` with the rows that they are read from, both renumbered.
 
-        The hidden interactions remain those of all states: a model that propagates over the log
-        must return the same scores as for the batch.
+        The hidden interactions remain those of all states, so that a graph model returns the same
+        scores as for the whole batch.
         """
         rows, renumbered = torch.unique(self.rows[which], return_inverse=True)
         return Queries(
@@ -89,7 +94,7 @@ class Queries:
             rows=renumbered,
             ends=self.ends[which],
             seen=self.seen and self.seen.between(which.start, which.stop),
-            hidden_of_batch=self.hidden_edges,
+            hidden_edges_of_batch=self.hidden_edges,
         )
 
     def to(self, device: torch.device) -> "Queries":
@@ -102,11 +107,11 @@ class Queries:
             pairs and Seen(*(part.to(device) for part in pairs))
             for pairs in (self.seen, self.hidden)
         )
-        edges = self.hidden_of_batch and (
-            self.hidden_of_batch[0].to(device),
-            self.hidden_of_batch[1].to(device),
+        edges = self.hidden_edges_of_batch and (
+            self.hidden_edges_of_batch[0].to(device),
+            self.hidden_edges_of_batch[1].to(device),
         )
-        return replace(self, **tensors, seen=seen, hidden=hidden, hidden_of_batch=edges)
+        return replace(self, **tensors, seen=seen, hidden=hidden, hidden_edges_of_batch=edges)
 
 
 class Batch(NamedTuple):
@@ -114,10 +119,10 @@ class Batch(NamedTuple):
 
     queries: Queries
     positions: np.ndarray
-    """int64[B], index of the next item in `train.values`; for states "user", which have no next
-    item, the end of the history."""
+    """int64[B], index of the next item in `train.values`. A state "user" has no next item; its
+    position is the end of the user's history."""
     targets: Tensor
-    """int64[B], the next item."""
+    """int64[B], the next item; not meaningful for states "user"."""
 
 
 def gather_windows(values: np.ndarray, starts: np.ndarray, stops: np.ndarray, pad: int) -> Tensor:
@@ -138,21 +143,21 @@ def seen_before(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Se
     index_in_range = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
     items = values[np.repeat(starts, counts) + index_in_range].astype(np.int64)
     width = int(items.max(initial=0)) + 1
-    # Pairs come in one run per state, which a stable sort merges: 30 times faster than np.unique.
+    # The pairs are already ordered by state, so the stable sort is 30 times faster than np.unique.
     pairs = np.sort(states * width + items, kind="stable")
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     return Seen(torch.from_numpy(pairs // width), torch.from_numpy(pairs % width))
 
 
-def histories(dataset: Dataset, split: Split | Literal["future"]) -> RaggedArray:
-    """Return each user's items before a split: train for "valid", train and valid for "test".
+def histories(dataset: Dataset, split: Split | Literal["all"]) -> RaggedArray:
+    """Return the history of each user from which the items of a split are predicted.
 
-    "future" returns all items of all three parts, for serving.
+    It is train for "valid", train and valid for "test"; "all" returns all three parts, for serving.
     """
     parts = {
         "valid": (dataset.train,),
         "test": (dataset.train, dataset.valid),
-        "future": (dataset.train, dataset.valid, dataset.test),
+        "all": (dataset.train, dataset.valid, dataset.test),
     }[split]
     users = np.concatenate([np.repeat(np.arange(dataset.n_users), part.lengths) for part in parts])
     values = np.concatenate([part.values for part in parts])
@@ -166,16 +171,16 @@ def user_queries(
 ) -> Queries:
     """Return queries with one state per user: the state after all of the user's past items.
 
-    The history holds the last `history_length` items, which is 0 for a model that reads none;
-    `mask_seen` masks all items of the past.
+    Each history has the user's last `history_length` items (0 for a model that reads no history).
+    With `mask_seen` all past items are masked, also those before the history.
     """
     starts, stops = past.offsets[users], past.offsets[users + 1]
-    queries = _one_state_per_row(past.values, (users, starts, stops), history_length, n_items)
+    queries = _single_state_queries(past.values, (users, starts, stops), history_length, n_items)
     seen = seen_before(past.values, starts, stops) if mask_seen else None
     return replace(queries, seen=seen)
 
 
-def _one_state_per_row(
+def _single_state_queries(
     values: np.ndarray,
     ranges: tuple[np.ndarray, np.ndarray, np.ndarray],
     history_length: int,
@@ -199,13 +204,13 @@ class StateBatches:
     Args:
         train: the training histories, one row per user.
         n_items: number of items, the padding value.
-        history_length: the most items that the model reads; longer histories are split into
-            windows of this length, from their end backwards.
-        batch_size: states per batch, of all processes together.
+        history_length: maximum number of items that the model reads; longer histories are split
+            into windows of this length, beginning at the end.
+        batch_size: number of states in a batch, summed over all processes.
         states: "prefix": one state before every item but the first; "last_prefix": one state per
             user, before the last item; "user": one state per user, after all items.
-        rows: "all_positions": states of "prefix" share the row that they are read from, for causal
-            models that encode all of them in one pass; "prefix": one row per state, as in RecBole.
+        rows: "all_positions": the states "prefix" of a window share one row, for causal models,
+            which encode all of them in one pass; "prefix": one row per state, as in RecBole.
     """
 
     def __init__(
@@ -260,8 +265,8 @@ class StateBatches:
         values = self.train.values
         if not self._shares_rows:
             ranges = (users, starts, stops)
-            queries = _one_state_per_row(values, ranges, self.history_length, self.n_items)
-            # States "user" have no next item: the target is then a placeholder.
+            queries = _single_state_queries(values, ranges, self.history_length, self.n_items)
+            # States "user" have no next item; their target is arbitrary and not used.
             targets = torch.from_numpy(values[np.minimum(stops, len(values) - 1)].astype(np.int64))
             return Batch(queries, stops, targets)
         sizes = stops - starts
@@ -279,7 +284,7 @@ class StateBatches:
 
 
 def _window_ranges(train: RaggedArray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (users, starts, stops) of windows that cover all but each user's last item."""
+    """Return (users, starts, stops) of the windows, which leave out each user's last item."""
     input_stops = train.offsets[1:] - 1
     n_inputs = input_stops - train.offsets[:-1]
     n_windows = np.maximum(0, -(-n_inputs // length))
@@ -290,7 +295,7 @@ def _window_ranges(train: RaggedArray, length: int) -> tuple[np.ndarray, np.ndar
 
 
 def _state_ranges(train: RaggedArray, states: States) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (users, starts, stops) of the history before each state."""
+    """Return (users, starts, stops), the range of `train.values` that belongs to each state."""
     starts, stops = train.offsets[:-1], train.offsets[1:]
     if states == "user":
         users = np.flatnonzero(train.lengths > 0)
@@ -320,5 +325,5 @@ class EdgeBatches:
         for batch in torch.split(order, self.batch_size):
             positions, values = distributed.shard_rows(batch).numpy(), self.train.values
             ranges = (self._users[positions], positions, positions)
-            queries = _one_state_per_row(values, ranges, history_length=0, n_items=0)
+            queries = _single_state_queries(values, ranges, history_length=0, n_items=0)
             yield Batch(queries, positions, torch.from_numpy(values[positions].astype(np.int64)))

@@ -99,7 +99,7 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
 
 def _padded_queries(model: DotProductRecommender, dataset: Dataset) -> Queries:
     """Return users of the dataset with whole histories, padded to the length the model reads."""
-    past = histories(dataset, "future")
+    past = histories(dataset, "all")
     users = np.flatnonzero(past.lengths)[:_N_CHECKED_USERS]
     queries = user_queries(past, users, model.history_length, model.n_items, mask_seen=False)
     padding = model.history_length - queries.history.shape[1]

@@ -62,7 +62,7 @@ def recommend(
         rows, user_indices = np.arange(len(user_ids)), np.full(len(user_ids), -1)
     else:
         user_ids = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
-        past = histories(dataset, "future")
+        past = histories(dataset, "all")
         rows = user_indices = _user_indices(dataset, user_ids)
     allowed = None if candidates is None else candidate_indices(dataset, candidates)
     batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(rows), _BATCH_SIZE)]

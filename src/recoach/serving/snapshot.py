@@ -67,7 +67,7 @@ class ModelSnapshot:
     """int64[n_items], number of interactions with each item."""
 
     def __post_init__(self) -> None:
-        user_histories = histories(self.dataset, "future")
+        user_histories = histories(self.dataset, "all")
         item_ids = self.dataset.item_ids.to_list()
         user_ids = self.dataset.user_ids.to_list()
         derived = {

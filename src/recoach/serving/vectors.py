@@ -42,7 +42,7 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
         RunError: a file cannot be written.
     """
     model = dot_product(model, "The export of vectors")
-    past, user_indices = histories(dataset, "future"), np.arange(dataset.n_users)
+    past, user_indices = histories(dataset, "all"), np.arange(dataset.n_users)
     user_vectors = [
         _embed(model, past, user_indices[start : start + _BATCH_SIZE]).users.float().cpu()
         for start in range(0, dataset.n_users, _BATCH_SIZE)
@@ -64,7 +64,7 @@ def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
         ConfigError: the scores of the model are not dot products.
     """
     model = dot_product(model, "A faiss index")
-    items = _embed(model, histories(dataset, "future"), np.arange(1)).items
+    items = _embed(model, histories(dataset, "all"), np.arange(1)).items
     vectors: FloatArray = np.ascontiguousarray(items.float().cpu().numpy())
     return vectors
 

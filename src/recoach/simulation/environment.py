@@ -114,7 +114,7 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
             )
         self.users = np.arange(dataset.n_users) if users is None else np.asarray(users)
         self.n_items = dataset.n_items
-        self._histories = histories(dataset, "future")
+        self._histories = histories(dataset, "all")
         names = sorted(set(shop.item_categories))
         self.item_category = np.array([names.index(name) for name in shop.item_categories])
         """int64[n_items], the number of each item's category."""
