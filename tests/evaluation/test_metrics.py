@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from recoach.evaluation.metrics import METRICS, per_user
+from recoach.evaluation.metrics import METRICS, metrics_per_user
 
 # User 0: one target at rank 3; user 1: targets at ranks 2, 7 and 5; user 2: one at rank 1.
 RANKS = np.array([3, 2, 7, 5, 1])
@@ -30,18 +30,18 @@ GAIN = [1 / math.log2(rank + 1) for rank in range(1, 10)]
     ],
 )
 def test_metrics_by_hand(name, expected):
-    values = per_user(RANKS, STATES, COUNTS, [1, 2, 5, 10])[name]
+    values = metrics_per_user(RANKS, STATES, COUNTS, [1, 2, 5, 10])[name]
     assert values.tolist() == pytest.approx(expected)
 
 
 def test_ndcg_of_one_target_at_rank_four_is_one_over_log2_of_five():
-    metrics = per_user(np.array([4]), np.array([0]), np.array([1]), [3, 4])
+    metrics = metrics_per_user(np.array([4]), np.array([0]), np.array([1]), [3, 4])
     assert metrics["ndcg@4"][0] == pytest.approx(1 / math.log2(5))
     assert metrics["ndcg@3"][0] == metrics["mrr@3"][0] == metrics["recall@3"][0] == 0
 
 
 def test_every_metric_is_computed_at_every_cut_off():
-    names = set(per_user(RANKS, STATES, COUNTS, [1, 10]))
+    names = set(metrics_per_user(RANKS, STATES, COUNTS, [1, 10]))
     assert names == {f"{metric}@{k}" for metric in METRICS for k in (1, 10)}
 
 

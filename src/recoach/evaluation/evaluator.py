@@ -11,7 +11,7 @@ from recoach import distributed
 from recoach.data.batches import Split, histories, user_queries
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
-from recoach.evaluation.metrics import per_user
+from recoach.evaluation.metrics import metrics_per_user
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import ranks_of_scores, top_of_scores
 from recoach.models.base import Recommender, eval_mode
@@ -20,7 +20,8 @@ MaskSeen = Literal["all", "recbole", "none"]
 """Mask items of a user's history: always, only if the model reads no history (RecBole), never."""
 
 KS = (1, 5, 10, 50)
-_USERS_AT_ONCE = 1024
+"""List lengths k of the metrics, unless others are given."""
+_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,9 +29,9 @@ class Evaluation:
     """Ranks and per-user metrics of one model on the held-out items of a split."""
 
     users: np.ndarray
-    """int64[B] the evaluated users, each with at least one held-out item."""
+    """int64[B], the evaluated users, each with at least one held-out item."""
     ranks: np.ndarray
-    """int64[N] rank of each held-out item."""
+    """int64[N], rank of each held-out item from 1, in the order of `users`."""
     metrics: dict[str, np.ndarray]
     """`"ndcg@10"` -> float64[B], one value per user."""
     protocol: dict[str, object]
@@ -72,7 +73,7 @@ def evaluate(
         split: `"valid"` (history: train) or `"test"` (history: train and valid).
         ks: list lengths.
         mask_seen: whether to mask the items of a user's history; targets are never masked.
-        users: int64[B] evaluate only these (default: all users with a held-out item).
+        users: int64[B], the users to evaluate (default: all users with a held-out item).
 
     Raises:
         ConfigError: `ks` is empty or holds a value below 1.
@@ -103,7 +104,7 @@ def evaluate(
         "n_users": len(users),
         "ks": list(ks),
     }
-    return Evaluation(users, ranks, per_user(ranks, states, counts, ks), protocol)
+    return Evaluation(users, ranks, metrics_per_user(ranks, states, counts, ks), protocol)
 
 
 @torch.no_grad()
@@ -121,22 +122,22 @@ def top_lists(
     Args:
         model: any recommender; in evaluation mode during the call, restored afterwards.
         dataset: the split log.
-        users: int64[B].
+        users: int64[B], indices of the users.
         k: list length.
         split: `"valid"` (history: train) or `"test"` (history: train and valid).
         mask_seen: whether to mask the items of a user's history.
 
     Returns:
-        int64[B, k] items, best first; -1 after the end of a list that has fewer than k items.
+        int64[B, k], items, best first; a list of fewer than k items is padded with -1.
     """
     past, mask = histories(dataset, split), masks_seen(mask_seen, model)
-    rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # index into users, then the list
+    rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # position in `users`, then the list
     rows[:, 0] = np.arange(len(users))
     is_local = np.zeros(len(users), dtype=np.bool_)
-    starts = range(0, len(users), _USERS_AT_ONCE)
+    starts = range(0, len(users), _BATCH_SIZE)
     with eval_mode(model):
         for start in starts[distributed.rank_slice()]:
-            part = slice(start, start + _USERS_AT_ONCE)
+            part = slice(start, start + _BATCH_SIZE)
             is_local[part] = True
             queries = user_queries(
                 past, users[part], model.history_length, model.n_items, mask_seen=mask
@@ -153,19 +154,20 @@ def _ranks_of_users(
     """Return int64[N], the ranks of all held-out items of the users, in the order of `users`.
 
     Users are sorted by history length and cut into batches, which keeps the padding short. The
-    batches are distributed over the data-parallel ranks and the results gathered.
+    batches are distributed over the data-parallel processes and the results gathered.
     """
     order = np.argsort(past.lengths[users], kind="stable")
-    batches = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
+    batches = np.split(order, range(_BATCH_SIZE, len(order), _BATCH_SIZE))
     local_batches = batches[distributed.rank_slice()]
     with eval_mode(model):
         local_ranks = [
             _ranks_of_batch(model, past, held_out, users[batch], mask=mask)
             for batch in local_batches
         ]
-    local_order = np.concatenate([order[:0], *local_batches])
+    empty = order[:0]  # a process may have no batch
+    local_order = np.concatenate([empty, *local_batches])
     index = np.repeat(local_order, held_out.lengths[users[local_order]])
-    pairs = torch.from_numpy(np.stack([index, np.concatenate([order[:0], *local_ranks])], axis=1))
+    pairs = torch.from_numpy(np.stack([index, np.concatenate([empty, *local_ranks])], axis=1))
     index, ranks = distributed.all_gather(pairs).numpy().T
     return np.ascontiguousarray(ranks[np.argsort(index, kind="stable")])
 
@@ -178,8 +180,8 @@ def _ranks_of_batch(
     queries = queries.to(model.device)
     scores = model_scores(model, queries, check_finite=True)
     rows = np.repeat(np.arange(len(users)), held_out.lengths[users])
-    first = held_out.offsets[users][rows]
-    within = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    target_items = torch.from_numpy(held_out.values[first + within].astype(np.int64))
+    row_starts = held_out.offsets[users][rows]
+    index_in_row = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    target_items = torch.from_numpy(held_out.values[row_starts + index_in_row].astype(np.int64))
     targets = (torch.from_numpy(rows).to(model.device), target_items.to(model.device))
     return ranks_of_scores(scores, targets, queries.seen).cpu().numpy()

@@ -37,7 +37,7 @@ METRIC_NAME = rf"^({'|'.join(METRICS)})@[1-9]\d*$"
 """Pattern of the name of a metric at a cut-off, such as "ndcg@10"."""
 
 
-def per_user(
+def metrics_per_user(
     ranks: np.ndarray, states: np.ndarray, counts: np.ndarray, ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Return every metric at every k, as `"ndcg@10" -> float64[B]`.

@@ -17,9 +17,9 @@ from recoach.serving.index import Index
 from recoach.serving.recommend import UserBatch, candidate_indices, rank_items
 
 BLOCK_SIZE = 8
-"""States scored together. A service ranks few at a time, and blocks are padded to this size. Other
-queries in the batch change a score by rounding only, if the model reads histories of different
-lengths."""
+"""Number of states scored together; smaller blocks are padded to this size. It is small because a
+service ranks few states at a time. The other states of a block change a score by rounding errors
+only, and only if the model reads histories of different lengths."""
 
 
 class RecommendQuery(NamedTuple):
@@ -48,13 +48,14 @@ class ModelSnapshot:
 
     dataset: Dataset
     models: Mapping[str, Recommender]
-    """Models by stage; the last one is the default."""
+    """Models by stage ("base", "tuned"); the last one is the default."""
     titles: Sequence[str]
     """Display title of each item."""
     version: str
     """Version of the weights."""
     faiss_indexes: Mapping[str, Index] = field(default_factory=dict)
-    """By stage: an index that replaces full scoring when the whole catalogue is ranked."""
+    """faiss indexes by stage; where there is one, it is searched instead of scoring all items,
+    except for queries with candidates."""
     user_histories: RaggedArray = field(init=False)
     """All items of each user, oldest first."""
     item_ids: Sequence[str] = field(init=False)
@@ -87,7 +88,7 @@ class ModelSnapshot:
 
     @property
     def default_model(self) -> str:
-        """Name of the model used when a request names none."""
+        """Stage of the model that is used when a request names none."""
         return list(self.models)[-1]
 
     def build_query(
@@ -128,19 +129,22 @@ class ModelSnapshot:
         ids = self.dataset.user_ids
         return ids.filter(ids.str.starts_with(text)).head(limit).to_list()
 
-    def recommend(self, model: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
-        """Return one model's recommendations; queries with equal candidates form one batch."""
+    def recommend(self, stage: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
+        """Return the recommendations of one stage's model, one for each query.
+
+        Queries with the same candidates are ranked in one batch.
+        """
         groups: dict[bytes | None, list[int]] = {}
         for index, query in enumerate(queries):
             key = None if query.candidates is None else query.candidates.tobytes()
             groups.setdefault(key, []).append(index)
         results: dict[int, Recommendation] = {}
         for indices in groups.values():
-            group_results = self._rank_group(model, [queries[index] for index in indices])
+            group_results = self._rank_group(stage, [queries[index] for index in indices])
             results |= zip(indices, group_results, strict=True)
         return [results[index] for index in range(len(queries))]
 
-    def _rank_group(self, model: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
+    def _rank_group(self, stage: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
         lengths = [len(query.history) for query in queries]
         batch = UserBatch(
             histories=RaggedArray(
@@ -152,12 +156,12 @@ class ModelSnapshot:
             exclude_seen=np.array([query.exclude_seen for query in queries]),
         )
         top = rank_items(
-            self.models[model],
+            self.models[stage],
             batch,
             max(query.k for query in queries),
             queries[0].candidates,
             block_size=BLOCK_SIZE,
-            index=self.faiss_indexes.get(model),
+            index=self.faiss_indexes.get(stage),
         )
         return [
             _first_k(items, scores, query.k)
