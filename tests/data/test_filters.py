@@ -41,7 +41,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, ma
 
 @settings(max_examples=200, deadline=None)
 @given(PAIRS, st.integers(1, 4))
-def test_the_core_is_the_naive_core(pairs, k):
+def test_k_core_equals_a_naive_implementation(pairs, k):
     expected = naive_core(pairs, k)
     if expected:
         core = k_core(log(pairs), k)

@@ -35,7 +35,7 @@ ROWS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(ROWS)
-def test_the_last_is_tested_and_the_one_before_validates(rows):
+def test_the_last_item_is_for_test_and_the_one_before_for_validation(rows):
     train, valid, test = {}, {}, {}
     for user in {row[0] for row in rows}:
         user_rows = sorted((row for row in rows if row[0] == user), key=lambda row: row[2])

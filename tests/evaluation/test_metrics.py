@@ -29,7 +29,7 @@ GAIN = [1 / math.log2(rank + 1) for rank in range(1, 10)]
         ("ndcg@10", [GAIN[2], (GAIN[1] + GAIN[4] + GAIN[6]) / sum(GAIN[:3]), 1]),
     ],
 )
-def test_metrics_by_hand(name, expected):
+def test_metrics_equal_values_computed_by_hand(name, expected):
     values = metrics_per_user(RANKS, STATES, COUNTS, [1, 2, 5, 10])[name]
     assert values.tolist() == pytest.approx(expected)
 

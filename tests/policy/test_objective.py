@@ -116,7 +116,7 @@ def test_beyond_the_clip_the_exact_surrogate_pulls_no_further():
 
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 @pytest.mark.parametrize("ratio", [0.8, 0.95, 1.05, 1.2])
-def test_the_clip_acts_only_where_the_ratio_has_run_the_way_of_the_advantage(advantage, ratio):
+def test_clipping_acts_only_if_the_ratio_moved_in_the_direction_of_the_advantage(advantage, ratio):
     log_ratio = torch.tensor(ratio, dtype=torch.float64).log().requires_grad_()
     found = clipped_surrogate(log_ratio, torch.tensor(advantage, dtype=torch.float64), CLIP)
     found.value.backward()
@@ -160,7 +160,7 @@ def test_without_scaling_advantages_are_centred_rewards():
     assert group_advantages(group * 2 + 1, "none").tolist() == [[-4, -2, 6]]
 
 
-def test_scaled_advantages_by_hand():
+def test_scaled_advantages_equal_values_computed_by_hand():
     found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64), eps=0.0)
     expected = [math.sqrt(3)] + [-1 / math.sqrt(3)] * 3
     assert found[0].tolist() == pytest.approx(expected)

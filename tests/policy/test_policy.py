@@ -12,7 +12,7 @@ from recoach.policy.policy import Policy, calibrate_temperature
 from toy_logs import popularity_world
 
 
-def test_a_policy_divides_scores_by_its_temperature_and_hides_what_was_seen():
+def test_a_policy_divides_scores_by_its_temperature_and_masks_seen_items():
     users, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, -1.0]])
     seen = Seen(torch.tensor([1]), torch.tensor([0]))
     (block,) = Policy(0.5).of_vectors(Embeddings(users, items), seen).blocks()

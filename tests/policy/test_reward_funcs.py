@@ -108,7 +108,7 @@ def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():
     assert found.parts.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.5, 0.125]]
 
 
-def test_normalised_first_a_reward_s_unit_does_not_matter():
+def test_rewards_normalised_first_do_not_depend_on_their_units():
     def scaled(factor):
         @log_reward
         def pay(prompts, completions, ahead, **_):

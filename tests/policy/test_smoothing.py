@@ -74,7 +74,7 @@ def test_items_are_compared_in_parts_as_at_once(monkeypatch):
 
 @settings(max_examples=80, deadline=None)
 @given(ROWS, st.floats(0.1, 0.9), st.lists(st.integers(0, ITEMS - 1), min_size=1, unique=True))
-def test_a_share_of_each_reward_goes_to_the_neighbours(rows, share, items):
+def test_a_part_of_each_reward_is_spread_over_the_neighbours(rows, share, items):
     near = expected_weights(rows, 3)
     values = torch.arange(1, len(items) + 1).float()
     given_ = Rewards(torch.ones(len(items), dtype=torch.long), torch.tensor(sorted(items)), values)
