@@ -21,7 +21,7 @@ MaskSeen = Literal["all", "recbole", "none"]
 
 KS = (1, 5, 10, 50)
 """List lengths k of the metrics, unless others are given."""
-_BATCH_SIZE = 1024
+_USERS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,10 +134,10 @@ def top_lists(
     rows = np.full((len(users), 1 + k), -1, dtype=np.int64)  # position in `users`, then the list
     rows[:, 0] = np.arange(len(users))
     is_local = np.zeros(len(users), dtype=np.bool_)
-    starts = range(0, len(users), _BATCH_SIZE)
+    starts = range(0, len(users), _USERS_AT_ONCE)
     with eval_mode(model):
         for start in starts[distributed.rank_slice()]:
-            part = slice(start, start + _BATCH_SIZE)
+            part = slice(start, start + _USERS_AT_ONCE)
             is_local[part] = True
             queries = user_queries(
                 past, users[part], model.history_length, model.n_items, mask_seen=mask
@@ -157,7 +157,7 @@ def _ranks_of_users(
     batches are distributed over the data-parallel processes and the results gathered.
     """
     order = np.argsort(past.lengths[users], kind="stable")
-    batches = np.split(order, range(_BATCH_SIZE, len(order), _BATCH_SIZE))
+    batches = np.split(order, range(_USERS_AT_ONCE, len(order), _USERS_AT_ONCE))
     local_batches = batches[distributed.rank_slice()]
     with eval_mode(model):
         local_ranks = [
