@@ -220,6 +220,11 @@ def test_the_configuration_page_names_every_model_and_algorithm(configuration):
         assert f"### {name}\n" in configuration
 
 
+def test_the_page_of_pretrain_lists_all_models():
+    rows = tables(page_of("pretrain").read_text().split("| `--model` | input |")[1])
+    assert {codes(row[0])[0] for row in rows} == set(MODELS)
+
+
 def test_the_page_of_algorithms_lists_all_of_them():
     rows = tables((DOCS / "how-to" / "compare-algorithms.md").read_text())
     assert [codes(row[0])[0] for row in rows] == list(ALGORITHMS)

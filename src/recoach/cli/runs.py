@@ -16,6 +16,7 @@ from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import execute, open_run, planned_stages
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
+from recoach.models.registry import MODELS
 from recoach.report.html import write_report
 from recoach.report.tables import comparison_table, summary
 from recoach.training.callbacks import Callback, CallbackList
@@ -28,6 +29,7 @@ ReportTo = Annotated[
         help="Experiment trackers to log to: tensorboard, mlflow, wandb.",
     ),
 ]
+Model = Annotated[str, Parameter(help=f"The model: {', '.join(MODELS)}.")]
 Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
 
 _DEMO_SETTINGS = (
@@ -76,7 +78,7 @@ def pretrain(
     data: Path,
     *,
     output: Path,
-    model: str = "sasrec",
+    model: Model = "sasrec",
     resume: Resume = False,
     report_to: ReportTo = None,
     changes: Changes = None,
@@ -86,7 +88,6 @@ def pretrain(
     Args:
         data: An interaction log, or a folder made by `recoach data prepare`.
         output: The run folder.
-        model: The model: bprmf, gru4rec, gsau, lightgcn, neumf, popularity or sasrec.
         changes: Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
     """
     config = read_config(
