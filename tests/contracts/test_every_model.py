@@ -8,10 +8,9 @@ from variants import ATTENTION, DATASET, N_ITEMS, N_USERS, SCORERS, VARIANTS, bu
 from recoach.data.batches import EdgeBatches, StateBatches
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
-from recoach.models.base import GROUP_NAMES, DotProductRecommender, TrainingBatch
+from recoach.models.base import GROUP_NAMES, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.dense_softmax import score_chunks
-from recoach.models.registry import MODELS
 from recoach.training.supervised import PretrainConfig, pretrain
 from toy_logs import block_graph, checkerboard, cycle
 
@@ -32,15 +31,6 @@ def ndcg_after_training(variant, dataset, **settings):
     }
     pretrain(model, dataset, PretrainConfig(**args | settings))
     return evaluate(model, dataset).means()["ndcg@10"]
-
-
-def test_every_registered_model_has_a_variant():
-    assert {name for name, _ in VARIANTS.values()} == {*MODELS, ATTENTION}
-
-
-def test_models_without_vectors_are_named():
-    names = {name for name in VARIANTS if not isinstance(build(name), DotProductRecommender)}
-    assert names == set(SCORERS)
 
 
 @all_variants

@@ -12,7 +12,7 @@ from torch import nn
 from recoach.config import StrictConfig
 from recoach.data.batches import histories, user_queries
 from recoach.data.split import leave_last_out
-from recoach.models.base import Recommender
+from recoach.models.base import DotProductRecommender, Recommender
 from recoach.models.losses import sampled_cross_entropy
 from recoach.models.registry import MODELS, Entry, build_from_config, build_model
 from toy_logs import block_graph
@@ -20,8 +20,7 @@ from toy_logs import block_graph
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
 NEUMF = {"dim": 8, "mlp_dim": 8, "hidden_dims": (16, 8), "dropout": 0.1}
 ATTENTION = "attention"
-VARIANTS = {
-    "popularity": ("popularity", {}),
+VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec": ("sasrec", ENCODER),
     "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
     "lightgcn": ("lightgcn", {"dim": 16}),
@@ -34,7 +33,12 @@ VARIANTS = {
     "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),
     ATTENTION: (ATTENTION, {"dim": 16}),
 }
-SCORERS = ("neumf", ATTENTION)
+"""Variant -> the model and its settings; a model that is not named here has its defaults."""
+SCORERS = tuple(
+    variant
+    for variant, (name, _) in VARIANTS.items()
+    if name == ATTENTION or not issubclass(MODELS[name].model, DotProductRecommender)
+)
 """Variants whose scores are no dot products."""
 N_USERS, N_ITEMS = 30, 20
 DATASET = leave_last_out(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9))
