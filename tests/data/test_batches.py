@@ -101,14 +101,14 @@ def test_a_batch_has_about_batch_size_states(rows):
 )
 def test_cut_reduces_the_batch_size_to_get_enough_batches(size, min_batches, expected):
     source = batches([list(range(9))] * 40, size=size, rows="prefix")
-    source.cut(min_batches)
+    source.limit_batch_size(min_batches)
     assert source.batch_size == max(len(b.queries) for b in source.epoch(generator())) == expected
     assert len(source) == -(-320 // expected)
 
 
 def test_the_batch_size_is_at_least_one():
     source = batches([[1]], size=16)
-    source.cut(8)
+    source.limit_batch_size(8)
     assert source.batch_size == 1
 
 

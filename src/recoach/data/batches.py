@@ -243,7 +243,7 @@ class StateBatches:
     def __len__(self) -> int:
         return max(1, -(-self.n_states // self.batch_size))
 
-    def cut(self, min_batches: int) -> None:
+    def limit_batch_size(self, min_batches: int) -> None:
         """Reduce the batch size if an epoch would have fewer than `min_batches` batches."""
         self.batch_size = max(1, min(self.batch_size, -(-self.n_states // min_batches)))
 

@@ -50,7 +50,7 @@ from recoach.training.supervised import first_ids, supervised_batches, validatio
 
 _LOG = logging.getLogger(__name__)
 _SFT_COEF: Final = 0.3
-"""Weight of a model's own loss that regularises its vectors (docs/decisions/0015)."""
+"""Weight of a supervised loss that regularises the vectors (docs/decisions/0015)."""
 
 
 class RLTrainer:
@@ -114,7 +114,7 @@ class RLTrainer:
             batch_size=self.args.largest_batch,
             states=self._builder.states,
         )
-        self._states.cut(self.args.fewest_steps)
+        self._states.limit_batch_size(self.args.fewest_steps)
         self._check_group_size()
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
         self.optimiser: torch.optim.Optimizer = optim(
@@ -189,7 +189,10 @@ class RLTrainer:
         return first_ids(batch.queries, self.dataset.user_ids)
 
     def before_step(self, step: int) -> None:
-        """Let the algorithm finish the last of `step` steps."""
+        """Call the algorithm's `after_step` for the previous step.
+
+        It is called here, after the checkpoint of that step, so that a resumed run calls it once.
+        """
         if step:
             self.algorithm.after_step(step)
 

@@ -14,10 +14,10 @@ from recoach.training.algorithms.rollouts import Rollout, log_surrogate
 
 
 class ExactEstimator:
-    """The expectation over the catalogue, in one pass like that of a cross-entropy.
+    """The expectation of the surrogate over the catalogue, in one pass, as in cross-entropy.
 
-    Rewards of the log go through the transform f(p), pair by pair; rewards of items are an
-    expectation under the policy.
+    A logged reward multiplies the transform f of its item's probability; rewards of items enter as
+    their expectation under the policy.
     """
 
     def __init__(self, args: GRPOConfig, reward: CombinedReward) -> None:
@@ -25,11 +25,11 @@ class ExactEstimator:
         self._transform = (args.loss_type, args.pass_k, args.power)
         self._item_rewards = reward.item_rewards
         on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
-        same_mask = args.disable_dropout or args.shared_dropout
-        # A single pass can divide the whole loss by the sum of its weights only if every term of
-        # the loss carries these weights.
-        only_logged = not (args.beta or args.entropy_coef) and self._item_rewards is None
-        self.needs_rollout = not (on_policy and same_mask and only_logged)
+        same_dropout = args.disable_dropout or args.shared_dropout
+        # Without a rollout the loss is divided by the sum of its weights afterwards. That is right
+        # only if all of its terms have these weights.
+        only_logged_rewards = not (args.beta or args.entropy_coef) and self._item_rewards is None
+        self.needs_rollout = not (on_policy and same_dropout and only_logged_rewards)
 
     def roll_out(self, old: Distribution, batch: RLBatch, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
@@ -51,27 +51,28 @@ class ExactEstimator:
         statistics, weights = Statistics(), []
         divisor = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], batch)
         regulariser = Regulariser(self.args, batch, statistics)
-        # `divisor` scales the log's rewards to mean 1, their weights included: the rewards of items
-        # are scaled alike.
+        # `divisor` makes the weighted logged rewards sum to 1. The rewards of items are divided by
+        # the number of states times the weights of the logged rewards, to keep the proportion.
         log_scale = self.reward.log_weight if self.args.normalize_weights else 1
         n_states = regulariser.count * log_scale
 
         def block_loss(block: Block, reference_block: Block | None) -> Tensor:
-            states, items, values, where = rewarded_pairs(batch.rewards, block)
+            states, items, values, pairs = rewarded_pairs(batch.rewards, block)
             log_p = block.log_p(states, items)
-            old_log_p = log_p.detach() if rollout is None else rollout.log_p[where]
+            old_log_p = log_p.detach() if rollout is None else rollout.log_p[pairs]
             weight = self._weight(old_log_p)
             weights.append(weight)
             surrogate = exact_surrogate(log_p, old_log_p, weight, self.args.clip)
-            self._log(statistics, log_p.detach(), (states, values), len(block))
+            self._add_statistics(statistics, log_p.detach(), (states, values), len(block))
             log_surrogate(statistics, surrogate, block)
-            gain = (values * surrogate.value).sum() / divisor
+            expected_reward = (values * surrogate.value).sum() / divisor
             if self._item_rewards is not None:
-                gain = gain + self._expected_item_reward(block, batch, statistics) / n_states
-            return regulariser.loss(block, reference_block) - gain
+                item_reward = self._expected_item_reward(block, batch, statistics)
+                expected_reward = expected_reward + item_reward / n_states
+            return regulariser.loss(block, reference_block) - expected_reward
 
         total = with_reference(new, block_loss, reference)
-        self._log_parts(statistics, batch)
+        self._add_reward_means(statistics, batch)
         return (total / self._divisor(weights, batch) if rollout is None else total), statistics
 
     def _expected_item_reward(self, block: Block, batch: RLBatch, statistics: Statistics) -> Tensor:
@@ -101,7 +102,7 @@ class ExactEstimator:
         total = distributed.data_sum(float((torch.cat(weights) * batch.rewards.values).sum()))
         return total if total > 0 else 1.0
 
-    def _log(
+    def _add_statistics(
         self, statistics: Statistics, log_p: Tensor, pairs: tuple[Tensor, Tensor], count: int
     ) -> None:
         """Log the expected reward of each of `count` states, and p and f(p) of each pair."""
@@ -115,7 +116,7 @@ class ExactEstimator:
         statistics.add("policy/p_mean", p)
         statistics.add("objective", objective(log_p, *self._transform))
 
-    def _log_parts(self, statistics: Statistics, batch: RLBatch) -> None:
+    def _add_reward_means(self, statistics: Statistics, batch: RLBatch) -> None:
         """Log the mean reward of each of several functions over rewarded pairs."""
         parts = batch.rewards.parts
         if parts is not None and len(self.reward.names) > 1:
