@@ -110,7 +110,8 @@ class SQNActorCritic(Algorithm[SQNActorCriticConfig, CriticTargets]):
             gain = (values * weight[where] * log_p).sum() / total
             return regulariser.loss(block, reference_block) - gain
 
-        statistics.add("q_loss", critic.detach())
+        # The critic's losses add up over processes, and statistics average over them.
+        statistics.add("q_loss", critic.detach() * distributed.data_world_size())
         statistics.add("q_mean", q.detach())
         actor = with_reference(policy, block_loss, prepared.reference)
         return actor + critic, statistics
