@@ -19,7 +19,7 @@ from recoach.report.tables import format_metric
 from recoach.reproduction import paper_cells
 from recoach.reproduction.datasets import find_sources, missing_categories
 from recoach.reproduction.paper_results import METRICS, TABLE1, TABLE3, TABLE4
-from recoach.training.trainer import GRPOTrainer
+from recoach.training.trainer import RLTrainer
 from toy_logs import block_graph
 
 PRETRAIN = {"max_steps": 3, "batch_size": 128}
@@ -173,7 +173,7 @@ def test_an_interrupted_suite_resumes_and_ends_with_the_same_weights(
     folder, tmp_path, recoach, small_budget, monkeypatch, run_files
 ):
     command = ("reproduce", "table3", f"--dataset=Video_small={folder / 'log.csv'}")
-    step, count = GRPOTrainer.step, []
+    step, count = RLTrainer.step, []
 
     def interrupted(self, batch, generator):
         count.append(1)
@@ -182,7 +182,7 @@ def test_an_interrupted_suite_resumes_and_ends_with_the_same_weights(
         return step(self, batch, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GRPOTrainer, "step", interrupted)
+        patch.setattr(RLTrainer, "step", interrupted)
         said = recoach(*command, f"--output={tmp_path}")
     assert said.code == 130
     runs = tmp_path / "quick" / "Video_small"

@@ -184,8 +184,8 @@ STOPS = {
     "in the base, at the end of an epoch": ("base", 30, press, 130, "base (from step 30)"),
     "twice": ("base", 20, press_twice, 130, "Training the base (from step 15)"),
     "in the tuning": ("tuned", 6, press, 130, "Fine-tuning (from step 6)"),
-    "in the tuning, at an evaluation": ("tuned", 4, press, 130, "with GRPO (from step 4)"),
-    "at the last step of a stage": ("tuned", 8, press, 130, "with GRPO (from step 8)"),
+    "in the tuning, at an evaluation": ("tuned", 4, press, 130, "Fine-tuning (from step 4)"),
+    "at the last step of a stage": ("tuned", 8, press, 130, "Fine-tuning (from step 8)"),
     "in the control, by SIGTERM": (
         "control",
         6,
