@@ -40,7 +40,7 @@ TOMLS = {
     "no table": ("finetune = 1\n", [], ["finetune must be a table"]),
     "seed": ("seed = -1\n", [], ["seed", "-1"]),
     "seed true": ("seed = true\n", [], ["seed", "True"]),
-    "finetune": ("finetune = 1\n", [], ["finetune must be true or false"]),
+    "finetune": ("[finetune]\nenabled = 1\n", [], ["finetune.enabled must be true or false"]),
     "preset": ('[finetune]\npreset = "papers"\n', [], ["finetune.preset", "'papers'"]),
     "no TOML": ("[finetune\n", [], ["a.toml is not valid TOML"]),
     "unknown model": ('[model]\nname = "sasrecc"\n', [], ["'sasrecc'", "mean 'sasrec'?"]),

@@ -8,7 +8,10 @@ from recoach import recommend, wrap
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
+from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.ppo import PPOConfig
+from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
 from recoach.training.context import RunContext
 from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
@@ -189,14 +192,15 @@ def test_a_wrapped_module_is_not_saved_in_a_run_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rival",
+    ("config", "settings"),
     [
-        {"algorithm": "ppo", "estimator": "sampled", "loss_type": "grpo", "num_generations": 8},
-        {"algorithm": "sac"},
+        (PPOConfig, {"num_generations": 8}),
+        (SQNActorCriticConfig, {}),
+        (DQNConfig, {"dueling": True}),
     ],
 )
-def test_rivals_that_train_a_head_learn_its_width_from_the_vectors(rival):
-    args = GRPOConfig(max_steps=1, batch_size=16, **rival)
+def test_a_head_has_the_width_of_the_vectors(config, settings):
+    args = config(max_steps=1, batch_size=16, **settings)
     assert GRPOTrainer(wrapped(), args=args, train_dataset=DATASET).train().steps == 1
 
 
