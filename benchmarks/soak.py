@@ -354,7 +354,7 @@ def _shorten_suites() -> None:
                 | {
                     "model": cell.tables["model"] | small,
                     "pretrain": {"epochs": 2, "batch_size": 64},
-                    "grpo": cell.tables["grpo"] | {"epochs": 1, "batch_size": 128},
+                    "finetune": cell.tables["finetune"] | {"epochs": 1, "batch_size": 128},
                 }
             )
             for cell in original(*arguments)

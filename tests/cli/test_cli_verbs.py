@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import tomllib
 
 import polars as pl
 import pytest
@@ -44,7 +45,7 @@ def test_fine_tuning_can_change_only_settings_of_grpo(recoach, base, run_files):
         assert result.code == 2
         assert f"--set {change}" in result.err
         assert "only finetune can change" in result.err
-    assert "finetune.enabled = false" in (base / "config.toml").read_text()
+    assert tomllib.loads((base / "config.toml").read_text())["finetune"]["enabled"] is False
 
 
 def test_fine_tuning_can_skip_the_control(recoach, base):
