@@ -45,8 +45,11 @@ class Filters:
     """Keep interactions with at least this rating."""
     column: Words = None
     """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
+    columns: str | None = None
+    """Columns of a file without a header, in its order, like user_id,item_id,timestamp; - skips a
+    column."""
     format: Format = "auto"
-    """The file format. Default: from the suffix of the file name."""
+    """The file format. Default: recognised by name and content."""
 
     def config(self, k_core: int) -> PrepareConfig:
         """Return the settings for `prepare`.
@@ -62,6 +65,7 @@ class Filters:
             min_rating=self.min_rating,
             columns=_column_names(self.column),
             format=self.format,
+            header=[name.strip() for name in self.columns.split(",")] if self.columns else [],
         )
 
 
@@ -81,7 +85,9 @@ def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_R
     config = filters.config(k_core)
     rows = []
     for file in files:
-        log = read_interactions(file, columns=config.columns, format=config.format)
+        log = read_interactions(
+            file, columns=config.columns, format=config.format, header=config.header
+        )
         rows.append((file.name, statistics_of(apply_filters(log, config))))
     console.print(_table(rows))
 

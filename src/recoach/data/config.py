@@ -27,4 +27,8 @@ class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
     """Column names of Recoach (user_id, item_id, rating, timestamp) -> names in the file."""
 
     format: Format = "auto"
-    """The file's format; auto selects by suffix."""
+    """The file's format; auto recognises it by name and content."""
+
+    header: list[str] = Field(default_factory=list)
+    """Columns of a file without a header, in the file's order: Recoach's names, - for a column to
+    skip. The command line sets it with --columns user_id,item_id,timestamp."""

@@ -4,7 +4,7 @@ One streaming pass reads the ids as they are and times and ratings as numbers. O
 meets a bad value, a second pass finds the first bad row and its line.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ def read_interactions(
     *,
     columns: Mapping[str, str] | None = None,
     format: str = "auto",  # noqa: A002 - the word users type
+    header: Sequence[str] = (),
 ) -> Interactions:
     """Read an interaction log.
 
@@ -41,18 +42,24 @@ def read_interactions(
         columns: column name of Recoach (user_id, item_id, rating, timestamp) -> the name in the
             source; what is not mapped is detected by its usual names.
         format: auto, csv, tsv, jsonl, parquet, inter (RecBole) or sequence (`user item item ...`).
+        header: columns of a file without a header, in the file's order: Recoach's names, "-" for a
+            column to skip.
 
     Raises:
         DataError: the source cannot be read or understood; the message names the file, the line
             and the remedy.
     """
     return _number_ids(
-        *_read(source, columns, format, lambda rows: rows.collect(engine="streaming"))
+        *_read(source, columns, (format, header), lambda rows: rows.collect(engine="streaming"))
     )
 
 
 def stream_interactions(
-    source: Path, target: Path, columns: Mapping[str, str], format_name: str
+    source: Path,
+    target: Path,
+    columns: Mapping[str, str],
+    format_name: str,
+    header: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Read a log as `read_interactions` does, but into a Parquet file and in bounded memory.
 
@@ -65,7 +72,7 @@ def stream_interactions(
         rows.with_row_index("row").sink_parquet(target)
         return pl.scan_parquet(target).drop("row")
 
-    table, names, rows = _read(source, columns, format_name, write)
+    table, names, rows = _read(source, columns, (format_name, header), write)
     for column in ID_COLUMNS:
         ids = rows.select(pl.col(column).cast(pl.String))
         flags = ids.select(
@@ -120,13 +127,19 @@ def _find_part(folder: Path, prefix: str, part: str) -> Path | None:
 def _read(
     source: object,
     columns: Mapping[str, str] | None,
-    format_name: str,
+    layout: tuple[str, Sequence[str]],
     collect: Callable[[pl.LazyFrame], Frame],
 ) -> tuple[Table, dict[str, str], Frame]:
-    """Return the table, its column names and its converted rows, whose values are checked."""
+    """Return the table, its column names and its converted rows, whose values are checked.
+
+    `layout` is the name of the format and the header of a file without one.
+    """
     mapping = check_mapping(columns or {})
     if isinstance(source, str | Path):
-        table = open_table(Path(source), format_name, lambda names: has_id_columns(names, mapping))
+        format_name, header = layout
+        table = open_table(
+            Path(source), format_name, lambda names: has_id_columns(names, mapping), header
+        )
     else:
         table = open_frame(source)
     names = find_columns(table, mapping)

@@ -86,7 +86,9 @@ def prepare(
 
             dataset, statistics = split_in_spark(source, config, spark, directory)
         else:
-            log = read_interactions(source, columns=config.columns, format=config.format)
+            log = read_interactions(
+                source, columns=config.columns, format=config.format, header=config.header
+            )
             log = apply_filters(log, config)
             dataset, statistics = leave_last_out(log, test_items=config.test_items), describe(log)
         dataset = dataclasses.replace(dataset, name=source.name.split(".")[0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,40 @@ def open_tsv(file: LogFile) -> Table:
     return open_delimited(file, "\t")
 
 
-def open_delimited(file: LogFile, separator: str, *, typed_header: bool = False) -> Table:
+def open_delimited(
+    file: LogFile,
+    separator: str,
+    *,
+    header: Sequence[str] = (),
+    typed_header: bool = False,
+) -> Table:
     """Open delimited text; DataError if its header has one column only or a column twice.
 
-    With `typed_header`, names carry types (`user_id:token`) and values are never quoted, as in
-    RecBole's files.
+    `header` names the columns of a file without a header. With `typed_header`, names carry types
+    (`user_id:token`) and values are never quoted, as in RecBole's files.
     """
     path = file.path
-    names = header_names(file, separator)
+    names = list(header) or header_names(file, separator)
+    header_lines = 0 if header else 1
     if typed_header:
         names = [name.split(":")[0] for name in names]
     _check_header(file.name, names, separator)
+    quoted = not typed_header
     frame = pl.scan_csv(
         path,
         separator=separator,
-        skip_lines=1,
+        skip_lines=header_lines,
         has_header=False,
-        quote_char=None if typed_header else '"',
+        quote_char='"' if quoted else None,
         schema=dict.fromkeys(names, pl.String),
     )
     return Table(
         file.name,
         frame,
         tuple(names),
-        lambda row: f"{file.name}:{_line_number(path, row, separator, quoted=not typed_header)}",
+        lambda row: (
+            f"{file.name}:{_line_number(path, row + header_lines, separator, quoted=quoted)}"
+        ),
         lambda: _diagnose(path, separator, len(names)),
         skip_blank=True,
     )
@@ -83,12 +94,15 @@ def _check_header(label: str, names: list[str], separator: str) -> None:
 
 
 def _line_number(path: Path, row: int, separator: str, *, quoted: bool) -> int:
-    """Return the line (from 1) on which data row `row` ends; quoted values may hold line breaks."""
+    """Return the line (from 1) on which row `row` of the file ends, a header being row 0.
+
+    Quoted values may hold line breaks.
+    """
     if not quoted:
-        return row + 2
+        return row + 1
     reader = _csv_reader(path, separator)
     with contextlib.suppress(csv.Error):  # the reader stops at the row or just before it
-        for _ in range(row + 2):
+        for _ in range(row + 1):
             next(reader, None)
     return int(reader.line_num)
 

@@ -1,10 +1,16 @@
 """The file formats: a new one is a module in this package and a line in `READERS`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from recoach.data.readers.delimited import find_separator, header_names, open_csv, open_tsv
+from recoach.data.readers.delimited import (
+    find_separator,
+    header_names,
+    open_csv,
+    open_delimited,
+    open_tsv,
+)
 from recoach.data.readers.jsonl import open_jsonl
 from recoach.data.readers.parquet import open_parquet
 from recoach.data.readers.recbole import open_inter
@@ -39,11 +45,16 @@ else:
 _COMPRESSED = (".gz", ".zst")
 
 
-def open_table(path: Path, format_name: str, is_header: Callable[[list[str]], bool]) -> Table:
+def open_table(
+    path: Path,
+    format_name: str,
+    is_header: Callable[[list[str]], bool],
+    header: Sequence[str] = (),
+) -> Table:
     """Open a file, plain or, where it is text, compressed (.gz, .zst), as a table.
 
     The format "auto" selects by suffix; a .txt file is a CSV file if its first line `is_header`, a
-    sequence file otherwise.
+    sequence file otherwise. `header` names the columns of a file without a header.
 
     Raises:
         DataError: no such file or format, an empty file, a header that cannot be used.
@@ -55,6 +66,8 @@ def open_table(path: Path, format_name: str, is_header: Callable[[list[str]], bo
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the path.")
     file = LogFile(path)
+    if header:
+        return open_delimited(file, find_separator(file.first_line), header=header)
     if format_name == "auto":
         format_name = _detect_format(file, is_header)
     return READERS[format_name].open(file)

@@ -25,6 +25,8 @@ class Table:
         locate: row number from 0 -> "a.csv:7" or "a.parquet, row 7", for error messages.
         diagnose: raises a DataError with the cause of a failed read if it finds one.
         check_types: raises a DataError if the named column mixes numbers and text.
+        layout: what the file was taken for, such as "a sequence file: user item item ..."; empty
+            where a header names the columns.
         skip_blank: whether to drop rows without any value (blank lines) instead of rejecting them.
     """
 
@@ -35,6 +37,7 @@ class Table:
     diagnose: Callable[[], None] = lambda: None
     check_types: Callable[[str], None] = lambda _: None
     skip_blank: bool = False
+    layout: str = ""
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def run_pipeline(
     scratch_folder = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
     with scratch_folder as scratch:
         rows = Path(scratch) / "rows.parquet"
-        columns = stream_interactions(source, rows, config.columns, config.format)
+        columns = stream_interactions(source, rows, config.columns, config.format, config.header)
         with open_engine(Path(scratch)) as engine:
             log = _SQLLog(engine, columns)
             log.load(rows)
