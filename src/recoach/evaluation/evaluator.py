@@ -11,7 +11,7 @@ from recoach import distributed
 from recoach.data.batches import Split, histories, user_queries
 from recoach.data.split import Dataset, RaggedArray
 from recoach.errors import ConfigError, DataError
-from recoach.evaluation.metrics import metrics_per_user
+from recoach.evaluation.metrics import TargetRanks, metrics_per_user
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import ranks_of_scores, top_of_scores
 from recoach.models.base import Recommender, eval_mode
@@ -94,6 +94,8 @@ def evaluate(
     ranks = _ranks_of_users(model, histories(dataset, split), held_out, users, mask=mask)
     counts = held_out.lengths[users]
     states = np.repeat(np.arange(len(users)), counts)
+    items = np.concatenate([held_out.row(int(user)) for user in users])
+    targets = TargetRanks(ranks, states, counts, items)
     protocol: dict[str, object] = {
         "split": split,
         "ranking": "full",
@@ -104,7 +106,7 @@ def evaluate(
         "n_users": len(users),
         "ks": list(ks),
     }
-    return Evaluation(users, ranks, metrics_per_user(ranks, states, counts, ks), protocol)
+    return Evaluation(users, ranks, metrics_per_user(targets, ks), protocol)
 
 
 @torch.no_grad()

@@ -27,7 +27,16 @@ CONTROL: Final = (
     "The control continues the base's own supervised training for as many steps as the "
     "fine-tuning, with the same learning rate and the same selection."
 )
-METRICS: Final = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
+METRICS: Final = {
+    "auc": "AUC",
+    "hit": "Hit rate",
+    "map": "MAP",
+    "mrr": "MRR",
+    "ndcg": "NDCG",
+    "precision": "Precision",
+    "recall": "Recall",
+    "value": "Value",
+}
 MARKS: Final = {"better": "▲", "worse": "▼", "no difference": "="}
 STYLES: Final = {"better": "green", "worse": "red", "no difference": "dim"}
 MISSING: Final = "–"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from recoach.evaluation.metrics import cutoff
 from recoach.report.table_cells import metric_cell
 from recoach.report.table_formats import ResultTable
 from recoach.report.tables import format_metric, metric_label
@@ -29,7 +30,7 @@ def cutoffs(log: str, results: Record) -> ResultTable:
     """
     models = list(_models(results))
     metrics = models[0][2]["models"]["base"]["test"] if models else {}
-    ks = sorted({int(metric.partition("@")[2]) for metric in metrics})
+    ks = sorted({k for metric in metrics if (k := cutoff(metric))})
     names = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in ks]
     rows = [
         (label, *(metric_cell(cell, stage, metric, change=False) for metric in names))

@@ -14,7 +14,7 @@ from recoach.config import StrictConfig
 from recoach.data.batches import Batch, EdgeBatches, Queries, Rows, StateBatches
 from recoach.data.split import Dataset, RaggedArray, drop_last
 from recoach.evaluation.evaluator import MaskSeen, evaluate
-from recoach.evaluation.metrics import METRIC_NAME
+from recoach.evaluation.metrics import METRIC_NAME, cutoff
 from recoach.models.base import Recommender, TrainingBatch
 from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.callbacks import TrainResult
@@ -165,7 +165,7 @@ def validation(
         metric: the selecting metric, like "ndcg@10"; its cut-off is used beside 10.
         mask_seen: the protocol.
     """
-    ks = sorted({10, int(metric.partition("@")[2])})
+    ks = sorted({10, cutoff(metric) or 10})
     return lambda model: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
 
 

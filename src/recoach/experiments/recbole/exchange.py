@@ -9,6 +9,7 @@ from recoach.data.prepared import load_dataset, save_dataset
 from recoach.data.split import Dataset
 from recoach.errors import ModelError, RunError
 from recoach.evaluation.evaluator import MaskSeen, evaluate
+from recoach.evaluation.metrics import cutoff
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
 from recoach.experiments.recbole.log import read_log
@@ -155,7 +156,7 @@ def _verify(
     metric, stored = valid_metric(source.config), source.best_valid_score
     mode = source.config["eval_args"].get("mode", "full")
     mode = mode.get("valid") if isinstance(mode, dict) else mode
-    k = int(metric.partition("@")[2]) if metric else 10
+    k = cutoff(metric or "") or 10
     evaluation = evaluate(model, dataset, "valid", ks=[k], mask_seen=config.evaluation.mask_seen)
     measured = evaluation.means()[metric or "ndcg@10"]
     decimals = min(4, int(source.config.get("metric_decimal_place") or 4))

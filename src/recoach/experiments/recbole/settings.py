@@ -67,8 +67,8 @@ _TRAINING = {
     "train_batch_size": ("batch_size", 2048),
     "epochs": ("epochs", 300),
 }
-_METRICS = {"hit": "recall", "map": "mrr", "mrr": "mrr", "ndcg": "ndcg", "recall": "recall"}
-"""RecBole's metrics -> ours; they are equal if every user has one target."""
+_METRICS = frozenset({"hit", "map", "mrr", "ndcg", "precision", "recall"})
+"""Metrics of the same name here; RecBole divides "map" by min(k, number of targets), we do not."""
 _COLUMNS = {
     "USER_ID_FIELD": ("user_id", "user_id"),
     "ITEM_ID_FIELD": ("item_id", "item_id"),
@@ -125,8 +125,8 @@ def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings
 def valid_metric(config: Mapping[str, Any]) -> str | None:
     """Return our name of the metric that RecBole selects by, like "ndcg@10"; None if we lack it."""
     match = re.fullmatch(r"(\w+)@([1-9]\d*)", str(config.get("valid_metric", "MRR@10")))
-    name = _METRICS.get(match[1].lower()) if match else None
-    return f"{name}@{match[2]}" if match and name else None
+    name = match[1].lower() if match else ""
+    return f"{name}@{match[2]}" if match and name in _METRICS else None
 
 
 def _model(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
