@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from recoach.data.benchmark import read_benchmark
     from recoach.data.filters import deduplicate, k_core
-    from recoach.data.ingest import read_benchmark, read_interactions
+    from recoach.data.ingest import read_interactions
     from recoach.data.prepared import load_dataset, prepare
     from recoach.data.split import Dataset, leave_last_out
     from recoach.errors import RecoachError
@@ -60,7 +61,7 @@ _MODULES = {
     "paired_bootstrap": "recoach.evaluation.significance",
     "prepare": "recoach.data.prepared",
     "pretrain": "recoach.training.supervised",
-    "read_benchmark": "recoach.data.ingest",
+    "read_benchmark": "recoach.data.benchmark",
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",
     "shop": "recoach.simulation.shop",

@@ -6,7 +6,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from recoach.data.ingest import read_benchmark, read_interactions
+from recoach.data.benchmark import read_benchmark
+from recoach.data.ingest import read_interactions
 from recoach.data.readers.table import convert_read_errors
 from recoach.errors import DataError
 
@@ -21,7 +22,7 @@ TEXTS = {
         HEAD,
         ["a.csv: there is a header but no interactions", "Add at least one row"],
     ),
-    "sequence users only": ("a.txt", "1\n2\n", ["a.txt: there is a header but no interactions"]),
+    "sequence users only": ("a.txt", "1\n2\n", ["a.txt:1: one value a line ('1')"]),
     "no user": (
         "a.csv",
         "who,item_id\na,b\n",
@@ -34,8 +35,8 @@ TEXTS = {
     ),
     "separator": (
         "a.csv",
-        "user_id|item_id\na|b\n",
-        ["a.csv:1: only one column", "user_id|item_id"],
+        "user_id/item_id\na/b\n",
+        ["a.csv:1: only one column", "user_id/item_id"],
     ),
     "inter separator": (
         "a.inter",
@@ -113,7 +114,6 @@ TEXTS = {
         '{"user":1,"item":2}\n\n{"user":3}\n',
         ["a.jsonl:3: column item (item_id) is empty"],
     ),
-    "suffix": ("a.dat", "1 2\n", ["a.dat: the suffix belongs to no format", "format="]),
 }
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from recoach.data.ingest import read_benchmark, read_interactions
+from recoach.data.benchmark import read_benchmark
+from recoach.data.ingest import read_interactions
 
 SECONDS = [1_400_000_000, 1_400_000_060, 1_400_000_000]
 ROWS = [("u7", "x", 5.0), ("u1", "y", 3.5), ("u7", "y", 1.0)]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from recoach.data.benchmark import read_benchmark
 from recoach.data.filters import k_core
-from recoach.data.ingest import read_benchmark, read_interactions
+from recoach.data.ingest import read_interactions
 from recoach.data.statistics import describe
 
 LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "data"

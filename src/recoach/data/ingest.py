@@ -15,7 +15,6 @@ from recoach.data.interactions import FloatArray, Interactions, LongArray, encod
 from recoach.data.readers.frame import open_frame
 from recoach.data.readers.registry import open_table
 from recoach.data.readers.table import Table, convert_read_errors
-from recoach.data.split import Dataset, from_parts
 from recoach.data.timestamps import (
     Conversion,
     milliseconds_per_unit,
@@ -83,47 +82,6 @@ def stream_interactions(
     return tuple(rows.collect_schema().names())
 
 
-def read_benchmark(source: str | Path) -> Dataset:
-    """Read a log that is already split into train, valid (optional) and test files.
-
-    Args:
-        source: a folder, or a path up to the name of the log (`data/baby` for `baby.train.inter`).
-            The files are RecBole's `X.train.inter` or LightGCN's `train.txt`, plain, .gz or .zst.
-
-    Raises:
-        DataError: a part is missing or occurs twice, or a file is bad.
-    """
-    source = Path(source)
-    folder, prefix = (source, "") if source.is_dir() else (source.parent, source.name)
-    train, valid, test = (_find_part(folder, prefix, part) for part in ("train", "valid", "test"))
-    if train is None or test is None:
-        missing = "test" if train else "train"
-        raise DataError(
-            f"{source}: there is no {missing} file. Name it {prefix or 'NAME'}.{missing}.inter "
-            f"or {missing}.txt, plain or compressed."
-        )
-    name = prefix or train.name.split(".")[0]
-    return from_parts(
-        read_interactions(train),
-        None if valid is None else read_interactions(valid),
-        read_interactions(test),
-        folder.name if name == "train" else name,
-    )
-
-
-def _find_part(folder: Path, prefix: str, part: str) -> Path | None:
-    stem = f"{prefix}." if prefix else ""
-    patterns = [f"{stem or '*.'}{part}.inter", f"{stem}{part}.txt"]
-    names = [name + suffix for name in patterns for suffix in ("", ".gz", ".zst")]
-    paths = sorted(path for name in names for path in folder.glob(name))
-    if len(paths) > 1:
-        raise DataError(
-            f"{folder}: {paths[0].name} and {paths[1].name} could both be the {part} part. "
-            "Name the log by its prefix, such as data/baby."
-        )
-    return paths[0] if paths else None
-
-
 def _read(
     source: object,
     columns: Mapping[str, str] | None,
@@ -138,7 +96,11 @@ def _read(
     if isinstance(source, str | Path):
         format_name, header = layout
         table = open_table(
-            Path(source), format_name, lambda names: has_id_columns(names, mapping), header
+            Path(source),
+            format_name,
+            lambda names: has_id_columns(names, mapping),
+            header,
+            mapped=bool(mapping),
         )
     else:
         table = open_frame(source)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
+from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
-from recoach.data.ingest import read_benchmark
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import MANIFEST, load_dataset, prepare, recover, save_dataset
 from recoach.data.split import Dataset, leave_last_out

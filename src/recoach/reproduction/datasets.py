@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
 from recoach.data.filters import apply_filters
-from recoach.data.ingest import read_benchmark, read_interactions
+from recoach.data.ingest import read_interactions
 from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.data.statistics import describe
 from recoach.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ from recoach.data.readers.table import Table, short_reason
 from recoach.data.readers.text import LogFile, diagnose_encoding, scan_lines
 from recoach.errors import DataError, clipped
 
-SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
 
 def open_csv(file: LogFile) -> Table:
@@ -30,12 +30,14 @@ def open_delimited(
     separator: str,
     *,
     header: Sequence[str] = (),
+    layout: str = "",
     typed_header: bool = False,
 ) -> Table:
     """Open delimited text; DataError if its header has one column only or a column twice.
 
-    `header` names the columns of a file without a header. With `typed_header`, names carry types
-    (`user_id:token`) and values are never quoted, as in RecBole's files.
+    `header` names the columns of a file without a header; `layout` then says so. With
+    `typed_header`, names carry types (`user_id:token`) and values are never quoted, as in RecBole's
+    files.
     """
     path = file.path
     names = list(header) or header_names(file, separator)
@@ -61,6 +63,7 @@ def open_delimited(
         ),
         lambda: _diagnose(path, separator, len(names)),
         skip_blank=True,
+        layout=layout,
     )
 
 
@@ -84,7 +87,7 @@ def _check_header(label: str, names: list[str], separator: str) -> None:
     if len(names) == 1:
         raise DataError(
             f"{label}:1: only one column ({clipped(repr(names[0]))}) when the line is split at "
-            f"{SEPARATORS[separator]}. Separate the columns by a comma, tab or semicolon."
+            f"{SEPARATORS[separator]}. Separate the columns by commas, tabs, semicolons or |."
         )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -4,36 +4,44 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from recoach.data.readers.delimited import (
-    find_separator,
-    header_names,
-    open_csv,
-    open_delimited,
-    open_tsv,
-)
+from recoach.data.readers import layout, movielens
+from recoach.data.readers.delimited import open_tsv
+from recoach.data.readers.folder import open_folder
 from recoach.data.readers.jsonl import open_jsonl
+from recoach.data.readers.lines import read_sample
 from recoach.data.readers.parquet import open_parquet
-from recoach.data.readers.recbole import open_inter
-from recoach.data.readers.sequence import open_sequence
+from recoach.data.readers.plain_table import open_headerless, open_plain_table
+from recoach.data.readers.recbole import is_atomic_header, open_inter
+from recoach.data.readers.sequence import open_sequence, open_sessions
 from recoach.data.readers.table import Table
 from recoach.data.readers.text import LogFile
 from recoach.errors import DataError
 
 
 class Reader(NamedTuple):
-    """How to open a format, and the lower-case suffixes that files of this format have."""
+    """How to open a format, and how to recognise it.
+
+    Attributes:
+        open: opens a file.
+        suffixes: lower-case suffixes that files of this format have.
+        recognise: file name and first lines -> whether the file certainly has this format; None
+            for formats that are not those of one data set.
+    """
 
     open: Callable[[LogFile], Table]
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
+    recognise: Callable[[str, Sequence[str]], bool] | None = None
 
 
 READERS: Mapping[str, Reader] = {
-    "csv": Reader(open_csv, (".csv",)),
-    "tsv": Reader(open_tsv, (".tsv",)),
+    "csv": Reader(open_plain_table, (".csv", ".tsv", ".tab", ".psv")),
+    "tsv": Reader(open_tsv),
     "jsonl": Reader(open_jsonl, (".jsonl", ".ndjson", ".json")),
     "parquet": Reader(open_parquet, (".parquet", ".pq")),
     "inter": Reader(open_inter, (".inter", ".item")),
-    "sequence": Reader(open_sequence, ()),
+    "sequence": Reader(open_sequence),
+    "sessions": Reader(open_sessions),
+    "movielens": Reader(movielens.open_movielens, (), movielens.is_movielens),
 }
 FORMATS = ("auto", *READERS)
 
@@ -43,6 +51,7 @@ else:
     Format = Literal[FORMATS]  # pydantic and the command line read the names from here
 
 _COMPRESSED = (".gz", ".zst")
+_TEXT_FORMATS = ("auto", "csv", "tsv")
 
 
 def open_table(
@@ -50,41 +59,86 @@ def open_table(
     format_name: str,
     is_header: Callable[[list[str]], bool],
     header: Sequence[str] = (),
+    *,
+    mapped: bool = False,
 ) -> Table:
     """Open a file, plain or, where it is text, compressed (.gz, .zst), as a table.
 
-    The format "auto" selects by suffix; a .txt file is a CSV file if its first line `is_header`, a
-    sequence file otherwise. `header` names the columns of a file without a header.
+    Args:
+        path: the file, or a folder of Parquet parts.
+        format_name: one of `FORMATS`; "auto" recognises the format by name and content.
+        is_header: whether names are those of a log.
+        header: the columns of a file without a header, in its order.
+        mapped: whether the caller names columns of the file; then "auto" takes no format that
+            names the columns itself.
 
     Raises:
-        DataError: no such file or format, an empty file, a header that cannot be used.
+        DataError: no such file or format, an empty file, a header that cannot be used, a layout
+            that is ambiguous.
     """
     if format_name not in FORMATS:
         raise DataError(f"format: {format_name!r} is unknown. Choose one of {', '.join(FORMATS)}.")
+    if header and format_name not in _TEXT_FORMATS:
+        raise DataError(
+            f"--columns names the columns of text without a header, but --format is {format_name}. "
+            "Leave one of them out."
+        )
     if path.is_dir():
-        raise DataError(f"{path}: this is a folder. Name the file with the interactions in it.")
+        return open_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the path.")
     file = LogFile(path)
     if header:
-        return open_delimited(file, find_separator(file.first_line), header=header)
+        return open_headerless(file, header)
     if format_name == "auto":
-        format_name = _detect_format(file, is_header)
+        format_name = _recognise(file, is_header, mapped=mapped)
+    if format_name == "csv":
+        return open_plain_table(file, is_header)
     return READERS[format_name].open(file)
 
 
-def _detect_format(file: LogFile, is_header: Callable[[list[str]], bool]) -> str:
-    suffixes = [suffix.lower() for suffix in file.path.suffixes]
+def _recognise(file: LogFile, is_header: Callable[[list[str]], bool], *, mapped: bool) -> str:
+    """Return the name of the file's format; DataError if it cannot be decided."""
+    suffix = _suffix(file.path)
+    by_suffix = next((name for name, reader in READERS.items() if suffix in reader.suffixes), "")
+    if by_suffix == "parquet" or layout.is_parquet(file.path):
+        return "parquet"
+    layout.check_text(file)
+    lines = read_sample(file)
+    recognised = (
+        name
+        for name, reader in READERS.items()
+        if reader.recognise is not None and not mapped and reader.recognise(file.name, lines)
+    )
+    return next(recognised, by_suffix) or _recognise_text(file, lines, is_header)
+
+
+def _recognise_text(
+    file: LogFile, lines: Sequence[str], is_header: Callable[[list[str]], bool]
+) -> str:
+    """Return the name of the format of a file whose suffix does not tell it."""
+    if lines[0].lstrip().startswith(("{", "[{")):
+        return "jsonl"
+    if is_atomic_header(lines[0]):
+        return "inter"
+    separator = layout.find_separator(lines, is_header)
+    if separator is not None:
+        rows = layout.split_values(lines, separator)
+        if not separator.isspace() or layout.find_header(rows, is_header):
+            return "csv"
+    if layout.is_sequence_file(file, lines):
+        return "sequence"
+    if file.name.startswith("test."):
+        return "sessions"
+    raise DataError(
+        f"{file.name}: there is no header, and the first value of a line occurs in other lines "
+        "too, so that it may be no user. Use --format sequence if it is the user, --format "
+        "sessions if all values are items."
+    )
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix == ".txt":
-        names = header_names(file, find_separator(file.first_line))
-        return "csv" if is_header(names) else "sequence"
-    for name, reader in READERS.items():
-        if suffix in reader.suffixes:
-            return name
-    raise DataError(
-        f"{file.name}: the suffix belongs to no format. Pass format= as one of "
-        f"{', '.join(READERS)}."
-    )
+    return suffixes[-1] if suffixes else ""

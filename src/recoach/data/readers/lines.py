@@ -1,0 +1,150 @@
+"""Text of one interaction a line, without quotes: split at a separator of any length."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from recoach.data.readers.table import Table, convert_read_errors
+from recoach.data.readers.text import LogFile, diagnose_encoding, scan_lines
+from recoach.errors import DataError, clipped
+
+SKIPPED = ("-", "_")
+"""Names of values that are not read."""
+
+WHITESPACE = " "
+"""The separator that stands for any number of blanks and tabs."""
+
+SAMPLE_LINES = 1000
+
+
+@dataclass(frozen=True)
+class LineLayout:
+    """The layout of a file without quotes whose lines have the same number of values.
+
+    Attributes:
+        description: the values of a line, such as "user::item::rating::seconds".
+        separator: text between two values; `WHITESPACE` is any number of blanks and tabs.
+        names: name of each value in Recoach; `-` is a value that is not read.
+        patterns: name -> regular expression that the whole value matches in every line.
+        events: event types in their order, if a value is one of them.
+        convert: name -> expression over the values that replaces or adds a column.
+    """
+
+    description: str
+    separator: str
+    names: tuple[str, ...]
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
+    convert: Mapping[str, pl.Expr] = field(default_factory=dict)
+
+    def matches(self, lines: Sequence[str]) -> bool:
+        """Return whether all lines have this layout; False without a line."""
+        return bool(lines) and all(self._matches(line) for line in lines)
+
+    def open(self, file: LogFile, *, header_lines: int = 0) -> Table:
+        """Open a file of this layout.
+
+        Raises:
+            DataError: a line has another number of values, or a value that does not match.
+        """
+        values = split_lines(file, self.separator, len(self.names), header_lines)
+        accepted = pl.col("complete")
+        for name, pattern in self.patterns.items():
+            value = pl.col(f"value_{self.names.index(name)}")
+            accepted &= value.str.contains(f"^(?:{pattern})$").fill_null(value=False)
+        check_lines(file, values, accepted, self.description)
+        columns = {
+            name: pl.col(f"value_{index}")
+            for index, name in enumerate(self.names)
+            if name not in SKIPPED
+        }
+        if self.events:
+            columns["event_type"] = columns["event_type"].cast(pl.Enum(self.events))
+        frame = values.select("number", **columns).with_columns(**self.convert)
+        return table_of_lines(file, frame, self.description)
+
+    def _matches(self, line: str) -> bool:
+        values = split_line(line, self.separator)
+        return len(values) == len(self.names) and all(
+            re.fullmatch(pattern, values[self.names.index(name)])
+            for name, pattern in self.patterns.items()
+        )
+
+
+def read_sample(file: LogFile) -> list[str]:
+    """Return the first lines that are not blank, at most `SAMPLE_LINES`; bad bytes are replaced.
+
+    Raises:
+        DataError: the file cannot be read, is empty or starts with a blank line.
+    """
+    first_line = file.first_line
+    with convert_read_errors(file.name):
+        lines = scan_lines(file.path, "utf8-lossy").slice(1, SAMPLE_LINES - 1).collect()["line"]
+    rest = (line.rstrip("\r") for line in lines if line.strip())
+    return [first_line.rstrip("\r"), *rest]
+
+
+def split_line(line: str, separator: str) -> list[str]:
+    """Return the values of a line without quotes."""
+    return line.split() if separator == WHITESPACE else line.split(separator)
+
+
+def numbered_lines(file: LogFile, header_lines: int = 0) -> pl.LazyFrame:
+    """Return number (from 1) and text of each line that is not blank, as `number` and `line`."""
+    line = pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff")
+    lines = scan_lines(file.path).with_row_index("number", offset=1).with_columns(line=line)
+    return lines.slice(header_lines).filter(line.str.strip_chars() != "")
+
+
+def split_lines(
+    file: LogFile, separator: str, n_values: int, header_lines: int = 0
+) -> pl.LazyFrame:
+    """Return number, line, value_0 ... and `complete`, whether the line has `n_values` values."""
+    line = pl.col("line")
+    if separator == WHITESPACE:
+        line, separator = line.str.strip_chars().str.replace_all(r"\s+", "\t"), "\t"
+    names = [f"value_{index}" for index in range(n_values)]
+    values = line.str.split_exact(separator, n_values).struct.rename_fields([*names, "rest"])
+    complete = pl.col(names[-1]).is_not_null() & pl.col("rest").is_null()
+    return (
+        numbered_lines(file, header_lines)
+        .with_columns(values=values)
+        .unnest("values")
+        .with_columns(complete=complete)
+    )
+
+
+def check_lines(file: LogFile, lines: pl.LazyFrame, accepted: pl.Expr, expected: str) -> None:
+    """Raise a DataError for the first line that is not accepted; `expected` describes a line."""
+    with convert_read_errors(file.name, lambda: diagnose_encoding(file.path)):
+        rejected = lines.filter(~accepted).select("number", "line").head(1).collect()
+    if len(rejected):
+        raise DataError(
+            f"{file.name}:{rejected['number'][0]}: the line is not {expected} "
+            f"({clipped(repr(rejected['line'][0]))}). Correct the line, or choose another --format."
+        )
+
+
+def table_of_lines(file: LogFile, frame: pl.LazyFrame, layout: str) -> Table:
+    """Return a table whose rows are found by their column `number`, the line in the file."""
+    names = tuple(name for name in frame.collect_schema().names() if name != "number")
+    return Table(
+        file.name,
+        frame.select(names),
+        names,
+        locate_lines(file, frame),
+        lambda: diagnose_encoding(file.path),
+        layout=layout,
+    )
+
+
+def locate_lines(file: LogFile, frame: pl.LazyFrame) -> Callable[[int], str]:
+    """Return a function from a row of a frame with `number` to `FILE:LINE`."""
+
+    def locate(row: int) -> str:
+        number = frame.select("number").slice(row, 1).collect(engine="streaming")["number"][0]
+        return f"{file.name}:{number}"
+
+    return locate
