@@ -9,8 +9,14 @@ RecoachError
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\ufeff") | frozenset(
+    map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+)
+"""Marks, embeddings, overrides and isolates of bidirectional text, and the byte order mark."""
 
 
 class RecoachError(Exception):
@@ -50,6 +56,28 @@ class BusyError(RunError):
 def clipped(text: str, length: int = 200) -> str:
     """Return a text for an error message, cut after `length` characters."""
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text in one line: control characters are escaped, so that "a<newline>" is `a\n`.
+
+    Also escaped are line separators, lone surrogates (bytes of a path that are not UTF-8) and the
+    characters that change the direction of writing. All other characters stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        _escaped(character) if _is_control(character) else character for character in text
+    )
+
+
+def _is_control(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def suggestion(name: str, valid_names: Iterable[str]) -> str:

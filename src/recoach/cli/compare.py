@@ -33,4 +33,4 @@ def compare(
         console.print(console_table(grid))
     else:
         text = markdown([grid]) if style == "markdown" else latex([grid])
-        console.print(text, markup=False)
+        console.print_document(text)

@@ -17,8 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from recoach.cli.console import console, example_line
-from recoach.cli.options import Words
+from recoach.cli.console import console, example_line, task_column, text_table
+from recoach.cli.options import Count, CountOrZero, Decimal, Words
 from recoach.data import prepared
 from recoach.data.config import PrepareConfig
 from recoach.data.fetch import AMAZON_2023
@@ -41,7 +41,7 @@ class Filters:
 
     dedup: Literal["none", "first", "last"] = "none"
     """Which of repeated (user, item) interactions to keep; none keeps all of them."""
-    min_rating: float | None = None
+    min_rating: Decimal | None = None
     """Keep interactions with at least this rating."""
     column: Words = None
     """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
@@ -55,10 +55,8 @@ class Filters:
         """Return the settings for `prepare`.
 
         Raises:
-            ConfigError: `k_core` is negative or a column is not NAME=COLUMN.
+            ConfigError: a column is not NAME=COLUMN.
         """
-        if k_core < 0:
-            raise ConfigError(f"--k-core must be at least 0, not {k_core}.")
         return PrepareConfig(
             k_core=k_core,
             dedup=self.dedup,
@@ -73,7 +71,9 @@ _ALL_ROWS = Filters()
 
 
 @app.command(help_epilogue=example_line("recoach data describe log.csv --k-core 5"))
-def describe(files: list[Path], /, *, k_core: int = 0, filters: Filters = _ALL_ROWS) -> None:
+def describe(
+    files: list[Path], /, *, k_core: CountOrZero = 0, filters: Filters = _ALL_ROWS
+) -> None:
     """Print users, items, interactions, average length, density and dates of logs.
 
     Args:
@@ -98,8 +98,8 @@ def prepare(
     /,
     *,
     output: Path,
-    k_core: int = 5,
-    test_items: int = 1,
+    k_core: CountOrZero = 5,
+    test_items: Count = 1,
     memory: str | None = None,
     spark: str | None = None,
     filters: Filters = _ALL_ROWS,
@@ -120,8 +120,6 @@ def prepare(
             machine: Spark prepares it, with temporary files next to the output folder.
     """
     start = time.perf_counter()
-    if test_items < 1:
-        raise ConfigError(f"--test-items must be at least 1, not {test_items}.")
     config = filters.config(k_core).model_copy(update={"test_items": test_items})
     dataset = prepared.prepare(file, output, config, memory=memory, spark=spark)
     console.print(
@@ -153,7 +151,7 @@ def fetch(
     if sha256 and len(categories) != 1:
         raise ConfigError("--sha256 is the checksum of one file. Give exactly one --category.")
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, console=console, transient=True) as bar:
+    with Progress(task_column(), *columns, console=console, transient=True) as bar:
         for name in categories:
             path = output / f"{name}.jsonl.gz"
             task = bar.add_task(name, total=None)
@@ -169,7 +167,9 @@ def _advance(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
 
 
 def _table(rows: list[tuple[str, Statistics]]) -> Table:
-    table = Table("log", "#users", "#items", "#interactions", "avg. length", "density", "dates")
+    table = text_table(
+        "log", "#users", "#items", "#interactions", "avg. length", "density", "dates"
+    )
     for name, log in rows:
         counts = (f"{count:,}" for count in (log.users, log.items, log.interactions))
         dates = f"{log.first} to {log.last}" if log.first else "none"

@@ -8,7 +8,6 @@ import re
 import sys
 from typing import Final
 
-from rich.markup import escape
 from rich.table import Table
 
 from recoach.cli.console import console
@@ -58,7 +57,7 @@ def _extras() -> Table:
         state = "installed" if not missing else f"pip install 'recoach[{extra}]'"
         if missing and len(missing) < len(required[extra]):
             state += f" (missing: {', '.join(missing)})"
-        table.add_row(extra, escape(state), adds, style="" if missing else "green")
+        table.add_row(extra, state, adds, style="" if missing else "green")
     return table
 
 

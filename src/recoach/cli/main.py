@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from cyclopts import App, CycloptsError
 
 from recoach.cli import interrupts
-from recoach.cli.console import console, errors, example_line
+from recoach.cli.console import bold, console, errors, example_line, print_warnings
+from recoach.cli.options import check_no_empty_values
 from recoach.errors import ConfigError, RecoachError
 
 # OpenMP reads this when torch starts its threads. Waiting threads that only spin slow each other
@@ -108,25 +109,22 @@ _DISTRIBUTED_VERBS = ("demo", "evaluate", "finetune", "pretrain", "run")
 
 def main() -> None:
     """Run the command line; errors of the user print one line and give exit code 2."""
-    with interrupts.handle_signals(), _without_trainer_warnings():
+    with interrupts.handle_signals(), print_warnings(), _without_trainer_warnings():
         try:
+            check_no_empty_values(sys.argv[1:])
             with _distributed(sys.argv[1:]):
                 app(sys.argv[1:], exit_on_error=False, print_error=False)
         except (CycloptsError, RecoachError) as error:
             if not interrupts.stop_requested():
-                _print_error(f"[bold red]Error:[/] {_one_line(str(error))}")
+                errors.print(bold("Error:", f" {_one_line(str(error))}", style="bold red"))
                 sys.exit(2)
         except KeyboardInterrupt:
             interrupts.record_keyboard_interrupt()
         finally:
             # Third-party code may have turned the signal into another exception.
             if interrupts.stop_requested():
-                _print_error(_one_line(interrupts.interrupt_message(sys.argv[1:])))
+                errors.print(interrupts.interrupt_message(sys.argv[1:]))
                 sys.exit(interrupts.exit_code())
-
-
-def _print_error(text: str) -> None:
-    errors.print(text)
 
 
 @contextmanager
@@ -164,7 +162,8 @@ def _distributed(arguments: list[str]) -> Iterator[None]:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split()).replace("[", r"\[")
+    """Join the lines of a message; blanks inside a line, for example in a path, are kept."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 if __name__ == "__main__":

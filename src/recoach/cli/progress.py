@@ -3,7 +3,7 @@
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from recoach.cli import interrupts
-from recoach.cli.console import console
+from recoach.cli.console import bold, console, task_column
 from recoach.training.callbacks import Callback, TrainResult
 
 _TITLES = {
@@ -17,7 +17,7 @@ _PRINTED = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@
 def step_progress() -> Progress:
     """Return a progress bar that counts steps and disappears when it stops."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress("  {task.description}", *columns, console=console, transient=True)
+    return Progress(task_column("  "), *columns, console=console, transient=True)
 
 
 class StageProgress(Callback):
@@ -32,7 +32,7 @@ class StageProgress(Callback):
     def on_begin(self, total_steps: int, step: int) -> None:
         """Print the title of the stage, with the step at which it resumes."""
         interrupts.begin_training()
-        console.print(f"[bold]{self._title}[/]" + (f" (from step {step})" if step else ""))
+        console.print(bold(self._title, f" (from step {step})" if step else ""))
         if console.is_terminal:
             self._progress.start()
             self._task = self._progress.add_task("steps", total=total_steps, completed=step)

@@ -77,11 +77,11 @@ def convert_config(path: Path, /, *, output: Path | None = None) -> None:
     lines = [f"# dropped: {key} ({why})" for key, why in sorted(dropped.items())]
     text = "\n".join([*lines, tomli_w.dumps(tables)])
     if output is None:
-        console.print(text, markup=False)
+        console.print_document(text)
         return
     write_atomically(output, text.encode())
     names = ", ".join(sorted(dropped)) or "nothing"
-    console.print(f"{output} written; dropped: {names}", markup=False)
+    console.print(f"{output} written; dropped: {names}")
 
 
 def _yaml(path: Path) -> dict[str, object]:

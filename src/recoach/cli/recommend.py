@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from rich.table import Table
-
-from recoach.cli.console import console
-from recoach.cli.options import Run, Stage, Words
+from recoach.cli.console import console, text_table
+from recoach.cli.options import Count, Run, Stage, Words
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset
 from recoach.data.split import Dataset, chronological
@@ -21,7 +19,7 @@ def recommend(
     *,
     users: Words = None,
     histories: Path | None = None,
-    k: int = 10,
+    k: Count = 10,
     stage: Stage = None,
     exclude_seen: bool = True,
     output: Path | None = None,
@@ -44,7 +42,7 @@ def recommend(
         write_frame(output, frame)
         console.print(f"{frame.height:,} rows of the {selected} model written to {output}")
         return
-    table = Table(*frame.columns)
+    table = text_table(*frame.columns)
     for row in frame.head(200).iter_rows():
         table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
     console.print(table)

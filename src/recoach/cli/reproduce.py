@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from recoach.cli.console import console, errors
-from recoach.cli.options import Words
+from recoach.cli.options import Count, CountOrZero, Words
 from recoach.cli.progress import StageProgress
-from recoach.errors import ConfigError
 from recoach.reproduction.datasets import find_sources, missing_categories, statistics_of_sources
 from recoach.reproduction.paper_cells import Profile
 from recoach.reproduction.paper_tables import write_suite, write_table1
@@ -34,9 +33,9 @@ def reproduce(
     data: Path | None = None,
     dataset: Words = None,
     profile: Profile = "quick",
-    seeds: int = 1,
+    seeds: Count = 1,
     only: Words = None,
-    k_core: int = 5,
+    k_core: CountOrZero = 5,
     output: Path = Path("runs/reproduce"),
 ) -> None:
     """Reproduce a table or the figure of Jeon et al. 2025, or measure what GRPO gains.
@@ -70,8 +69,6 @@ def reproduce(
             Does not apply to folders.
         output: Folder for runs, tables and figures.
     """
-    if seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1, not {seeds}.")
     if what == "rivals":
         errors.print("Warning: `rivals` is now called `algorithms`.")
         what = "algorithms"
@@ -119,5 +116,5 @@ def _announce(text: str) -> None:
 
 
 def _show(paths: list[Path]) -> None:
-    console.print(paths[0].read_text(), markup=False)
+    console.print_document(paths[0].read_text(encoding="utf-8"))
     console.print("Written: " + ", ".join(str(path) for path in paths))

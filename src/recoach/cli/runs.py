@@ -24,13 +24,15 @@ from recoach.training.callbacks import Callback, CallbackList
 ReportTo = Annotated[
     list[TrackerName] | None,
     Parameter(
-        consume_multiple=True,
+        consume_multiple=(1, None),
         negative="",
         help="Experiment trackers to log to: tensorboard, mlflow, wandb.",
     ),
 ]
 Model = Annotated[str, Parameter(help=f"The model: {', '.join(MODELS)}.")]
-Changes = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative="")]
+Changes = Annotated[
+    list[str] | None, Parameter(name="--set", consume_multiple=(1, None), negative="")
+]
 
 _DEMO_SETTINGS = (
     "pretrain.epochs=16",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recoach.cli.options import Words
+from recoach.cli.options import Count, Words
 from recoach.cli.runs import Changes
 from recoach.errors import ConfigError
 from recoach.experiments.config import read_config
@@ -11,7 +11,7 @@ from recoach.experiments.config import read_config
 def search(
     experiment: Path | None = None,
     *,
-    trials: int = 20,
+    trials: Count = 20,
     output: Path = Path("runs/search"),
     vary: Words = None,
     changes: Changes = None,

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 import os
 import socket
 from collections.abc import Hashable
@@ -11,8 +10,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from recoach.cli import interrupts
-from recoach.cli.console import console
-from recoach.cli.options import Run
+from recoach.cli.console import console, print_service_log
+from recoach.cli.options import Decimal, Port, Run
 from recoach.data.prepared import MANIFEST, load_dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RunFolder
@@ -31,9 +30,9 @@ def serve(
     path: Run,
     *,
     host: str = "127.0.0.1",
-    port: Annotated[int, Parameter(show_default=True)] = 8000,
+    port: Annotated[Port, Parameter(show_default=True)] = 8000,
     page: bool = True,
-    reload_seconds: float = 2.0,
+    reload_seconds: Decimal = 2.0,
 ) -> None:
     """Serve the models of a run over HTTP, with a page at / that compares base and tuned.
 
@@ -63,7 +62,7 @@ def serve(
     )
     app = build_app(service, api_key=os.environ.get(API_KEY_VARIABLE) or None, page=page)
     server_socket = _listen(host, port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    print_service_log()
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -79,8 +78,7 @@ def serve(
     )
     if service.snapshot.dataset.n_items > EXACT_UP_TO and not has_faiss():
         console.print(
-            "Every request scores all items. For an approximate index: pip install 'recoach[ann]'.",
-            markup=False,
+            "Every request scores all items. For an approximate index: pip install 'recoach[ann]'."
         )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again
         uvicorn.Server(config).run(sockets=[server_socket])

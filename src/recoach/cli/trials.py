@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recoach.cli import interrupts
-from recoach.cli.console import console
+from recoach.cli.console import bold, console
 from recoach.cli.progress import StageProgress, step_progress
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.search import SearchCallback, SearchPlan
@@ -35,9 +35,8 @@ class _TrialProgress(SearchCallback):
 
     def on_search(self, base: float, done: int) -> None:
         finished = f", {done} of {self._total} trials are finished" if done else ""
-        console.print(
-            f"[bold]Search[/]: validation value of the base {format_metric(base)}{finished}",
-        )
+        text = f": validation value of the base {format_metric(base)}{finished}"
+        console.print(bold("Search", text))
 
     def on_begin(self, total_steps: int, step: int) -> None:
         interrupts.begin_training()
@@ -61,7 +60,7 @@ class _TrialProgress(SearchCallback):
             change = change_against_base(trial["value"], base)
             result = f"{format_metric(trial['value'])} ({change})"
         line = f"  trial {trial['trial']:>3} of {self._total}  {result}  {settings_text(trial)}"
-        console.print(line, markup=False)
+        console.print(line)
 
     def stop(self) -> None:
         self._progress.stop()
@@ -86,7 +85,7 @@ def search_and_show(
         progress.stop()
     page = write_search(record, output)
     console.print(search_table(record))
-    console.print(search_summary(record), markup=False)
+    console.print(search_summary(record))
     console.print(f"Written: {output / 'trials.json'}, {page}")
     if record["best"] is not None:
         console.print(f"Run the best settings with: recoach run {output / 'best.toml'}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 Results = Mapping[str, Any]
 
@@ -177,11 +178,11 @@ def _cell(results: Results, model: str, metric: str) -> Cell:
     return Cell(value, format_percent(entry["relative"]), entry["verdict"])
 
 
-def _with_style(cell: Cell) -> str:
+def _with_style(cell: Cell) -> Text:
     if not cell.change:
-        return cell.value
+        return Text(cell.value)
     style = STYLES.get(cell.verdict, "default")
-    return f"{cell.value} [{style}]{cell.change} {MARKS.get(cell.verdict, '')}[/{style}]"
+    return Text.assemble(f"{cell.value} ", (f"{cell.change} {MARKS.get(cell.verdict, '')}", style))
 
 
 def _gain_clause(results: Results, metric: str) -> str:
