@@ -1,5 +1,6 @@
 """Logs that are already split into files for training, validation and test."""
 
+import glob
 from pathlib import Path
 
 from recoach.data.ingest import read_interactions
@@ -36,7 +37,7 @@ def read_benchmark(source: str | Path) -> Dataset:
 
 
 def _find_part(folder: Path, prefix: str, part: str) -> Path | None:
-    stem = f"{prefix}." if prefix else ""
+    stem = f"{glob.escape(prefix)}." if prefix else ""
     patterns = [f"{stem or '*.'}{part}.inter", f"{stem}{part}.txt"]
     names = [name + suffix for name in patterns for suffix in ("", ".gz", ".zst")]
     paths = sorted(path for name in names for path in folder.glob(name))

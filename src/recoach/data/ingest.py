@@ -68,8 +68,8 @@ def stream_interactions(
     """
 
     def write(rows: pl.LazyFrame) -> pl.LazyFrame:
-        rows.with_row_index("row").sink_parquet(target)
-        return pl.scan_parquet(target).drop("row")
+        rows.with_row_index("row").sink_parquet(target.absolute())
+        return pl.scan_parquet(target.absolute(), glob=False).drop("row")
 
     table, names, rows = _read(source, columns, (format_name, header), write)
     for column in ID_COLUMNS:

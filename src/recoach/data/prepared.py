@@ -20,6 +20,7 @@ import polars as pl
 
 from recoach import distributed
 from recoach.data.config import PrepareConfig
+from recoach.data.files import read_parquet
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.lock import lock_folder
@@ -159,7 +160,7 @@ def _save(
     }
     old, new = _temporary_folders(directory)
     try:
-        _write(dataset, manifest, new)
+        _write(dataset, manifest, new.absolute())
         _swap(new, directory, old)
     except (OSError, *POLARS_ERRORS) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -186,8 +187,8 @@ def load_dataset(directory: Path) -> Dataset:
             f"release reads {FORMAT_VERSION}. Prepare the data again."
         )
     try:
-        ids = [pl.read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
-        tables = [pl.read_parquet(directory / f"{part}.parquet") for part in _PARTS]
+        ids = [read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
+        tables = [read_parquet(directory / f"{part}.parquet") for part in _PARTS]
         rows = [_rows(table, len(ids[0])) for table in tables]
         actual = fingerprint(ids, rows)
         has_ratings = "rating" in tables[0].columns

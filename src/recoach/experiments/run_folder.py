@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from recoach.data.files import read_parquet
 from recoach.data.lock import LOCK_FILE, lock_folder
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.data.split import Dataset
@@ -208,7 +209,7 @@ class RunFolder:
                 "repeat the run with this version in another folder."
             )
         try:
-            raw = tomllib.loads(path.read_text())
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}.") from error
         return resolve(raw, str(path))
@@ -217,7 +218,7 @@ class RunFolder:
         """Return the content of a JSON file of the run; RunError if it is missing or damaged."""
         path = self.path / name
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
@@ -252,7 +253,7 @@ class RunFolder:
         if not path.exists():
             return item_ids
         try:
-            titles = pl.read_parquet(path)["title"]
+            titles = read_parquet(path)["title"]
         except (OSError, *POLARS_ERRORS) as error:
             raise RunError(f"{path} cannot be read; remove it to show ids.") from error
         return titles if len(titles) == len(item_ids) else item_ids
@@ -263,7 +264,7 @@ class RunFolder:
         if not path.exists():
             return []
         rows = []
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):

@@ -150,7 +150,7 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
     """
     path = directory / "model.json"
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
             raise ModelError(
                 f"{path} has format {description['format']}, but this version of Recoach reads "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recoach.data.files import read_parquet
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval, verdict
 from recoach.experiments.run_folder import RunFolder
 from recoach.reproduction.paper_cells import Cell, Profile, Source
@@ -139,7 +140,7 @@ def _compare_users(
     if all((run.path / "per_user.parquet").exists() for run in runs):
         return _bootstrap_users(runs, list(records[0]["models"]))
     if stored.exists():
-        content = json.loads(stored.read_text())
+        content = json.loads(stored.read_text(encoding="utf-8"))
         if content["runs"] == digest_of(records):
             comparisons: list[dict[str, Any]] = content["comparisons"]
             return comparisons
@@ -147,7 +148,7 @@ def _compare_users(
 
 
 def _bootstrap_users(runs: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
-    frames = [pl.read_parquet(run.path / "per_user.parquet") for run in runs]
+    frames = [read_parquet(run.path / "per_user.parquet") for run in runs]
     values = (
         pl.concat(frames)
         .group_by("model", "user_id")

@@ -53,6 +53,7 @@ def open_delimited(
         has_header=False,
         quote_char='"' if quoted else None,
         schema=dict.fromkeys(names, pl.String),
+        glob=False,
     )
     return Table(
         file.name,

@@ -1,5 +1,6 @@
 """JSON Lines: one object a line."""
 
+import glob
 import json
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ def open_jsonl(file: LogFile) -> Table:
     first_record = _parse(file.name, 1, file.first_line)
     return Table(
         file.name,
-        pl.scan_ndjson(path, schema=dict.fromkeys(first_record, pl.String)),
+        pl.scan_ndjson(glob.escape(str(path)), schema=dict.fromkeys(first_record, pl.String)),
         tuple(first_record),
         lambda row: f"{file.name}:{_line_number(path, row)}",
         lambda: _diagnose(path),

@@ -87,7 +87,7 @@ def open_table(
         return open_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the path.")
-    file = LogFile(path)
+    file = LogFile(path.absolute())  # polars takes a leading ~ for the home folder
     if header:
         return open_headerless(file, header)
     if format_name == "auto":

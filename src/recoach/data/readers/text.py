@@ -54,6 +54,7 @@ def scan_lines(path: Path, encoding: Any = "utf8") -> pl.LazyFrame:  # noqa: ANN
         quote_char=None,
         schema={"line": pl.String},
         truncate_ragged_lines=True,
+        glob=False,
         encoding=encoding,
     ).select(pl.col("line").fill_null(""))
 

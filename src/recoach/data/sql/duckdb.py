@@ -1,5 +1,6 @@
 """Prepare a log with DuckDB, on disk and within a memory limit."""
 
+import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from recoach.data.config import PrepareConfig
+from recoach.data.files import read_parquet
 from recoach.data.split import Dataset
 from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
@@ -34,13 +36,18 @@ def split_in_duckdb(
     memory besides.
 
     Raises:
-        ConfigError: `memory` is not a size.
+        ConfigError: `memory` is not a size, or the path of `directory` has a question mark.
         DataError: as `prepare`, or DuckDB lacks memory or disk space.
     """
     if not _SIZE.fullmatch(memory):
         raise ConfigError(f"memory: {memory!r} is not a size. Write a size such as 4GB.")
+    if "?" in str(directory.absolute()):
+        raise ConfigError(
+            f"{directory}: DuckDB has no files in a folder with a ? in its path. Name another "
+            "folder."
+        )
     try:
-        return run_pipeline(partial(_open_engine, memory), source, config, directory)
+        return run_pipeline(partial(_open_engine, memory), source, config, directory.absolute())
     except (OSError, duckdb.Error) as error:
         raise DataError(
             f"{source.name}: DuckDB fails ({str(error).splitlines()[0][:160]}). Allow more memory "
@@ -67,7 +74,8 @@ class _DuckDBEngine:
         self._execute, self._scratch = connection.execute, scratch
 
     def create_view(self, name: str, path: Path) -> None:
-        self._execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_quote(path)})")
+        pattern = glob.escape(str(path.absolute()))
+        self._execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_quote(pattern)})")
 
     def create_table(self, table: str, query: str) -> None:
         self._execute(f"CREATE OR REPLACE TABLE {table} AS {query}")
@@ -81,9 +89,9 @@ class _DuckDBEngine:
     def fetch_frame(self, query: str) -> pl.DataFrame:
         path = self._scratch / "result.parquet"
         self._execute(f"COPY ({query}) TO {_quote(path)} (FORMAT parquet)")
-        return pl.read_parquet(path)
+        return read_parquet(path)
 
 
-def _quote(path: Path) -> str:
+def _quote(path: Path | str) -> str:
     """Return a path as an SQL string literal."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -5,6 +5,7 @@ and a temporary view of it: no query runs twice and no metastore is needed.
 """
 
 import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from recoach.data.config import PrepareConfig
+from recoach.data.files import read_parquet
 from recoach.data.split import Dataset
 from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
@@ -84,7 +86,7 @@ class _SparkEngine:
         self._paths: dict[str, Path] = {}
 
     def create_view(self, name: str, path: Path) -> None:
-        self._session.read.parquet(str(path)).createOrReplaceTempView(name)
+        self._session.read.parquet(_pattern(path)).createOrReplaceTempView(name)
 
     def create_table(self, table: str, query: str) -> None:
         path = self._write(query)
@@ -105,9 +107,14 @@ class _SparkEngine:
     def fetch_frame(self, query: str) -> pl.DataFrame:
         # Spark sorts by ranges and numbers the files in the order of the ranges.
         paths = sorted(self._write(query).glob("*.parquet"))
-        return pl.concat([pl.read_parquet(path) for path in paths])
+        return pl.concat([read_parquet(path) for path in paths])
 
     def _write(self, query: str) -> Path:
         path = self._scratch / f"table-{next(self._numbers)}"
         self._session.sql(query).write.parquet(str(path))
         return path
+
+
+def _pattern(path: Path) -> str:
+    """Return a path for Hadoop, which takes brackets, braces and stars for patterns."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path))
