@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from recoach.evaluation.significance import paired_bootstrap, seeds_interval
+from recoach.evaluation import significance as module
+from recoach.evaluation.significance import (
+    minimal_detectable_effect,
+    paired_bootstrap,
+    seeds_interval,
+)
 
 RNG = np.random.default_rng(7)
 THEIRS = RNG.random(600)
@@ -45,6 +51,86 @@ def test_the_interval_is_close_to_the_normal_approximation():
 def test_the_same_seed_gives_the_same_interval():
     assert paired_bootstrap(OURS, THEIRS, seed=3) == paired_bootstrap(OURS, THEIRS, seed=3)
     assert paired_bootstrap(OURS, THEIRS, seed=3) != paired_bootstrap(OURS, THEIRS, seed=4)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_one_state_per_cluster_gives_exactly_the_interval_without_clusters(seed):
+    users = np.random.default_rng(1).permutation(600) * 5
+    for ours, theirs in ((OURS, THEIRS), (OURS.round(1), THEIRS.round(1))):
+        result = paired_bootstrap(ours, theirs, seed=seed, clusters=users)
+        assert result == paired_bootstrap(ours, theirs, seed=seed)
+
+
+def test_the_draws_are_those_of_one_multinomial_of_the_distinct_differences():
+    ours, theirs = np.array([1.0, 0, 0, 1, 1]), np.array([0.0, 0, 0, 0, 1])
+    draws = np.random.default_rng(4).multinomial(5, [3 / 5, 2 / 5], size=2000)
+    low, high = np.quantile(draws[:, 1] / 5, [0.025, 0.975])
+    result = paired_bootstrap(ours, theirs, seed=4)
+    assert (result.low, result.high) == (low, high)
+    assert result.difference == pytest.approx(2 / 5)
+
+
+def test_resamples_in_several_parts_are_those_in_one(monkeypatch):
+    expected = paired_bootstrap(OURS, THEIRS)
+    monkeypatch.setattr(module, "_MAX_COUNTS", 7 * 600)
+    assert paired_bootstrap(OURS, THEIRS) == pytest.approx((*expected[:5], expected.verdict))
+
+
+def test_an_interval_over_clusters_does_not_shrink_when_every_state_is_repeated():
+    # Ten equal states per user hold no more information than one.
+    once = paired_bootstrap(OURS, THEIRS, seed=2)
+    users = np.repeat(np.arange(600), 10)
+    repeated = np.repeat(OURS, 10), np.repeat(THEIRS, 10)
+    clustered = paired_bootstrap(*repeated, seed=2, clusters=users)
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+    states = paired_bootstrap(*repeated, seed=2)
+    assert (states.high - states.low) / (once.high - once.low) == pytest.approx(10**-0.5, rel=0.1)
+
+
+def test_clusters_of_different_sizes_count_by_their_states():
+    # One user with 30 states at +1, 200 users with one state at 0: the mean is 30/230, and its
+    # deviation that of the ratio of two sums over users.
+    ours = np.concatenate([np.ones(30), np.zeros(200)])
+    users = np.concatenate([np.zeros(30, dtype=int), np.arange(1, 201)])
+    result = paired_bootstrap(ours, np.zeros(230), clusters=users, samples=4000)
+    times = stats.binom(201, 1 / 201)
+    high = times.ppf(0.975)
+    assert result.difference == pytest.approx(30 / 230)
+    assert result.low == 0
+    assert result.high == pytest.approx(30 * high / (30 * high + 201 - high))
+    assert result.verdict == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("clusters", "exact"),
+    # statsmodels 0.15.0: TTestPower().solve_power(nobs=clusters, alpha=0.05, power=0.8)
+    [(10, 0.9960019107624178), (30, 0.5292357045238948), (6101, 0.03587451044021132)],
+)
+def test_the_detectable_effect_is_that_of_a_paired_t_test(clusters, exact):
+    assert minimal_detectable_effect(1, clusters) == pytest.approx(exact, rel=0.002)
+
+
+def test_the_power_at_the_detectable_effect_is_the_one_asked_for():
+    for clusters, power, alpha in ((20, 0.8, 0.05), (500, 0.9, 0.01)):
+        effect = minimal_detectable_effect(0.067, clusters, power=power, alpha=alpha)
+        shift = effect / 0.067 * clusters**0.5
+        critical = stats.t.ppf(1 - alpha / 2, clusters - 1)
+        assert stats.nct.sf(critical, clusters - 1, shift) == pytest.approx(power, abs=0.003)
+
+
+def test_the_detectable_effect_of_many_users_is_2_8_standard_errors():
+    expected = 2.8016 * 0.067 / 22332**0.5
+    assert minimal_detectable_effect(0.067, 22332) == pytest.approx(expected, rel=1e-4)
+        2.8016 * 0.067 / 22332**0.5, rel=1e-4
+    )
+    assert minimal_detectable_effect(0, 50) == 0
+
+
+def test_one_cluster_detects_nothing_and_a_negative_deviation_is_refused():
+    assert minimal_detectable_effect(1, 1) == minimal_detectable_effect(1, 0) == float("inf")
+    for wrong in ({"standard_deviation": -1}, {"power": 1.0}, {"alpha": 0.0}):
+        with pytest.raises(ValueError, match="at least 0"):
+            minimal_detectable_effect(**{"standard_deviation": 1, "clusters": 9} | wrong)
 
 
 def test_the_relative_difference_to_a_mean_of_zero_is_zero():
