@@ -121,8 +121,6 @@ def test_the_power_at_the_detectable_effect_is_the_one_asked_for():
 def test_the_detectable_effect_of_many_users_is_2_8_standard_errors():
     expected = 2.8016 * 0.067 / 22332**0.5
     assert minimal_detectable_effect(0.067, 22332) == pytest.approx(expected, rel=1e-4)
-        2.8016 * 0.067 / 22332**0.5, rel=1e-4
-    )
     assert minimal_detectable_effect(0, 50) == 0
 
 
