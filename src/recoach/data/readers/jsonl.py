@@ -26,7 +26,7 @@ def open_jsonl(file: LogFile) -> Table:
         pl.scan_ndjson(glob.escape(str(path)), schema=dict.fromkeys(first_record, pl.String)),
         tuple(first_record),
         lambda row: f"{file.name}:{_line_number(path, row)}",
-        lambda: _diagnose(path),
+        lambda: diagnose_jsonl(path),
         lambda name: _check_types(path, name, first_record[name]),
     )
 
@@ -50,7 +50,7 @@ def _parse(label: str, line_number: int, line: str) -> dict[str, Any]:
     return record
 
 
-def _diagnose(path: Path) -> None:
+def diagnose_jsonl(path: Path) -> None:
     """Raise a DataError for the first line that is not UTF-8 or not a JSON object."""
     diagnose_encoding(path)
     for number, line in enumerate(scan_lines(path).collect()["line"], 1):

@@ -28,7 +28,6 @@ class LineLayout:
         separator: text between two values; `WHITESPACE` is any number of blanks and tabs.
         names: name of each value in Recoach; `-` is a value that is not read.
         patterns: name -> regular expression that the whole value matches in every line.
-        events: event types in their order, if a value is one of them.
         convert: name -> expression over the values that replaces or adds a column.
     """
 
@@ -36,7 +35,6 @@ class LineLayout:
     separator: str
     names: tuple[str, ...]
     patterns: Mapping[str, str] = field(default_factory=dict)
-    events: tuple[str, ...] = ()
     convert: Mapping[str, pl.Expr] = field(default_factory=dict)
 
     def matches(self, lines: Sequence[str]) -> bool:
@@ -49,6 +47,11 @@ class LineLayout:
         Raises:
             DataError: a line has another number of values, or a value that does not match.
         """
+        rows = self.rows(file, header_lines=header_lines).with_columns(**self.convert)
+        return table_of_lines(file, rows, self.description)
+
+    def rows(self, file: LogFile, *, header_lines: int = 0) -> pl.LazyFrame:
+        """Return the number of each line and its named values, as text; DataError as `open`."""
         values = split_lines(file, self.separator, len(self.names), header_lines)
         accepted = pl.col("complete")
         for name, pattern in self.patterns.items():
@@ -60,10 +63,7 @@ class LineLayout:
             for index, name in enumerate(self.names)
             if name not in SKIPPED
         }
-        if self.events:
-            columns["event_type"] = columns["event_type"].cast(pl.Enum(self.events))
-        frame = values.select("number", **columns).with_columns(**self.convert)
-        return table_of_lines(file, frame, self.description)
+        return values.select("number", **columns)
 
     def _matches(self, line: str) -> bool:
         values = split_line(line, self.separator)
@@ -71,6 +71,12 @@ class LineLayout:
             re.fullmatch(pattern, values[self.names.index(name)])
             for name, pattern in self.patterns.items()
         )
+
+
+def to_iso(text: pl.Expr, time_format: str) -> pl.Expr:
+    """Return times of a format as ISO 8601 in UTC; text of another format stays as it is."""
+    times = text.str.to_datetime(time_format, strict=False, time_unit="ms")
+    return pl.coalesce(times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), text)
 
 
 def read_sample(file: LogFile) -> list[str]:

@@ -4,7 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from recoach.data.readers import layout, movielens
+from recoach.data.readers import (
+    books,
+    checkins,
+    lastfm,
+    layout,
+    mind,
+    movielens,
+    netflix,
+    otto,
+    shops,
+    steam,
+    video,
+)
 from recoach.data.readers.delimited import open_tsv
 from recoach.data.readers.folder import open_folder
 from recoach.data.readers.jsonl import open_jsonl
@@ -42,6 +54,22 @@ READERS: Mapping[str, Reader] = {
     "sequence": Reader(open_sequence),
     "sessions": Reader(open_sessions),
     "movielens": Reader(movielens.open_movielens, (), movielens.is_movielens),
+    "netflix": Reader(netflix.open_netflix, (), netflix.is_netflix),
+    "book-crossing": Reader(books.open_book_crossing, (), books.is_book_crossing),
+    "goodreads": Reader(books.open_goodreads, (), books.is_goodreads),
+    "lastfm-1k": Reader(lastfm.open_lastfm, (), lastfm.is_lastfm),
+    "steam": Reader(steam.open_steam, (), steam.is_steam),
+    "yoochoose": Reader(shops.open_yoochoose, (), shops.is_yoochoose),
+    "retailrocket": Reader(shops.open_retailrocket, (), shops.is_retailrocket),
+    "diginetica": Reader(shops.open_diginetica, (), shops.is_diginetica),
+    "taobao": Reader(shops.open_taobao, (), shops.is_taobao),
+    "hm": Reader(shops.open_hm, (), shops.is_hm),
+    "otto": Reader(otto.open_otto, (), otto.is_otto),
+    "mind": Reader(mind.open_mind, (), mind.is_mind),
+    "kuairec": Reader(video.open_kuairec, (), video.is_kuairec),
+    "kuairand": Reader(video.open_kuairand, (), video.is_kuairand),
+    "gowalla": Reader(checkins.open_gowalla, (), checkins.is_gowalla),
+    "foursquare": Reader(checkins.open_foursquare, (), checkins.is_foursquare),
 }
 FORMATS = ("auto", *READERS)
 

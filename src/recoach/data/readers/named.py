@@ -1,0 +1,46 @@
+"""Tables of known data sets whose header names the columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from recoach.data.readers.table import Table
+from recoach.errors import DataError, listed
+
+
+def select_columns(
+    table: Table,
+    needed: Sequence[str],
+    columns: Mapping[str, pl.Expr],
+    layout: str,
+    *,
+    where: pl.Expr | None = None,
+) -> Table:
+    """Return a table with columns of Recoach, computed from the columns of a data set.
+
+    Args:
+        table: the file with the names of its header.
+        needed: the names that the data set has.
+        columns: name in Recoach -> expression over the names of the file.
+        layout: what is taken, for the report.
+        where: which rows of the file are taken; None takes all.
+
+    Raises:
+        DataError: a needed name is missing.
+    """
+    missing = [name for name in needed if name not in table.names]
+    if missing:
+        raise DataError(
+            f"{table.label}:1: there is no column {missing[0]!r} among {listed(table.names)}. This "
+            "is no file of the data set that --format names; leave the option out."
+        )
+    taken = replace(table, names=tuple(columns), layout=layout)
+    if where is None:
+        return replace(taken, frame=table.frame.select(**columns))
+    rows = table.frame.with_row_index().filter(where)
+
+    def locate(row: int) -> str:
+        return table.locate(rows.select("index").slice(row, 1).collect()["index"][0])
+
+    return replace(taken, frame=rows.select(**columns), locate=locate)
