@@ -94,7 +94,7 @@ def minimal_detectable_effect(
         raise ValueError("standard_deviation must be at least 0, power and alpha between 0 and 1.")
     if clusters < 2:
         return math.inf
-    quantiles = stats.t.ppf([1 - alpha, power], clusters - 1)
+    quantiles = stats.t.ppf([1 - alpha / 2, power], clusters - 1)
     return float(quantiles.sum() * standard_deviation / math.sqrt(clusters))
 
 
