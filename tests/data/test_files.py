@@ -5,9 +5,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_parquet, read_text
-from recoach.data.benchmark import read_benchmark
 from recoach.data.ingest import read_interactions
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import load_dataset, prepare

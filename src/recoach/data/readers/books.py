@@ -1,6 +1,5 @@
 """Book ratings: Goodreads and Book-Crossing, where a rating of 0 means that none was given."""
 
-import json
 import re
 from collections.abc import Sequence
 
@@ -8,7 +7,7 @@ import polars as pl
 
 from recoach.data.readers.jsonl import open_jsonl
 from recoach.data.readers.lines import check_lines, numbered_lines, table_of_lines, to_iso
-from recoach.data.readers.named import select_columns
+from recoach.data.readers.named import has_keys, select_columns
 from recoach.data.readers.table import Table
 from recoach.data.readers.text import LogFile
 
@@ -39,11 +38,7 @@ def open_goodreads(file: LogFile) -> Table:
 
 def is_goodreads(_: str, lines: Sequence[str]) -> bool:
     """Return whether line 1 is a JSON object with the keys of Goodreads."""
-    try:
-        record = json.loads(lines[0])
-    except ValueError:
-        return False
-    return isinstance(record, dict) and {"user_id", "book_id", "date_added"} <= set(record)
+    return has_keys(lines[0], {"user_id", "book_id", "date_added"})
 
 
 def open_book_crossing(file: LogFile) -> Table:

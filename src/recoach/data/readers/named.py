@@ -1,5 +1,6 @@
-"""Tables of known data sets whose header names the columns."""
+"""Known data sets whose header, or whose JSON keys, name the columns."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -44,3 +45,12 @@ def select_columns(
         return table.locate(rows.select("index").slice(row, 1).collect()["index"][0])
 
     return replace(taken, frame=rows.select(**columns), locate=locate)
+
+
+def has_keys(line: str, keys: set[str]) -> bool:
+    """Return whether a line is a JSON object with these keys."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and keys <= set(record)

@@ -1,6 +1,5 @@
 """Otto: a JSON object a line with a session and its events."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import polars as pl
 
 from recoach.data.readers.jsonl import diagnose_jsonl
 from recoach.data.readers.lines import numbered_lines, table_of_lines
+from recoach.data.readers.named import has_keys
 from recoach.data.readers.table import Table
 from recoach.data.readers.text import LogFile
 
@@ -32,8 +32,4 @@ def open_otto(file: LogFile) -> Table:
 
 def is_otto(_: str, lines: Sequence[str]) -> bool:
     """Return whether line 1 is a JSON object with a session and its events."""
-    try:
-        record = json.loads(lines[0])
-    except ValueError:
-        return False
-    return isinstance(record, dict) and {"session", "events"} <= set(record)
+    return has_keys(lines[0], {"session", "events"})

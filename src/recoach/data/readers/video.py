@@ -40,7 +40,8 @@ def open_kuairand(file: LogFile) -> Table:
     Videos that were shown and neither clicked nor hated are not taken. The event type is the
     strongest sign of a row: hate, like, long_view or click; the value is the milliseconds played.
     """
-    clicked, hated = pl.col("is_click") == "1", pl.col("is_hate") == "1"
+    hated = pl.col("is_hate") == "1"
+    passed_by = (pl.col("is_click") == "0") & (pl.col("is_hate") == "0")
     kind = (
         pl.when(hated)
         .then(pl.lit("hate"))
@@ -63,7 +64,7 @@ def open_kuairand(file: LogFile) -> Table:
         (*_KUAIRAND, "play_time_ms"),
         columns,
         "clicked and hated videos; others not taken",
-        where=clicked | hated,
+        where=~passed_by.fill_null(value=False),
     )
 
 
