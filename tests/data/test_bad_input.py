@@ -86,7 +86,11 @@ TEXTS = {
         'user,item,x\n1,2,"two\nlines"\n1,,\n',
         ["a.csv:4: column item (item_id) is empty"],
     ),
-    "short line": ("a.csv", HEAD + GOOD + "u\n", ["a.csv:3", "empty"]),
+    "short line": (
+        "a.csv",
+        HEAD + GOOD + "u\n",
+        ["a.csv:3: 1 value, but the header has 4 columns"],
+    ),
     "long line": (
         "a.csv",
         HEAD + GOOD + "u,i,5,1,9\n",
@@ -98,7 +102,7 @@ TEXTS = {
         ["a.jsonl: there is no item_id column", "'a\\nb'"],
     ),
     "not json": ("a.jsonl", '{"user":1,"item":2}\n\n{"user":\n', ["a.jsonl:3", "JSON"]),
-    "json list": ("a.jsonl", "[1, 2]\n", ["a.jsonl:1: the line is not a JSON object"]),
+    "json list": ("a.jsonl", "[1, 2]\n", ["a.jsonl:1: the file is a JSON array"]),
     "mixed ids": (
         "a.jsonl",
         '{"user":1,"item":2}\n{"user":"1","item":2}\n',
@@ -177,7 +181,10 @@ FRAMES = {
         ["frame: column 'item' holds Null, which cannot be an id"],
     ),
     "list ids": (pl.DataFrame({"user": [[1]], "item": [1]}), ["'user'", "cannot be an id"]),
-    "mixed": (pd.DataFrame({"user": [1, "1"], "item": [1, 2]}), ["one type in each column"]),
+    "mixed": (
+        pd.DataFrame({"user": [1, "1"], "item": [1, 2]}),
+        ["frame: column 'user' cannot be read", "one type"],
+    ),
     "nan": (
         pl.DataFrame({"user": [1], "item": [1], "rating": [float("nan")]}),
         ["frame, row 1", "rating"],

@@ -106,15 +106,13 @@ def _read(
         table = open_frame(source)
     names = find_columns(table, mapping)
     with convert_read_errors(table.label, table.diagnose):
+        table.check_used(list(names.values()))
+    with convert_read_errors(table.label, table.diagnose):
         raw = table.frame.select(**{column: pl.col(name) for column, name in names.items()})
         conversions = _conversions(table, names, raw)
         converted = {column: convert(pl.col(column)) for column, convert in conversions.items()}
         rows = collect(raw.select(**converted))
         bad_columns = _bad_columns(rows, table.label)
-        if table.skip_blank and "user_id" in bad_columns:
-            not_blank = raw.filter(~pl.all_horizontal(pl.all().is_null()))
-            rows = collect(not_blank.select(**converted))
-            bad_columns = _bad_columns(rows, table.label)
         _check_values(table, names, bad_columns, conversions)
         if "timestamp" in conversions:
             _check_times(table, names, rows, conversions["timestamp"](pl.col("timestamp")))
@@ -214,8 +212,6 @@ def _reject_first(
     """
     rows = table.frame.select(**{key: pl.col(name) for key, name in names.items()})
     rows = rows.with_row_index()
-    if table.skip_blank:
-        rows = rows.filter(~pl.all_horizontal(pl.all().exclude("index").is_null()))
     first = rows.filter(is_bad).select("index", column).head(1).collect()
     if not len(first):
         return

@@ -3,37 +3,89 @@
 import glob
 import json
 import re
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from recoach.data.readers.table import Table
-from recoach.data.readers.text import LogFile, diagnose_encoding, scan_lines
+from recoach.data.readers.table import Table, convert_read_errors
+from recoach.data.readers.text import LogFile, check_control_characters, diagnose_encoding
 from recoach.errors import DataError, clipped
+
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_SIMPLE_VALUE = rf'(?:{_STRING}|[^"\\{{}}\[\],]+|\[\])'
+_MAX_PATTERN_KEYS = 64
+"""More keys make the pattern of a line too large."""
 
 
 def open_jsonl(file: LogFile) -> Table:
-    """Open a JSON Lines file; the keys of the first object are the columns.
+    """Open a JSON Lines file; the keys of all its objects are the columns.
 
     Raises:
-        DataError: the first line is not a JSON object.
+        DataError: the first line is not a JSON object, or the file cannot be read.
     """
-    path = file.path
+    if file.first_line.lstrip().startswith("["):
+        raise DataError(
+            f"{file.name}:1: the file is a JSON array. Write one object a line, without brackets "
+            "around and commas between them."
+        )
     first_record = _parse(file.name, 1, file.first_line)
+    with convert_read_errors(file.name, lambda: diagnose_jsonl(file)):
+        names = (*first_record, *_later_keys(file, first_record))
     return Table(
         file.name,
-        pl.scan_ndjson(glob.escape(str(path)), schema=dict.fromkeys(first_record, pl.String)),
-        tuple(first_record),
-        lambda row: f"{file.name}:{_line_number(path, row)}",
-        lambda: diagnose_jsonl(path),
-        lambda name: _check_types(path, name, first_record[name]),
+        _scan(file, names),
+        names,
+        lambda row: f"{file.name}:{_line_number(file, row)}",
+        lambda: diagnose_jsonl(file),
+        lambda name: _check_types(file, name, first_record.get(name)),
+        check_used=lambda used: _check_repeated_keys(file, used),
     )
 
 
-def _line_number(path: Path, row: int) -> int:
+def _scan(file: LogFile, names: Sequence[str]) -> pl.LazyFrame:
+    # polars has no option to take the characters of a pattern as those of a name
+    path = glob.escape(str(file.text_path.absolute()))
+    return pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String))
+
+
+def _later_keys(file: LogFile, first_record: dict[str, Any]) -> list[str]:
+    """Return the keys with a value in some object that the first object lacks, sorted."""
+    line = pl.col("line")
+    others = file.lines().filter(~line.str.contains(_simple_line(first_record)))
+    keys = others.select(key=line.str.extract_all(rf"{_STRING}\s*:")).explode("key").unique()
+    candidates: set[str] = set()
+    for (key,) in keys.drop_nulls().collect(engine="streaming").iter_rows():
+        try:
+            candidates.add(json.loads(key.rstrip(": \t"), strict=False))
+        except ValueError:
+            continue  # text between two strings
+    later = sorted(candidates - set(first_record))
+    if not later:
+        return []
+    # Keys of nested objects and text that looks like a key have no value at the top.
+    numbered = {name: f"{number}" for number, name in enumerate(later)}
+    has_value = _scan(file, later).select(
+        pl.col(name).is_not_null().any().alias(number) for name, number in numbered.items()
+    )
+    flags = has_value.collect(engine="streaming").row(0, named=True)
+    return [name for name, number in numbered.items() if flags[number]]
+
+
+def _simple_line(first_record: dict[str, Any]) -> str:
+    """Return the regular expression of a line with these keys, in order, and simple values."""
+    if not 0 < len(first_record) <= _MAX_PATTERN_KEYS:
+        return r"^\s*$"
+    pairs = (
+        rf"\s*{re.escape(json.dumps(key, ensure_ascii=False))}\s*:\s*{_SIMPLE_VALUE}\s*"
+        for key in first_record
+    )
+    return rf"^\s*(?:\{{{','.join(pairs)}\}}\s*)?$"
+
+
+def _line_number(file: LogFile, row: int) -> int:
     blank = pl.col("line").str.strip_chars() == ""
-    lines = scan_lines(path).with_row_index().filter(~blank).slice(row, 1).collect()
+    lines = file.lines().with_row_index().filter(~blank).slice(row, 1).collect()
     return int(lines["index"][0]) + 1
 
 
@@ -50,24 +102,71 @@ def _parse(label: str, line_number: int, line: str) -> dict[str, Any]:
     return record
 
 
-def diagnose_jsonl(path: Path) -> None:
+def diagnose_jsonl(file: LogFile) -> None:
     """Raise a DataError for the first line that is not UTF-8 or not a JSON object."""
-    diagnose_encoding(path)
-    for number, line in enumerate(scan_lines(path).collect()["line"], 1):
+    diagnose_encoding(file)
+    check_control_characters(file)
+    for number, line in enumerate(file.lines().collect()["line"], 1):
         if line.strip():
-            _parse(path.name, number, line)
+            _parse(file.name, number, line)
 
 
-def _check_types(path: Path, name: str, first_value: object) -> None:
-    """Raise a DataError for the first line where `name` is text and was a number, or vice versa."""
-    other_kind = r'[^"\sn]' if isinstance(first_value, str) else '"'
-    suspect = pl.col("line").str.contains(rf'"{re.escape(name)}"\s*:\s*{other_kind}')
-    lines = scan_lines(path).with_row_index().filter(suspect).collect(engine="streaming")
-    for index, line in lines.iter_rows():
-        value = _parse(path.name, index + 1, line).get(name)
+def _check_repeated_keys(file: LogFile, names: Sequence[str]) -> None:
+    """Raise a DataError for the first object that has one of these keys with two values."""
+    patterns = [rf"{re.escape(json.dumps(name, ensure_ascii=False))}\s*:" for name in names]
+    is_suspect = pl.any_horizontal(
+        pl.col("line").str.count_matches(pattern) > 1 for pattern in patterns
+    )
+    lines = file.lines().with_row_index("number", 1).filter(is_suspect)
+    for number, line in lines.collect(engine="streaming").iter_rows():
+        values: dict[str, Any] = {}
+        for key, value in _top_level_pairs(line):
+            if key in names and values.setdefault(key, value) != value:
+                raise DataError(
+                    f"{file.name}:{number}: the key {clipped(repr(key))} occurs twice. Rename or "
+                    "remove one."
+                )
+
+
+def _top_level_pairs(line: str) -> list[tuple[str, Any]]:
+    try:
+        pairs = json.loads(line, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return []
+    return pairs if isinstance(pairs, list) else []
+
+
+def _check_types(file: LogFile, name: str, first_value: object) -> None:
+    """Raise a DataError for the first line where `name` is no text or number, or another kind.
+
+    The first value, that of the first line unless it is None, decides between text and numbers.
+    """
+    key = rf"{re.escape(json.dumps(name, ensure_ascii=False))}\s*:\s*"
+    lines = file.lines().with_row_index("number", 1)
+    first_number = 1
+    if first_value is None:
+        has_value = lines.filter(pl.col("line").str.contains(rf"{key}[^\sn]"))
+        for number, line in has_value.collect(engine="streaming").iter_rows():
+            first_number, first_value = number, _parse(file.name, number, line).get(name)
+            if first_value is not None:
+                break
+    _check_is_id(file.name, first_number, name, first_value)
+    other_kind = r'[^"\sn]' if isinstance(first_value, str) else r'["{\[tf]'
+    suspects = lines.filter(pl.col("line").str.contains(key + other_kind))
+    for number, line in suspects.collect(engine="streaming").iter_rows():
+        value = _parse(file.name, number, line).get(name)
+        _check_is_id(file.name, number, name, value)
         if value is not None and isinstance(value, str) != isinstance(first_value, str):
             raise DataError(
-                f"{path.name}:{index + 1}: {name} is {clipped(repr(value))}, but "
-                f"{clipped(repr(first_value))} in line 1. Write numbers or text throughout, not "
-                "both."
+                f"{file.name}:{number}: {name} is {clipped(repr(value))}, but "
+                f"{clipped(repr(first_value))} in line {first_number}. Write numbers or text "
+                "throughout, not both."
             )
+
+
+def _check_is_id(label: str, number: int, name: str, value: object) -> None:
+    if isinstance(value, list | dict | bool):
+        raise DataError(
+            f"{label}:{number}: {name} is {clipped(repr(value))}, which is no id. Write text or a "
+            "whole number."
+        )

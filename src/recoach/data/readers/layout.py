@@ -14,7 +14,7 @@ import polars as pl
 from recoach.data.columns import USUAL_NAMES
 from recoach.data.readers.lines import WHITESPACE, split_line
 from recoach.data.readers.table import convert_read_errors
-from recoach.data.readers.text import LogFile, scan_lines
+from recoach.data.readers.text import LogFile, diagnose_encoding
 from recoach.errors import DataError, clipped
 
 TABLE_SEPARATORS = ("\t", ",", ";", "|", "::", WHITESPACE)
@@ -139,9 +139,9 @@ def is_sequence_file(file: LogFile, lines: Sequence[str]) -> bool:
     tokens = [line.split() for line in lines]
     _reject_values(file, tokens)
     text = pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ")
-    rows = scan_lines(file.path, "utf8-lossy").select(text=text).filter(pl.col("text") != "")
+    rows = file.lines().select(text=text).filter(pl.col("text") != "")
     values = pl.col("text").str.count_matches(" ", literal=True) + 1
-    with convert_read_errors(file.name):
+    with convert_read_errors(file.name, lambda: diagnose_encoding(file)):
         shortest, longest, n_lines, n_users = (
             rows.select(
                 shortest=values.min(),

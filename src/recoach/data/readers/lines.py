@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from recoach.data.readers.table import Table, convert_read_errors
-from recoach.data.readers.text import LogFile, diagnose_encoding, scan_lines
+from recoach.data.readers.text import LogFile, diagnose_encoding
 from recoach.errors import DataError, clipped
 
 SKIPPED = ("-", "_")
@@ -80,16 +80,15 @@ def to_iso(text: pl.Expr, time_format: str) -> pl.Expr:
 
 
 def read_sample(file: LogFile) -> list[str]:
-    """Return the first lines that are not blank, at most `SAMPLE_LINES`; bad bytes are replaced.
+    """Return the first lines that are not blank, at most `SAMPLE_LINES`.
 
     Raises:
         DataError: the file cannot be read, is empty or starts with a blank line.
     """
     first_line = file.first_line
-    with convert_read_errors(file.name):
-        lines = scan_lines(file.path, "utf8-lossy").slice(1, SAMPLE_LINES - 1).collect()["line"]
-    rest = (line.rstrip("\r") for line in lines if line.strip())
-    return [first_line.rstrip("\r"), *rest]
+    with convert_read_errors(file.name, lambda: diagnose_encoding(file)):
+        lines = file.lines().slice(1, SAMPLE_LINES - 1).collect()["line"]
+    return [first_line, *(line for line in lines if line.strip())]
 
 
 def split_line(line: str, separator: str) -> list[str]:
@@ -99,9 +98,8 @@ def split_line(line: str, separator: str) -> list[str]:
 
 def numbered_lines(file: LogFile, header_lines: int = 0) -> pl.LazyFrame:
     """Return number (from 1) and text of each line that is not blank, as `number` and `line`."""
-    line = pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff")
-    lines = scan_lines(file.path).with_row_index("number", offset=1).with_columns(line=line)
-    return lines.slice(header_lines).filter(line.str.strip_chars() != "")
+    lines = file.lines().with_row_index("number", offset=1).slice(header_lines)
+    return lines.filter(pl.col("line").str.strip_chars() != "")
 
 
 def split_lines(
@@ -124,7 +122,7 @@ def split_lines(
 
 def check_lines(file: LogFile, lines: pl.LazyFrame, accepted: pl.Expr, expected: str) -> None:
     """Raise a DataError for the first line that is not accepted; `expected` describes a line."""
-    with convert_read_errors(file.name, lambda: diagnose_encoding(file.path)):
+    with convert_read_errors(file.name, lambda: diagnose_encoding(file)):
         rejected = lines.filter(~accepted).select("number", "line").head(1).collect()
     if len(rejected):
         raise DataError(
@@ -141,7 +139,7 @@ def table_of_lines(file: LogFile, frame: pl.LazyFrame, layout: str) -> Table:
         frame.select(names),
         names,
         locate_lines(file, frame),
-        lambda: diagnose_encoding(file.path),
+        lambda: diagnose_encoding(file),
         layout=layout,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from recoach.data.readers.table import Table
+from recoach.data.readers.table import Table, convert_read_errors
 from recoach.errors import DataError, listed
 
 
@@ -36,7 +36,9 @@ def select_columns(
             f"{table.label}:1: there is no column {missing[0]!r} among {listed(table.names)}. This "
             "is no file of the data set that --format names; leave the option out."
         )
-    taken = replace(table, names=tuple(columns), layout=layout)
+    with convert_read_errors(table.label, table.diagnose):
+        table.check_used(needed)
+    taken = replace(table, names=tuple(columns), layout=layout, check_used=lambda _: None)
     if where is None:
         return replace(taken, frame=table.frame.select(**columns))
     rows = table.frame.with_row_index().filter(where)

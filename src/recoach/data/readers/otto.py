@@ -27,7 +27,7 @@ def open_otto(file: LogFile) -> Table:
         .rename({"session": "user_id", "aid": "item_id", "ts": "timestamp", "type": "event_type"})
     )
     table = table_of_lines(file, rows, "session and its events: item, milliseconds, type")
-    return replace(table, diagnose=lambda: diagnose_jsonl(file.path))
+    return replace(table, diagnose=lambda: diagnose_jsonl(file))
 
 
 def is_otto(_: str, lines: Sequence[str]) -> bool:

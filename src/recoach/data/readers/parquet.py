@@ -3,7 +3,7 @@
 import polars as pl
 
 from recoach.data.limits import check_rows
-from recoach.data.readers.table import Table, convert_read_errors
+from recoach.data.readers.table import Table, check_dtypes, convert_read_errors
 from recoach.data.readers.text import LogFile
 
 
@@ -14,7 +14,13 @@ def open_parquet(file: LogFile) -> Table:
         DataError: the file cannot be read or claims far more rows than it has bytes.
     """
     with convert_read_errors(file.name):
-        frame = pl.scan_parquet(file.path, glob=False)
+        frame = pl.scan_parquet(file.path.absolute(), glob=False)
         check_rows(file.path, frame)
-        names = tuple(frame.collect_schema().names())
-    return Table(file.name, frame, names, lambda row: f"{file.name}, row {row + 1}")
+        schema = frame.collect_schema()
+    return Table(
+        file.name,
+        frame,
+        tuple(schema.names()),
+        lambda row: f"{file.name}, row {row + 1}",
+        check_used=lambda used: check_dtypes(file.name, schema, used),
+    )

@@ -3,8 +3,8 @@
 import polars as pl
 
 from recoach.data.readers.lines import locate_lines, numbered_lines
-from recoach.data.readers.table import Table
-from recoach.data.readers.text import LogFile, diagnose_encoding
+from recoach.data.readers.table import Table, convert_read_errors
+from recoach.data.readers.text import LogFile, check_control_characters, diagnose_encoding
 
 
 def open_sequence(file: LogFile) -> Table:
@@ -29,6 +29,8 @@ def open_sessions(file: LogFile) -> Table:
 
 def _open(file: LogFile, user: pl.Expr, items: pl.Expr, layout: str) -> Table:
     file.first_line  # noqa: B018 - raises for empty and unreadable files
+    with convert_read_errors(file.name, lambda: diagnose_encoding(file)):
+        check_control_characters(file)
     values = pl.col("line").str.replace_all(r"\s+", " ").str.strip_chars().str.split(" ")
     rows = (
         numbered_lines(file)
@@ -43,6 +45,5 @@ def _open(file: LogFile, user: pl.Expr, items: pl.Expr, layout: str) -> Table:
         rows.select("user_id", "item_id"),
         ("user_id", "item_id"),
         locate,
-        lambda: diagnose_encoding(file.path),
         layout=layout,
     )

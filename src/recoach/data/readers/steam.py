@@ -33,7 +33,7 @@ def open_steam(file: LogFile) -> Table:
             "australian_user_items, australian_user_reviews and steam_reviews."
         )
     names, rows_of = _KINDS[kind]
-    with convert_read_errors(file.name, lambda: diagnose_encoding(file.path)):
+    with convert_read_errors(file.name, lambda: diagnose_encoding(file)):
         lines = numbered_lines(file).select("number", "line").collect(engine="streaming")
     frames = [
         pl.DataFrame(list(_rows(file, batch, rows_of)), ["number", *names], orient="row")

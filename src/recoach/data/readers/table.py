@@ -2,13 +2,13 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import polars as pl
 
-from recoach.errors import DataError
+from recoach.errors import DataError, clipped
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises for damaged files; some of its decoders panic."""
@@ -25,9 +25,9 @@ class Table:
         locate: row number from 0 -> "a.csv:7" or "a.parquet, row 7", for error messages.
         diagnose: raises a DataError with the cause of a failed read if it finds one.
         check_types: raises a DataError if the named column mixes numbers and text.
+        check_used: raises a DataError if one of the named columns cannot be read as it is.
         layout: what the file was taken for, such as "a sequence file: user item item ..."; empty
             where a header names the columns.
-        skip_blank: whether to drop rows without any value (blank lines) instead of rejecting them.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Table:
     locate: Callable[[int], str]
     diagnose: Callable[[], None] = lambda: None
     check_types: Callable[[str], None] = lambda _: None
-    skip_blank: bool = False
+    check_used: Callable[[Sequence[str]], None] = lambda _: None
     layout: str = ""
 
 
@@ -67,6 +67,17 @@ def convert_read_errors(label: str, diagnose: Callable[[], None] = lambda: None)
             f"{label}: cannot be read ({short_reason(error)}). Check that the file is complete and "
             "has the format of its suffix."
         ) from None
+
+
+def check_dtypes(label: str, schema: pl.Schema, used: Sequence[str]) -> None:
+    """Raise a DataError if one of the columns holds lists, objects or bytes."""
+    for name in used:
+        dtype = schema[name]
+        if dtype.is_nested() or dtype in (pl.Object, pl.Binary):
+            raise DataError(
+                f"{label}: column {clipped(repr(name))} holds {clipped(str(dtype), 80)}, which "
+                "cannot be an id, a number or a time. Use text, numbers or dates."
+            )
 
 
 def empty_file_message(label: str) -> str:
