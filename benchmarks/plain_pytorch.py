@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
 from recoach.models.base import Recommender
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.loop import stream

@@ -23,9 +23,10 @@ import torch
 from plain_pytorch import PlainSASRec, padded_batches, plain_grpo_step
 
 from recoach.data.config import PrepareConfig
+from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
-from recoach.data.split import Dataset, leave_last_out
+from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import Embeddings
 from recoach.models.losses import cross_entropy

@@ -18,8 +18,9 @@ from recoach_run import (
     write_result,
 )
 
+from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
-from recoach.data.split import Dataset, leave_last_out
+from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.config import resolve
 from recoach.models.registry import build_from_config, build_model, model_entry

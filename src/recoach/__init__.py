@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recoach.data.benchmark import read_benchmark
+    from recoach.data.dataset import Dataset
     from recoach.data.filters import deduplicate, k_core
     from recoach.data.ingest import read_interactions
     from recoach.data.prepared import load_dataset, prepare
-    from recoach.data.split import Dataset, leave_last_out
+    from recoach.data.split import leave_last_out
     from recoach.errors import RecoachError
     from recoach.evaluation.evaluator import evaluate
     from recoach.evaluation.significance import paired_bootstrap
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Dataset": "recoach.data.split",
+    "Dataset": "recoach.data.dataset",
     "GRPOConfig": "recoach.training.algorithms.grpo.config",
     "GRPOTrainer": "recoach.training.trainer",
     "PretrainConfig": "recoach.training.supervised",

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from recoach.cli import trials
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
 from recoach.experiments import stages
 from recoach.experiments.config import read_config
 from recoach.training.callbacks import TrainResult

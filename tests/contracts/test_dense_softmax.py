@@ -6,7 +6,8 @@ import pytest
 import torch
 from variants import ATTENTION, DATASET, N_ITEMS, SCORERS, VARIANTS, build
 
-from recoach.data.batches import Seen, StateBatches, seen_before
+from recoach.data.batches import StateBatches
+from recoach.data.queries import Seen, seen_before
 from recoach.models import dense_softmax
 from recoach.models.dense_softmax import DenseDistribution
 from recoach.models.factorization.neumf import NeuMF

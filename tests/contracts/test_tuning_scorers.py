@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 from variants import DATASET, N_ITEMS, SCORERS, build
 
-from recoach.data.batches import EdgeBatches, Queries, user_queries
+from recoach.data.batches import EdgeBatches
+from recoach.data.queries import Queries, user_queries
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from recoach.config import StrictConfig
-from recoach.data.batches import histories, user_queries
+from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.models.base import DotProductRecommender, Recommender
 from recoach.models.losses import sampled_cross_entropy

@@ -4,16 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recoach.data.batches import (
-    EdgeBatches,
-    Seen,
-    StateBatches,
-    gather_windows,
-    histories,
-    seen_before,
-    user_queries,
-)
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.batches import EdgeBatches, StateBatches
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Seen, gather_windows, histories, seen_before, user_queries
+from recoach.data.split import leave_last_out
 from toy_logs import cycle
 
 ROWS = [[3, 1, 4], [], [5], [2, 6, 5, 3, 5, 8, 9, 7, 9], [0, 1]]

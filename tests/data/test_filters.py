@@ -10,6 +10,11 @@ from recoach.errors import DataError
 
 
 def log(pairs, times=None, ratings=None):
+    columns = {}
+    if times is not None:
+        columns["timestamp"] = pl.Series(times, dtype=pl.Int64)
+    if ratings is not None:
+        columns["rating"] = pl.Series(ratings, dtype=pl.Float32)
     users, user_codes = renumber(np.array([user for user, _ in pairs]), 100)
     items, item_codes = renumber(np.array([item for _, item in pairs]), 100)
     return Interactions(
@@ -17,8 +22,7 @@ def log(pairs, times=None, ratings=None):
         items,
         pl.Series(user_codes).cast(pl.String),
         pl.Series(item_codes).cast(pl.String),
-        None if times is None else np.array(times, dtype=np.int64),
-        None if ratings is None else np.array(ratings, dtype=np.float32),
+        columns,
     )
 
 

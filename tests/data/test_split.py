@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recoach.data.dataset import RaggedArray
 from recoach.data.interactions import Interactions, renumber
-from recoach.data.split import RaggedArray, from_parts, leave_last_out
+from recoach.data.split import from_parts, leave_last_out
 from recoach.errors import DataError
 
 
@@ -13,9 +14,11 @@ def log(rows):
     """Make a log of (user, item[, time]) rows."""
     users, user_codes = renumber(np.array([row[0] for row in rows], dtype=np.int64), 100)
     items, item_codes = renumber(np.array([row[1] for row in rows], dtype=np.int64), 100)
-    times = np.array([row[2] for row in rows], dtype=np.int64) if len(rows[0]) > 2 else None
+    columns = {}
+    if len(rows[0]) > 2:
+        columns["timestamp"] = pl.Series([row[2] for row in rows], dtype=pl.Int64)
     ids = [pl.Series(codes).cast(pl.String) for codes in (user_codes, item_codes)]
-    return Interactions(users, items, *ids, times)
+    return Interactions(users, items, *ids, columns)
 
 
 def external(dataset, part):

@@ -9,9 +9,10 @@ from recoach.data.statistics import describe
 
 
 def log(times):
+    columns = {} if times is None else {"timestamp": pl.Series(times, dtype=pl.Int64)}
     users = np.array([0, 0, 1, 0], dtype=np.int32)
     items = np.array([0, 1, 2, 0], dtype=np.int32)
-    return Interactions(users, items, pl.Series(["a", "b"]), pl.Series(["x", "y", "z"]), times)
+    return Interactions(users, items, pl.Series(["a", "b"]), pl.Series(["x", "y", "z"]), columns)
 
 
 def test_all_statistics_of_a_small_log():

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
 from recoach.evaluation import beyond_accuracy as module
 from recoach.evaluation.beyond_accuracy import (
     activity_groups,

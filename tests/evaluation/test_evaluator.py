@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from recoach.data.batches import histories
-from recoach.data.split import RaggedArray, assemble, leave_last_out
+from recoach.data.dataset import RaggedArray, assemble
+from recoach.data.queries import histories
+from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator, ranking
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
+from recoach.data.batches import EdgeBatches, StateBatches
+from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import Embeddings, TrainingBatch

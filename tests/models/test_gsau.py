@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batches import EdgeBatches, StateBatches, histories, user_queries
+from recoach.data.batches import EdgeBatches, StateBatches
+from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity

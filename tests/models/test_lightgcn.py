@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batches import EdgeBatches, Queries, Seen
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.batches import EdgeBatches
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries, Seen
+from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch, draw_negatives
 from recoach.models.fold_in import fold_in
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig

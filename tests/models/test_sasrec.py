@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batches import Queries, StateBatches
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.batches import StateBatches
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
+from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch, draw_negatives, interaction_keys
 from recoach.models.registry import build_model
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batches import Seen
+from recoach.data.queries import Seen
 from recoach.models import softmax
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Workspace

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.batches import Queries, Seen
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries, Seen
 from recoach.policy.candidates import Candidates, Proposal, restrict_to_candidates
 from recoach.policy.rewards import Rewards
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from recoach.data.batches import Seen
+from recoach.data.queries import Seen
 from recoach.data.split import leave_last_out
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model

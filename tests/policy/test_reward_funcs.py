@@ -37,8 +37,10 @@ def log_with_ratings():
         users.astype(np.int32),
         items.astype(np.int32),
         *names,
-        times=np.arange(len(rows)).astype(np.int64)[::-1],
-        ratings=ratings.astype(np.float32),
+        {
+            "timestamp": pl.Series(np.arange(len(rows))[::-1], dtype=pl.Int64),
+            "rating": pl.Series(ratings, dtype=pl.Float32),
+        },
     )
 
 

@@ -1,5 +1,4 @@
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recoach.data.batches import Seen, StateBatches
-from recoach.data.split import RaggedArray, assemble
+from recoach.data.batches import StateBatches
+from recoach.data.dataset import RaggedArray, assemble
+from recoach.data.queries import Seen
 from recoach.policy.reward_funcs import future, next_item, train_set
 from recoach.policy.rewards import CombinedReward, Rewards, drop_seen, future_items, past_items
 
@@ -30,8 +30,8 @@ def dataset(rows, ratings=None):
         for name, count in (("u", len(rows)), ("i", 6))
     )
     empty = ragged([[] for _ in rows])
-    given = None if ratings is None else np.array(ratings, dtype=np.float32)
-    return replace(assemble("", (users, items), (train, empty, empty)), ratings=given)
+    result = assemble("", (users, items), (train, empty, empty))
+    return result if ratings is None else with_ratings(result, ratings)
 
 
 def paid(batch, logged, *functions, **settings):

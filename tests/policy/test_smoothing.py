@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recoach.data.batches import StateBatches
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.dataset import RaggedArray
+from recoach.data.split import leave_last_out
 from recoach.models.registry import build_model
 from recoach.policy import smoothing
 from recoach.policy.rewards import Rewards

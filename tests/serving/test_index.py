@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.batches import Seen
+from recoach.data.queries import Seen
 from recoach.errors import ConfigError
 from recoach.evaluation.ranking import top_items
 from recoach.serving.index import build_index, search_index, write_index

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 import torch
 
-from recoach.data.batches import histories, user_queries
 from recoach.data.ingest import read_interactions
+from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError, DataError
 from recoach.models.registry import MODELS

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from recoach.data.batches import histories, user_queries
+from recoach.data.queries import histories, user_queries
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.serving.explanations import compare_models

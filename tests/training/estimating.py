@@ -2,7 +2,7 @@
 
 import torch
 
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 from recoach.models.base import DotProductRecommender, Embeddings
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future

@@ -20,7 +20,7 @@ from estimating import (
 from pydantic import ValidationError
 from torch.nn import functional
 
-from recoach.data.batches import Queries, Seen
+from recoach.data.queries import Queries, Seen
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import Embeddings

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.dataset import RaggedArray
+from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.models import softmax
 from recoach.models.registry import build_model
@@ -130,7 +131,7 @@ def test_an_item_that_is_taken_again_is_kept_from_its_base_altogether():
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_every_item_but_a_first_is_kept_from_one_base(folds):
-    rated = replace(DATASET, ratings=np.arange(len(DATASET.train.values), dtype=np.float32))
+    rated = with_ratings(DATASET, np.arange(len(DATASET.train.values)))
     given = []
 
     def fit(part, fold):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from estimating import VectorModel, algorithm_loss, make_algorithm, make_batch, numbers, vectors
 
-from recoach.data.batches import Queries, Seen
+from recoach.data.queries import Queries, Seen
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import Embeddings, Recommender

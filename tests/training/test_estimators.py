@@ -15,8 +15,8 @@ from estimating import (
 )
 from torch.nn import functional
 
-from recoach.data.batches import Seen
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Seen
 from recoach.models.base import Embeddings
 from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.objective import objective

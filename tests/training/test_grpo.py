@@ -5,7 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.dataset import RaggedArray
+from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model

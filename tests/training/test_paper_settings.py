@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from recoach.data.split import RaggedArray, drop_last, leave_last_out
+from recoach.data.dataset import RaggedArray, drop_last
+from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import build_model

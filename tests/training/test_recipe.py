@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.dataset import RaggedArray
+from recoach.data.split import leave_last_out
 from recoach.models.registry import build_model
 from recoach.training import loop
 from recoach.training.algorithms.grpo.config import GRPOConfig

@@ -7,7 +7,8 @@ import pytest
 import torch
 from estimating import exact, make_batch, numbers, roll_out, sampled, step, vectors
 
-from recoach.data.split import RaggedArray, leave_last_out
+from recoach.data.dataset import RaggedArray
+from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
@@ -281,7 +282,7 @@ def test_a_function_of_one_s_own_is_asked_about_all_that_is_drawn():
         asked.update(prompts=prompts, completions=completions, ahead=ahead, rating=rating)
         return [float(item % 2) for item in completions.flatten().tolist()] and (completions % 2)
 
-    dataset = replace(DATASET, ratings=np.arange(len(DATASET.train.values)).astype(np.float32))
+    dataset = with_ratings(DATASET, np.arange(len(DATASET.train.values)))
     settings = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 20}
     logs = trained(own, dataset=dataset, horizon=2, max_steps=1, batch_size=6, **settings)
     train, n_states = dataset.train, asked["prompts"].shape[0]

@@ -7,7 +7,7 @@ import torch
 from estimating import DIM, ITEMS, loss_of, make_batch, roll_out, vectors
 from torch.nn import functional
 
-from recoach.data.batches import Seen
+from recoach.data.queries import Seen
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import Embeddings

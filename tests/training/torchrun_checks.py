@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from recoach import distributed
-from recoach.data.batches import EdgeBatches, Seen
+from recoach.data.batches import EdgeBatches
+from recoach.data.queries import Seen
 from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, top_lists

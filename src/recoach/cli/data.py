@@ -25,6 +25,7 @@ from recoach.data.fetch import AMAZON_2023
 from recoach.data.fetch import fetch as fetch_file
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
+from recoach.data.protocol import LeaveLastOut
 from recoach.data.readers.registry import Format
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
@@ -120,7 +121,9 @@ def prepare(
             machine: Spark prepares it, with temporary files next to the output folder.
     """
     start = time.perf_counter()
-    config = filters.config(k_core).model_copy(update={"test_items": test_items})
+    config = filters.config(k_core)
+    if test_items > 1:
+        config = config.model_copy(update={"split": LeaveLastOut(test_items=test_items)})
     dataset = prepared.prepare(file, output, config, memory=memory, spark=spark)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "

@@ -8,8 +8,8 @@ from cyclopts import App
 from recoach.cli.console import console, example_line
 from recoach.cli.options import Stage
 from recoach.cli.runs import execute_and_show
+from recoach.data.targets import Repeats
 from recoach.errors import ConfigError
-from recoach.evaluation.evaluator import MaskSeen
 from recoach.experiments.config import resolve
 from recoach.experiments.recbole.exchange import export_run, import_run
 from recoach.experiments.recbole.settings import convert_settings
@@ -29,7 +29,7 @@ def import_recbole(
     *,
     data: Path,
     output: Path,
-    mask_seen: MaskSeen | None = None,
+    repeats: Repeats | None = None,
     unverified: bool = False,
 ) -> None:
     """Import a RecBole checkpoint as a run (SASRec, LightGCN, GRU4Rec, BPR, and GSAU's fork).
@@ -38,13 +38,11 @@ def import_recbole(
         checkpoint: RecBole's .pth file. It is read without executing code from it.
         data: The .inter file that the model was trained on.
         output: The run folder.
-        mask_seen: Which seen items to mask in evaluation and fine-tuning: all, none, or recbole
-            (masked only for models that do not read histories).
+        repeats: Items of the history: new (masked, and no targets), all (nothing is masked), repeat
+            (the only targets) or recbole (masked for models that do not read histories).
         unverified: Import the model even if its stored validation value is not reproduced.
     """
-    config, verified = import_run(
-        checkpoint, data, output, mask_seen=mask_seen, unverified=unverified
-    )
+    config, verified = import_run(checkpoint, data, output, repeats=repeats, unverified=unverified)
     console.print(
         f"{checkpoint}: validation {verified.metric} {verified.measured:.4f}, "
         f"stored {verified.stored}"

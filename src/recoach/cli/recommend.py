@@ -4,9 +4,10 @@ from pathlib import Path
 
 from recoach.cli.console import console, text_table
 from recoach.cli.options import Count, Run, Stage, Words
+from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset
-from recoach.data.split import Dataset, chronological
+from recoach.data.split import chronological
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RunFolder, write_frame
 from recoach.models.base import Recommender

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recoach.config import StrictConfig
+from recoach.data.protocol import Auto, LogSplit
 from recoach.data.readers.registry import Format
 
 
@@ -20,8 +21,16 @@ class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
     k_core: int = Field(default=5, ge=0)
     """Every user and item keeps at least this many interactions; 0 switches the filter off."""
 
-    test_items: int = Field(default=1, ge=1)
-    """Number of last interactions of every user that are held out for test."""
+    split: LogSplit = Field(default_factory=Auto)
+    """How the log is split: `auto` (by time where the log has times, else leave-last-out), `time`,
+    `leave_last_out`, `ratio`, or a table with one of these as `kind` and its settings."""
+
+    events: tuple[str, ...] = ()
+    """Event types from the weakest to the strongest, such as ["view", "cart", "purchase"]; empty:
+    the usual order of known names, others by first appearance."""
+
+    negative_events: tuple[str, ...] = ()
+    """Event types by which a user rejects an item, such as ["dislike", "skip", "return"]."""
 
     columns: dict[str, str] = Field(default_factory=dict)
     """Column names of Recoach (user_id, item_id, rating, timestamp) -> names in the file."""
@@ -32,3 +41,13 @@ class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
     header: list[str] = Field(default_factory=list)
     """Columns of a file without a header, in the file's order: Recoach's names, - for a column to
     skip. The command line sets it with --columns user_id,item_id,timestamp."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_test_items(cls, values: object) -> object:
+        """Convert `test_items` of earlier versions, whose only split was leave-last-out."""
+        if not isinstance(values, dict) or "test_items" not in values:
+            return values
+        kept = {name: value for name, value in values.items() if name != "test_items"}
+        split = {"kind": "leave_last_out", "test_items": values["test_items"]}
+        return {"split": split} | kept

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import polars as pl
 
 from recoach.data.columns import ID_COLUMNS, check_mapping, find_columns, has_id_columns
-from recoach.data.interactions import FloatArray, Interactions, LongArray, encode_ids
+from recoach.data.dataset import Dataset
+from recoach.data.interactions import Interactions, encode_ids
 from recoach.data.readers.frame import open_frame
 from recoach.data.readers.registry import open_table
 from recoach.data.readers.table import Table, convert_read_errors
@@ -233,11 +234,13 @@ def _number_ids(table: Table, names: dict[str, str], rows: pl.DataFrame) -> Inte
     for column, ids in (("user_id", user_ids), ("item_id", item_ids)):
         empty, numeric = bool((ids == "").any()), bool(_looks_numeric(ids).any())
         _check_ids(table, names, column, empty=empty, numeric=numeric)
-    ratings: FloatArray | None = rows["rating"].to_numpy() if "rating" in names else None
-    times: LongArray | None = None
+    columns: dict[str, pl.Series] = {}
     if "timestamp" in names:
         times = to_milliseconds(rows["timestamp"], _time_scale(rows))
-    return Interactions(users, items, user_ids, item_ids, times, ratings)
+        columns["timestamp"] = pl.Series(times, dtype=pl.Int64)
+    if "rating" in names:
+        columns["rating"] = rows["rating"].alias("")
+    return Interactions(users, items, user_ids, item_ids, columns)
 
 
 def _check_ids(

@@ -1,10 +1,12 @@
-"""An interaction log as arrays: dense user and item numbers, external ids, times, ratings."""
+"""An interaction log as arrays: dense user and item numbers, external ids, optional columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from recoach.data.log_columns import Columns, take
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -20,16 +22,25 @@ class Interactions:
         items: int32[N] in 0..n_items-1; every number occurs.
         user_ids: String[n_users], the external id of each user.
         item_ids: String[n_items], the external id of each item.
-        times: int64[N] milliseconds since 1970 UTC; None where file order is time order.
-        ratings: float32[N]; None where the log has none.
+        columns: the optional columns of the log, see `log_columns`; N values each. Without
+            "timestamp" file order is time order.
     """
 
     users: IntArray
     items: IntArray
     user_ids: pl.Series
     item_ids: pl.Series
-    times: LongArray | None = None
-    ratings: FloatArray | None = None
+    columns: Columns = field(default_factory=dict)
+
+    @property
+    def times(self) -> LongArray | None:
+        """int64[N] milliseconds since 1970 UTC; None without times."""
+        return self.columns["timestamp"].to_numpy() if "timestamp" in self.columns else None
+
+    @property
+    def ratings(self) -> FloatArray | None:
+        """float32[N]; None without ratings."""
+        return self.columns["rating"].to_numpy() if "rating" in self.columns else None
 
     @property
     def n_users(self) -> int:
@@ -43,24 +54,22 @@ class Interactions:
         return len(self.users)
 
     def __repr__(self) -> str:
-        columns = [name for name in ("times", "ratings") if getattr(self, name) is not None]
+        with_columns = f", with {', '.join(self.columns)}" if self.columns else ""
         return (
             f"Interactions({len(self):,} of {self.n_users:,} users and {self.n_items:,} items"
-            f"{', with ' if columns else ''}{' and '.join(columns)})"
+            f"{with_columns})"
         )
 
     def frame(self) -> pl.DataFrame:
-        """Return the log with its external ids: user_id, item_id[, timestamp][, rating]."""
-        columns = {
+        """Return the log with its external ids: user_id, item_id and the optional columns."""
+        columns = dict(self.columns)
+        if "timestamp" in columns:
+            columns["timestamp"] = columns["timestamp"].cast(pl.Datetime("ms"))
+        ids = {
             "user_id": self.user_ids.gather(self.users),
             "item_id": self.item_ids.gather(self.items),
         }
-        if self.times is not None:
-            milliseconds = pl.Series(self.times, dtype=pl.Int64)
-            columns["timestamp"] = milliseconds.cast(pl.Datetime("ms"))
-        if self.ratings is not None:
-            columns["rating"] = pl.Series(self.ratings)
-        return pl.DataFrame(columns)
+        return pl.DataFrame(ids | columns)
 
     def keep(self, rows: npt.NDArray[np.bool_]) -> "Interactions":
         """Return the rows where the mask `rows` (bool[N]) is true, in the same order.
@@ -74,8 +83,7 @@ class Interactions:
             items,
             self.user_ids.gather(user_codes),
             self.item_ids.gather(item_codes),
-            None if self.times is None else self.times[rows],
-            None if self.ratings is None else self.ratings[rows],
+            take(self.columns, rows),
         )
 
 

@@ -1,9 +1,11 @@
 """A prepared dataset on disk: a folder of Parquet and JSON files, written as a whole.
 
 users.parquet, items.parquet            external ids in the order of their numbers
-train.parquet, valid.parquet, test.parquet   user and item numbers, each user's rows in time order;
-                                        train has the ratings, if the log has any
-dataset.json                            version, name, fingerprint, source, config, statistics
+train.parquet, valid.parquet, test.parquet   user and item numbers and the optional columns of the
+                                        log, each user's rows in time order
+negatives.parquet                       the items that users rejected, if the log has any
+dataset.json                            version, name, fingerprints, split, source, config and
+                                        statistics
 """
 
 import dataclasses
@@ -17,22 +19,27 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter
 
 from recoach import distributed
 from recoach.data.config import PrepareConfig
+from recoach.data.dataset import Dataset, RaggedArray, fingerprint
 from recoach.data.files import read_parquet
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.lock import lock_folder
+from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Split
 from recoach.data.readers.table import POLARS_ERRORS
-from recoach.data.split import Dataset, RaggedArray, fingerprint, leave_last_out
+from recoach.data.split import split_log
 from recoach.data.statistics import Statistics, describe
 from recoach.errors import ConfigError, DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)
 MANIFEST = "dataset.json"
 """The file by which a folder is recognized as a prepared dataset."""
 _PARTS = ("train", "valid", "test")
+_NEGATIVES = "negatives.parquet"
 _SAMPLE_BYTES = 1 << 20  # hashed at the start, in the middle and at the end of a source
 
 _DEFAULT = PrepareConfig()
@@ -91,7 +98,7 @@ def prepare(
                 source, columns=config.columns, format=config.format, header=config.header
             )
             log = apply_filters(log, config)
-            dataset, statistics = leave_last_out(log, test_items=config.test_items), describe(log)
+            dataset, statistics = split_log(log, config.split), describe(log)
         dataset = dataclasses.replace(dataset, name=source.name.split(".")[0])
         _save(dataset, directory, statistics, origin)
         return dataset
@@ -154,7 +161,8 @@ def _save(
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "split": dataset.split,
+        "split": dataset.split.model_dump(),
+        "columns_fingerprint": _columns_fingerprint(dataset),
         "statistics": None if statistics is None else dataclasses.asdict(statistics),
         **origin,
     }
@@ -181,18 +189,25 @@ def load_dataset(directory: Path) -> Dataset:
     """
     directory = Path(directory)
     manifest = _read_manifest(directory)
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version not in _READABLE_VERSIONS:
         raise DataError(
-            f"{directory / MANIFEST}: format_version is {manifest.get('format_version')!r}, this "
-            f"release reads {FORMAT_VERSION}. Prepare the data again."
+            f"{directory / MANIFEST}: format_version is {version!r}, this release reads "
+            f"{FORMAT_VERSION} and earlier. Run recoach data prepare again on the log."
         )
     try:
         ids = [read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
         tables = [read_parquet(directory / f"{part}.parquet") for part in _PARTS]
         rows = [_rows(table, len(ids[0])) for table in tables]
+        path = directory / _NEGATIVES
+        negatives = _rows(read_parquet(path), len(ids[0])) if path.exists() else None
+        split = _read_split(manifest)
         actual = fingerprint(ids, rows)
-        has_ratings = "rating" in tables[0].columns
-        ratings = tables[0]["rating"].to_numpy().astype(np.float32) if has_ratings else None
+        name = str(manifest.get("name", ""))
+        dataset = Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, negatives)
+        expected_columns = manifest.get("columns_fingerprint")
+        if expected_columns not in (None, _columns_fingerprint(dataset)):
+            actual = "changed columns"
     except (OSError, ValueError, *POLARS_ERRORS):
         actual = "unreadable"
     if actual != manifest.get("fingerprint"):
@@ -200,8 +215,36 @@ def load_dataset(directory: Path) -> Dataset:
             f"{directory}: its files do not match the fingerprint in {MANIFEST} "
             f"({actual} and {manifest.get('fingerprint')}). Prepare the data again."
         )
-    name, split = str(manifest.get("name", "")), str(manifest.get("split", "leave_last_out"))
-    return Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, ratings)
+    return dataset
+
+
+def _read_split(manifest: dict[str, Any]) -> LeaveLastOut | ByTime | ByRatio | Given:
+    """Return the split of a manifest; version 1 has its name."""
+    split = manifest.get("split", "leave_last_out")
+    if isinstance(split, dict):
+        adapter: TypeAdapter[Any] = TypeAdapter(Split)
+        value: LeaveLastOut | ByTime | ByRatio | Given = adapter.validate_python(split)
+        return value
+    if split == "as given":
+        return Given()
+    n_test = str(split).removeprefix("leave_last_").removesuffix("_out")
+    return LeaveLastOut(test_items=int(n_test) if n_test.isdigit() else 1)
+
+
+def _columns_fingerprint(dataset: Dataset) -> str | None:
+    """Return a hash of the optional columns and the rejected items; None without either."""
+    digest, empty = hashlib.sha256(), True
+    for rows in (dataset.train, dataset.valid, dataset.test, dataset.negatives):
+        if rows is None:
+            continue
+        for name in sorted(rows.columns):
+            values = rows.columns[name]
+            empty = False
+            digest.update(f"{name} {len(values)}".encode())
+            digest.update(values.hash(0).to_numpy().tobytes())
+    if dataset.negatives is not None:
+        digest.update(dataset.negatives.values.astype("<i4").tobytes())
+    return None if empty else digest.hexdigest()[:16]
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
@@ -260,12 +303,12 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
     folder.mkdir()
     for name, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         pl.DataFrame({"id": ids}).write_parquet(folder / f"{name}.parquet")
-    for part in _PARTS:
-        rows: RaggedArray = getattr(dataset, part)
+    parts: dict[str, RaggedArray] = {part: getattr(dataset, part) for part in _PARTS}
+    if dataset.negatives is not None:
+        parts[_NEGATIVES.removesuffix(".parquet")] = dataset.negatives
+    for part, rows in parts.items():
         users = np.repeat(np.arange(len(rows), dtype=np.int32), rows.lengths)
-        table = pl.DataFrame({"user": users, "item": rows.values})
-        if part == "train" and dataset.ratings is not None:
-            table = table.with_columns(rating=dataset.ratings)
+        table = pl.DataFrame({"user": users, "item": rows.values, **rows.columns})
         table.write_parquet(folder / f"{part}.parquet")
     text = json.dumps(manifest, indent=2, default=str)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -285,4 +328,5 @@ def _swap(new: Path, directory: Path, old: Path) -> None:
 
 def _rows(table: pl.DataFrame, n_users: int) -> RaggedArray:
     lengths = np.bincount(table["user"].to_numpy(), minlength=n_users)
-    return RaggedArray.from_lengths(lengths, table["item"].to_numpy().astype(np.int32))
+    columns = {name: table[name].alias("") for name in table.columns[2:]}
+    return RaggedArray.from_lengths(lengths, table["item"].to_numpy().astype(np.int32), columns)

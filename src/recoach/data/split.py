@@ -1,103 +1,31 @@
 """Split a log into train, valid and test: one row of items per user in each."""
 
-import hashlib
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.interactions import FloatArray, IntArray, Interactions, LongArray
-from recoach.errors import DataError
+from recoach.data.dataset import Dataset, RaggedArray, assemble
+from recoach.data.interactions import IntArray, Interactions, LongArray
+from recoach.data.log_columns import Columns, concatenate, take
+from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut, TargetConfig
+from recoach.data.targets import targets_of
+from recoach.errors import ConfigError, DataError
 
-_IDS_PER_BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RaggedArray:
-    """Rows of different lengths in one flat array.
-
-    Attributes:
-        offsets: int64[n+1], nondecreasing from 0; row i is values[offsets[i]:offsets[i+1]].
-        values: int32[m].
-    """
-
-    offsets: LongArray
-    values: IntArray
-
-    @classmethod
-    def from_lengths(cls, lengths: npt.NDArray[np.integer], values: IntArray) -> "RaggedArray":
-        """Return the rows of int[n] lengths, which follow each other in `values`."""
-        return cls(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), values)
-
-    @property
-    def lengths(self) -> LongArray:
-        """Return int64[n], the length of each row."""
-        return np.diff(self.offsets)
-
-    def row(self, index: int) -> IntArray:
-        """Return row `index` as a view, int32[length]; IndexError outside 0..n-1."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} is out of range for {len(self)} rows")
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __repr__(self) -> str:
-        return f"RaggedArray({len(self):,} rows, {len(self.values):,} values)"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Dataset:
-    """A split log: per part, one row of item numbers in time order for each user.
-
-    Attributes:
-        name: the name in reports.
-        user_ids: String[n_users], the external id of each user.
-        item_ids: String[n_items], the external id of each item.
-        train: the histories to train on; rows may be empty.
-        valid: the targets of model selection, zero or more per user.
-        test: the targets of the reported metrics, zero or more per user.
-        fingerprint: 16 hex digits, a hash of the ids and the three parts.
-        split: the kind of split: "leave_last_out", "leave_last_5_out", "as given".
-        ratings: float32[m], the rating of each of `train.values`; None if the log has none or was
-            split before it was read. Not part of the fingerprint: no model or metric reads it.
-    """
-
-    name: str
-    user_ids: pl.Series
-    item_ids: pl.Series
-    train: RaggedArray
-    valid: RaggedArray
-    test: RaggedArray
-    fingerprint: str
-    split: str = "leave_last_out"
-    ratings: FloatArray | None = None
-
-    @property
-    def n_users(self) -> int:
-        return len(self.user_ids)
-
-    @property
-    def n_items(self) -> int:
-        return len(self.item_ids)
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(
-            f"{len(part.values):,} {name}"
-            for name, part in (("train", self.train), ("valid", self.valid), ("test", self.test))
-        )
-        return (
-            f"Dataset({self.name or 'unnamed'}: {self.n_users:,} users, {self.n_items:,} items, "
-            f"{sizes}, {self.split}, fingerprint {self.fingerprint})"
-        )
+Parts = npt.NDArray[np.uint8]
+"""uint8[N], the part of each row of an ordered log, nondecreasing for each user."""
+TRAIN, VALID, TEST, UNUSED = range(4)
+LEAK_QUANTILE = 0.9
+"""A test target before this quantile of all times lies in what a split by time trains on."""
 
 
 class OrderedLog(NamedTuple):
-    """A log ordered by user, then time."""
+    """A log ordered by user, then time, without the items that users rejected."""
 
     user_ids: pl.Series
     """String[n_users]."""
@@ -107,8 +35,15 @@ class OrderedLog(NamedTuple):
     """int64[n_users], number of rows of each user."""
     items: IntArray
     """int32[N], the item of each row."""
-    ratings: FloatArray | None = None
-    """float32[N]; None without ratings."""
+    columns: Columns
+    """The optional columns, N values each, without "negative"."""
+    negatives: RaggedArray | None = None
+    """The rejected items, see `Dataset.negatives`."""
+
+    @property
+    def times(self) -> LongArray | None:
+        """int64[N] milliseconds; None without times."""
+        return self.columns["timestamp"].to_numpy() if "timestamp" in self.columns else None
 
 
 def leave_last_out(interactions: Interactions, name: str = "", *, test_items: int = 1) -> Dataset:
@@ -126,23 +61,52 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
     Raises:
         DataError: no user has three rows.
     """
-    return split_ordered_log(order_log(interactions), name, test_items=test_items)
+    return split_log(interactions, LeaveLastOut(test_items=test_items), name)
 
 
-def split_ordered_log(log: OrderedLog, name: str = "", *, test_items: int = 1) -> Dataset:
-    """Split an ordered log as `leave_last_out` does."""
-    counts = log.counts
-    longest = int(counts.max(initial=0))
-    if longest < 3:
-        raise DataError(
-            "users have too little history: holding out the last two interactions needs a user "
-            f"with at least 3, the longest history here has {longest}. Use a longer log or weaker "
-            "filters."
-        )
-    n_test = np.clip(counts - 2, counts >= 2, test_items).astype(np.int64)
-    split = "leave_last_out" if test_items == 1 else f"leave_last_{test_items}_out"
-    n_valid = (counts >= 3).astype(np.int64)
-    return replace(_hold_out(log, n_valid, n_test, name), split=split)
+def split_log(
+    interactions: Interactions, split: Auto | LeaveLastOut | ByTime | ByRatio, name: str = ""
+) -> Dataset:
+    """Split a log.
+
+    Args:
+        interactions: the log.
+        split: how; what it comes to is recorded in the dataset.
+        name: the name of the dataset.
+
+    Raises:
+        ConfigError: a date of the split is none.
+        DataError: a split by time without times, or a part would be empty.
+    """
+    return split_ordered_log(order_log(interactions, split), split, name)
+
+
+def split_ordered_log(
+    log: OrderedLog, split: Auto | LeaveLastOut | ByTime | ByRatio, name: str = ""
+) -> Dataset:
+    """Split an ordered log, see `split_log`."""
+    if isinstance(split, Auto):
+        return _split_automatically(log, name)
+    match split:
+        case LeaveLastOut():
+            parts = _leave_last_out(log.counts, split.test_items)
+        case ByTime():
+            parts = _by_time(log, split)
+        case ByRatio():
+            log, parts = _by_ratio(log, split)
+    return divide(log, parts, split, name)
+
+
+def _split_automatically(log: OrderedLog, name: str) -> Dataset:
+    """Split by time where that leaves something to train, validate and test on."""
+    if log.times is not None:
+        with contextlib.suppress(DataError):
+            dataset = split_ordered_log(log, ByTime(), name)
+            targets_of(dataset, "valid", "all")
+            targets_of(dataset, "test", "all")
+            if (dataset.train.lengths > 1).any():
+                return dataset
+    return split_ordered_log(log, LeaveLastOut(), name)
 
 
 def hold_out(
@@ -153,93 +117,128 @@ def hold_out(
     `n_valid` and `n_test` are int64[n_users] and together at most the number of a user's rows. File
     order breaks ties in time.
     """
-    return _hold_out(order_log(interactions), n_valid, n_test, name)
+    log = order_log(interactions)
+    return divide(log, _last_parts(log.counts, n_valid, n_test), LeaveLastOut(), name)
 
 
-def order_log(interactions: Interactions) -> OrderedLog:
-    """Return a log ordered by user, then time; file order breaks ties."""
+def order_log(
+    interactions: Interactions, split: Auto | LeaveLastOut | ByTime | ByRatio | None = None
+) -> OrderedLog:
+    """Return a log ordered by user, then time; file order breaks ties, unless the split says so."""
     order = chronological(interactions)
-    return OrderedLog(
-        interactions.user_ids,
-        interactions.item_ids,
-        np.bincount(interactions.users, minlength=interactions.n_users),
-        interactions.items[order],
-        None if interactions.ratings is None else interactions.ratings[order],
-    )
+    times = interactions.times
+    if isinstance(split, TargetConfig) and split.ties == "random" and times is not None:
+        shuffled = np.random.default_rng(split.split_seed).permutation(len(interactions))
+        order = np.lexsort((shuffled, times, interactions.users))
+    columns = take(interactions.columns, order)
+    ids = (interactions.user_ids, interactions.item_ids)
+    return ordered_log(ids, interactions.users[order], interactions.items[order], columns)
 
 
-def _hold_out(log: OrderedLog, n_valid: LongArray, n_test: LongArray, name: str) -> Dataset:
-    lengths = np.stack((log.counts - n_test - n_valid, n_valid, n_test))
-    # The part (0 train, 1 valid, 2 test) of each row of the log.
-    parts = np.repeat(np.tile(np.arange(3, dtype=np.uint8), len(log.counts)), lengths.T.ravel())
-    train, valid, test = (
-        RaggedArray.from_lengths(lengths[part], log.items[parts == part]) for part in range(3)
-    )
-    ratings = None if log.ratings is None else log.ratings[parts == 0]
-    dataset = assemble(name, (log.user_ids, log.item_ids), (train, valid, test))
-    return replace(dataset, ratings=ratings)
+def ordered_log(
+    ids: tuple[pl.Series, pl.Series], users: IntArray, items: IntArray, columns: Columns
+) -> OrderedLog:
+    """Return rows that are ordered by user and time, the rejected items apart.
+
+    Args:
+        ids: String[n_users] and String[n_items].
+        users: int32[N], nondecreasing.
+        items: int32[N].
+        columns: N values each.
+    """
+    columns = dict(columns)
+    negative = columns.pop("negative", None)
+    n_users, negatives = len(ids[0]), None
+    if negative is not None and negative.any():
+        is_negative = negative.fill_null(value=False).to_numpy()
+        negatives = _rejected(users, items, is_negative, n_users)
+        users, items = users[~is_negative], items[~is_negative]
+        columns = dict(take(columns, ~is_negative))
+    return OrderedLog(*ids, np.bincount(users, minlength=n_users), items, columns, negatives)
 
 
-def drop_last(rows: RaggedArray, count: int) -> RaggedArray:
-    """Return the rows without their last `count` values; a row keeps at least its first."""
-    if count == 0:
-        return rows
-    new_lengths = np.maximum(rows.lengths - count, np.minimum(rows.lengths, 1))
-    index_in_row = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
-    return select(rows, index_in_row < np.repeat(new_lengths, rows.lengths))
+def divide(
+    log: OrderedLog, parts: Parts, split: LeaveLastOut | ByTime | ByRatio | Given, name: str
+) -> Dataset:
+    """Return the dataset whose part is given for each row of an ordered log.
+
+    Raises:
+        DataError: a part would have no row, with what to change.
+    """
+    users = np.repeat(np.arange(len(log.counts)), log.counts)
+    rows = []
+    for part in (TRAIN, VALID, TEST):
+        mask = parts == part
+        lengths = np.bincount(users[mask], minlength=len(log.counts))
+        rows.append(RaggedArray.from_lengths(lengths, log.items[mask], take(log.columns, mask)))
+    dataset = assemble(name, (log.user_ids, log.item_ids), (rows[0], rows[1], rows[2]))
+    return replace(dataset, split=split, negatives=log.negatives)
 
 
-def select(rows: RaggedArray, mask: npt.NDArray[np.bool_]) -> RaggedArray:
-    """Return the rows with only the values where bool[m] `mask` is true; rows may become empty."""
-    offsets = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))[rows.offsets]
-    return RaggedArray(offsets, rows.values[mask])
+def leaked_share(dataset: Dataset) -> float | None:
+    """Return the share of test events before the .9 quantile of all times; None without times.
+
+    Under leave-last-out models train on what other users do after these events.
+    """
+    parts = (dataset.train, dataset.valid, dataset.test)
+    if not all("timestamp" in part.columns for part in parts if len(part.values)):
+        return None
+    times = [part.columns["timestamp"].to_numpy() for part in parts if len(part.values)]
+    if not len(dataset.test.values):
+        return None
+    moment = np.quantile(np.concatenate(times), LEAK_QUANTILE)
+    return float((times[-1] <= moment).mean())
 
 
 def from_parts(
-    train: Interactions, valid: Interactions | None, test: Interactions, name: str = ""
+    train: Interactions,
+    valid: Interactions | None,
+    test: Interactions,
+    name: str = "",
+    *,
+    split: Given | None = None,
 ) -> Dataset:
     """Join logs that are already split, such as RecBole's benchmark files.
 
     Ids that occur only in valid or test are kept, numbered after those of train. Without `valid`
-    every valid row is empty. DataError if train or test has no rows.
+    the split decides which training events are for validation. DataError if train or test has no
+    rows.
     """
+    split = Given() if split is None else split
     for part, role in ((train, "train"), (test, "test")):
         if not len(part):
             raise DataError(
                 f"{name or 'dataset'}: the {role} part has no interactions. Add at least one row."
             )
-    parts = [train, test] if valid is None else [train, valid, test]
-    user_ids, users = _union([part.user_ids for part in parts])
-    item_ids, items = _union([part.item_ids for part in parts])
-    rows = [
-        _by_user(part, user_codes, item_codes, len(user_ids))
-        for part, user_codes, item_codes in zip(parts, users, items, strict=True)
-    ]
-    if valid is None:
-        no_rows = np.zeros(len(user_ids), dtype=np.int64)
-        rows.insert(1, RaggedArray.from_lengths(no_rows, np.empty(0, dtype=np.int32)))
-    joined = assemble(name, (user_ids, item_ids), (rows[0], rows[1], rows[2]))
-    return replace(joined, split="as given")
-
-
-def assemble(
-    name: str, ids: tuple[pl.Series, pl.Series], rows: tuple[RaggedArray, RaggedArray, RaggedArray]
-) -> Dataset:
-    """Return the Dataset of (user_ids, item_ids) and (train, valid, test), with its fingerprint."""
-    return Dataset(name, *ids, *rows, fingerprint=fingerprint(ids, rows))
-
-
-def fingerprint(ids: Sequence[pl.Series], rows: Sequence[RaggedArray]) -> str:
-    """Return a hash of 16 hex digits over all ids and rows, the same on every machine."""
-    digest = hashlib.sha256()
-    for series in ids:
-        digest.update(series.str.len_bytes().to_numpy().astype("<i8").tobytes())
-        for start in range(0, len(series), _IDS_PER_BLOCK):
-            digest.update("".join(series[start : start + _IDS_PER_BLOCK].to_list()).encode())
-    for ragged in rows:
-        digest.update(ragged.offsets.astype("<i8").tobytes())
-        digest.update(ragged.values.astype("<i4").tobytes())
-    return digest.hexdigest()[:16]
+    kinds = (TRAIN, TEST) if valid is None else (TRAIN, VALID, TEST)
+    logs = [train, test] if valid is None else [train, valid, test]
+    user_ids, user_codes = _union([part.user_ids for part in logs])
+    item_ids, item_codes = _union([part.item_ids for part in logs])
+    orders = [chronological(part) for part in logs]
+    users, items = (
+        np.concatenate([codes[getattr(part, side)[order]] for part, codes, order in rows])
+        for side, rows in (
+            ("users", list(zip(logs, user_codes, orders, strict=True))),
+            ("items", list(zip(logs, item_codes, orders, strict=True))),
+        )
+    )
+    parts = np.repeat(np.array(kinds, dtype=np.uint8), [len(part) for part in logs])
+    columns = concatenate(
+        [take(part.columns, order) for part, order in zip(logs, orders, strict=True)]
+    )
+    # The parts stay in their order, also where times would mix them.
+    by_user = np.argsort(users, kind="stable")
+    columns = dict(take(columns, by_user))
+    parts = parts[by_user]
+    if "negative" in columns:
+        parts = parts[~columns["negative"].fill_null(value=False).to_numpy()]
+    ids = (user_ids, item_ids)
+    log = ordered_log(
+        ids, users[by_user].astype(np.int32), items[by_user].astype(np.int32), columns
+    )
+    if valid is None and split.valid != "none":
+        _take_valid(log.counts, parts, split)
+    return divide(log, parts, split, name)
 
 
 def chronological(interactions: Interactions) -> LongArray:
@@ -256,17 +255,136 @@ def chronological(interactions: Interactions) -> LongArray:
     return ordered["row"].to_numpy().astype(np.int64)
 
 
-def _by_user(
-    part: Interactions, user_codes: LongArray, item_codes: LongArray, n_users: int
+def _rejected(
+    users: IntArray, items: IntArray, is_negative: npt.NDArray[np.bool_], n_users: int
 ) -> RaggedArray:
-    order = chronological(part)
-    users = user_codes[part.users[order]]
-    items = item_codes[part.items[order]].astype(np.int32)
-    lengths = np.bincount(users, minlength=n_users)
-    return RaggedArray.from_lengths(lengths, items[np.argsort(users, kind="stable")])
+    """Return the rejected items of each user, with the number of events before each."""
+    events_before: LongArray = np.cumsum(~is_negative) - ~is_negative
+    first_rows = np.searchsorted(users, np.arange(n_users))
+    user_starts = np.append(events_before, len(users) - is_negative.sum())[first_rows]
+    after = (events_before - user_starts[users])[is_negative]
+    lengths = np.bincount(users[is_negative], minlength=n_users)
+    columns = {"after": pl.Series(after, dtype=pl.Int64)}
+    return RaggedArray.from_lengths(lengths, items[is_negative], columns)
 
 
-def _union(vocabularies: list[pl.Series]) -> tuple[pl.Series, list[LongArray]]:
+def _leave_last_out(counts: LongArray, test_items: int) -> Parts:
+    longest = int(counts.max(initial=0))
+    if longest < 3:
+        raise DataError(
+            "users have too little history: holding out the last two interactions needs a user "
+            f"with at least 3, the longest history here has {longest}. Use a longer log or weaker "
+            "filters."
+        )
+    n_test = np.clip(counts - 2, counts >= 2, test_items).astype(np.int64)
+    return _last_parts(counts, (counts >= 3).astype(np.int64), n_test)
+
+
+def _last_parts(counts: LongArray, n_valid: LongArray, n_test: LongArray) -> Parts:
+    lengths = np.stack((counts - n_test - n_valid, n_valid, n_test))
+    return np.repeat(np.tile(np.arange(3, dtype=np.uint8), len(counts)), lengths.T.ravel())
+
+
+def _by_time(log: OrderedLog, split: ByTime) -> Parts:
+    times = log.times
+    if times is None:
+        raise DataError(
+            "split: a split by time needs times, and this log has none. Map the column of times "
+            'with --column timestamp=NAME, or use split = "leave_last_out".'
+        )
+    moment = _moment(times, split.at, "at")
+    parts = np.where(times <= moment, TRAIN, TEST).astype(np.uint8)
+    if split.until is not None:
+        parts[times > _moment(times, split.until, "until")] = UNUSED
+    before = parts == TRAIN
+    if not before.any() or not (parts == TEST).any():
+        side = "after" if before.any() else "before"
+        raise DataError(
+            f"split: no event is {side} {split.at!r}, where test begins. The log spans "
+            f"{_date(times.min())} to {_date(times.max())}; choose split.at between them."
+        )
+    users = np.repeat(np.arange(len(log.counts)), log.counts)
+    if split.valid == "time":
+        parts[before & (times > _moment(times[before], split.valid_at, "valid_at"))] = VALID
+    elif split.valid == "users":
+        candidates = np.unique(users[before])
+        n_valid = min(split.valid_users, len(candidates) // 2)
+        drawn = np.random.default_rng(split.split_seed).permutation(candidates)[:n_valid]
+        parts[before & np.isin(users, drawn)] = VALID
+    else:
+        _hold_out_last(users, parts)
+    if not (parts == TRAIN).any() or not (parts == VALID).any():
+        raise DataError(
+            f"split: valid = {split.valid!r} leaves nothing for "
+            f"{'validation' if (parts == TRAIN).any() else 'training'}. Use a longer log, or "
+            "change split.valid or split.valid_at."
+        )
+    return parts
+
+
+def _by_ratio(log: OrderedLog, split: ByRatio) -> tuple[OrderedLog, Parts]:
+    """Return the parts, and the log with each user's rows in the order of the parts."""
+    counts = log.counts
+    n_test = np.floor(counts * split.test_ratio + 1e-9).astype(np.int64)
+    n_valid = np.floor(counts * split.valid_ratio + 1e-9).astype(np.int64)
+    parts = _last_parts(counts, n_valid, n_test)
+    if not (parts == TEST).any():
+        raise DataError(
+            f"split: no user has enough interactions for test_ratio = {split.test_ratio:g}; the "
+            f"longest history has {int(counts.max(initial=0))}. Use a larger ratio."
+        )
+    if split.order == "random":
+        users = np.repeat(np.arange(len(counts)), counts)
+        keys = np.random.default_rng(split.split_seed).permutation(len(users))
+        random_order = np.lexsort((keys, users))
+        places = np.lexsort((random_order, parts, users))  # each part in time order
+        order = random_order[places]
+        log = log._replace(items=log.items[order], columns=take(log.columns, order))
+    return log, parts
+
+
+def _take_valid(counts: LongArray, parts: Parts, split: Given) -> None:
+    """Turn training rows into validation rows, for parts without a validation part."""
+    users = np.repeat(np.arange(len(counts)), counts)
+    if split.valid == "last":
+        _hold_out_last(users, parts)
+        return
+    train_users = np.unique(users[parts == TRAIN])
+    n_valid = max(1, round(len(train_users) * split.valid_ratio))
+    parts[(parts == TRAIN) & np.isin(users, train_users[-n_valid:])] = VALID
+
+
+def _hold_out_last(users: LongArray, parts: Parts) -> None:
+    """Turn the last training row of each user with two or more into a validation row."""
+    rows = np.flatnonzero(parts == TRAIN)
+    row_users = users[rows]
+    is_last = np.append(row_users[1:] != row_users[:-1], True)
+    has_more = np.append(False, row_users[1:] == row_users[:-1])
+    parts[rows[is_last & has_more]] = VALID
+
+
+def _moment(times: LongArray, at: float | str, key: str) -> float:
+    """Return the last millisecond before a date, or a quantile of the times."""
+    if not isinstance(at, str):
+        if not 0 < at < 1:
+            raise ConfigError(f"split.{key} must be a quantile between 0 and 1, not {at!r}.")
+        return float(np.quantile(times, at))
+    try:
+        date = datetime.fromisoformat(at)
+    except ValueError:
+        raise ConfigError(
+            f"split.{key} must be a quantile or a date like 2024-09-01, not {at!r}."
+        ) from None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return date.timestamp() * 1000 - 1
+
+
+def _date(milliseconds: int) -> str:
+    days = np.datetime64(int(milliseconds), "ms").astype("datetime64[D]")
+    return str(days)
+
+
+def _union(vocabularies: Sequence[pl.Series]) -> tuple[pl.Series, list[LongArray]]:
     """Return the union in order of first appearance and int64[n] codes of each vocabulary in it."""
     union = pl.concat(vocabularies).unique(maintain_order=True)
     codes = pl.int_range(len(union), eager=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
 
 _LISTS_AT_ONCE = 2048
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 from recoach.errors import ModelError
 from recoach.evaluation.ranking import DotProducts, ScoreMatrix
 from recoach.models.base import DotProductRecommender, Recommender

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
+from recoach.data.targets import Repeats
 from recoach.errors import ConfigError, suggestion
-from recoach.evaluation.evaluator import KS, MaskSeen
+from recoach.evaluation.evaluator import KS
 from recoach.experiments.legacy_config import (
     is_legacy,
     is_legacy_override,
@@ -48,13 +49,24 @@ class DataConfig(PrepareConfig):
 class EvaluationConfig(StrictConfig):
     """How models are evaluated."""
 
-    mask_seen: MaskSeen = "all"
-    """Which models have the items in a user's history masked when ranking: `all`, `recbole` (only
-    models that do not read the history, as RecBole does) or `none`."""
+    repeats: Repeats = "new"
+    """Items of the user's history: `new` (masked in the ranking, and no targets), `all` (nothing is
+    masked), `repeat` (the only targets; nothing is masked) or `recbole` (masked for models that do
+    not read the history, and still targets, as in RecBole)."""
     ks: tuple[int, ...] = Field(KS, min_length=1)
     """The cut-offs k of the metrics, such as NDCG@k."""
     control: bool = True
     """Also continue supervised training of the base model for as many steps as fine-tuning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_mask_seen(cls, values: object) -> object:
+        """Convert `mask_seen` of earlier versions."""
+        former = {"all": "new", "none": "all", "recbole": "recbole"}
+        if not isinstance(values, dict) or values.get("mask_seen") not in former:
+            return values
+        kept = {name: value for name, value in values.items() if name != "mask_seen"}
+        return {"repeats": former[values["mask_seen"]]} | kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +223,8 @@ def _finetune_config(
             f"{len(config.reward_funcs)} reward_funcs; give one for each, or none."
         )
     # With the masking of RecBole, "auto" depends on the model and is resolved by the trainer.
-    if config.mask_seen == "auto" and evaluation.mask_seen != "recbole":
-        return config.model_copy(update={"mask_seen": evaluation.mask_seen == "all"})
+    if config.mask_seen == "auto" and evaluation.repeats != "recbole":
+        return config.model_copy(update={"mask_seen": evaluation.repeats == "new"})
     return config
 
 

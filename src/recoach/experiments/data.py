@@ -7,9 +7,11 @@ import polars as pl
 
 from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
+from recoach.data.dataset import Dataset
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import MANIFEST, load_dataset, prepare, recover, save_dataset
-from recoach.data.split import Dataset, leave_last_out
+from recoach.data.protocol import Auto, LeaveLastOut
+from recoach.data.split import split_log
 from recoach.data.statistics import describe
 from recoach.errors import DataError
 from recoach.experiments.config import DataConfig
@@ -37,7 +39,8 @@ def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -
         dataset = load_dataset(directory)
     elif source is None:
         log = embedded_shop().interactions
-        dataset = leave_last_out(log, name="shop")
+        split = LeaveLastOut() if isinstance(config.split, Auto) else config.split
+        dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
     elif source.is_dir():
         dataset = read_benchmark(source)

@@ -6,8 +6,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from recoach.data.batches import Split, histories
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
+from recoach.data.queries import Split
+from recoach.data.split import leaked_share
+from recoach.data.targets import targets_of
 from recoach.evaluation.beyond_accuracy import (
     Activity,
     Bucket,
@@ -15,7 +17,7 @@ from recoach.evaluation.beyond_accuracy import (
     list_metrics,
     popularity_buckets,
 )
-from recoach.evaluation.evaluator import Evaluation, evaluate, top_lists
+from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.run_folder import RunFolder, environment
@@ -60,9 +62,10 @@ def write_results(
     """Write results.json, per_user.parquet and lists.json of a run; return the first's content."""
     models: dict[str, Recommender] = {"popularity": build_model("popularity", dataset)}
     models |= {stage: trained[stage].model for stage in trained}
-    ks, mask = config.evaluation.ks, config.evaluation.mask_seen
+    ks, repeats = config.evaluation.ks, config.evaluation.repeats
+    targets = {split: targets_of(dataset, split, repeats) for split in _SPLITS}
     evaluations = {
-        name: {split: evaluate(model, dataset, split, ks=ks, mask_seen=mask) for split in _SPLITS}
+        name: {s: evaluate_targets(model, dataset, targets[s], ks=ks) for s in _SPLITS}
         for name, model in models.items()
     }
     tests = {name: splits["test"] for name, splits in evaluations.items()}
@@ -75,7 +78,7 @@ def write_results(
         "protocol": _protocol(config, dataset, tests),
         "models": {
             name: _metrics(evaluations[name], trained.get(name))  # type: ignore[call-overload]
-            | _beyond_accuracy(models[name], dataset, tests[name], config)
+            | _beyond_accuracy(models[name], dataset, tests[name])
             for name in models
         },
         "comparisons": _comparisons(tests),
@@ -110,17 +113,13 @@ def _metrics(
     return summary
 
 
-def _beyond_accuracy(
-    model: Recommender, dataset: Dataset, test: Evaluation, config: ExperimentConfig
-) -> dict[str, Any]:
+def _beyond_accuracy(model: Recommender, dataset: Dataset, test: Evaluation) -> dict[str, Any]:
     """Return list metrics, and recall by popularity of the target and by length of the history."""
-    mask = config.evaluation.mask_seen
-    lists = top_lists(model, dataset, test.users, _LIST_LENGTH, mask_seen=mask)
-    targets = np.concatenate([dataset.test.row(int(user)) for user in test.users])
+    lists = top_lists(model, dataset, test.targets, _LIST_LENGTH)
     buckets = popularity_buckets(
-        targets, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
+        test.targets.items, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
     )
-    test_users = np.repeat(test.users, dataset.test.lengths[test.users])
+    test_users = np.repeat(test.users, test.targets.counts)
     groups = activity_groups(dataset.train.lengths[test_users], test.ranks, k=_LIST_LENGTH)
     metrics = list_metrics(lists, dataset.train, dataset.n_items)
     return {
@@ -153,9 +152,14 @@ def _protocol(
     config: ExperimentConfig, dataset: Dataset, tests: Mapping[str, Evaluation]
 ) -> dict[str, Any]:
     protocol = next(iter(tests.values())).protocol
-    keys = ("ranking", "mask_seen", "ties", "n_users", "n_items", "ks")
+    keys = (
+        *("ranking", "repeats", "ties", "n_users", "n_states", "n_targets", "n_items"),
+        *("repeated_targets", "cold_targets", "excluded", "ks"),
+    )
     return {
-        "split": dataset.split,
+        "split": dataset.split.kind,
+        "split_settings": dataset.split.model_dump(mode="json", exclude_none=True),
+        "leaked_targets": leaked_share(dataset),
         **{key: protocol[key] for key in keys},
         "selection": {
             "best": f"valid/{config.finetune.metric}, step 0 a candidate",
@@ -199,34 +203,30 @@ def _lists(
     titles: list[str],
 ) -> list[dict[str, Any]]:
     """Return histories and lists of a few users, sampled by the seed and not by their results."""
-    users = tests["base"].users
-    sampled = np.random.default_rng(config.seed).permutation(len(users))[:_EXAMPLE_USERS]
-    past = histories(dataset, "test")
+    targets = tests["base"].targets
+    sampled = np.random.default_rng(config.seed).permutation(len(targets.users))[:_EXAMPLE_USERS]
+    examples = np.zeros(len(targets.users), dtype=np.bool_)
+    examples[sampled] = True
+    place = np.cumsum(examples) - 1
     names = [name for name in ("base", "tuned") if name in models]
-    mask = config.evaluation.mask_seen
     lists = {
-        name: top_lists(models[name], dataset, users[sampled], _LIST_LENGTH, mask_seen=mask)
+        name: top_lists(models[name], dataset, targets.select(examples), _LIST_LENGTH)
         for name in names
     }
+    first = np.cumsum(targets.counts) - targets.counts
     rows = []
-    for position, index in enumerate(sampled):
-        user = int(users[index])
+    for index in sampled:
+        user, end = int(targets.users[index]), int(targets.ends[index])
         row: dict[str, Any] = {
             "user": dataset.user_ids[user],
-            "history": [titles[i] for i in past.row(user)[-10:]],
-            "target": titles[int(dataset.test.row(user)[0])],
+            "history": [titles[i] for i in targets.past.row(user)[:end][-10:]],
+            "target": titles[int(targets.items[first[index]])],
         }
         for name in names:
-            row[name] = [titles[i] for i in lists[name][position] if i >= 0]
-            row[f"{name}_rank"] = int(_first_rank(tests[name], dataset, index))
+            row[name] = [titles[i] for i in lists[name][place[index]] if i >= 0]
+            row[f"{name}_rank"] = int(tests[name].ranks[first[index]])
         rows.append(row)
     return rows
-
-
-def _first_rank(evaluation: Evaluation, dataset: Dataset, index: int) -> int:
-    """Return the rank of a user's first test item."""
-    start = dataset.test.lengths[evaluation.users[:index]].sum()
-    return int(evaluation.ranks[start])
 
 
 def _diagnostics(rows: Sequence[Mapping[str, Any]], n_items: int, beta: float) -> dict[str, Any]:

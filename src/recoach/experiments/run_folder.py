@@ -14,10 +14,10 @@ from typing import Any
 import polars as pl
 import torch
 
+from recoach.data.dataset import Dataset
 from recoach.data.files import read_parquet
 from recoach.data.lock import LOCK_FILE, lock_folder
 from recoach.data.readers.table import POLARS_ERRORS
-from recoach.data.split import Dataset
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
 from recoach.models.checkpoint import load_tensors, write_atomically

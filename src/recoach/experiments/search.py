@@ -164,7 +164,7 @@ def _check_space(plan: SearchPlan, study: optuna.Study) -> None:
 def _validation_metric(run: Run) -> Callable[[Recommender], float]:
     """Return a function that evaluates a model on the validation items."""
     metric = run.config.finetune.metric
-    evaluate = validation(run.dataset, metric, run.config.evaluation.mask_seen)
+    evaluate = validation(run.dataset, metric, run.config.evaluation.repeats)
     return lambda model: evaluate(model)[metric]
 
 
@@ -187,7 +187,7 @@ def _run_trial(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> 
         args = _with_settings(config, from_params(trial.params)).finetune
         context = RunContext(
             seed=config.seed,
-            mask_seen=config.evaluation.mask_seen,
+            repeats=config.evaluation.repeats,
             callback=CallbackList([callback, _Pruning(trial, args.metric)]),
         )
         model = run.load_base()

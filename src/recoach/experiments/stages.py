@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from recoach import distributed
-from recoach.data.split import Dataset, drop_last
+from recoach.data.dataset import Dataset, drop_last
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import run_dataset, run_titles
 from recoach.experiments.results import StageName, TrainedModel, write_results
@@ -58,7 +58,7 @@ class Run:
         """Return the training context of a stage, which resumes from its last checkpoint."""
         return RunContext(
             seed=self.config.seed,
-            mask_seen=self.config.evaluation.mask_seen,
+            repeats=self.config.evaluation.repeats,
             folder=self.folder.checkpoints(stage),
             callback=CallbackList([MetricsLogger(self.folder, stage), self.make_callback(stage)]),
             resume=True,
@@ -83,7 +83,7 @@ class Run:
     ) -> TrainResult:
         """Fine-tune a model; the base models of a cross-fitted reward are trained first."""
         functions = [
-            CrossFitted(self.dataset, self._fit_fold(args), args, context.mask_seen)
+            CrossFitted(self.dataset, self._fit_fold(args), args, context.repeats)
             if name == "cross_fitted"
             else name
             for name in args.reward_funcs

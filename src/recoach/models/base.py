@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from recoach import distributed
-from recoach.data.batches import Batch, Queries
-from recoach.data.split import RaggedArray
+from recoach.data.batches import Batch
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
 from recoach.errors import ConfigError
 from recoach.models.distribution import Workspace
 
@@ -50,6 +51,8 @@ class Recommender(nn.Module, ABC):
 
     needs: ClassVar[tuple[Literal["states", "edges"], ...]] = ()
     """Kinds of training batches; empty for a model that is not trained by gradient steps."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Columns of the log that the model reads in `queries.columns`, where the log has them."""
     regularises: ClassVar[bool] = False
     """Whether `loss` shapes the vectors beyond raising observed items: GRPO then keeps it."""
     scores_at_once: ClassVar[int] = 2**17

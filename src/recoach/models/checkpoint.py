@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError, ModelError, RunError, clipped
 from recoach.models.base import Recommender
 from recoach.models.registry import build_from_config, model_entry, model_name

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 from recoach.models.base import Recommender
 from recoach.models.distribution import Block, BlockLoss, Distribution
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel, ValidationError
 
-from recoach.data.split import Dataset, RaggedArray
+from recoach.data.dataset import Dataset, RaggedArray
 from recoach.errors import ConfigError, suggestion
 from recoach.models.base import Recommender
 from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig

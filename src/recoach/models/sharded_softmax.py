@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.batches import Seen
+from recoach.data.queries import Seen
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Workspace
 from recoach.models.softmax import BlockwiseBlock, BlockwiseDistribution

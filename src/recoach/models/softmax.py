@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Seen
+from recoach.data.queries import Seen
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Block, BlockLoss, Distribution, Workspace
 from recoach.models.segment_sum import add_segment_sums

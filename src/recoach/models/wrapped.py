@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from recoach.config import StrictConfig
-from recoach.data.batches import Queries
-from recoach.data.split import Dataset, RaggedArray
+from recoach.data.dataset import Dataset, RaggedArray
+from recoach.data.queries import Queries
 from recoach.errors import ConfigError
 from recoach.models.base import DotProductRecommender, Embeddings, GroupName, Recommender
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Queries, Seen
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries, Seen
 from recoach.policy.rewards import Rewards
 
 

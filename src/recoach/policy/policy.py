@@ -1,6 +1,6 @@
 """The policy: a softmax over the items that are not masked for a state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -9,8 +9,10 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.data.batches import Queries, Seen, histories, user_queries
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
+from recoach.data.queries import Queries, Seen
+from recoach.data.targets import targets_of
+from recoach.evaluation.evaluator import queries_of
 from recoach.models.base import (
     DotProductRecommender,
     Embeddings,
@@ -147,23 +149,21 @@ def calibrate_temperature(
         model: any recommender.
         dataset: gives the validation items.
         mask_seen: whether the policy masks the user's past items.
-        seed: draws the users.
+        seed: draws the states.
         logits: see `Policy`.
 
     Returns:
         A temperature in [1e-3, 1e3]; 1 where no user has a validation item that is not masked.
     """
-    users = np.flatnonzero(dataset.valid.lengths > 0)
-    count = min(_CALIBRATION_USERS, max(16, _CALIBRATION_LOGITS // dataset.n_items))
-    users = np.random.default_rng(seed).permutation(users)[:count]
-    if len(users) == 0:
+    if not len(dataset.valid.values):
         return 1.0
-    past = histories(dataset, "valid")
-    queries = user_queries(
-        past, users, model.history_length, dataset.n_items, mask_seen=mask_seen
-    ).to(model.device)
-    first = dataset.valid.offsets[users]
-    targets = torch.from_numpy(dataset.valid.values[first].astype(np.int64)).to(model.device)
+    held_out = targets_of(dataset, "valid", "all")
+    count = min(_CALIBRATION_USERS, max(16, _CALIBRATION_LOGITS // dataset.n_items))
+    states = np.random.default_rng(seed).permutation(len(held_out.users))[:count]
+    masked = replace(held_out, repeats="new" if mask_seen else "all")
+    queries = queries_of(model, dataset, masked, states)
+    first = (np.cumsum(held_out.counts) - held_out.counts)[states]
+    targets = torch.from_numpy(held_out.items[first]).to(model.device)
     with eval_mode(model):
         scores = Policy(logits=logits).scores(model, queries).float()
     if queries.seen is not None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError
 
 RewardName = Literal["next", "future", "train_set", "rated", "cross_fitted", "novelty"]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.batches import Batch, Seen
-from recoach.data.split import Dataset
+from recoach.data.batches import Batch
+from recoach.data.dataset import Dataset
+from recoach.data.queries import Seen
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
 from recoach.policy.rewards import Rewards
 
 _SHRINKAGE = 5

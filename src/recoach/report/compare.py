@@ -7,6 +7,7 @@ from recoach.errors import RunError
 from recoach.report.table_formats import ResultTable
 from recoach.report.tables import (
     MODELS,
+    describe_masking,
     find_comparison,
     format_metric,
     format_percent,
@@ -15,7 +16,7 @@ from recoach.report.tables import (
 
 Results = Mapping[str, Any]
 
-_PROTOCOL_KEYS: Final = ("split", "ranking", "mask_seen", "ties", "n_users", "n_items")
+_PROTOCOL_KEYS: Final = ("split", "ranking", "repeats", "ties", "n_users", "n_items")
 
 
 def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultTable:
@@ -40,8 +41,8 @@ def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultT
     protocol, data = first["protocol"], first["dataset"]
     note = (
         f"{data['name']}: {data['users']:,} users, {data['items']:,} items. Split: "
-        f"{protocol['split'].replace('_', ' ')}; {protocol['ranking']} ranking; seen items masked: "
-        f"{protocol['mask_seen']}. In brackets: change against the base of the same run; * marks "
+        f"{protocol['split'].replace('_', ' ')}; {protocol['ranking']} ranking; "
+        f"{describe_masking(protocol)}. In brackets: change against the base of the same run; * marks "
         "a significant difference (95 %, paired bootstrap over users)."
     )
     columns = ("Model", *(metric_label(metric) for metric in metrics))

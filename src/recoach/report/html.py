@@ -61,6 +61,13 @@ PROTOCOL_SENTENCES: Final = {
         "ranking",
         "full",
     ): "The target is ranked among all items, not among a sample.",
+    ("repeats", "new"): "Items that the user has already interacted with are masked, and are no "
+    "targets.",
+    ("repeats", "all"): "Items that the user has already interacted with are not masked.",
+    ("repeats", "repeat"): "Only items that the user has already interacted with are targets; "
+    "nothing is masked.",
+    ("repeats", "recbole"): "As in RecBole, items that the user has already interacted with are "
+    "masked for general models and not for sequential ones.",
     ("mask_seen", "all"): "Items that the user has already interacted with are masked.",
     ("mask_seen", "recbole"): "As in RecBole, items that the user has already interacted with are "
     "masked for general models and not for sequential ones.",
@@ -180,7 +187,7 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
     """Return the protocol as sentences, or as "key: value." where there is no sentence."""
     sentences = [
         PROTOCOL_SENTENCES.get((key, str(protocol[key])), f"{key}: {protocol[key]}.")
-        for key in ("split", "ranking", "mask_seen", "ties")
+        for key in ("split", "ranking", "repeats", "mask_seen", "ties")
         if key in protocol
     ]
     if "n_users" in protocol:

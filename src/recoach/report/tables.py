@@ -121,6 +121,13 @@ def algorithm_label(results: Results) -> str:
     return "GRPO"
 
 
+def describe_masking(protocol: Mapping[str, Any]) -> str:
+    """Return the treatment of items of the history as text; `mask_seen` is of earlier versions."""
+    if "repeats" in protocol:
+        return f"repeated items: {protocol['repeats']}"
+    return f"seen items masked: {protocol['mask_seen']}"
+
+
 def find_comparison(results: Results, a: str, b: str, metric: str) -> Mapping[str, Any] | None:
     """Return the recorded comparison of model `a` with model `b` on the test items, or None."""
     key = (a, b, "test", metric)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from recoach.evaluation.significance import verdict
 from recoach.report.table_cells import comparison_cell, find_comparison, interval_note, metric_cell
 from recoach.report.table_formats import ResultTable
-from recoach.report.tables import MISSING, metric_label
+from recoach.report.tables import MISSING, describe_masking, metric_label
 from recoach.reproduction.labels import CONTROL, NAMES, cell_label, variant_label
 
 Record = Mapping[str, Any]
@@ -131,8 +131,8 @@ def _note(results: Record) -> str:
     protocol = cell["protocol"]
     return (
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions. "
-        f"Split: {protocol['split'].replace('_', ' ')}; full ranking; seen items masked: "
-        f"{protocol['mask_seen']}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, "
+        f"Split: {protocol['split'].replace('_', ' ')}; full ranking; "
+        f"{describe_masking(protocol)}. Seeds {' / '.join(sorted(seeds))}; intervals: 95 %, "
         f'{interval_note(results["cells"])}; after "seeds", Student\'s t interval over the '
         "differences of the seeds, from three seeds on. Changes in brackets are relative to the "
         "base."

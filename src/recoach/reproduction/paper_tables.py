@@ -7,7 +7,13 @@ from typing import Any, Final
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.table_cells import comparison_cell, interval_note, metric_cell
 from recoach.report.table_formats import ResultTable, html_page, latex, markdown
-from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
+from recoach.report.tables import (
+    MISSING,
+    describe_masking,
+    format_metric,
+    format_percent,
+    metric_label,
+)
 from recoach.reproduction.beyond_accuracy_tables import beyond_accuracy, cutoffs
 from recoach.reproduction.datasets import Sizes, category_of
 from recoach.reproduction.figures import draw_factors, draw_figure1, draw_gains
@@ -230,7 +236,7 @@ def _note(record: Record, results: Record) -> str:
     return (
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
         f"paper's column: {category}. Split: {protocol['split'].replace('_', ' ')}; full ranking; "
-        f"seen items masked: {protocol['mask_seen']}. Profile {record['profile']}, seeds {seeds}; "
+        f"{describe_masking(protocol)}. Profile {record['profile']}, seeds {seeds}; "
         f"intervals: 95 %, {interval_note(results['cells'])}. Changes in brackets are relative to "
         "the base."
     )

@@ -130,4 +130,4 @@ def _base_settings(config: ExperimentConfig) -> dict[str, Any]:
     """Return the settings that the base model depends on."""
     tables = config.tables()
     settings = {name: tables[name] for name in ("seed", "data", "model", "pretrain")}
-    return settings | {"mask_seen": config.evaluation.mask_seen}
+    return settings | {"repeats": config.evaluation.repeats}

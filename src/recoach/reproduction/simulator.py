@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from recoach.data.split import Dataset, leave_last_out
+from recoach.data.dataset import Dataset
+from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.beyond_accuracy import list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
@@ -178,7 +179,7 @@ def _models(
 def _log_metrics(model: Recommender, dataset: Dataset) -> dict[str, float]:
     """Return accuracy on the test items of the log, and beyond-accuracy metrics of the lists."""
     test = evaluate(model, dataset, ks=(_LIST_LENGTH,))
-    lists = top_lists(model, dataset, test.users, _LIST_LENGTH)
+    lists = top_lists(model, dataset, test.targets, _LIST_LENGTH)
     metrics = test.means() | list_metrics(lists, dataset.train, dataset.n_items)
     return {name: round(value, 6) for name, value in metrics.items()}
 

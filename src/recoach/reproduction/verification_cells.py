@@ -14,9 +14,9 @@ _LIGHTGCN: Final[dict[str, Tables]] = {
         "metric": "ndcg@10",
         "patience": 20,
     },
-    "evaluation": {"mask_seen": "recbole"},
+    "evaluation": {"repeats": "recbole"},
 }
-_UNMASKED: Final[Tables] = {"mask_seen": "none"}
+_UNMASKED: Final[Tables] = {"repeats": "all"}
 
 _CELLS: Final[dict[str, dict[str, dict[str, Tables]]]] = {
     "toys-2014": {

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from recoach.data.batches import Queries, user_queries
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries, user_queries
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import ranks_of_scores
 from recoach.models.base import DotProductRecommender, Recommender, eval_mode

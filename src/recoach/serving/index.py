@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Seen
 from recoach.data.interactions import FloatArray, LongArray
+from recoach.data.queries import Seen
 from recoach.errors import ConfigError
 from recoach.evaluation.ranking import TopItems
 from recoach.models.checkpoint import write_atomically

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recoach.data.batches import Queries, histories, user_queries
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
+from recoach.data.queries import Queries, histories, user_queries
 from recoach.errors import ConfigError, ModelError
 from recoach.models.base import DotProductRecommender, Recommender, dot_product, frozen_copy
 from recoach.models.checkpoint import write_atomically

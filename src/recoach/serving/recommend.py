@@ -10,9 +10,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recoach.data.batches import Seen, histories, user_queries
+from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import LongArray
-from recoach.data.split import Dataset, RaggedArray
+from recoach.data.queries import Seen, histories, user_queries
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores

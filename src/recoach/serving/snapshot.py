@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from recoach.data.batches import histories
+from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import IntArray, LongArray
-from recoach.data.split import Dataset, RaggedArray
+from recoach.data.queries import histories
 from recoach.errors import DataError
 from recoach.models.base import Recommender
 from recoach.serving.index import Index

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from recoach.data.batches import histories, user_queries
+from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import FloatArray
-from recoach.data.split import Dataset, RaggedArray
+from recoach.data.queries import histories, user_queries
 from recoach.models.base import (
     DotProductRecommender,
     Embeddings,

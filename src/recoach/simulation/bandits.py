@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recoach.data.split import Dataset
+from recoach.data.dataset import Dataset
 from recoach.simulation.environment import Floats, Longs, ShopVectorEnv
 from recoach.simulation.episodes import Policy
 

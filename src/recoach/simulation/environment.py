@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from recoach.data.batches import histories
-from recoach.data.split import Dataset, RaggedArray
+from recoach.data.dataset import Dataset, RaggedArray
+from recoach.data.queries import histories
 from recoach.errors import ConfigError
 from recoach.simulation.shop import Shop, UserStates
 

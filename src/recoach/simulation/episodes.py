@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from recoach.data.batches import Seen, user_queries
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Seen, user_queries
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import top_of_scores
 from recoach.models.base import Recommender, eval_mode

@@ -347,6 +347,5 @@ def make_log(
         items=items.astype(np.int32),
         user_ids=pl.Series("user_id", [f"u{i:04d}" for i in range(n_users)], dtype=pl.String),
         item_ids=pl.Series("item_id", [f"item-{i:04d}" for i in range(n_items)], dtype=pl.String),
-        times=minutes if times is None else times,
-        ratings=None,
+        columns={"timestamp": pl.Series(minutes if times is None else times, dtype=pl.Int64)},
     )

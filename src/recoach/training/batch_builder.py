@@ -7,8 +7,9 @@ from typing import Final
 import torch
 
 from recoach import distributed
-from recoach.data.batches import Batch, Seen, States, seen_before
-from recoach.data.split import Dataset
+from recoach.data.batches import Batch, States
+from recoach.data.dataset import Dataset
+from recoach.data.queries import Seen, seen_before
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.policy.candidates import Proposal, restrict_to_candidates

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from recoach.config import StrictConfig
 from recoach.data.batches import States
-from recoach.data.split import Dataset
-from recoach.evaluation.evaluator import MaskSeen, masks_seen
+from recoach.data.dataset import Dataset
+from recoach.data.targets import Repeats
+from recoach.evaluation.evaluator import masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import GROUP_NAMES, GroupName, Recommender
 from recoach.policy.policy import Logits, calibrate_temperature
@@ -184,7 +185,7 @@ class FinetuneConfig(StrictConfig):
         """Minimum number of steps in an epoch (docs/decisions/0016)."""
         return 8 if self.batch_size == "auto" else 1
 
-    def masks(self, protocol: MaskSeen, model: Recommender) -> bool:
+    def masks(self, protocol: Repeats, model: Recommender) -> bool:
         """Return whether a model's policy masks the items that a user has interacted with.
 
         Args:
@@ -194,7 +195,7 @@ class FinetuneConfig(StrictConfig):
         return masks_seen(protocol, model) if self.mask_seen == "auto" else self.mask_seen
 
     def temperature_of(
-        self, model: Recommender, dataset: Dataset, protocol: MaskSeen, seed: int = 0
+        self, model: Recommender, dataset: Dataset, protocol: Repeats, seed: int = 0
     ) -> float:
         """Return the temperature of a model's policy, fitted where it is `auto`.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
-from recoach.evaluation.evaluator import MaskSeen
+from recoach.data.targets import Repeats
 from recoach.training.callbacks import Callback
 
 Parameters = ParamSpec("Parameters")
@@ -71,7 +71,7 @@ class RunContext:
 
     seed: int = 0
     """Seed of batches, dropout and draws."""
-    mask_seen: MaskSeen = "all"
+    repeats: Repeats = "new"
     """Protocol of the validation ranking."""
     folder: Path | None = None
     """Folder of the checkpoints; None keeps the best weights in memory."""

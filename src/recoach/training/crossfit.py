@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.batches import Batch, Queries, Seen, StateBatches, seen_before
+from recoach.data.batches import Batch, StateBatches
+from recoach.data.dataset import Dataset, RaggedArray, assemble, select
 from recoach.data.interactions import LongArray
-from recoach.data.split import Dataset, RaggedArray, assemble, select
+from recoach.data.queries import Queries, Seen, seen_before
+from recoach.data.targets import Repeats
 from recoach.errors import ConfigError
-from recoach.evaluation.evaluator import MaskSeen
 from recoach.models.base import Recommender, eval_mode
 from recoach.policy.objective import log_weight
 from recoach.policy.policy import Policy
@@ -60,7 +61,7 @@ class CrossFitted:
             none, for nothing is asked before it.
         fit: called once for each fold, when the reward is first asked for.
         args: the settings that the trainer has; `folds`, `discount` and what makes a policy count.
-        mask_seen: protocol of the validation.
+        repeats: protocol of the validation.
     """
 
     scope = "log"
@@ -71,9 +72,9 @@ class CrossFitted:
         dataset: Dataset,
         fit: Fit,
         args: FinetuneConfig | None = None,
-        mask_seen: MaskSeen = "all",
+        repeats: Repeats = "new",
     ) -> None:
-        self._dataset, self._fit, self._mask_seen = dataset, fit, mask_seen
+        self._dataset, self._fit, self._repeats = dataset, fit, repeats
         self._args: FinetuneConfig = args or GRPOConfig()
         self._pay = future(self._args.discount)
         self._weights: Tensor | None = None
@@ -107,7 +108,7 @@ class CrossFitted:
             for number in np.unique(dealt.fold[dealt.fold >= 0]).tolist():
                 held = dealt.fold == number
                 model = self._fit(_without(self._dataset, held), number)
-                log_p += log_p_of_places(model, self._dataset, held, args, self._mask_seen)
+                log_p += log_p_of_places(model, self._dataset, held, args, self._repeats)
             weights = log_weight(torch.from_numpy(log_p[dealt.first]), "grpo")
             self._weights = weights.clamp(max=_MOST)
         return self._weights
@@ -133,7 +134,7 @@ def log_p_of_places(
     dataset: Dataset,
     asked: npt.NDArray[np.bool_],
     args: FinetuneConfig | None = None,
-    mask_seen: MaskSeen = "all",
+    repeats: Repeats = "new",
 ) -> npt.NDArray[np.float64]:
     """Return float64[N], how likely a policy was to show training items just before they came.
 
@@ -142,11 +143,11 @@ def log_p_of_places(
         dataset: the split log.
         asked: bool[N] which of them; the others are 0, and so is the first of a history.
         args: temperature, masks and logits of the policy; an item that comes is never masked.
-        mask_seen: protocol of the validation.
+        repeats: protocol of the validation.
     """
     args, train = args or GRPOConfig(), dataset.train
-    masks = args.masks(mask_seen, model)
-    policy = Policy(args.temperature_of(model, dataset, mask_seen), args.logits)
+    masks = args.masks(repeats, model)
+    policy = Policy(args.temperature_of(model, dataset, repeats), args.logits)
     places = StateBatches(
         train,
         n_items=dataset.n_items,
@@ -196,5 +197,4 @@ def _log_p(model: Recommender, policy: Policy, asked: Queries, targets: Tensor) 
 def _without(dataset: Dataset, held: np.ndarray) -> Dataset:
     parts = (select(dataset.train, ~held), dataset.valid, dataset.test)
     part = assemble(dataset.name, (dataset.user_ids, dataset.item_ids), parts)
-    ratings = None if dataset.ratings is None else dataset.ratings[~held]
-    return replace(part, split=dataset.split, ratings=ratings)
+    return replace(part, split=dataset.split, negatives=dataset.negatives)

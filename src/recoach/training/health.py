@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recoach.data.split import Dataset
-from recoach.evaluation.evaluator import MaskSeen, top_lists
+from recoach.data.dataset import Dataset
+from recoach.data.targets import Repeats, targets_of
+from recoach.evaluation.evaluator import top_lists
 from recoach.models.base import Recommender
 from recoach.training.callbacks import Callback
 
@@ -20,7 +21,7 @@ USELESS_KL = 1e-6
 COVERAGE_SHARE = 0.2
 """Fraction of the coverage of the base's lists below which all users get nearly the same items."""
 COVERAGE = "valid/coverage@10"
-_USERS = 512
+_STATES = 512
 FAR_KL = 10.0
 """Nats; at this distance the policy has little in common with the reference."""
 
@@ -61,17 +62,18 @@ def last_good(folder: Path | None) -> str:
     return f"The last good checkpoint is {path}. " if path and path.exists() else ""
 
 
-def coverage(model: Recommender, dataset: Dataset, mask_seen: MaskSeen) -> float:
-    """Return the share of the catalogue in the validation lists of some hundred users.
+def coverage(model: Recommender, dataset: Dataset, repeats: Repeats) -> float:
+    """Return the share of the catalogue in the validation lists of some hundred states.
 
     Args:
         model: any recommender.
-        dataset: the split log; some hundred of its users, evenly spaced, keep the cost low.
-        mask_seen: protocol of the validation.
+        dataset: the split log; some hundred of its states, evenly spaced, keep the cost low.
+        repeats: protocol of the validation.
     """
-    users = np.flatnonzero(dataset.valid.lengths)
-    users = users[:: -(-len(users) // _USERS)]
-    lists = top_lists(model, dataset, users, 10, split="valid", mask_seen=mask_seen)
+    targets = targets_of(dataset, "valid", repeats)
+    states = np.zeros(len(targets.users), dtype=np.bool_)
+    states[:: -(-len(states) // _STATES)] = True
+    lists = top_lists(model, dataset, targets.select(states), 10)
     return len(np.unique(lists[lists >= 0])) / dataset.n_items
 
 

@@ -11,9 +11,11 @@ from torch import nn
 
 from recoach import distributed
 from recoach.config import StrictConfig
-from recoach.data.batches import Batch, EdgeBatches, Queries, Rows, StateBatches
-from recoach.data.split import Dataset, RaggedArray, drop_last
-from recoach.evaluation.evaluator import MaskSeen, evaluate
+from recoach.data.batches import Batch, EdgeBatches, Rows, StateBatches
+from recoach.data.dataset import Dataset, RaggedArray, drop_last
+from recoach.data.queries import Queries
+from recoach.data.targets import Repeats, targets_of
+from recoach.evaluation.evaluator import evaluate_targets
 from recoach.evaluation.metrics import METRIC_NAME, cutoff
 from recoach.models.base import Recommender, TrainingBatch
 from recoach.models.sharded_embedding import shard_embedding
@@ -149,24 +151,25 @@ def pretrain(
     loop = Loop(
         SupervisedTrainer(model, config, dataset),
         config.schedule(start_is_candidate=start_is_candidate),
-        validation(dataset, config.metric, context.mask_seen),
+        validation(dataset, config.metric, context.repeats),
         context,
     )
     return loop.run()
 
 
 def validation(
-    dataset: Dataset, metric: str, mask_seen: MaskSeen
+    dataset: Dataset, metric: str, repeats: Repeats
 ) -> Callable[[Recommender], dict[str, float]]:
     """Return a function that evaluates a model on the validation items, averaged over users.
 
     Args:
         dataset: gives the validation items.
         metric: the selecting metric, like "ndcg@10"; its cut-off is used beside 10.
-        mask_seen: the protocol.
+        repeats: the protocol.
     """
     ks = sorted({10, cutoff(metric) or 10})
-    return lambda model: evaluate(model, dataset, "valid", ks=ks, mask_seen=mask_seen).means()
+    targets = targets_of(dataset, "valid", repeats)
+    return lambda model: evaluate_targets(model, dataset, targets, ks=ks).means()
 
 
 def first_ids(queries: Queries, user_ids: pl.Series) -> list[str]:

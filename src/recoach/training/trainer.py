@@ -26,7 +26,7 @@ from torch import nn
 
 from recoach import distributed
 from recoach.data.batches import StateBatches
-from recoach.data.split import Dataset, drop_last
+from recoach.data.dataset import Dataset, drop_last
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender, interaction_keys
 from recoach.models.sharded_embedding import (
@@ -84,11 +84,11 @@ class RLTrainer:
         self.dataset, context = train_dataset, context or RunContext()
         all_callbacks = [CollapseMonitor(train_dataset.n_items), context.callback, *callbacks]
         self.context = replace(context, callback=CallbackList(all_callbacks))
-        self._mask_seen = self.args.masks(context.mask_seen, model)
+        self._mask_seen = self.args.masks(context.repeats, model)
         self._sft_coef = self._supervised_weight()
         if self.args.level == "final":
             model.materialize_propagation()
-        protocol, seed = context.mask_seen, context.seed
+        protocol, seed = context.repeats, context.seed
         temperature = self.args.temperature_of(model, train_dataset, protocol, seed)
         if self.args.shards_items:
             shard_embedding(model)
@@ -129,7 +129,7 @@ class RLTrainer:
 
         Logs a warning if the base is selected because no step improved on it.
         """
-        protocol = self.context.mask_seen
+        protocol = self.context.repeats
         rank = validation(self.dataset, self.args.metric, protocol)
 
         def evaluate(model: Recommender) -> dict[str, float]:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.data.batches import Batch, Queries, seen_before
-from recoach.data.split import Dataset
+from recoach.data.batches import Batch
+from recoach.data.dataset import Dataset
+from recoach.data.queries import Queries, seen_before
 from recoach.errors import ConfigError
 from recoach.policy.rewards import Rewards, lookup_rewards
 

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from recoach.data.config import PrepareConfig
+from recoach.data.dataset import Dataset
 from recoach.data.files import read_parquet
-from recoach.data.split import Dataset
 from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
 from recoach.errors import ConfigError, DataError

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 from recoach.data.config import PrepareConfig
+from recoach.data.dataset import Dataset
 from recoach.data.filters import NO_RATINGS, empty_core_error, ratings_too_low_error
 from recoach.data.ingest import stream_interactions
-from recoach.data.split import Dataset, OrderedLog, split_ordered_log
+from recoach.data.split import OrderedLog, ordered_log, split_ordered_log
 from recoach.data.statistics import Statistics, from_counts
 from recoach.data.timestamps import milliseconds_per_unit
 from recoach.errors import DataError
@@ -77,7 +78,7 @@ def run_pipeline(
             if config.k_core:
                 log.keep_k_core(config.k_core)
             log.number_ids()
-            return split_ordered_log(log.ordered(), test_items=config.test_items), log.statistics()
+            return split_ordered_log(log.ordered(), config.split), log.statistics()
 
 
 class _SQLLog:
@@ -178,20 +179,19 @@ class _SQLLog:
             "SELECT CAST(id AS STRING) AS id FROM numbered_items JOIN items USING (code) "
             "ORDER BY number"
         )
-        rating = ", rating" if "rating" in self._measures else ""
+        measures = "".join(f", {_LOG_COLUMNS[name]}" for name in self._measures)
         rows = self._engine.fetch_frame(
-            f"SELECT CAST(i.number AS INTEGER) AS item{rating} FROM log "
+            "SELECT CAST(u.number AS INTEGER) AS user, CAST(i.number AS INTEGER) AS item"
+            f"{measures} FROM log "
             "JOIN numbered_users AS u ON u.code = log.user "
             "JOIN numbered_items AS i ON i.code = log.item "
             f"ORDER BY u.number, {', '.join(self._order_columns())}"
         )
-        return OrderedLog(
-            users["id"].alias(""),
-            items["id"].alias(""),
-            users["count"].to_numpy(),
-            rows["item"].to_numpy(),
-            rows["rating"].to_numpy() if rating else None,
-        )
+        columns: dict[str, pl.Series] = {
+            name: rows[_LOG_COLUMNS[name]].alias("") for name in self._measures
+        }
+        ids = (users["id"].alias(""), items["id"].alias(""))
+        return ordered_log(ids, rows["user"].to_numpy(), rows["item"].to_numpy(), columns)
 
     def statistics(self) -> Statistics:
         """Return the statistics of the filtered log."""

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from recoach.data.dataset import Dataset
 from recoach.data.prepared import load_dataset, save_dataset
-from recoach.data.split import Dataset
+from recoach.data.targets import Repeats
 from recoach.errors import ModelError, RunError
-from recoach.evaluation.evaluator import MaskSeen, evaluate
+from recoach.evaluation.evaluator import evaluate
 from recoach.evaluation.metrics import cutoff
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
@@ -43,7 +44,7 @@ def import_run(
     log: Path,
     output: Path,
     *,
-    mask_seen: MaskSeen | None = None,
+    repeats: Repeats | None = None,
     unverified: bool = False,
 ) -> tuple[ExperimentConfig, Verification]:
     """Create a run whose base model is a trained RecBole model.
@@ -52,7 +53,7 @@ def import_run(
         checkpoint: RecBole's `.pth`.
         log: the `.inter` file it was trained on.
         output: the run folder; it must not exist or be empty.
-        mask_seen: masking in evaluation and fine-tuning; None for RecBole's.
+        repeats: items of the history as targets; None for RecBole's protocol.
         unverified: import the model even if its validation metric is not reproduced.
 
     Returns:
@@ -79,8 +80,8 @@ def import_run(
             f"{verification.measured:.4f}; give the log it was trained on. If its evaluation "
             "protocol is not supported, --unverified imports it without this check."
         )
-    if mask_seen is not None:  # the stored metric was measured with RecBole's masking
-        config = _run_config(source, log, output, mask_seen)
+    if repeats is not None:  # the stored metric was measured with RecBole's masking
+        config = _run_config(source, log, output, repeats)
     folder = RunFolder(output)
     with folder.lock():
         save_dataset(dataset, folder.dataset)
@@ -132,12 +133,12 @@ def export_run(
 
 
 def _run_config(
-    source: Checkpoint, log: Path, output: Path, mask_seen: MaskSeen | None = None
+    source: Checkpoint, log: Path, output: Path, repeats: Repeats | None = None
 ) -> ExperimentConfig:
     where = str(source.path)
     tables: dict[str, Any] = convert_settings(source.config, where).tables
-    if mask_seen is not None:
-        tables["evaluation"]["mask_seen"] = mask_seen
+    if repeats is not None:
+        tables["evaluation"]["repeats"] = repeats
     # The run reads its own copy, which is filtered and split already.
     data = {"path": str(output / "dataset"), "name": log.name.split(".")[0], "k_core": 0}
     finetune = tables.get("finetune", {}) | {"enabled": False}
@@ -157,7 +158,7 @@ def _verify(
     mode = source.config["eval_args"].get("mode", "full")
     mode = mode.get("valid") if isinstance(mode, dict) else mode
     k = cutoff(metric or "") or 10
-    evaluation = evaluate(model, dataset, "valid", ks=[k], mask_seen=config.evaluation.mask_seen)
+    evaluation = evaluate(model, dataset, "valid", ks=[k], repeats=config.evaluation.repeats)
     measured = evaluation.means()[metric or "ndcg@10"]
     decimals = min(4, int(source.config.get("metric_decimal_place") or 4))
     is_close = math.isclose(measured, stored, rel_tol=0, abs_tol=0.5 * 10**-decimals + 1e-9)

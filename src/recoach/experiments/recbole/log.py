@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recoach.data.dataset import Dataset
 from recoach.data.interactions import Interactions, LongArray, encode_ids
 from recoach.data.readers.registry import open_table
 from recoach.data.readers.table import Table, convert_read_errors
-from recoach.data.split import Dataset, hold_out
+from recoach.data.split import hold_out
 from recoach.errors import DataError
 
 SEQUENTIAL = ("SASRec", "GRU4Rec", "GSAU")
@@ -157,10 +158,10 @@ def _to_interactions(frame: pl.DataFrame, config: Mapping[str, Any]) -> Interact
         times = (times - times.min()) / max(times.max() - times.min(), 1e-300)
     order = np.unique(times.astype(np.float32), return_inverse=True)[1].astype(np.int64)
     has_ratings = "rating" in frame.columns and frame["rating"].is_finite().all()
-    ratings = (
-        frame["rating"].to_numpy() if has_ratings and not frame["rating"].null_count() else None
-    )
-    return Interactions(users, items, user_ids, item_ids, order, ratings)
+    columns = {"timestamp": pl.Series(order, dtype=pl.Int64)}
+    if has_ratings and not frame["rating"].null_count():
+        columns["rating"] = frame["rating"].cast(pl.Float32).alias("")
+    return Interactions(users, items, user_ids, item_ids, columns)
 
 
 def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:

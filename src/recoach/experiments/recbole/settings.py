@@ -112,7 +112,7 @@ def convert_settings(config: Mapping[str, Any], where: str) -> ConvertedSettings
         "data": _data(config, dropped),
         "model": {"name": MODELS[name][0]} | _model(name, config),
         "pretrain": _pretrain(config, dropped),
-        "evaluation": {"mask_seen": _mask(name, config), "ks": _list_lengths(config)},
+        "evaluation": {"repeats": _mask(name, config), "ks": _list_lengths(config)},
     }
     metric = tables["pretrain"].get("metric", "ndcg@10")
     tables["finetune"] = {"metric": metric}
@@ -222,7 +222,7 @@ def _lower_bound(interval: object) -> float | None:
 
 
 def _mask(name: str, config: Mapping[str, Any]) -> str:
-    return "none" if config.get("repeatable") and name not in SEQUENTIAL else "recbole"
+    return "all" if config.get("repeatable") and name not in SEQUENTIAL else "recbole"
 
 
 def _list_lengths(config: Mapping[str, Any]) -> list[Any]:

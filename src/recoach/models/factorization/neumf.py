@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach.config import StrictConfig
-from recoach.data.batches import Queries
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
 from recoach.models.base import (
     GroupName,
     Recommender,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach import distributed
-from recoach.data.batches import Queries
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
 from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
 from recoach.models.fold_in import fold_in
 from recoach.models.graph.propagation import Graph, PropagationCache

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach import distributed
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
 
 
 class Graph(nn.Module):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from recoach.config import StrictConfig
-from recoach.data.batches import Queries
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
 from recoach.models.base import DotProductRecommender, Embeddings, GroupName
 
 

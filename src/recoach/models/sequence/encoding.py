@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 
 _SHORTEST_GROUP = 8
 _MAX_PADDING = 1.5

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recoach.config import StrictConfig
-from recoach.data.batches import Queries
-from recoach.data.split import RaggedArray
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
 from recoach.models.base import (
     DotProductRecommender,
     Embeddings,

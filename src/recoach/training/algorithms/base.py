@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recoach import distributed
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 from recoach.evaluation.ranking import between
 from recoach.models.base import Recommender, TrainingBatch, frozen_copy
 from recoach.models.distribution import Block, Distribution

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach import distributed
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 from recoach.models.base import Recommender, dot_product, eval_mode, frozen_copy
 from recoach.models.distribution import Block
 from recoach.policy.policy import Logits

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recoach import distributed
-from recoach.data.batches import Queries, Seen
+from recoach.data.queries import Queries, Seen
 from recoach.models.base import dot_product, eval_mode
 from recoach.models.distribution import Block, Distribution
 from recoach.training.algorithms.base import (

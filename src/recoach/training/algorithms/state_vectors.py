@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recoach.data.batches import Queries
+from recoach.data.queries import Queries
 from recoach.models.base import Recommender, dot_product, eval_mode
 from recoach.models.distribution import Distribution
 from recoach.models.softmax import BlockwiseDistribution

@@ -1,0 +1,177 @@
+"""A split log: for each user one row of items in train, valid and test."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recoach.data.interactions import FloatArray, IntArray, LongArray
+from recoach.data.log_columns import Columns, concatenate, take
+from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut
+
+_IDS_PER_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RaggedArray:
+    """Rows of different lengths in one flat array.
+
+    Attributes:
+        offsets: int64[n+1], nondecreasing from 0; row i is values[offsets[i]:offsets[i+1]].
+        values: int32[m].
+        columns: the optional columns of the log, m values each (see `log_columns`).
+    """
+
+    offsets: LongArray
+    values: IntArray
+    columns: Columns = field(default_factory=dict)
+
+    @classmethod
+    def from_lengths(
+        cls,
+        lengths: npt.NDArray[np.integer],
+        values: IntArray,
+        columns: Columns | None = None,
+    ) -> "RaggedArray":
+        """Return the rows of int[n] lengths, which follow each other in `values`."""
+        offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        return cls(offsets, values, columns or {})
+
+    @classmethod
+    def empty(cls, n_rows: int) -> "RaggedArray":
+        """Return n empty rows."""
+        return cls(np.zeros(n_rows + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+
+    @property
+    def lengths(self) -> LongArray:
+        """Return int64[n], the length of each row."""
+        return np.diff(self.offsets)
+
+    def keep_columns(self, names: Sequence[str]) -> "RaggedArray":
+        """Return the rows with only these columns, as far as they exist."""
+        columns = {name: self.columns[name] for name in names if name in self.columns}
+        return replace(self, columns=columns)
+
+    def row(self, index: int) -> IntArray:
+        """Return row `index` as a view, int32[length]; IndexError outside 0..n-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} is out of range for {len(self)} rows")
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        return f"RaggedArray({len(self):,} rows, {len(self.values):,} values)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A split log: per part, one row of item numbers in time order for each user.
+
+    Attributes:
+        name: the name in reports.
+        user_ids: String[n_users], the external id of each user.
+        item_ids: String[n_items], the external id of each item.
+        train: the histories to train on; rows may be empty.
+        valid: the targets of model selection, zero or more per user.
+        test: the targets of the reported metrics, zero or more per user.
+        fingerprint: 16 hex digits, a hash of the ids and the items of the three parts.
+        split: how the log was split, and which of the events in valid and test are targets.
+        negatives: items that a user rejected (dislike, skip, return), in no other part, with the
+            column "after": the number of events of the user's sequence before the rejection.
+    """
+
+    name: str
+    user_ids: pl.Series
+    item_ids: pl.Series
+    train: RaggedArray
+    valid: RaggedArray
+    test: RaggedArray
+    fingerprint: str
+    split: LeaveLastOut | ByTime | ByRatio | Given = field(default_factory=LeaveLastOut)
+    negatives: RaggedArray | None = None
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def ratings(self) -> FloatArray | None:
+        """float32[m], the rating of each of `train.values`; None without ratings."""
+        ratings = self.train.columns.get("rating")
+        return None if ratings is None else ratings.to_numpy()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(
+            f"{len(part.values):,} {name}"
+            for name, part in (("train", self.train), ("valid", self.valid), ("test", self.test))
+        )
+        return (
+            f"Dataset({self.name or 'unnamed'}: {self.n_users:,} users, {self.n_items:,} items, "
+            f"{sizes}, {self.split.kind}, fingerprint {self.fingerprint})"
+        )
+
+
+def drop_last(rows: RaggedArray, count: int) -> RaggedArray:
+    """Return the rows without their last `count` values; a row keeps at least its first."""
+    if count == 0:
+        return rows
+    new_lengths = np.maximum(rows.lengths - count, np.minimum(rows.lengths, 1))
+    index_in_row = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    return select(rows, index_in_row < np.repeat(new_lengths, rows.lengths))
+
+
+def select(rows: RaggedArray, mask: npt.NDArray[np.bool_]) -> RaggedArray:
+    """Return the rows with only the values where bool[m] `mask` is true; rows may become empty."""
+    offsets = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))[rows.offsets]
+    return RaggedArray(offsets, rows.values[mask], take(rows.columns, mask))
+
+
+def join_rows(parts: Sequence[RaggedArray]) -> RaggedArray:
+    """Return, for each user, the rows of all parts one after another."""
+    n_rows = len(parts[0])
+    users = np.concatenate([np.repeat(np.arange(n_rows), part.lengths) for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    order = np.argsort(users, kind="stable")
+    lengths = np.sum([part.lengths for part in parts], axis=0)
+    columns = concatenate([part.columns for part in parts if len(part.values)])
+    return RaggedArray.from_lengths(lengths, values[order], take(columns, order))
+
+
+def merge_valid(dataset: Dataset) -> Dataset:
+    """Return the dataset with the validation events in train and none in valid.
+
+    Models are trained on it again before test, for as many steps as validation selected.
+    """
+    train = join_rows([dataset.train, dataset.valid])
+    rows = (train, RaggedArray.empty(len(train)), dataset.test)
+    ids = (dataset.user_ids, dataset.item_ids)
+    return replace(dataset, train=train, valid=rows[1], fingerprint=fingerprint(ids, rows))
+
+
+def assemble(
+    name: str, ids: tuple[pl.Series, pl.Series], rows: tuple[RaggedArray, RaggedArray, RaggedArray]
+) -> Dataset:
+    """Return the Dataset of (user_ids, item_ids) and (train, valid, test), with its fingerprint."""
+    return Dataset(name, *ids, *rows, fingerprint=fingerprint(ids, rows))
+
+
+def fingerprint(ids: Sequence[pl.Series], rows: Sequence[RaggedArray]) -> str:
+    """Return a hash of 16 hex digits over all ids and rows, the same on every machine."""
+    digest = hashlib.sha256()
+    for series in ids:
+        digest.update(series.str.len_bytes().to_numpy().astype("<i8").tobytes())
+        for start in range(0, len(series), _IDS_PER_BLOCK):
+            digest.update("".join(series[start : start + _IDS_PER_BLOCK].to_list()).encode())
+    for ragged in rows:
+        digest.update(ragged.offsets.astype("<i8").tobytes())
+        digest.update(ragged.values.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]

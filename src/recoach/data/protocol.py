@@ -1,0 +1,111 @@
+"""How a log is split, as values: by position, by time, by ratio, or already split."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from recoach.config import StrictConfig
+
+Target = Literal["last", "first", "random", "successive", "all"]
+
+
+class TargetConfig(StrictConfig, use_attribute_docstrings=True):
+    """Which held-out events are predicted, and from which states."""
+
+    target: Target = "all"
+    """The held-out events to predict: the last, the first or a random one of each user; each of
+    them after the ones before (`successive`); or all of them from the state before the first."""
+
+    target_events: tuple[str, ...] = ()
+    """Event types that can be targets, such as ["purchase"]; empty: all. Histories keep all."""
+
+    cold: Literal["miss", "drop"] = "miss"
+    """Targets that do not occur in train: count them as misses, or leave them out."""
+
+    cold_users: Literal["keep", "drop"] = "keep"
+    """Users without training events: evaluate them by their history, or leave them out."""
+
+    min_history: int = Field(default=1, ge=0)
+    """States with fewer events in their history are not evaluated."""
+
+    ties: Literal["file", "random", "group"] = "file"
+    """Order of a user's events with equal times: that of the file, a random one, or none: then all
+    of them are the targets of one state, whose history ends before them."""
+
+    split_seed: int = Field(default=0, ge=0)
+    """Seed of random targets, random ties, random ratios and of validation users."""
+
+
+class LeaveLastOut(TargetConfig):
+    """Each user's last events are the test items, the one before them the validation item."""
+
+    kind: Literal["leave_last_out"] = "leave_last_out"
+    test_items: int = Field(default=1, ge=1)
+    """Number of last interactions of every user that are held out for test."""
+
+
+class ByTime(TargetConfig):
+    """Train on the events up to one moment, test on the later ones (global temporal split).
+
+    Source: Gusak et al. 2025, "Time to Split" (RecSys), whose `q` is `at`.
+    """
+
+    kind: Literal["time"] = "time"
+    target: Target = "last"
+    at: float | str = 0.9
+    """The last moment of train: a quantile of all times, or the date (UTC) on which test begins."""
+    until: float | str | None = None
+    """End of test, as `at`; later events are left out. None: the end of the log."""
+    valid: Literal["time", "users", "last"] = "time"
+    """Validation events: those after `valid_at`, all those of some users, or each user's last."""
+    valid_at: float | str = 0.9
+    """With `valid = "time"`: a quantile of the times before test, or a date."""
+    valid_users: int = Field(default=1024, ge=1)
+    """With `valid = "users"`: number of random users that are left out of train."""
+
+
+class ByRatio(TargetConfig):
+    """Each user's events are divided by ratio, in time order or at random."""
+
+    kind: Literal["ratio"] = "ratio"
+    valid_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of each user's events for validation."""
+    test_ratio: float = Field(default=0.1, gt=0, lt=1)
+    """Share of each user's events for test."""
+    order: Literal["time", "random"] = "time"
+    """Hold out the latest events of each user, or random ones."""
+
+
+class Given(TargetConfig):
+    """The log comes in parts: train, test and, if there is one, valid."""
+
+    kind: Literal["given"] = "given"
+    valid: Literal["last", "users", "none"] = "last"
+    """Without a valid part: each user's last training event, all events of the last training users
+    of the file, or none."""
+    valid_ratio: float = Field(default=0.1, gt=0, lt=1)
+    """With `valid = "users"`: share of the training users."""
+
+
+class Auto(StrictConfig):
+    """By time where the log has times that allow it, else leave-last-out."""
+
+    kind: Literal["auto"] = "auto"
+
+
+def _named(value: object) -> object:
+    """Return a table of settings for the name of a split; a table without a kind is by time."""
+    if isinstance(value, str):
+        return {"kind": value}
+    return {"kind": "time"} | value if isinstance(value, dict) else value
+
+
+LogSplit = Annotated[
+    Auto | LeaveLastOut | ByTime | ByRatio, Field(discriminator="kind"), BeforeValidator(_named)
+]
+"""A split of a log; in TOML its name, `split = "time"`, or a table with its settings."""
+
+Split = Annotated[
+    LeaveLastOut | ByTime | ByRatio | Given, Field(discriminator="kind"), BeforeValidator(_named)
+]
+"""How a dataset was split."""
