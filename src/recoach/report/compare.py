@@ -42,8 +42,8 @@ def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultT
     note = (
         f"{data['name']}: {data['users']:,} users, {data['items']:,} items. Split: "
         f"{protocol['split'].replace('_', ' ')}; {protocol['ranking']} ranking; "
-        f"{describe_masking(protocol)}. In brackets: change against the base of the same run; * marks "
-        "a significant difference (95 %, paired bootstrap over users)."
+        f"{describe_masking(protocol)}. In brackets: change against the base of the same run; "
+        "* marks a significant difference (95 %, paired bootstrap over users)."
     )
     columns = ("Model", *(metric_label(metric) for metric in metrics))
     return ResultTable("Comparison of runs", columns, rows, note)
