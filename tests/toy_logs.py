@@ -4,9 +4,13 @@ Random logs are sampled from one `numpy.random.Generator` (or a seed for it). Ro
 user and ordered by time; no user has an item twice.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from recoach.data.dataset import Dataset
 from recoach.data.interactions import Interactions
 from recoach.simulation.shop import Seed, make_log
 
@@ -67,3 +71,9 @@ def block_graph(
 def _to_columns(items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Flatten items[n_users, length] to the user and item columns of a log."""
     return np.repeat(np.arange(len(items)), items.shape[1]), items.ravel()
+
+
+def with_ratings(dataset: Dataset, ratings: ArrayLike) -> Dataset:
+    """Return the dataset with a rating for each training interaction."""
+    columns = {"rating": pl.Series(np.asarray(ratings), dtype=pl.Float32)}
+    return replace(dataset, train=replace(dataset.train, columns=columns))

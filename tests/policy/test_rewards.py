@@ -12,6 +12,7 @@ from recoach.data.dataset import RaggedArray, assemble
 from recoach.data.queries import Seen
 from recoach.policy.reward_funcs import future, next_item, train_set
 from recoach.policy.rewards import CombinedReward, Rewards, drop_seen, future_items, past_items
+from tests.toy_logs import with_ratings
 
 ROWS = st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=5).filter(
     lambda rows: any(len(row) > 1 for row in rows)

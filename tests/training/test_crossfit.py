@@ -18,7 +18,7 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
-from toy_logs import popularity_world
+from toy_logs import popularity_world, with_ratings
 
 DATASET = leave_last_out(popularity_world(60, 25))
 EVERY = np.ones(len(DATASET.train.values), dtype=np.bool_)

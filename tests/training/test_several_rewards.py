@@ -23,7 +23,7 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import GRPOTrainer
-from toy_logs import cycle
+from toy_logs import cycle, with_ratings
 
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
