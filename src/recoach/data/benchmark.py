@@ -3,8 +3,9 @@
 import glob
 from pathlib import Path
 
+from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
-from recoach.data.split import Dataset, from_parts
+from recoach.data.split import from_parts
 from recoach.errors import DataError
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import polars as pl
 
 from recoach.data.columns import ID_COLUMNS, check_mapping, find_columns, has_id_columns
-from recoach.data.dataset import Dataset
 from recoach.data.interactions import Interactions, encode_ids
 from recoach.data.readers.frame import open_frame
 from recoach.data.readers.registry import open_table
