@@ -7,10 +7,8 @@ import pytest
 from recoach.data.dataset import RaggedArray
 from recoach.evaluation import beyond_accuracy as module
 from recoach.evaluation.beyond_accuracy import (
-    activity_groups,
     gini,
     list_metrics,
-    popularity_buckets,
 )
 
 HISTORIES = [[0, 1, 2], [0, 1, 1], [0, 3], [4]]
@@ -65,27 +63,3 @@ def test_gini_is_zero_for_equal_exposure_and_near_one_for_a_single_item():
 
 def test_diversity_is_zero_for_lists_of_one_item():
     assert list_metrics(np.array([[0], [1]]), TRAIN, N_ITEMS)["diversity@1"] == 0
-
-
-def test_popularity_buckets_hold_equally_many_interactions():
-    # Popularity: item 0 and 1 three each, 2, 3, 4 one each, 5 never: nine interactions.
-    targets, ranks = np.array([0, 0, 1, 2, 5]), np.array([1, 9, 2, 3, 50])
-    buckets = popularity_buckets(targets, ranks, TRAIN, N_ITEMS, k=5, count=3)
-    assert [(b.items, b.targets) for b in buckets] == [(1, 2), (1, 1), (4, 2)]
-    assert [b.recall for b in buckets] == [0.5, 1.0, 0.5]
-
-
-def test_recall_of_a_bucket_without_targets_is_nan():
-    buckets = popularity_buckets(np.array([0]), np.array([1]), TRAIN, N_ITEMS, k=5, count=3)
-    assert math.isnan(buckets[1].recall)
-
-
-def test_users_with_equal_history_length_are_in_the_same_activity_group():
-    lengths = np.array([3, 3, 3, 3, 3, 4, 5, 9, 9, 30])
-    ranks = np.array([1, 11, 11, 11, 1, 1, 1, 11, 1, 10])
-    groups = activity_groups(lengths, ranks, k=10)
-    assert sum(group.targets for group in groups) == 10
-    assert groups[0] == (3, 3, 5, 2 / 5)
-    assert [(g.shortest, g.longest) for g in groups] == [(3, 3), (4, 5), (9, 30)]
-    assert groups[-1].recall == pytest.approx(2 / 3)
-    assert activity_groups(np.full(4, 7), ranks[:4], k=10) == [(7, 7, 4, 1 / 4)]

@@ -4,38 +4,12 @@ The popularity of an item is its number of training interactions. All metrics ar
 log; no item features are needed.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import sparse
 
 from recoach.data.dataset import RaggedArray
 
 _LISTS_AT_ONCE = 2048
-
-
-class Bucket(NamedTuple):
-    """Recall on the items of one range of popularity; the first bucket has the most popular."""
-
-    items: int
-    """Number of items."""
-    targets: int
-    """Number of targets among these items."""
-    recall: float
-    """Fraction of the targets ranked within the top k; nan without targets."""
-
-
-class Activity(NamedTuple):
-    """Recall on the users of one range of history length."""
-
-    shortest: int
-    """Length of the shortest history."""
-    longest: int
-    """Length of the longest history."""
-    targets: int
-    """Number of targets of these users."""
-    recall: float
-    """Fraction of the targets ranked within the top k."""
 
 
 def list_metrics(lists: np.ndarray, train: RaggedArray, n_items: int) -> dict[str, float]:
@@ -77,61 +51,6 @@ def gini(counts: np.ndarray) -> float:
     ascending = np.sort(counts).astype(np.float64)
     weights = 2 * np.arange(1, len(ascending) + 1) - len(ascending) - 1
     return float((weights * ascending).sum() / (len(ascending) * ascending.sum()))
-
-
-def popularity_buckets(
-    targets: np.ndarray,
-    ranks: np.ndarray,
-    train: RaggedArray,
-    n_items: int,
-    *,
-    k: int,
-    count: int = 5,
-) -> list[Bucket]:
-    """Return recall by popularity of the target item, in buckets of equally many interactions.
-
-    Args:
-        targets: int64[N] held-out items.
-        ranks: int64[N] their ranks.
-        train: the training histories.
-        n_items: number of items in the catalogue.
-        k: list length.
-        count: number of buckets.
-    """
-    popularity = np.bincount(train.values, minlength=n_items)
-    order = np.argsort(-popularity, kind="stable")
-    interactions_before = np.cumsum(popularity[order]) - popularity[order]
-    bucket = np.empty(n_items, dtype=np.int64)
-    bucket[order] = np.minimum(interactions_before * count // max(1, len(train.values)), count - 1)
-    n_bucket_items = np.bincount(bucket, minlength=count)
-    n_targets = np.bincount(bucket[targets], minlength=count)
-    hits = np.bincount(bucket[targets], weights=ranks <= k, minlength=count)
-    return [
-        Bucket(int(n), int(m), float(h / m) if m else float("nan"))
-        for n, m, h in zip(n_bucket_items, n_targets, hits, strict=True)
-    ]
-
-
-def activity_groups(
-    lengths: np.ndarray, ranks: np.ndarray, *, k: int, count: int = 4
-) -> list[Activity]:
-    """Return recall by length of the user's history, in groups with similar numbers of targets.
-
-    Args:
-        lengths: int64[N] history length of each target's user.
-        ranks: int64[N] ranks of the targets.
-        k: list length.
-        count: maximum number of groups; users with the same length are in the same group.
-    """
-    edges = np.unique(np.quantile(lengths, np.arange(1, count) / count, method="higher"))
-    group_index = np.searchsorted(edges, lengths, side="right")
-    groups = []
-    for index in np.unique(group_index):
-        in_group = group_index == index
-        bounds = int(lengths[in_group].min()), int(lengths[in_group].max())
-        recall = float((ranks[in_group] <= k).mean())
-        groups.append(Activity(*bounds, int(in_group.sum()), recall))
-    return groups
 
 
 def _item_user_matrix(train: RaggedArray, n_items: int) -> sparse.csr_matrix:

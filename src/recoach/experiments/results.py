@@ -10,15 +10,10 @@ from recoach.data.dataset import Dataset
 from recoach.data.queries import Split
 from recoach.data.split import leaked_share
 from recoach.data.targets import targets_of
-from recoach.evaluation.beyond_accuracy import (
-    Activity,
-    Bucket,
-    activity_groups,
-    list_metrics,
-    popularity_buckets,
-)
+from recoach.evaluation.beyond_accuracy import list_metrics
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
 from recoach.evaluation.significance import paired_bootstrap
+from recoach.evaluation.strata import Activity, Bucket, activity_groups, popularity_buckets
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.run_folder import RunFolder, environment
 from recoach.models.base import Recommender
