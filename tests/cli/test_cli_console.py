@@ -157,7 +157,10 @@ def test_lists_show_the_ids_of_the_log(recoach, hostile):
         (["export", "vectors", "{0}/b", "--output", "{0}/v"], "{0}/v/users.parquet"),
         (["pretrain", "{0}/b/dataset", "--output", "{0}/c", "--model", "popularity"], "{0}/c."),
         (["demo", "--data", "{0}/gone", "--output", "{0}/d"], "Error: {0}/gone: there is no"),
-        (["recommend", "{0}/b", "--users", "[/x] :man:"], "Error: User '[/x] :man:' is not"),
+        (
+            ["recommend", "{0}/b", "--users", "[/x] :man:"],
+            "Error: --users: '[/x] :man:' is no user",
+        ),
         (["run", "{0}/[x].toml"], "Error: Cannot read {0}/[x].toml"),
         (["pretrain", "x", "--output", "y", "--set", "[/b]=1"], "'[/b]'"),
         (["serve", "{0}/gone"], "Error: {0}/gone is not a run folder"),

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from recoach.cli.console import console, example_line, task_column, text_table
-from recoach.cli.options import Count, CountOrZero, Decimal, Words
+from recoach.cli.options import Count, CountOrZero, Decimal, Layout, Words
 from recoach.data import prepared
 from recoach.data.config import PrepareConfig
 from recoach.data.fetch import AMAZON_2023
@@ -26,7 +26,6 @@ from recoach.data.fetch import fetch as fetch_file
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.protocol import LeaveLastOut
-from recoach.data.readers.registry import Format
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
@@ -37,20 +36,13 @@ app = App(name="data", help="Describe, prepare and download interaction logs.")
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Filters:
+class Filters(Layout):
     """Which rows of a log to use, and how to read its columns."""
 
     dedup: Literal["none", "first", "last"] = "none"
     """Which of repeated (user, item) interactions to keep; none keeps all of them."""
     min_rating: Decimal | None = None
     """Keep interactions with at least this rating."""
-    column: Words = None
-    """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
-    columns: str | None = None
-    """Columns of a file without a header, in its order, like user_id,item_id,timestamp; - skips a
-    column."""
-    format: Format = "auto"
-    """The file format. Default: recognised by name and content."""
 
     def config(self, k_core: int) -> PrepareConfig:
         """Return the settings for `prepare`.
@@ -58,13 +50,8 @@ class Filters:
         Raises:
             ConfigError: a column is not NAME=COLUMN.
         """
-        return PrepareConfig(
-            k_core=k_core,
-            dedup=self.dedup,
-            min_rating=self.min_rating,
-            columns=_column_names(self.column),
-            format=self.format,
-            header=[name.strip() for name in self.columns.split(",")] if self.columns else [],
+        return self.layout().model_copy(
+            update={"k_core": k_core, "dedup": self.dedup, "min_rating": self.min_rating}
         )
 
 
@@ -178,13 +165,3 @@ def _table(rows: list[tuple[str, Statistics]]) -> Table:
         dates = f"{log.first} to {log.last}" if log.first else "none"
         table.add_row(name, *counts, f"{log.average_length:.2f}", f"{log.density:.4%}", dates)
     return table
-
-
-def _column_names(columns: list[str] | None) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for entry in columns or []:
-        name, sign, column = entry.partition("=")
-        if not sign or not name or not column:
-            raise ConfigError(f"--column must be NAME=COLUMN, like user_id=visitor, not {entry!r}.")
-        names[name] = column
-    return names

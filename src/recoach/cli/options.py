@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
 
 from cyclopts import Parameter, Token
 
+from recoach.data.config import PrepareConfig
+from recoach.data.readers.registry import Format
 from recoach.errors import ConfigError, clipped
 
 _LARGEST: Final = 1_000_000_000
@@ -21,10 +24,9 @@ def whole_number(lowest: int, highest: int = _LARGEST) -> Parameter:
         text = tokens[0].value
         if not _DIGITS.fullmatch(text):
             _refuse(tokens[0], f"must be a whole number of at least {lowest}")
-        if int(text) < lowest:
-            _refuse(tokens[0], f"must be at least {lowest}")
-        if int(text) > highest:
-            _refuse(tokens[0], f"must be at most {highest}")
+        if not lowest <= int(text) <= highest:
+            limit = f"least {lowest}" if int(text) < lowest else f"most {highest:,}"
+            raise ConfigError(f"{tokens[0].keyword} must be at {limit}, not {int(text)}.")
         return int(text)
 
     return Parameter(converter=convert)
@@ -65,3 +67,42 @@ Stage = Annotated[
     ),
 ]
 Resume = Annotated[bool, Parameter(help="Continue an interrupted run.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Layout:
+    """How to read the columns of a log."""
+
+    column: Words = None
+    """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
+    columns: str | None = None
+    """Columns of a file without a header, in its order, like user_id,item_id,timestamp; - skips a
+    column."""
+    format: Format = "auto"
+    """The file format. Default: recognised by name and content."""
+
+    def layout(self) -> PrepareConfig:
+        """Return the settings for reading, without filters.
+
+        Raises:
+            ConfigError: a column is not NAME=COLUMN.
+        """
+        return PrepareConfig(
+            k_core=0,
+            columns=_column_names(self.column),
+            format=self.format,
+            header=[name.strip() for name in self.columns.split(",")] if self.columns else [],
+        )
+
+
+def _column_names(columns: list[str] | None) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for entry in columns or []:
+        name, sign, column = entry.partition("=")
+        if not sign or not name or not column:
+            raise ConfigError(f"--column must be NAME=COLUMN, like user_id=visitor, not {entry!r}.")
+        if names.get(name, column) != column:
+            raise ConfigError(f"--column gives {name} twice: {names[name]!r} and {column!r}.")
+        names[name] = column
+    return names

@@ -8,8 +8,9 @@ from cyclopts import App
 from recoach.cli.console import console, example_line
 from recoach.cli.options import Stage
 from recoach.cli.runs import execute_and_show
+from recoach.data.files import read_text
 from recoach.data.targets import Repeats
-from recoach.errors import ConfigError
+from recoach.errors import ConfigError, DataError
 from recoach.experiments.config import resolve
 from recoach.experiments.recbole.exchange import export_run, import_run
 from recoach.experiments.recbole.settings import convert_settings
@@ -88,9 +89,9 @@ def _yaml(path: Path) -> dict[str, object]:
     except ImportError as error:
         raise ConfigError("Reading YAML needs PyYAML: pip install 'recoach[recbole]'.") from error
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read {path}: {error}.") from error
+        content = yaml.safe_load(read_text(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}. Correct the file.") from error
     if not isinstance(content, dict):

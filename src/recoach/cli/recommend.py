@@ -1,18 +1,27 @@
 """`recoach recommend`: recommendations from a run, with the ids of the log."""
 
 from pathlib import Path
+from typing import Final
+
+import polars as pl
 
 from recoach.cli.console import console, text_table
-from recoach.cli.options import Count, Run, Stage, Words
+from recoach.cli.options import Count, Layout, Run, Stage, Words
 from recoach.data.dataset import Dataset
-from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset
-from recoach.data.split import chronological
-from recoach.errors import ConfigError, RunError
-from recoach.experiments.run_folder import RunFolder, write_frame
+from recoach.errors import ConfigError, RunError, clipped
+from recoach.experiments.run_folder import RunFolder, check_table_suffix, write_frame
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
+from recoach.serving.histories import (
+    NewHistories,
+    layout_of_histories,
+    read_histories,
+    read_user_ids,
+)
 from recoach.serving.recommend import recommend as recommend_items
+
+_DETECTED: Final = Layout()
 
 
 def recommend(
@@ -24,24 +33,59 @@ def recommend(
     stage: Stage = None,
     exclude_seen: bool = True,
     output: Path | None = None,
+    layout: Layout = _DETECTED,
 ) -> None:
     """Recommend items to users of a run, or to new users from their histories.
 
     Args:
         users: User ids of the log, or NAME.txt with one id per line. Default: all users of the log.
         histories: A log with the interactions of new users, in any format of `data describe`.
+            Columns and format are those of the run's log; --column, --columns and --format
+            replace them.
         k: Number of items per user.
         exclude_seen: Leave out items that the user has already interacted with.
         output: The file to write (.parquet, .csv, .jsonl). Default: print a table.
     """
     if users and histories:
         raise ConfigError("--users and --histories cannot be combined. Give one of them.")
+    if histories is None and layout != _DETECTED:
+        raise ConfigError("--column, --columns and --format belong to --histories. Give both.")
+    if output is not None:
+        check_table_suffix(output)
     selected, model, dataset = open_model(path, stage)
-    queries = _read_histories(histories) if histories else _read_users(users)
+    new = None if histories is None else _read_new(path, histories, dataset, layout)
+    queries = new.histories if new else _known_users(users, dataset)
     frame = recommend_items(model, dataset, queries, k=k, exclude_seen=exclude_seen)
+    _show(frame, selected, output)
+    if new and new.line():
+        console.print(new.line())
+
+
+def _read_new(run: Path, file: Path, dataset: Dataset, layout: Layout) -> NewHistories:
+    data = RunFolder(run).config().data
+    source = None if data.path is None else Path(data.path)
+    config = layout_of_histories(file, source, data, layout.layout())
+    return read_histories(file, dataset, config)
+
+
+def _known_users(users: list[str] | None, dataset: Dataset) -> list[str] | None:
+    if users is None:
+        return None
+    ids = read_user_ids(users, dataset.user_ids)
+    unknown = sorted(set(ids) - set(dataset.user_ids.to_list()), key=ids.index)
+    if unknown:
+        hint = " It is a file; files of users end with .txt." if Path(unknown[0]).is_file() else ""
+        raise ConfigError(
+            f"--users: {clipped(repr(unknown[0]))} is no user of the log ({len(unknown):,} of "
+            f"{len(ids):,} are not).{hint} Give new users with --histories."
+        )
+    return ids
+
+
+def _show(frame: pl.DataFrame, stage: str, output: Path | None) -> None:
     if output is not None:
         write_frame(output, frame)
-        console.print(f"{frame.height:,} rows of the {selected} model written to {output}")
+        console.print(f"{frame.height:,} rows of the {stage} model written to {output}")
         return
     table = text_table(*frame.columns)
     for row in frame.head(200).iter_rows():
@@ -68,25 +112,3 @@ def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset
         raise RunError(f"{path} has no {selected} model yet. Finish the run first.")
     dataset = load_dataset(folder.dataset)
     return selected, load_model(folder.checkpoints(selected), dataset), dataset
-
-
-def _read_users(users: list[str] | None) -> list[str] | None:
-    if users is None:
-        return None
-    ids: list[str] = []
-    for entry in users:
-        file = Path(entry)
-        if file.suffix == ".txt" and file.exists():
-            ids += [line.strip() for line in file.read_text().splitlines() if line.strip()]
-        else:
-            ids.append(entry)
-    return ids
-
-
-def _read_histories(path: Path) -> dict[str, list[str]]:
-    log = read_interactions(path)
-    item_ids, user_ids = log.item_ids.to_list(), log.user_ids.to_list()
-    histories: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
-    for row in chronological(log):
-        histories[user_ids[log.users[row]]].append(item_ids[log.items[row]])
-    return histories

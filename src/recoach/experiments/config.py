@@ -14,8 +14,9 @@ from pydantic_core import ErrorDetails
 
 from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
+from recoach.data.files import read_text
 from recoach.data.targets import Repeats
-from recoach.errors import ConfigError, suggestion
+from recoach.errors import ConfigError, DataError, suggestion
 from recoach.evaluation.evaluator import KS
 from recoach.experiments.legacy_config import (
     is_legacy,
@@ -130,9 +131,9 @@ def read_config(
     if path is not None:
         where = str(path)
         try:
-            raw = tomllib.loads(Path(path).read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"Cannot read {path}: {error}.") from error
+            raw = tomllib.loads(read_text(Path(path)))
+        except DataError as error:
+            raise ConfigError(str(error)) from None
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     if stored:

@@ -15,10 +15,10 @@ import polars as pl
 import torch
 
 from recoach.data.dataset import Dataset
-from recoach.data.files import read_parquet
+from recoach.data.files import read_parquet, read_text
 from recoach.data.lock import LOCK_FILE, lock_folder
 from recoach.data.readers.table import POLARS_ERRORS
-from recoach.errors import ConfigError, RunError
+from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
 from recoach.models.checkpoint import load_tensors, write_atomically
 from recoach.models.registry import model_entry
@@ -209,8 +209,8 @@ class RunFolder:
                 "repeat the run with this version in another folder."
             )
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            raw = tomllib.loads(read_text(path))
+        except (DataError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}.") from error
         return resolve(raw, str(path))
 
@@ -293,19 +293,24 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     Raises:
         RunError: another suffix, or the file cannot be written.
     """
+    check_table_suffix(path)
     if path.suffix == ".parquet":
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
         content = buffer.getvalue()
     elif path.suffix == ".csv":
         content = frame.write_csv().encode()
-    elif path.suffix in (".jsonl", ".ndjson"):
-        content = frame.write_ndjson().encode()
     else:
+        content = frame.write_ndjson().encode()
+    write_atomically(path, content)
+
+
+def check_table_suffix(path: Path) -> None:
+    """Raise a RunError if a path has none of the suffixes of `write_frame`."""
+    if path.suffix not in (".parquet", ".csv", ".jsonl", ".ndjson"):
         raise RunError(
             f"{path}: tables are written as .parquet, .csv or .jsonl; change the suffix."
         )
-    write_atomically(path, content)
 
 
 def environment() -> dict[str, Any]:
