@@ -1,23 +1,38 @@
 """Logs that are already split into files for training, validation and test."""
 
 import glob
+from itertools import pairwise
 from pathlib import Path
 
+import polars as pl
+
+from recoach.data.columns import has_id_columns
 from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
+from recoach.data.readers.lines import numbered_lines
+from recoach.data.readers.registry import recognise
+from recoach.data.readers.table import convert_read_errors
+from recoach.data.readers.text import LogFile
 from recoach.data.split import from_parts
 from recoach.errors import DataError
 
 
-def read_benchmark(source: str | Path) -> Dataset:
+def read_benchmark(source: str | Path, *, format: str = "auto") -> Dataset:  # noqa: A002
     """Read a log that is already split into train, valid (optional) and test files.
+
+    The files are RecBole's `X.train.inter`, or `train.txt` with lines `user item item ...` beside a
+    `test.txt` of the same users (as LightGCN's) or of sessions without users (`item ... target`, as
+    of session-based recommenders). Such a session is a user without training history, called
+    `test:1` for line 1.
 
     Args:
         source: a folder, or a path up to the name of the log (`data/baby` for `baby.train.inter`).
-            The files are RecBole's `X.train.inter` or LightGCN's `train.txt`, plain, .gz or .zst.
+            Files are plain, .gz or .zst.
+        format: of the test file: sequence, sessions or, by what is in the files, auto.
 
     Raises:
-        DataError: a part is missing or occurs twice, or a file is bad.
+        DataError: a part is missing or occurs twice, a file is bad, or nothing tells whether the
+            lines of the test file begin with users.
     """
     source = Path(source)
     folder, prefix = (source, "") if source.is_dir() else (source.parent, source.name)
@@ -28,13 +43,49 @@ def read_benchmark(source: str | Path) -> Dataset:
             f"{source}: there is no {missing} file. Name it {prefix or 'NAME'}.{missing}.inter "
             f"or {missing}.txt, plain or compressed."
         )
+    if format == "auto":
+        format = recognise(train, lambda names: has_id_columns(names, {}))  # noqa: A001
+        held_out_format = _held_out_format(train, test) if format == "sequence" else format
+    else:
+        held_out_format = format
     name = prefix or train.name.split(".")[0]
     return from_parts(
-        read_interactions(train),
-        None if valid is None else read_interactions(valid),
-        read_interactions(test),
+        read_interactions(train, format="sequence" if format == "sessions" else format),
+        None if valid is None else read_interactions(valid, format=held_out_format),
+        read_interactions(test, format=held_out_format),
         folder.name if name == "train" else name,
     )
+
+
+def _held_out_format(train: Path, test: Path) -> str:
+    """Return the format of the held-out lines: "sequence" (users first) or "sessions" (items only).
+
+    They begin with users if each begins with another user of training, in the order of training;
+    they are sessions if none begins with one and most begin with items of training.
+    """
+    train_lines, test_lines = _lines(train), _lines(test)
+    users, firsts = train_lines.list.first(), test_lines.list.first()
+    places = {user: place for place, user in enumerate(users)}
+    known = [places[first] for first in firsts if first in places]
+    in_order = all(earlier < later for earlier, later in pairwise(known))
+    if known and in_order and firsts.n_unique() == len(firsts):
+        return "sequence"
+    if not known:
+        items = train_lines.list.slice(1).explode(empty_as_null=False).unique()
+        if 2 * int(firsts.is_in(items.implode()).sum()) > len(firsts):
+            return "sessions"
+    raise DataError(
+        f"{test.name}: nothing tells whether its lines begin with users of {train.name} or hold "
+        "items only. Set format of [data] to sequence (users) or sessions (items only)."
+    )
+
+
+def _lines(path: Path) -> pl.Series:
+    """Return List(String)[N], the values of each line."""
+    file = LogFile(path.absolute())
+    values = pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
+    with convert_read_errors(file.name):
+        return numbered_lines(file).select(values).collect()["line"]
 
 
 def _find_part(folder: Path, prefix: str, part: str) -> Path | None:

@@ -43,7 +43,7 @@ def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -
         dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
     elif source.is_dir():
-        dataset = read_benchmark(source)
+        dataset = read_benchmark(source, format=config.format)
         save_dataset(dataset, directory)
     else:
         filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))

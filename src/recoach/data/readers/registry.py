@@ -125,6 +125,11 @@ def open_table(
     return READERS[format_name].open(file)
 
 
+def recognise(path: Path, is_header: Callable[[list[str]], bool]) -> str:
+    """Return the name of the format that "auto" selects; DataError if it cannot be decided."""
+    return _recognise(LogFile(path.absolute()), is_header, mapped=False)
+
+
 def _recognise(file: LogFile, is_header: Callable[[list[str]], bool], *, mapped: bool) -> str:
     """Return the name of the file's format; DataError if it cannot be decided."""
     suffix = _suffix(file.path)
