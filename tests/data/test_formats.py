@@ -413,3 +413,27 @@ def test_impressions_without_marked_clicks_are_rejected(tmp_path):
     path = write(tmp_path, "behaviors.tsv", "1\tU1\t11/11/2019 9:05:58 AM\tN1\tN2 N3\n")
     with pytest.raises(DataError, match=r"behaviors\.tsv:1: .* news with -0 or -1"):
         open_auto(path, "mind")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "item"),
+    [
+        ("BX-Book-Ratings.csv", '"User-ID";"ISBN";"Book-Rating"\n"27";"01\xe95";"5"\n', "01\xe95"),
+        (
+            "dataset_TSMC2014_TKY.txt",
+            f"{PLACE}\tCaf\xe9\t40.71\t-74.00\t-240\tTue Apr 03 18:00:09 +0000 2012\n",
+            "49bbd6c0",
+        ),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_latin_1_is_read_where_a_data_set_has_it(tmp_path, name, text, item, encoding, suffix):
+    table = open_auto(write(tmp_path, name + suffix, text, encoding))
+    assert table.frame.collect()["item_id"].to_list() == [item]
+
+
+def test_latin_1_is_rejected_elsewhere(tmp_path):
+    path = write(tmp_path, "a.csv", "user_id,item_id\n\xe9,1\n", "latin-1")
+    with pytest.raises(DataError, match=r"a\.csv:2: the line is not UTF-8"):
+        open_auto(path)

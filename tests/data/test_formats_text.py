@@ -7,6 +7,7 @@ from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
+from recoach.data.protocol import Given
 from recoach.data.readers.registry import open_table
 from recoach.errors import DataError
 
@@ -218,9 +219,11 @@ def test_test_sessions_without_users_are_users_of_their_own(tmp_path):
     write(tmp_path, "train.txt", lines("s0 1 2", "s1 2 3 1"))
     write(tmp_path, "test.txt", lines("2 3", "2 3 1", "1 2"))
     dataset = read_benchmark(tmp_path)
+    assert dataset.split == Given(target="last", valid="users")
     assert dataset.user_ids.to_list() == ["s0", "s1", "test:1", "test:2", "test:3"]
     assert dataset.item_ids.to_list() == ["1", "2", "3"]
-    assert dataset.train.lengths.tolist() == [2, 3, 0, 0, 0]
+    assert dataset.train.lengths.tolist() == [2, 0, 0, 0, 0]
+    assert dataset.valid.lengths.tolist() == [0, 3, 0, 0, 0]
     assert dataset.test.lengths.tolist() == [0, 0, 2, 3, 2]
     assert dataset.test.values.tolist() == [1, 2, 1, 2, 0, 0, 1]
 

@@ -9,6 +9,7 @@ import polars as pl
 from recoach.data.columns import has_id_columns
 from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
+from recoach.data.protocol import Given
 from recoach.data.readers.lines import numbered_lines
 from recoach.data.readers.registry import recognise
 from recoach.data.readers.table import convert_read_errors
@@ -23,7 +24,8 @@ def read_benchmark(source: str | Path, *, format: str = "auto") -> Dataset:  # n
     The files are RecBole's `X.train.inter`, or `train.txt` with lines `user item item ...` beside a
     `test.txt` of the same users (as LightGCN's) or of sessions without users (`item ... target`, as
     of session-based recommenders). Such a session is a user without training history, called
-    `test:1` for line 1.
+    `test:1` for line 1; its last item is the target. Without a validation file, the last tenth of
+    the training sessions is for validation.
 
     Args:
         source: a folder, or a path up to the name of the log (`data/baby` for `baby.train.inter`).
@@ -54,6 +56,7 @@ def read_benchmark(source: str | Path, *, format: str = "auto") -> Dataset:  # n
         None if valid is None else read_interactions(valid, format=held_out_format),
         read_interactions(test, format=held_out_format),
         folder.name if name == "train" else name,
+        split=Given(target="last", valid="users") if held_out_format == "sessions" else None,
     )
 
 

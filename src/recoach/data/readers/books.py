@@ -6,7 +6,13 @@ from collections.abc import Sequence
 import polars as pl
 
 from recoach.data.readers.jsonl import open_jsonl
-from recoach.data.readers.lines import check_lines, numbered_lines, table_of_lines, to_iso
+from recoach.data.readers.lines import (
+    check_lines,
+    numbered_lines,
+    table_of_lines,
+    to_iso,
+    utf8_or_latin1,
+)
 from recoach.data.readers.named import has_keys, select_columns
 from recoach.data.readers.table import Table
 from recoach.data.readers.text import LogFile
@@ -46,6 +52,7 @@ def open_book_crossing(file: LogFile) -> Table:
 
     The event type is explicit where a rating is given, implicit where it is 0.
     """
+    file = utf8_or_latin1(file)
     lines = numbered_lines(file, header_lines=1)
     values = lines.with_columns(fields=pl.col("line").str.extract_groups(_BX_LINE)).unnest("fields")
     check_lines(file, values, pl.col("user_id").is_not_null(), '"user";"ISBN";"rating"')

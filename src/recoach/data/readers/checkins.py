@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from recoach.data.readers.lines import LineLayout, read_sample, to_iso
+from recoach.data.readers.lines import LineLayout, read_sample, to_iso, utf8_or_latin1
 from recoach.data.readers.table import Table
 from recoach.data.readers.text import LogFile
 
@@ -49,7 +49,11 @@ def is_gowalla(_: str, lines: Sequence[str]) -> bool:
 
 
 def open_foursquare(file: LogFile) -> Table:
-    """Open `dataset_TSMC2014_NYC.txt` and `_TKY.txt`, or `dataset_WWW_Checkins_anonymized.txt`."""
+    """Open `dataset_TSMC2014_NYC.txt` and `_TKY.txt`, or `dataset_WWW_Checkins_anonymized.txt`.
+
+    Names of categories may be in Latin-1.
+    """
+    file = utf8_or_latin1(file)
     return (_CITY if read_sample(file)[0].count("\t") == 7 else _WORLD).open(file)
 
 

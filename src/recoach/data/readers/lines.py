@@ -91,6 +91,15 @@ def read_sample(file: LogFile) -> list[str]:
     return [first_line, *(line for line in lines if line.strip())]
 
 
+def utf8_or_latin1(file: LogFile) -> LogFile:
+    """Return the file, read as Latin-1 where it is not UTF-8."""
+    try:
+        diagnose_encoding(file)
+    except DataError:
+        return LogFile(file.path, "latin-1")
+    return file
+
+
 def split_line(line: str, separator: str) -> list[str]:
     """Return the values of a line without quotes."""
     return line.split() if separator == WHITESPACE else line.split(separator)

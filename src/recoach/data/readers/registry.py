@@ -20,13 +20,13 @@ from recoach.data.readers import (
 from recoach.data.readers.delimited import open_tsv
 from recoach.data.readers.folder import open_folder
 from recoach.data.readers.jsonl import open_jsonl
-from recoach.data.readers.lines import read_sample
+from recoach.data.readers.lines import SAMPLE_LINES, read_sample
 from recoach.data.readers.parquet import open_parquet
 from recoach.data.readers.plain_table import open_headerless, open_plain_table
 from recoach.data.readers.recbole import is_atomic_header, open_inter
 from recoach.data.readers.sequence import open_sequence, open_sessions
 from recoach.data.readers.table import Table
-from recoach.data.readers.text import LogFile
+from recoach.data.readers.text import LogFile, latin1_lines
 from recoach.errors import DataError
 
 
@@ -79,6 +79,8 @@ else:
     Format = Literal[FORMATS]  # pydantic and the command line read the names from here
 
 _COMPRESSED = (".gz", ".zst")
+_LATIN1 = ("book-crossing", "foursquare")
+"""Data sets whose files are not UTF-8."""
 _TEXT_FORMATS = ("auto", "csv", "tsv")
 
 
@@ -136,14 +138,27 @@ def _recognise(file: LogFile, is_header: Callable[[list[str]], bool], *, mapped:
     by_suffix = next((name for name, reader in READERS.items() if suffix in reader.suffixes), "")
     if by_suffix == "parquet" or layout.is_parquet(file.path):
         return "parquet"
-    layout.check_text(file)
-    lines = read_sample(file)
+    try:
+        layout.check_text(file)
+        lines = read_sample(file)
+    except DataError:
+        lines = latin1_lines(file, SAMPLE_LINES)
+        name = _data_set(file, lines) if lines and not mapped else ""
+        if name in _LATIN1:
+            return name
+        raise
+    name = "" if mapped else _data_set(file, lines)
+    return name or by_suffix or _recognise_text(file, lines, is_header)
+
+
+def _data_set(file: LogFile, lines: Sequence[str]) -> str:
+    """Return the name of the data set whose file this certainly is; "" if there is none."""
     recognised = (
         name
         for name, reader in READERS.items()
-        if reader.recognise is not None and not mapped and reader.recognise(file.name, lines)
+        if reader.recognise is not None and reader.recognise(file.name, lines)
     )
-    return next(recognised, by_suffix) or _recognise_text(file, lines, is_header)
+    return next(recognised, "")
 
 
 def _recognise_text(

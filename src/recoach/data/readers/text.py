@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -168,6 +169,16 @@ def _check_first_bytes(name: str, path: Path, encoding: str) -> None:
     wide = next((wide for mark, wide in _WIDE_MARKS.items() if start.startswith(mark)), None)
     if wide is not None:
         raise DataError(f"{name}: the file is {wide} text. Save the file as UTF-8.")
+
+
+def latin1_lines(file: LogFile, n_lines: int) -> list[str]:
+    """Return the first lines of a plain or gzip file as Latin-1; none if it cannot be read."""
+    try:
+        with _open_bytes(file.path) as content:
+            lines = [line.decode("latin-1") for line in islice(content, n_lines)]
+    except (OSError, *_DAMAGED):
+        return []
+    return [line.rstrip("\r\n") for line in lines if line.strip()]
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
