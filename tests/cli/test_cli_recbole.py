@@ -50,7 +50,7 @@ def test_an_imported_checkpoint_has_the_metrics_of_recbole(name, imported, tmp_p
     model, dataset = model_of(run, "base")
     state = recbole_layout.load(file)["state_dict"]
     for split in ("valid", "test"):
-        ndcg = evaluate(model, dataset, split, mask_seen="recbole").means()["ndcg@10"]
+        ndcg = evaluate(model, dataset, split, repeats="recbole").means()["ndcg@10"]
         assert round(ndcg, 4) == recbole_layout.expected_ndcg(name, state, rows, split)
     assert json.loads((run / "recbole.json").read_text())["agrees"] is True
     assert [list(dataset.test.row(user)) for user in range(dataset.n_users)] == [
@@ -73,7 +73,7 @@ def test_an_exported_checkpoint_has_the_tuned_metrics_in_recbole(name, imported,
     assert not torch.equal(_items(state), _items(before["state_dict"]))
     assert torch.equal(_items(state)[0], _items(before["state_dict"])[0])  # the padding row
     model, dataset = model_of(run, "tuned")
-    ndcg = evaluate(model, dataset, "test", mask_seen="recbole").means()["ndcg@10"]
+    ndcg = evaluate(model, dataset, "test", repeats="recbole").means()["ndcg@10"]
     assert round(ndcg, 4) == recbole_layout.expected_ndcg(name, state, rows, "test")
     if name == "LightGCN":  # RecBole ranks with the propagated embeddings
         users, items = recbole_layout.propagate(*state.values(), rows)
@@ -114,7 +114,7 @@ def test_an_imported_run_can_be_evaluated_with_seen_items_masked(recoach, tmp_pa
     words = ("import", "recbole", file, "--data", log, "--mask-seen", "all")
     assert recoach(*words, "--output", tmp_path / "run").code == 0
     model, dataset = model_of(tmp_path / "run", "base")
-    ndcg = evaluate(model, dataset, "test", mask_seen="all").means()["ndcg@10"]
+    ndcg = evaluate(model, dataset, "test", repeats="new").means()["ndcg@10"]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["models"]["base"]["test"]["ndcg@10"] == round(ndcg, 6)
     assert results["config"]["evaluation"]["mask_seen"] == "all"

@@ -37,7 +37,7 @@ def test_the_results_contain_the_evaluation_protocol(finished, run_files):
     protocol = record["protocol"]
     assert protocol["split"] == "leave_last_out"
     assert protocol["ranking"] == "full"
-    assert protocol["mask_seen"] == "all"
+    assert protocol["repeats"] == "new"
     assert protocol["ties"] == "against the model"
     assert protocol["n_users"] == record["dataset"]["users"] == 150
     assert protocol["n_items"] == record["dataset"]["items"] == 40

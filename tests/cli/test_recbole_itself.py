@@ -52,7 +52,7 @@ def rounded(values):
 def ours(run, stage, mask):
     dataset = load_dataset(run / "dataset")
     model = load_model(run / "checkpoints" / stage, dataset)
-    return rounded(evaluate(model, dataset, "test", mask_seen=mask).means())
+    return rounded(evaluate(model, dataset, "test", repeats=mask).means())
 
 
 @pytest.mark.parametrize("name", ["BPR", "GRU4Rec", "LightGCN", "SASRec"])

@@ -10,6 +10,7 @@ from recoach.data.config import PrepareConfig
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset, prepare
+from recoach.data.protocol import Given, LeaveLastOut
 from recoach.errors import DataError
 
 LOOSE = PrepareConfig(k_core=1)
@@ -87,11 +88,41 @@ def test_a_damaged_dataset_is_rejected_and_prepared_again(source, tmp_path):
     assert load_dataset(tmp_path / "set").fingerprint == made.fingerprint
 
 
+def test_folders_of_the_first_version_are_read(source, tmp_path):
+    made = prepare(source, tmp_path / "set", LOOSE)
+    path = tmp_path / "set" / "dataset.json"
+    manifest = json.loads(path.read_text())
+    del manifest["columns_fingerprint"]
+    for part in ("train", "valid", "test"):  # the first version had ratings in train only
+        table = pl.read_parquet(tmp_path / "set" / f"{part}.parquet")
+        kept = ["user", "item", "rating"] if part == "train" else ["user", "item"]
+        table.select(kept).write_parquet(tmp_path / "set" / f"{part}.parquet")
+    for name, split in (
+        ("leave_last_out", LeaveLastOut()),
+        ("leave_last_5_out", LeaveLastOut(test_items=5)),
+        ("as given", Given()),
+    ):
+        path.write_text(json.dumps(manifest | {"format_version": 1, "split": name}))
+        loaded = load_dataset(tmp_path / "set")
+        assert loaded.split == split
+        assert loaded.fingerprint == made.fingerprint
+        assert loaded.ratings.tolist() == made.ratings.tolist()
+
+
+@pytest.mark.parametrize("change", ["timestamp", "rating"])
+def test_changed_columns_are_rejected(source, tmp_path, change):
+    prepare(source, tmp_path / "set", LOOSE)
+    path = tmp_path / "set" / "train.parquet"
+    pl.read_parquet(path).with_columns(pl.col(change).reverse()).write_parquet(path)
+    with pytest.raises(DataError, match=r"changed columns.*Prepare the data again"):
+        load_dataset(tmp_path / "set")
+
+
 def test_another_format_version_is_rejected(source, tmp_path):
     prepare(source, tmp_path / "set", LOOSE)
     manifest = tmp_path / "set" / "dataset.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
-    with pytest.raises(DataError, match="format_version is 9, this release reads 1"):
+    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
+    with pytest.raises(DataError, match="format_version is 9, this release reads 2 and earlier"):
         load_dataset(tmp_path / "set")
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.interactions import Interactions, renumber
+from recoach.data.protocol import LeaveLastOut
 from recoach.data.split import from_parts, leave_last_out
 from recoach.errors import DataError
 
@@ -70,7 +71,7 @@ def test_several_test_items_are_held_out_of_long_histories(length, train, valid,
     expected = {"train": train, "valid": valid, "test": test}
     parts = {part: external(dataset, part).get(0, []) for part in expected}
     assert parts == expected
-    assert dataset.split == "leave_last_3_out"
+    assert dataset.split == LeaveLastOut(test_items=3)
 
 
 def test_ties_keep_file_order():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,7 @@ import torch
 from recoach.data.dataset import RaggedArray, assemble
 from recoach.data.queries import histories
 from recoach.data.split import leave_last_out
+from recoach.data.targets import targets_of
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator, ranking
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
@@ -78,11 +80,52 @@ DESCENDING = np.tile(np.arange(6)[::-1], (3, 1))
 
 def test_ranks_by_hand_with_the_whole_history_masked():
     evaluation = evaluate(ScoreTable(TINY, DESCENDING), TINY, "test", ks=[1, 2])
-    assert evaluation.users.tolist() == [0, 1, 2]
-    # The history of user 0 is 0, 1, 2. The target of user 1 is in the history and is still ranked.
-    assert evaluation.ranks.tolist() == [1, 2, 3, 1]
-    assert evaluation.metrics["recall@2"].tolist() == [1, 0, 1]
-    assert evaluation.means()["recall@2"] == pytest.approx(2 / 3)
+    # The history of user 0 is 0, 1, 2. The only target of user 1 is in the history: it is masked,
+    # and the user has nothing left to predict.
+    assert evaluation.users.tolist() == [0, 2]
+    assert evaluation.ranks.tolist() == [1, 2, 1]
+    assert evaluation.metrics["recall@2"].tolist() == [1, 1]
+    assert evaluation.protocol["excluded"] == {"repeated items": 1}
+    assert evaluation.metrics["auc"].tolist() == [1, 1]
+
+
+def test_repeated_targets_are_evaluated_apart():
+    model = ScoreTable(TINY, DESCENDING)
+    evaluation = evaluate(model, TINY, "test", ks=[1, 2], repeats="repeat")
+    assert evaluation.users.tolist() == [1]
+    assert evaluation.ranks.tolist() == [3]
+    assert evaluation.protocol["excluded"] == {"new items": 3}
+    every = evaluate(model, TINY, "test", ks=[1, 2], repeats="all")
+    assert every.targets.repeated.tolist() == [False, False, True, False]
+
+
+def test_the_former_keyword_mask_seen_is_converted():
+    model = ScoreTable(TINY, DESCENDING)
+    for former, repeats in (("all", "new"), ("none", "all"), ("recbole", "recbole")):
+        with pytest.warns(DeprecationWarning, match=f"repeats='{repeats}'"):
+            old = evaluate(model, TINY, mask_seen=former)
+        assert old.ranks.tolist() == evaluate(model, TINY, repeats=repeats).ranks.tolist()
+
+
+def test_an_item_that_is_not_in_train_is_a_miss():
+    cold = make_dataset([[0, 1], [1, 0]], [[], []], [[2], [2]], 3)
+    evaluation = evaluate(ScoreTable(cold, [[0, 0, 9], [0, 0, 9]]), cold, ks=[1])
+    assert evaluation.ranks.tolist() == [3, 3]
+    assert evaluation.protocol["cold_targets"] == 2
+
+
+def test_items_that_a_user_rejected_before_are_masked():
+    negatives = replace(ragged([[0, 4], [], [1]]), columns={"after": pl.Series([3, 4, 1])})
+    dataset = replace(TINY, negatives=negatives)
+    evaluation = evaluate(ScoreTable(dataset, DESCENDING), dataset, "test", ks=[1], repeats="all")
+    # User 0 has three events before the test items: the rejection after the fourth is later.
+    assert evaluation.ranks.tolist() == [3, 4, 3, 1]
+    assert (
+        evaluation.ranks.tolist()
+        != evaluate(
+            ScoreTable(TINY, DESCENDING), TINY, "test", ks=[1], repeats="all"
+        ).ranks.tolist()
+    )
 
 
 def test_validation_masks_the_training_history_only_and_skips_users_without_a_target():
@@ -92,36 +135,37 @@ def test_validation_masks_the_training_history_only_and_skips_users_without_a_ta
 
 
 def test_without_a_mask_seen_items_are_ranked_too():
-    evaluation = evaluate(ScoreTable(TINY, DESCENDING), TINY, "test", ks=[1], mask_seen="none")
+    evaluation = evaluate(ScoreTable(TINY, DESCENDING), TINY, "test", ks=[1], repeats="all")
     assert evaluation.ranks.tolist() == [4, 5, 3, 1]
 
 
 @pytest.mark.parametrize(
-    ("mask_seen", "history_length", "masked"),
+    ("repeats", "history_length", "ranks"),
     [
-        ("all", 0, True),
-        ("all", 5, True),
-        ("recbole", 0, True),
-        ("recbole", 5, False),
-        ("none", 0, False),
-        ("none", 5, False),
+        ("new", 0, [1, 2, 1]),
+        ("new", 5, [1, 2, 1]),
+        ("recbole", 0, [1, 2, 3, 1]),
+        ("recbole", 5, [4, 5, 3, 1]),
+        ("all", 0, [4, 5, 3, 1]),
+        ("all", 5, [4, 5, 3, 1]),
     ],
 )
-def test_the_recbole_protocol_masks_only_models_without_history(mask_seen, history_length, masked):
+def test_the_recbole_protocol_masks_only_models_without_history(repeats, history_length, ranks):
     model = ScoreTable(TINY, DESCENDING, history_length)
-    evaluation = evaluate(model, TINY, mask_seen=mask_seen, ks=[1])
-    assert masks_seen(mask_seen, model) is masked
+    evaluation = evaluate(model, TINY, repeats=repeats, ks=[1])
+    masked = ranks[0] == 1
+    assert masks_seen(repeats, model) is masked
     assert evaluation.protocol["seen_masked_for_this_model"] is masked
-    assert evaluation.ranks.tolist() == ([1, 2, 3, 1] if masked else [4, 5, 3, 1])
+    assert evaluation.ranks.tolist() == ranks
 
 
 def test_ranks_do_not_depend_on_the_number_of_users_per_batch(monkeypatch):
     dataset = leave_last_out(popularity_world(50, 40))
     model = ScoreTable(dataset, np.random.default_rng(0).random((50, 40)))
     expected = evaluate(model, dataset).ranks
-    monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", 7)
+    monkeypatch.setattr(evaluator, "_STATES_AT_ONCE", 7)
     assert evaluate(model, dataset).ranks.tolist() == expected.tolist()
-    users = np.array([31, 4, 19])
+    users = np.array([4, 19, 31])
     assert evaluate(model, dataset, users=users).ranks.tolist() == expected[users].tolist()
 
 
@@ -144,9 +188,9 @@ def test_popularity_ranks_items_by_their_counts():
 
 
 @pytest.mark.parametrize("block_size", [7, 256])
-@pytest.mark.parametrize("mask_seen", ["all", "none"])
+@pytest.mark.parametrize("repeats", ["new", "all"])
 def test_a_model_without_vectors_has_the_ranks_and_lists_of_its_scores(
-    mask_seen, block_size, monkeypatch
+    repeats, block_size, monkeypatch
 ):
     monkeypatch.setattr(ranking, "_MAX_SCORES", block_size * 40)
     dataset = leave_last_out(popularity_world(50, 40))
@@ -155,18 +199,18 @@ def test_a_model_without_vectors_has_the_ranks_and_lists_of_its_scores(
     users = np.array([31, 4, 19])
     for selected in (None, users):
         expected, result = (
-            evaluate(m, dataset, mask_seen=mask_seen, users=selected).ranks for m in (model, scorer)
+            evaluate(m, dataset, repeats=repeats, users=selected).ranks for m in (model, scorer)
         )
         assert result.tolist() == expected.tolist()
     expected, result = (
-        top_lists(m, dataset, np.arange(50), 5, mask_seen=mask_seen) for m in (model, scorer)
+        top_lists(m, dataset, targets_of(dataset, "test", repeats), 5) for m in (model, scorer)
     )
     assert result.tolist() == expected.tolist()
 
 
 def test_a_model_without_vectors_is_called_for_as_many_scores_as_it_allows():
     scorer = Scorer(TINY, DESCENDING)
-    evaluate(scorer, TINY)
+    evaluate(scorer, TINY, repeats="all")
     assert max(scorer.sizes) <= scorer.scores_at_once
     assert sum(scorer.sizes) == DESCENDING.size
 
@@ -177,7 +221,7 @@ def test_a_diverged_model_is_a_model_error(value, kind, what):
     scores = DESCENDING.astype(float)
     scores[1, 2] = value
     with pytest.raises(ModelError, match=f"{kind.__name__} yields non-finite {what}"):
-        evaluate(kind(TINY, scores), TINY)
+        evaluate(kind(TINY, scores), TINY, repeats="all")
 
 
 def test_evaluation_restores_the_training_mode():
@@ -201,18 +245,19 @@ def test_a_split_without_targets_is_a_data_error():
 
 
 def test_repr_of_an_evaluation_has_the_mean_metrics():
-    text = repr(evaluate(ScoreTable(TINY, DESCENDING), TINY, ks=[2]))
-    assert text.startswith("Evaluation(3 users, test: ")
+    text = repr(evaluate(ScoreTable(TINY, DESCENDING), TINY, ks=[2], repeats="recbole"))
+    assert text.startswith("Evaluation(3 states, test: ")
     assert "recall@2=0.6667" in text
 
 
-@pytest.mark.parametrize("users_at_once", [1, 2, 1024])
-def test_top_lists_by_hand(users_at_once, monkeypatch):
-    monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", users_at_once)
+@pytest.mark.parametrize("states_at_once", [1, 2, 1024])
+def test_top_lists_by_hand(states_at_once, monkeypatch):
+    monkeypatch.setattr(evaluator, "_STATES_AT_ONCE", states_at_once)
     model = ScoreTable(TINY, DESCENDING).train()
-    users = np.array([1, 0, 2])
-    lists = top_lists(model, TINY, users, 3)
-    assert lists.tolist() == [[0, 1, -1], [3, 4, 5], [0, 1, 2]]
-    assert top_lists(model, TINY, users, 2, mask_seen="none").tolist() == [[0, 1]] * 3
-    assert top_lists(model, TINY, users[:1], 9).tolist() == [[0, 1, *[-1] * 7]]
+    targets = targets_of(TINY, "test", "recbole")
+    masked = targets.select(np.array([True, True, False]))
+    assert top_lists(model, TINY, masked, 3).tolist() == [[3, 4, 5], [0, 1, -1]]
+    assert top_lists(model, TINY, targets_of(TINY, "test", "all"), 2).tolist() == [[0, 1]] * 3
+    second = targets.select(np.array([False, True, False]))
+    assert top_lists(model, TINY, second, 9).tolist() == [[0, 1, *[-1] * 7]]
     assert model.training

@@ -38,7 +38,7 @@ def results():
         "protocol": {
             "split": "leave_last_out",
             "ranking": "full",
-            "mask_seen": "all",
+            "repeats": "new",
             "ties": "against the model",
             "n_users": 19412,
             "ks": [10],

@@ -47,8 +47,8 @@ def test_runs_with_different_data_are_refused(results, other):
 
 
 def test_runs_with_different_protocols_are_refused(results, other):
-    other["protocol"]["mask_seen"] = "none"
-    with pytest.raises(RunError, match=r"mask_seen: .* and 'none'"):
+    other["protocol"]["repeats"] = "all"
+    with pytest.raises(RunError, match=r"repeats: .* and 'all'"):
         compare_runs({"a": results, "b": other}, ["ndcg@10"])
 
 

@@ -107,7 +107,8 @@ def test_the_tail_suite_changes_the_number_of_test_items_only():
             model = recipe.name.split("-")[0]
             for length in (5, 10):
                 longer = cells.pop(f"{model}-next-{length}{ending}").tables()
-                assert longer == same | {"data": same["data"] | {"test_items": length}}
+                split = same["data"]["split"] | {"test_items": length}
+                assert longer == same | {"data": same["data"] | {"split": split}}
     assert not cells
 
 

@@ -266,10 +266,10 @@ def test_what_is_held_out_changes_no_smoothed_reward():
 @pytest.mark.parametrize(
     ("mask_seen", "protocol", "masked"),
     [
-        (True, "none", True),
-        (False, "all", False),
-        ("auto", "all", True),
-        ("auto", "none", False),
+        (True, "all", True),
+        (False, "new", False),
+        ("auto", "new", True),
+        ("auto", "all", False),
         ("auto", "recbole", False),
     ],
 )
@@ -279,7 +279,7 @@ def test_an_item_the_policy_masks_earns_nothing(mask_seen, protocol, masked):
     train = RaggedArray(offsets.astype(np.int64), np.concatenate(rows).astype(np.int32))
     dataset = replace(DATASET, train=train)
     args = GRPOConfig(mask_seen=mask_seen, temperature=1.0, batch_size=999)
-    context = RunContext(mask_seen=protocol)
+    context = RunContext(repeats=protocol)
     trainer = GRPOTrainer(build("sasrec"), args=args, train_dataset=dataset, context=context)
     (work,) = trainer.epoch(torch.Generator())
     repeated = 0

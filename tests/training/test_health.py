@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recoach.data.split import leave_last_out
+from recoach.data.targets import targets_of
 from recoach.evaluation.evaluator import top_lists
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
@@ -63,11 +64,11 @@ def test_lists_are_compared_with_those_of_the_base_before_the_first_step():
 def test_coverage_is_the_share_of_the_catalogue_in_validation_lists():
     dataset = leave_last_out(cycle(600, 40, length=7))
     same_for_all = build_model("popularity", dataset)
-    shown = coverage(same_for_all, dataset, "none")
+    shown = coverage(same_for_all, dataset, "all")
     assert shown == 10 / 40
-    lists = top_lists(same_for_all, dataset, np.arange(600), 10, split="valid", mask_seen="all")
-    assert coverage(same_for_all, dataset, "all") <= len(np.unique(lists)) / 40
-    assert coverage(same_for_all, dataset, "all") > shown
+    lists = top_lists(same_for_all, dataset, targets_of(dataset, "valid", "new"), 10)
+    assert coverage(same_for_all, dataset, "new") <= len(np.unique(lists)) / 40
+    assert coverage(same_for_all, dataset, "new") > shown
 
 
 def test_a_fine_tuning_that_sends_all_users_to_the_same_items_is_warned_of():
@@ -80,6 +81,6 @@ def test_a_fine_tuning_that_sends_all_users_to_the_same_items_is_warned_of():
                 model.users.weight[:] = 1.0
 
     args = GRPOConfig(max_steps=2, eval_steps=1, ema_decay=0.0, mask_seen=False)
-    context = RunContext(mask_seen="none", callback=Collapse())
+    context = RunContext(repeats="all", callback=Collapse())
     with pytest.warns(UserWarning, match="The lists have collapsed"):
         GRPOTrainer(model, args=args, train_dataset=dataset, context=context).train()

@@ -53,9 +53,9 @@ def build():
     return build_model("sasrec", DATASET, dim=8, layers=1, heads=2, max_length=6)
 
 
-def train(reward_funcs=None, *, protocol="all", dataset=DATASET, config=GRPOConfig, **settings):
+def train(reward_funcs=None, *, protocol="new", dataset=DATASET, config=GRPOConfig, **settings):
     args = config(batch_size=24, max_steps=1, **settings)
-    context = RunContext(mask_seen=protocol)
+    context = RunContext(repeats=protocol)
     trainer = GRPOTrainer(build(), reward_funcs, args, train_dataset=dataset, context=context)
     return trainer.train()
 
@@ -135,7 +135,7 @@ def test_past_and_future_do_not_mix():
 def test_a_past_that_is_masked_earns_nothing():
     with pytest.raises(ConfigError, match="already interacted with; set mask_seen = false"):
         train("train_set")
-    train("train_set", protocol="none")
+    train("train_set", protocol="all")
 
 
 def test_dead_groups_are_told_by_what_is_known_of_all_draws():
@@ -148,7 +148,7 @@ def test_lists_longer_than_what_may_be_shown_are_refused():
     train(**LISTS | {"slate_length": shown})
     with pytest.raises(ConfigError, match=f"slate_length = {shown + 1}.*only {shown} items"):
         train(**LISTS | {"slate_length": shown + 1})
-    train(protocol="none", **LISTS | {"slate_length": shown + 1})
+    train(protocol="all", **LISTS | {"slate_length": shown + 1})
 
 
 def test_items_taken_again_and_again_are_masked_once():
@@ -160,14 +160,14 @@ def test_items_taken_again_and_again_are_masked_once():
 
 def test_the_temperature_is_fitted_to_what_the_policy_shows():
     def fitted(protocol, **settings):
-        context = RunContext(mask_seen=protocol)
+        context = RunContext(repeats=protocol)
         args = GRPOConfig(**settings)
         trainer = GRPOTrainer(build(), args=args, train_dataset=DATASET, context=context)
         return trainer.policy.temperature
 
-    masked, open_ = fitted("all", mask_seen=True), fitted("all", mask_seen=False)
+    masked, open_ = fitted("new", mask_seen=True), fitted("new", mask_seen=False)
     assert masked != open_
-    assert (fitted("all"), fitted("none"), fitted("recbole")) == (masked, open_, open_)
+    assert (fitted("new"), fitted("all"), fitted("recbole")) == (masked, open_, open_)
 
 
 @pytest.mark.parametrize(

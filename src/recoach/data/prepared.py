@@ -81,7 +81,7 @@ def prepare(
         )
     _describe_source(source)  # raises before a folder is made
     with _lock(directory):
-        origin = {"source": _describe_source(source), "config": config.model_dump()}
+        origin = {"source": _describe_source(source), "config": config.model_dump(mode="json")}
         reused = _load_if_unchanged(directory, origin)
         if reused is not None:
             return reused

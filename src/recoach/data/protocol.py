@@ -101,7 +101,9 @@ def _named(value: object) -> object:
 
 
 LogSplit = Annotated[
-    Auto | LeaveLastOut | ByTime | ByRatio, Field(discriminator="kind"), BeforeValidator(_named)
+    Auto | LeaveLastOut | ByTime | ByRatio | Given,
+    Field(discriminator="kind"),
+    BeforeValidator(_named),
 ]
 """A split of a log; in TOML its name, `split = "time"`, or a table with its settings."""
 

@@ -1,7 +1,10 @@
 """Which items are to be predicted from which states: the targets of an evaluation."""
 
+import functools
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +15,37 @@ from recoach.data.interactions import LongArray
 from recoach.data.protocol import TargetConfig
 from recoach.errors import DataError
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 BoolArray = npt.NDArray[np.bool_]
 Part = Literal["valid", "test"]
 Repeats = Literal["new", "all", "repeat", "recbole"]
 """Items of the history as targets. `new`: they are masked, and targets among them left out. `all`:
 nothing is masked. `repeat`: only they are targets, nothing is masked. `recbole`: they are masked
 for models that read no history, and stay targets."""
+
+
+FORMER_MASK_SEEN: dict[object, Repeats] = {"all": "new", "none": "all", "recbole": "recbole"}
+"""Values of the former setting `mask_seen`, and what they are called now."""
+
+
+def accept_mask_seen(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Return the function with its former keyword `mask_seen` for `repeats`, with a warning."""
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if "mask_seen" in kwargs:
+            former = kwargs.pop("mask_seen")
+            kwargs["repeats"] = FORMER_MASK_SEEN.get(former, former)
+            warnings.warn(
+                f"mask_seen={former!r} is now repeats={kwargs['repeats']!r}; the old name will be "
+                "removed.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        return function(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True, slots=True, eq=False)

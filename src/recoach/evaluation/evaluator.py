@@ -10,7 +10,7 @@ import torch
 from recoach import distributed
 from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries, Split, state_queries
-from recoach.data.targets import Repeats, Targets, targets_of
+from recoach.data.targets import Repeats, Targets, accept_mask_seen, targets_of
 from recoach.errors import ConfigError
 from recoach.evaluation.metrics import TargetRanks, metrics_per_user
 from recoach.evaluation.model_scores import model_scores
@@ -58,6 +58,7 @@ def masks_seen(repeats: Repeats, model: Recommender) -> bool:
     return repeats == "new" or (repeats == "recbole" and model.history_length == 0)
 
 
+@accept_mask_seen
 def evaluate(
     model: Recommender,
     dataset: Dataset,

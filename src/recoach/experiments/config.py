@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_text
-from recoach.data.targets import Repeats
+from recoach.data.targets import FORMER_MASK_SEEN, Repeats
 from recoach.errors import ConfigError, DataError, suggestion
 from recoach.evaluation.evaluator import KS
 from recoach.experiments.legacy_config import (
@@ -63,11 +63,10 @@ class EvaluationConfig(StrictConfig):
     @classmethod
     def _former_mask_seen(cls, values: object) -> object:
         """Convert `mask_seen` of earlier versions."""
-        former = {"all": "new", "none": "all", "recbole": "recbole"}
-        if not isinstance(values, dict) or values.get("mask_seen") not in former:
+        if not isinstance(values, dict) or values.get("mask_seen") not in FORMER_MASK_SEEN:
             return values
         kept = {name: value for name, value in values.items() if name != "mask_seen"}
-        return {"repeats": former[values["mask_seen"]]} | kept
+        return {"repeats": FORMER_MASK_SEEN[values["mask_seen"]]} | kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +286,8 @@ def _with_override(raw: dict[str, Any], change: str) -> dict[str, Any]:
     table = result
     for part in path[:-1]:
         nested = table.get(part, {})
+        if part == "split" and isinstance(nested, str):
+            nested = {"kind": nested}
         if not isinstance(nested, Mapping):
             raise ConfigError(f"--set {change}: {part!r} is a value, not a table.")
         table[part] = dict(nested)

@@ -137,7 +137,8 @@ def tail(source: Source, profile: Profile, seed: int) -> list[Cell]:
     for cell in [*gains(source, profile, seed), *future(source, profile, seed)]:
         model, _, recipe = cell.name.partition("-")
         for length in TAILS:
-            data = cell.tables["data"] | {"test_items": length}
+            split = {"kind": "leave_last_out", "test_items": length}
+            data = cell.tables["data"] | {"split": split}
             name = f"{model}-next-{length}" + (f"-{recipe}" if recipe else "")
             cells.append(Cell(name, cell.tables | {"data": data}))
     return cells

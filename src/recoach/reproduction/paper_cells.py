@@ -4,6 +4,7 @@ How we read what the paper leaves open is described in `docs/explanation/method.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 Profile = Literal["paper", "quick"]
@@ -24,8 +25,11 @@ class Source(NamedTuple):
     """Keep users and items with at least this many interactions; 5 in the paper."""
 
     def data(self) -> Tables:
-        """Return the `data` table of the settings."""
-        return {"path": self.path, "name": self.name, "k_core": self.k_core}
+        """Return the `data` table of the settings; the paper holds out the last interactions."""
+        table = {"path": self.path, "name": self.name, "k_core": self.k_core}
+        if Path(self.path).is_dir():  # is split already
+            return table
+        return table | {"split": {"kind": "leave_last_out"}}
 
 
 class Cell(NamedTuple):

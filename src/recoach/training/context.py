@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
-from recoach.data.targets import Repeats
+from recoach.data.targets import Repeats, accept_mask_seen
 from recoach.training.callbacks import Callback
 
 Parameters = ParamSpec("Parameters")
@@ -81,6 +81,6 @@ class RunContext:
     """Continue from the folder's last checkpoint, if there is one."""
 
 
-RunContext.__init__ = accept_former_names(observer="callback")(  # type: ignore[method-assign]
-    RunContext.__init__
+RunContext.__init__ = accept_mask_seen(  # type: ignore[method-assign]
+    accept_former_names(observer="callback")(RunContext.__init__)
 )
