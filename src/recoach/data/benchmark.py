@@ -18,7 +18,12 @@ from recoach.data.split import from_parts
 from recoach.errors import DataError
 
 
-def read_benchmark(source: str | Path, *, format: str = "auto") -> Dataset:  # noqa: A002
+def read_benchmark(
+    source: str | Path,
+    *,
+    format: str = "auto",  # noqa: A002 - the word users type
+    split: Given | None = None,
+) -> Dataset:
     """Read a log that is already split into train, valid (optional) and test files.
 
     The files are RecBole's `X.train.inter`, or `train.txt` with lines `user item item ...` beside a
@@ -31,6 +36,9 @@ def read_benchmark(source: str | Path, *, format: str = "auto") -> Dataset:  # n
         source: a folder, or a path up to the name of the log (`data/baby` for `baby.train.inter`).
             Files are plain, .gz or .zst.
         format: of the test file: sequence, sessions or, by what is in the files, auto.
+        split: which events are targets, and which training events are for validation where there is
+            no file for it; None: all events, and each user's last training event; for sessions, the
+            last event, and the last tenth of the training sessions.
 
     Raises:
         DataError: a part is missing or occurs twice, a file is bad, or nothing tells whether the
@@ -56,8 +64,11 @@ def read_benchmark(source: str | Path, *, format: str = "auto") -> Dataset:  # n
         None if valid is None else read_interactions(valid, format=held_out_format),
         read_interactions(test, format=held_out_format),
         folder.name if name == "train" else name,
-        split=Given(target="last", valid="users") if held_out_format == "sessions" else None,
+        split=split or (_SESSIONS if held_out_format == "sessions" else Given()),
     )
+
+
+_SESSIONS = Given(target="last", valid="users")
 
 
 def _held_out_format(train: Path, test: Path) -> str:

@@ -20,6 +20,7 @@ from recoach.errors import ConfigError, DataError
 Parts = npt.NDArray[np.uint8]
 """uint8[N], the part of each row of an ordered log, nondecreasing for each user."""
 TRAIN, VALID, TEST, UNUSED = range(4)
+_GIVEN = Given()
 LEAK_QUANTILE = 0.9
 """A test target before this quantile of all times lies in what a split by time trains on."""
 
@@ -65,7 +66,9 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
 
 
 def split_log(
-    interactions: Interactions, split: Auto | LeaveLastOut | ByTime | ByRatio, name: str = ""
+    interactions: Interactions,
+    split: Auto | LeaveLastOut | ByTime | ByRatio | Given,
+    name: str = "",
 ) -> Dataset:
     """Split a log.
 
@@ -82,7 +85,7 @@ def split_log(
 
 
 def split_ordered_log(
-    log: OrderedLog, split: Auto | LeaveLastOut | ByTime | ByRatio, name: str = ""
+    log: OrderedLog, split: Auto | LeaveLastOut | ByTime | ByRatio | Given, name: str = ""
 ) -> Dataset:
     """Split an ordered log, see `split_log`."""
     if isinstance(split, Auto):
@@ -94,6 +97,11 @@ def split_ordered_log(
             parts = _by_time(log, split)
         case ByRatio():
             log, parts = _by_ratio(log, split)
+        case Given():
+            raise ConfigError(
+                'split: "given" is for a folder with train and test files, and this is one log. '
+                'Use "time", "leave_last_out" or "ratio".'
+            )
     return divide(log, parts, split, name)
 
 
@@ -121,9 +129,7 @@ def hold_out(
     return divide(log, _last_parts(log.counts, n_valid, n_test), LeaveLastOut(), name)
 
 
-def order_log(
-    interactions: Interactions, split: Auto | LeaveLastOut | ByTime | ByRatio | None = None
-) -> OrderedLog:
+def order_log(interactions: Interactions, split: Auto | TargetConfig | None = None) -> OrderedLog:
     """Return a log ordered by user, then time; file order breaks ties, unless the split says so."""
     order = chronological(interactions)
     times = interactions.times
@@ -196,7 +202,7 @@ def from_parts(
     test: Interactions,
     name: str = "",
     *,
-    split: Given | None = None,
+    split: Given = _GIVEN,
 ) -> Dataset:
     """Join logs that are already split, such as RecBole's benchmark files.
 
@@ -204,7 +210,6 @@ def from_parts(
     the split decides which training events are for validation. DataError if train or test has no
     rows.
     """
-    split = Given() if split is None else split
     for part, role in ((train, "train"), (test, "test")):
         if not len(part):
             raise DataError(

@@ -10,7 +10,7 @@ from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import MANIFEST, load_dataset, prepare, recover, save_dataset
-from recoach.data.protocol import Auto, LeaveLastOut
+from recoach.data.protocol import Auto, Given, LeaveLastOut
 from recoach.data.split import split_log
 from recoach.data.statistics import describe
 from recoach.errors import DataError
@@ -43,7 +43,11 @@ def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -
         dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
     elif source.is_dir():
-        dataset = read_benchmark(source, format=config.format)
+        dataset = read_benchmark(
+            source,
+            format=config.format,
+            split=config.split if isinstance(config.split, Given) else None,
+        )
         save_dataset(dataset, directory)
     else:
         filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
