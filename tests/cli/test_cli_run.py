@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import polars as pl
 import pytest
 
 from recoach.cli import runs
 from recoach.data.prepared import load_dataset
+from recoach.data.targets import targets_of
 from recoach.evaluation.beyond_accuracy import list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models import checkpoint
@@ -60,7 +60,7 @@ def test_the_results_contain_beyond_accuracy_metrics_and_item_groups(finished, r
     for stage in STAGES:
         model = load_model(finished / "checkpoints" / stage, dataset)
         model_results = record["models"][stage]
-        lists = top_lists(model, dataset, np.arange(150), 10)
+        lists = top_lists(model, dataset, targets_of(dataset, "test"), 10)
         assert model_results["lists"] == pytest.approx(
             list_metrics(lists, dataset.train, 40), abs=1e-6
         )

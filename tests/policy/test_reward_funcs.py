@@ -1,5 +1,7 @@
 """Reward functions: what each pays, and how several become one."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -165,8 +167,7 @@ def test_ready_made_rewards_need_their_data_and_their_names():
     dataset = leave_last_out(log_with_ratings())
     pay = by_name("rated", dataset, 0.5)
     assert pay(prompts=USERS, completions=LOGGED.items, ahead=AHEAD, rating=RATING)[0] == 1
-    without = leave_last_out(log_with_ratings().keep(np.ones(10, dtype=bool)))
-    object.__setattr__(without, "ratings", None)
+    without = leave_last_out(replace(log_with_ratings(), columns={}))
     with pytest.raises(ConfigError, match="needs ratings"):
         by_name("rated", without, 0.5)
     with pytest.raises(ConfigError, match="no ready-made reward 'futur'; there are next, future"):

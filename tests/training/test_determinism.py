@@ -46,5 +46,5 @@ def test_threads_move_weights_by_roundings_at_most():
 def test_how_many_are_ranked_at_once_moves_no_rank(at_once, monkeypatch):
     model = build_model("sasrec", DATASET, **SMALL, seed=1)
     whole = evaluate(model, DATASET).ranks
-    monkeypatch.setattr(evaluator, "_USERS_AT_ONCE", at_once)
+    monkeypatch.setattr(evaluator, "_STATES_AT_ONCE", at_once)
     assert evaluate(model, DATASET).ranks.tolist() == whole.tolist()

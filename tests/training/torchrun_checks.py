@@ -110,7 +110,7 @@ def tuned(kind, args, folder=None):
 def judged():
     model = build_model("sasrec", DATASET, **ENCODER, seed=1)
     evaluation = evaluate(model, DATASET)
-    lists = top_lists(model, DATASET, evaluation.users[::-1].copy(), 5)
+    lists = top_lists(model, DATASET, evaluation.targets, 5)
     values = {name: torch.from_numpy(of_users) for name, of_users in evaluation.metrics.items()}
     return values | {"ranks": torch.from_numpy(evaluation.ranks), "lists": torch.from_numpy(lists)}
 

@@ -219,7 +219,7 @@ def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:
                 "reward 'rated' needs ratings, and the data have none; prepare them from a log "
                 "with a rating column, or use 'future'."
             )
-        return rated(torch.from_numpy(dataset.ratings), discount)
+        return rated(torch.tensor(dataset.ratings), discount)
     if name == "future":
         return future(discount)
     return {"next": next_item, "train_set": train_set}[name]
