@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 
@@ -91,7 +91,11 @@ def _line_number(file: LogFile, row: int) -> int:
 
 def _parse(label: str, line_number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_reject_constant)
+    except _NotInJSONError as error:
+        raise DataError(
+            f"{label}:{line_number}: the line holds {error}, which is not in JSON. Write null."
+        ) from None
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
@@ -100,6 +104,14 @@ def _parse(label: str, line_number: int, line: str) -> dict[str, Any]:
             "object a line."
         )
     return record
+
+
+class _NotInJSONError(Exception):
+    """A word such as NaN, which Python writes and reads as if it were JSON."""
+
+
+def _reject_constant(word: str) -> NoReturn:
+    raise _NotInJSONError(word)
 
 
 def diagnose_jsonl(file: LogFile) -> None:

@@ -10,8 +10,9 @@ import csv
 import re
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import polars as pl
 
@@ -208,9 +209,9 @@ class Row(NamedTuple):
 def parse_row(lines: list[str], index: int, number: int, layout: RowLayout) -> Row | None:
     r"""Read the row that begins with line `index`, whose number in the file is `number`.
 
-    A line is read as RFC 4180 demands; else with `\"` for a quote inside a value; else as pandas
-    does, which leaves quotes inside a value as they are. Only the first of these can extend over
-    several lines. None if the row does not end with the last line.
+    A row is read as RFC 4180 demands; else with `\"` for a quote inside a value; else, if it is one
+    line, as pandas reads it, which leaves quotes inside a value as they are. None if the row does
+    not end with the last line.
 
     Raises:
         DataError: as `write_regular`.
@@ -220,22 +221,25 @@ def parse_row(lines: list[str], index: int, number: int, layout: RowLayout) -> R
         _reject(layout, number, "the line holds NUL characters. Save the file as UTF-8 text.")
     if not layout.quoted:
         return Row(_check_count(line.split(layout.separator), number, layout), 1)
-    readings = [(line, True), (line.replace('\\"', '""'), True), (line, False)]
-    rows = [_parse_line(text, layout, strict=strict) for text, strict in readings]
-    for values in rows:
+    unescaped = line.replace('\\"', '""')
+    readings = [_parse_line(text, layout, strict=True) for text in (line, unescaped)]
+    is_open = readings[1] is None and _is_open(unescaped, layout)
+    if not is_open:
+        readings.append(_parse_line(line, layout, strict=False))
+    for values in readings:
         if values is not None and len(values) == layout.n_columns:
             return Row(values, 1)
-    values = next((values for values in rows if values is not None), None)
+    if unescaped != line and is_open:
+        return _parse_lines(lines, index, number, layout, escaped=True)
+    values = next((values for values in readings if values is not None), None)
     if values is not None:
         _check_count(values, number, layout)
-    return _parse_lines(lines, index, number, layout)
+    return _parse_lines(lines, index, number, layout, escaped=False)
 
 
 def _parse_line(line: str, layout: RowLayout, *, strict: bool) -> list[str] | None:
     """Return the values of a line; None if it is malformed or its last quote is not closed."""
-    reader = csv.reader(
-        (line, ""), delimiter=layout.separator, skipinitialspace=True, strict=strict
-    )
+    reader = _csv_reader((line, ""), line, layout, strict=strict)
     try:
         values = next(reader)
     except csv.Error:
@@ -243,10 +247,34 @@ def _parse_line(line: str, layout: RowLayout, *, strict: bool) -> list[str] | No
     return values if reader.line_num == 1 else None
 
 
-def _parse_lines(lines: list[str], index: int, number: int, layout: RowLayout) -> Row | None:
-    """Read a row with line breaks inside its quoted values; None if the last line is within one."""
+def _csv_reader(
+    lines: Iterable[str], first_line: str, layout: RowLayout, *, strict: bool = True
+) -> Any:  # noqa: ANN401 - csv does not export its type
+    """Return a reader that skips blanks before a value if a quote follows some in `first_line`."""
+    skip = re.search(rf'{re.escape(layout.separator)} +"', first_line) is not None
+    return csv.reader(lines, delimiter=layout.separator, skipinitialspace=skip, strict=strict)
+
+
+def _is_open(line: str, layout: RowLayout) -> bool:
+    """Return whether a line ends inside a quoted value."""
+    try:
+        next(_csv_reader((line,), line, layout))
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
+
+
+def _parse_lines(
+    lines: list[str], index: int, number: int, layout: RowLayout, *, escaped: bool
+) -> Row | None:
+    r"""Read a row with line breaks inside its quoted values; None if the last line is within one.
+
+    If `escaped`, quotes in values are written as `\"`.
+    """
     pieces = (f"{lines[position]}\n" for position in range(index, len(lines)))
-    reader = csv.reader(pieces, delimiter=layout.separator, skipinitialspace=True, strict=True)
+    if escaped:
+        pieces = (piece.replace('\\"', '""') for piece in pieces)
+    reader = _csv_reader(pieces, lines[index], layout)
     try:
         values = next(reader)
     except csv.Error as error:

@@ -25,7 +25,7 @@ from recoach.data.readers.table import (
 )
 from recoach.errors import DataError, suggestion
 
-_MARK, _END_OF_FILE = "\ufeff", "\x1a"  # byte order mark; DOS editors end a file with Ctrl-Z
+_MARK, _END_OF_FILE = "\ufeff", "\x1a"  # byte order mark, Ctrl-Z
 _WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -58,7 +58,9 @@ class LogFile:
 
     @cached_property
     def text_path(self) -> Path:
-        """A UTF-8 file with these lines, without byte order mark and with line feeds as line ends.
+        """A UTF-8 file with these lines, without byte order mark, line feeds as line ends.
+
+        A Ctrl-Z at the end of a plain file, as DOS editors write it, is left out.
 
         It is the file itself where possible, else a temporary file that exists as long as this
         object.
@@ -76,9 +78,12 @@ class LogFile:
             return Path(file.name)
         with convert_read_errors(self.name, lambda: diagnose_encoding(self)):
             first_line = "".join(scan_lines(self.path).head(1).collect()["line"])
-        if not first_line.startswith(_MARK) and "\r" not in first_line:
+        has_mark = first_line.startswith(_MARK)
+        if not (has_mark or "\r" in first_line or _ends_in(self.path, _END_OF_FILE)):
             return self.path
-        line = pl.col("line").str.strip_prefix(_MARK).str.replace_all("\r", "\n", literal=True)
+        line = pl.col("line").str.strip_chars_start(_MARK).str.strip_suffix(_END_OF_FILE)
+        if "\r" in first_line:
+            line = line.str.replace_all("\r", "\n", literal=True)
         with (
             convert_read_errors(self.name, lambda: diagnose_encoding(self)),
             self.temporary_file() as file,
@@ -106,13 +111,13 @@ class LogFile:
                 f"{self.name}:1: the line holds NUL characters, which no text has. "
                 "Save the file as UTF-8."
             )
-        if not line.strip(f" \t\r{_END_OF_FILE}"):
+        if not line.strip():
             raise DataError(f"{self.name}:1: the first line is blank. Remove the blank lines.")
         return line
 
     def lines(self) -> pl.LazyFrame:
-        """Return the lines as the single column `line`, without a Ctrl-Z at their end."""
-        return scan_lines(self.text_path).select(pl.col("line").str.strip_suffix(_END_OF_FILE))
+        """Return the lines, blank ones included, as the single column `line`."""
+        return scan_lines(self.text_path)
 
     @contextmanager
     def temporary_file(self) -> Iterator[IO[bytes]]:
@@ -179,6 +184,12 @@ def latin1_lines(file: LogFile, n_lines: int) -> list[str]:
     except (OSError, *_DAMAGED):
         return []
     return [line.rstrip("\r\n") for line in lines if line.strip()]
+
+
+def _ends_in(path: Path, character: str) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read(1) == character.encode()
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
