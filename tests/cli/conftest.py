@@ -19,6 +19,7 @@ seed = 3
 
 [data]
 path = "{log}"
+split = "leave_last_out"
 
 [model]
 name = "sasrec"

@@ -8,6 +8,7 @@ import tomllib
 import pytest
 from pydantic import BaseModel
 
+from recoach.data.protocol import Auto, ByRatio, ByTime, LeaveLastOut
 from recoach.errors import ConfigError
 from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
 from recoach.models.registry import MODELS
@@ -181,7 +182,7 @@ def test_the_error_names_the_key_and_all_accepted_types(change, message):
         ({"model": {"name": "lightgcm"}}, "'lightgcn'"),
         ({"model": {"name": "gsau", "dims": 3}}, "'dim'"),
         ({"data": {"kcore": 3}}, "'k_core'"),
-        ({"evaluation": {"mask": "all"}}, "'mask_seen'"),
+        ({"evaluation": {"repeat": "all"}}, "'repeats'"),
     ],
 )
 def test_the_closest_valid_name_is_suggested(raw, closest):
@@ -190,7 +191,7 @@ def test_the_closest_valid_name_is_suggested(raw, closest):
 
 
 def test_without_a_close_name_all_valid_names_are_listed():
-    with pytest.raises(ConfigError, match="Choose one of control, ks, mask_seen"):
+    with pytest.raises(ConfigError, match="Choose one of control, ks, repeats"):
         resolve({"evaluation": {"zzz": 1}}, "here")
 
 
@@ -348,3 +349,34 @@ def test_another_algorithm_replaces_the_defaults_of_the_former(tmp_path):
     assert values == DQNConfig(mask_seen=True)
     with pytest.raises(ConfigError, match="there is no setting 'beta'"):
         read(tmp_path, text, "finetune.algorithm=dqn")
+
+
+@pytest.mark.parametrize(
+    ("former", "repeats"), [("all", "new"), ("none", "all"), ("recbole", "recbole")]
+)
+def test_settings_of_earlier_versions_keep_their_split_and_their_masking(former, repeats):
+    raw = {"data": {"path": "a.csv", "test_items": 3}, "evaluation": {"mask_seen": former}}
+    config = resolve(raw, "here")
+    assert config.data.split == LeaveLastOut(test_items=3)
+    assert config.evaluation.repeats == repeats
+
+
+@pytest.mark.parametrize(
+    ("changes", "split"),
+    [
+        (["data.split=time"], ByTime()),
+        (["data.split=time", "data.split.target=successive"], ByTime(target="successive")),
+        (["data.split.at=0.8"], ByTime(at=0.8)),
+        (['data.split={kind="ratio", target_events=["buy"]}'], ByRatio(target_events=("buy",))),
+        ([], Auto()),
+    ],
+)
+def test_a_split_is_a_name_or_a_table(changes, split):
+    config = read_config(None, changes)
+    assert config.data.split == split
+    assert resolve(tomllib.loads(config.toml()), "again").data.split == split
+
+
+def test_an_unknown_split_is_named():
+    with pytest.raises(ConfigError, match=r"data\.split.*'auto', 'leave_last_out', 'time'"):
+        read_config(None, ["data.split=by_day"])

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from recoach.config import StrictConfig
 from recoach.data.protocol import Auto, LogSplit
@@ -41,13 +41,3 @@ class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
     header: list[str] = Field(default_factory=list)
     """Columns of a file without a header, in the file's order: Recoach's names, - for a column to
     skip. The command line sets it with --columns user_id,item_id,timestamp."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_test_items(cls, values: object) -> object:
-        """Convert `test_items` of earlier versions, whose only split was leave-last-out."""
-        if not isinstance(values, dict) or "test_items" not in values:
-            return values
-        kept = {name: value for name, value in values.items() if name != "test_items"}
-        split = {"kind": "leave_last_out", "test_items": values["test_items"]}
-        return {"split": split} | kept

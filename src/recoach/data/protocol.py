@@ -9,6 +9,13 @@ from recoach.config import StrictConfig
 Target = Literal["last", "first", "random", "successive", "all"]
 
 
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+"""Names; a list, as TOML and JSON have it, is accepted also where validation is strict."""
+
+
 class TargetConfig(StrictConfig, use_attribute_docstrings=True):
     """Which held-out events are predicted, and from which states."""
 
@@ -16,7 +23,7 @@ class TargetConfig(StrictConfig, use_attribute_docstrings=True):
     """The held-out events to predict: the last, the first or a random one of each user; each of
     them after the ones before (`successive`); or all of them from the state before the first."""
 
-    target_events: tuple[str, ...] = ()
+    target_events: Names = ()
     """Event types that can be targets, such as ["purchase"]; empty: all. Histories keep all."""
 
     cold: Literal["miss", "drop"] = "miss"

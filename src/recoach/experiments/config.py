@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_text
-from recoach.data.targets import FORMER_MASK_SEEN, Repeats
+from recoach.data.targets import Repeats
 from recoach.errors import ConfigError, DataError, suggestion
 from recoach.evaluation.evaluator import KS
 from recoach.experiments.legacy_config import (
@@ -23,6 +23,7 @@ from recoach.experiments.legacy_config import (
     is_legacy_override,
     switch_algorithm,
     upgrade,
+    upgrade_evaluation,
     upgrade_override,
 )
 from recoach.models.registry import model_entry
@@ -58,15 +59,6 @@ class EvaluationConfig(StrictConfig):
     """The cut-offs k of the metrics, such as NDCG@k."""
     control: bool = True
     """Also continue supervised training of the base model for as many steps as fine-tuning."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_mask_seen(cls, values: object) -> object:
-        """Convert `mask_seen` of earlier versions."""
-        if not isinstance(values, dict) or values.get("mask_seen") not in FORMER_MASK_SEEN:
-            return values
-        kept = {name: value for name, value in values.items() if name != "mask_seen"}
-        return {"repeats": FORMER_MASK_SEEN[values["mask_seen"]]} | kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +157,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
         ConfigError: a key is unknown or a value invalid; the message names the table and the key
             and suggests the closest valid key.
     """
-    raw = upgrade(raw, where)
+    raw = upgrade_evaluation(upgrade(raw, where))
     tables = {"seed", "data", "model", "pretrain", "finetune", "evaluation"}
     for key in raw:
         if key not in tables:

@@ -8,6 +8,7 @@ only the settings that this algorithm reads.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from recoach.data.targets import FORMER_MASK_SEEN
 from recoach.errors import ConfigError
 from recoach.training.algorithms.registry import ALGORITHMS, FORMER_NAMES
 
@@ -73,6 +74,23 @@ def upgrade(raw: Mapping[str, Any], where: str, *, strict: bool = False) -> dict
         raise ConfigError(f"{where}: finetune must be a table ([finetune]), not {switch!r}.")
     table = _upgrade_table(grpo, where, strict=strict)
     return result | {"finetune": table if switch is None else {"enabled": switch} | table}
+
+
+def upgrade_evaluation(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with `mask_seen` and `test_items` of earlier versions converted.
+
+    Leave-last-out was the only split then.
+    """
+    result = dict(raw)
+    data, evaluation = raw.get("data"), raw.get("evaluation")
+    if isinstance(data, Mapping) and "test_items" in data:
+        kept = {name: value for name, value in data.items() if name != "test_items"}
+        split = {"kind": "leave_last_out", "test_items": data["test_items"]}
+        result["data"] = {"split": split} | kept
+    if isinstance(evaluation, Mapping) and evaluation.get("mask_seen") in FORMER_MASK_SEEN:
+        kept = {name: value for name, value in evaluation.items() if name != "mask_seen"}
+        result["evaluation"] = {"repeats": FORMER_MASK_SEEN[evaluation["mask_seen"]]} | kept
+    return result
 
 
 def is_legacy_override(change: str) -> bool:
