@@ -213,6 +213,9 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
     write(tmp_path, "part-0001.csv", "user_id,item_id\n1,2\n")
     with pytest.raises(DataError, match=r"folder with part-0001\.csv\. Name the file"):
         read_interactions(tmp_path)
+    pl.DataFrame({"item_id": ["1"], "title": ["A"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match=r"folder with items\.parquet, part-0001\.csv"):
+        read_interactions(tmp_path)
 
 
 def test_test_sessions_without_users_are_users_of_their_own(tmp_path):
@@ -242,3 +245,14 @@ def test_test_lines_that_may_be_users_or_sessions_are_refused(tmp_path):
 def test_a_lone_file_of_test_sessions_is_read(tmp_path):
     path = write(tmp_path, "test.txt", lines("2 3", "2 3 1"))
     assert read_interactions(path).user_ids.to_list() == ["test:1", "test:2"]
+
+
+def test_a_folder_of_parquet_parts_is_prepared_again_if_a_part_is_added(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    rows = pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": list("abcabd")})
+    rows.write_parquet(folder / "part-0.parquet")
+    config = PrepareConfig(k_core=0)
+    assert prepare(folder, tmp_path / "out", config).n_items == 4
+    pl.DataFrame({"user_id": [1], "item_id": ["e"]}).write_parquet(folder / "part-1.parquet")
+    assert prepare(folder, tmp_path / "out", config).n_items == 5

@@ -1,5 +1,6 @@
 """Options that several commands have, and how numbers on the command line are read."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +95,17 @@ class Layout:
             format=self.format,
             header=[name.strip() for name in self.columns.split(",")] if self.columns else [],
         )
+
+    def changes(self) -> list[str]:
+        """Return the settings of `[data]` for reading, as --set takes them; none by default."""
+        config = self.layout()
+        named = {f"columns.{name}": column for name, column in config.columns.items()}
+        values = named | {"header": config.header, "format": config.format}
+        return [
+            f"data.{key}={json.dumps(value, ensure_ascii=False)}"
+            for key, value in values.items()
+            if value not in ([], "auto")
+        ]
 
 
 def _column_names(columns: list[str] | None) -> dict[str, str]:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from recoach import distributed
 from recoach.cli.console import console
-from recoach.cli.options import Resume, Run
+from recoach.cli.options import Layout, Resume, Run
 from recoach.cli.progress import StageProgress
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
@@ -34,6 +34,7 @@ Changes = Annotated[
     list[str] | None, Parameter(name="--set", consume_multiple=(1, None), negative="")
 ]
 
+_DETECTED: Final = Layout()
 _DEMO_SETTINGS = (
     "pretrain.epochs=16",
     "pretrain.batch_size=256",
@@ -44,7 +45,11 @@ _DEMO_SETTINGS = (
 
 
 def demo(
-    *, data: Path | None = None, output: Path = Path("runs/demo"), resume: Resume = False
+    *,
+    data: Path | None = None,
+    output: Path = Path("runs/demo"),
+    resume: Resume = False,
+    layout: Layout = _DETECTED,
 ) -> None:
     """Prepare a log, train SASRec, fine-tune it with GRPO and evaluate both.
 
@@ -52,7 +57,7 @@ def demo(
         data: An interaction log. Default: a simulated shop with 2,000 users and 1,000 items.
         output: The run folder.
     """
-    changes = [*_DEMO_SETTINGS, *([_data_path(data)] if data else [])]
+    changes = [*_DEMO_SETTINGS, *([_data_path(data)] if data else []), *layout.changes()]
     execute_and_show(read_config(None, changes), output, resume=resume)
 
 
@@ -84,6 +89,7 @@ def pretrain(
     resume: Resume = False,
     report_to: ReportTo = None,
     changes: Changes = None,
+    layout: Layout = _DETECTED,
 ) -> None:
     """Train a base model with its own loss.
 
@@ -92,10 +98,8 @@ def pretrain(
         output: The run folder.
         changes: Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
     """
-    config = read_config(
-        None,
-        [_data_path(data), f"model.name={model}", "finetune.enabled=false", *(changes or [])],
-    )
+    settings = [_data_path(data), f"model.name={model}", "finetune.enabled=false"]
+    config = read_config(None, [*settings, *layout.changes(), *(changes or [])])
     execute_and_show(config, output, resume=resume, report_to=report_to)
 
 

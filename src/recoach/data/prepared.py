@@ -29,6 +29,7 @@ from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.lock import lock_folder
 from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Split
+from recoach.data.readers.folder import parquet_parts
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.data.split import split_log
 from recoach.data.statistics import Statistics, describe
@@ -276,22 +277,29 @@ def _load_if_unchanged(directory: Path, origin: dict[str, Any]) -> Dataset | Non
 def _describe_source(source: Path) -> dict[str, Any]:
     """Return what identifies a source, without reading all of it."""
     try:
-        status = source.stat()
+        files = parquet_parts(source) if source.is_dir() else [source]
+        states = [file.stat() for file in files]
         digest = hashlib.sha256()
-        with source.open("rb") as file:
-            for start in (0, status.st_size // 2, max(0, status.st_size - _SAMPLE_BYTES)):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE_BYTES))
+        for file, state in zip(files, states, strict=True):
+            _add_samples(digest, file, state.st_size)
     except FileNotFoundError:
         raise DataError(f"{source}: there is no such file. Check the path.") from None
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}). Name a file.") from None
     return {
         "name": source.name,
-        "size": status.st_size,
-        "modified_ns": status.st_mtime_ns,
+        "size": sum(state.st_size for state in states),
+        "modified_ns": max((state.st_mtime_ns for state in states), default=0),
         "sha256_sampled": digest.hexdigest(),
     }
+
+
+def _add_samples(digest: "hashlib._Hash", path: Path, size: int) -> None:
+    """Add the start, the middle and the end of a file to a digest."""
+    with path.open("rb") as file:
+        for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE_BYTES))
 
 
 def _can_replace(directory: Path) -> bool:

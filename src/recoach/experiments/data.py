@@ -11,6 +11,7 @@ from recoach.data.dataset import Dataset
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import MANIFEST, load_dataset, prepare, recover, save_dataset
 from recoach.data.protocol import Auto, Given, LeaveLastOut
+from recoach.data.readers.folder import parquet_parts
 from recoach.data.split import split_log
 from recoach.data.statistics import describe
 from recoach.errors import DataError
@@ -42,7 +43,7 @@ def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -
         split = LeaveLastOut() if isinstance(config.split, Auto) else config.split
         dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
-    elif source.is_dir():
+    elif source.is_dir() and not parquet_parts(source):
         dataset = read_benchmark(
             source,
             format=config.format,

@@ -14,16 +14,21 @@ _SUFFIXES = (".parquet", ".pq")
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """Return the Parquet files in a folder, in the order of their names and numbers."""
-    parts = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    return sorted((path for path in parts if path.name[0] not in "._"), key=_order)
+    """Return the Parquet files in a folder, in the order of their names and numbers.
+
+    None if it holds anything else, beside names that start with a dot or an underscore.
+    """
+    paths = [path for path in folder.iterdir() if path.name[0] not in "._"]
+    only_parts = all(path.suffix.lower() in _SUFFIXES for path in paths)
+    return sorted(paths, key=_order) if only_parts else []
 
 
 def open_folder(folder: Path) -> Table:
     """Open the Parquet parts of a folder as one table, in the order of their names.
 
     Raises:
-        DataError: the folder has no Parquet file, or the parts have different columns.
+        DataError: the folder has no Parquet file or others too, or the parts have different
+            columns.
     """
     parts = parquet_parts(folder)
     if not parts:
@@ -31,7 +36,7 @@ def open_folder(folder: Path) -> Table:
         content = f"with {listed(names)}" if names else "without files"
         raise DataError(
             f"{folder}: this is a folder {content}. Name the file with the interactions in it, or "
-            "a folder of Parquet parts."
+            "a folder of Parquet parts and nothing else."
         )
     tables = [open_parquet(LogFile(part)) for part in parts]
     schema = tables[0].frame.collect_schema()
