@@ -1,10 +1,13 @@
 """`recommend` against a naive ranking: score all items, remove seen ones, sort."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from recoach.data.dataset import RaggedArray
 from recoach.data.ingest import read_interactions
 from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
@@ -149,3 +152,24 @@ def test_candidates_restrict_the_lists_and_keep_the_scores(dataset, model):
 def test_unknown_candidates_are_rejected(dataset, model):
     with pytest.raises(DataError, match="None of the 2 candidates"):
         recommend(model, dataset, ["u4"], candidates=["x", "y"])
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_rejected_items_are_never_recommended(dataset, model, exclude_seen):
+    users = dataset.user_ids[:3].to_list()
+    before = recommend(model, dataset, users=users, k=5, exclude_seen=exclude_seen)
+    rejected = before.filter(pl.col("user_id") == users[1])["item_id"][:2].to_list()
+    items = np.array([dataset.item_ids.to_list().index(item) for item in rejected], dtype=np.int32)
+    lengths = np.zeros(dataset.n_users, dtype=np.int64)
+    lengths[1] = 2
+    columns = {"after": pl.Series([0, 0])}
+    negatives = RaggedArray.from_lengths(lengths, items, columns)
+    after = recommend(
+        model, replace(dataset, negatives=negatives), users=users, k=5, exclude_seen=exclude_seen
+    )
+    for user in (users[0], users[2]):
+        kept, same = (frame.filter(pl.col("user_id") == user) for frame in (before, after))
+        assert kept["item_id"].to_list() == same["item_id"].to_list()
+    shown = after.filter(pl.col("user_id") == users[1])["item_id"].to_list()
+    assert not set(shown) & set(rejected)
+    assert shown[:3] == before.filter(pl.col("user_id") == users[1])["item_id"].to_list()[2:]

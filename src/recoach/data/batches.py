@@ -146,7 +146,7 @@ class EdgeBatches:
     """Batches of training interactions as (user, item) pairs."""
 
     def __init__(self, train: RaggedArray, *, batch_size: int) -> None:
-        self.train, self.batch_size = train, batch_size
+        self.train, self.batch_size = train.keep_columns(()), batch_size
         self._users = np.repeat(np.arange(len(train)), train.lengths)
 
     def __len__(self) -> int:

@@ -61,6 +61,12 @@ class RaggedArray:
             raise IndexError(f"row {index} is out of range for {len(self)} rows")
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
+    def take_rows(self, rows: LongArray) -> "RaggedArray":
+        """Return the rows of int64[b] indices, in this order, without columns."""
+        lengths = self.lengths[rows]
+        index = np.repeat(self.offsets[rows] - np.cumsum(lengths) + lengths, lengths)
+        return RaggedArray.from_lengths(lengths, self.values[index + np.arange(len(index))])
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -102,6 +108,11 @@ class Dataset:
     @property
     def n_items(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def trained_users(self) -> LongArray:
+        """int64[n_users], the number of each user for models; -1 without a training event."""
+        return np.where(self.train.lengths > 0, np.arange(self.n_users), -1)
 
     @property
     def ratings(self) -> FloatArray | None:

@@ -26,6 +26,10 @@ class Seen(NamedTuple):
     items: Tensor
     """int64[S], the item of each pair."""
 
+    def to(self, device: torch.device | str) -> "Seen":
+        """Return the same pairs on a device."""
+        return Seen(self.states.to(device), self.items.to(device))
+
     def between(self, start: int, stop: int) -> "Seen":
         """Return the pairs of states start..stop-1, with states renumbered from 0."""
         edges = torch.tensor([start, stop], device=self.states.device)
@@ -180,7 +184,7 @@ def state_queries(
     states: tuple[np.ndarray, np.ndarray],
     model: "HistoryReader",
     *,
-    is_known: np.ndarray,
+    user_numbers: np.ndarray,
     mask_seen: bool,
     negatives: RaggedArray | None = None,
 ) -> Queries:
@@ -189,8 +193,8 @@ def state_queries(
     Args:
         past: the users' sequences.
         states: int64[B] users and int64[B] numbers of events of their sequences that are history.
-        is_known: bool[n_users], whether the model was trained on the user; others are -1 in the
-            queries.
+        user_numbers: int64[n_users], number of each user for the model, see
+            `Dataset.trained_users`.
         model: how much of a history it reads, and which columns.
         mask_seen: whether to mask the items of the history, also those before the window.
         negatives: items that users rejected, with the column "after"; those rejected before the
@@ -198,13 +202,13 @@ def state_queries(
     """
     users, ends = states
     starts = past.offsets[users]
-    ranges = (np.where(is_known[users], users, -1), starts, starts + ends)
+    ranges = (user_numbers[users], starts, starts + ends)
     source = past.keep_columns(model.reads)
     queries = single_state_queries(source, ranges, model.history_length, model.n_items)
     seen = seen_before(past.values, starts, starts + ends) if mask_seen else None
     if negatives is not None:
         rejected = rejected_before(negatives, users, ends)
-        seen = rejected if seen is None else _union(seen, rejected, model.n_items)
+        seen = rejected if seen is None else join_pairs(seen, rejected)
     return replace(queries, seen=seen)
 
 
@@ -230,10 +234,13 @@ def rejected_before(negatives: RaggedArray, users: np.ndarray, ends: np.ndarray)
     return _distinct(states[is_before], items)
 
 
-def _union(seen: Seen, others: Seen, n_items: int) -> Seen:
-    keys = torch.cat([part.states * n_items + part.items for part in (seen, others)])
-    keys = torch.unique(keys)
-    return Seen(keys // n_items, keys % n_items)
+def join_pairs(first: Seen, second: Seen) -> Seen:
+    """Return the distinct pairs of both."""
+    states = torch.cat([first.states, second.states])
+    items = torch.cat([first.items, second.items])
+    width = int(items.max()) + 1 if len(items) else 1
+    keys = torch.unique(states * width + items)
+    return Seen(keys // width, keys % width)
 
 
 def single_state_queries(

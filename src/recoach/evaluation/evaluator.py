@@ -166,7 +166,7 @@ def queries_of(
         targets.past,
         (targets.users[states], targets.ends[states]),
         model,
-        is_known=dataset.train.lengths > 0,
+        user_numbers=dataset.trained_users,
         mask_seen=masks_seen(targets.repeats, model),
         negatives=None if targets.repeats == "recbole" else dataset.negatives,
     )

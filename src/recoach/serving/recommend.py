@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import LongArray
-from recoach.data.queries import Seen, histories, user_queries
+from recoach.data.queries import Seen, histories, join_pairs, seen_before, user_queries
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores
@@ -60,18 +60,20 @@ def recommend(
     if isinstance(users, Mapping):
         user_ids, past = list(users), _new_user_histories(dataset, users)
         rows, user_indices = np.arange(len(user_ids)), np.full(len(user_ids), -1)
+        rejected = None
     else:
         user_ids = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
-        past = histories(dataset, "all")
-        rows = user_indices = _user_indices(dataset, user_ids)
+        past = histories(dataset, "all", model.reads)
+        rows = _user_indices(dataset, user_ids)
+        user_indices = dataset.trained_users[rows]
+        rejected = dataset.negatives and dataset.negatives.take_rows(rows)
     allowed = None if candidates is None else candidate_indices(dataset, candidates)
     batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(rows), _BATCH_SIZE)]
-    results = [
-        rank_items(
-            model, UserBatch(past, rows[batch], user_indices[batch], exclude_seen), k, allowed
-        )
-        for batch in batches
-    ]
+    results = []
+    for batch in batches:
+        part = rejected and rejected.take_rows(np.arange(len(rows))[batch])
+        users_of_batch = UserBatch(past, rows[batch], user_indices[batch], exclude_seen, part)
+        results.append(rank_items(model, users_of_batch, k, allowed))
     return _to_frame(dataset, user_ids, results)
 
 
@@ -86,6 +88,8 @@ class UserBatch(NamedTuple):
     """int64[B], user index; -1 for a new user."""
     exclude_seen: bool | npt.NDArray[np.bool_]
     """Whether to exclude items of the history; one value for all users, or bool[B]."""
+    rejected: RaggedArray | None = None
+    """Items that each user rejected, B rows, which are always excluded."""
 
 
 @torch.no_grad()
@@ -109,13 +113,17 @@ def rank_items(
         index: faiss index of the item vectors of a `DotProductRecommender`, searched instead of
             scoring all items; not used with candidates.
     """
-    past, rows, users, exclude_seen = batch
+    past, rows, users, exclude_seen, rejected = batch
     length = model.history_length or _NEW_USER_HISTORY_LENGTH
     queries = user_queries(past, rows, length, model.n_items, mask_seen=bool(np.any(exclude_seen)))
     queries = replace(queries, users=torch.from_numpy(users)).to(model.device)
     if queries.seen is not None and not isinstance(exclude_seen, bool):
         is_excluded = torch.from_numpy(exclude_seen).to(model.device)[queries.seen.states]
         queries = replace(queries, seen=Seen(*(pairs[is_excluded] for pairs in queries.seen)))
+    if rejected is not None:
+        pairs = seen_before(rejected.values, rejected.offsets[:-1], rejected.offsets[1:])
+        excluded = pairs if queries.seen is None else join_pairs(queries.seen.to("cpu"), pairs)
+        queries = replace(queries, seen=excluded.to(model.device))
     allowed = None if candidates is None else torch.from_numpy(candidates).to(model.device)
     with eval_mode(model):
         if allowed is None and index is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,9 @@ service ranks few states at a time. The other states of a block change a score b
 only, and only if the model reads histories of different lengths."""
 
 
+_NO_ITEMS: Final = np.empty(0, dtype=np.int32)
+
+
 class RecommendQuery(NamedTuple):
     """A validated request for one list, with dataset indices in place of external IDs."""
 
@@ -33,6 +36,8 @@ class RecommendQuery(NamedTuple):
     exclude_seen: bool
     candidates: LongArray | None
     """Sorted distinct item indices to rank; None ranks the whole catalogue."""
+    rejected: IntArray = _NO_ITEMS
+    """Items that the user rejected."""
 
 
 class Recommendation(NamedTuple):
@@ -68,7 +73,8 @@ class ModelSnapshot:
     """int64[n_items], number of interactions with each item."""
 
     def __post_init__(self) -> None:
-        user_histories = histories(self.dataset, "all")
+        reads = sorted({name for model in self.models.values() for name in model.reads})
+        user_histories = histories(self.dataset, "all", reads)
         item_ids = self.dataset.item_ids.to_list()
         user_ids = self.dataset.user_ids.to_list()
         derived = {
@@ -106,13 +112,17 @@ class ModelSnapshot:
             KeyError: the user is not in the dataset.
             DataError: no item of the history, or no candidate, is in the catalogue.
         """
+        rejected = _NO_ITEMS
         if user is not None:
-            user_index = self.user_index[user]
-            item_indices = self.user_histories.row(user_index)
+            row = self.user_index[user]
+            user_index = int(self.dataset.trained_users[row])
+            item_indices = self.user_histories.row(row)
+            if self.dataset.negatives is not None:
+                rejected = self.dataset.negatives.row(row)
         else:
             user_index, item_indices = -1, self._history_indices(history or ())
         allowed = None if candidates is None else candidate_indices(self.dataset, candidates)
-        return RecommendQuery(user_index, item_indices, k, exclude_seen, allowed)
+        return RecommendQuery(user_index, item_indices, k, exclude_seen, allowed, rejected)
 
     def find_items(self, text: str, limit: int) -> list[int]:
         """Return items whose title or ID contains a text, ignoring case, most popular first."""
@@ -154,6 +164,7 @@ class ModelSnapshot:
             rows=np.arange(len(queries)),
             users=np.array([query.user for query in queries], dtype=np.int64),
             exclude_seen=np.array([query.exclude_seen for query in queries]),
+            rejected=_joined([query.rejected for query in queries]),
         )
         top = rank_items(
             self.models[stage],
@@ -181,3 +192,9 @@ class ModelSnapshot:
 def _first_k(items: torch.Tensor, scores: torch.Tensor, k: int) -> Recommendation:
     is_item = items[:k] >= 0
     return Recommendation(items[:k][is_item].numpy(), scores[:k][is_item].tolist())
+
+
+def _joined(rows: Sequence[IntArray]) -> RaggedArray | None:
+    """Return rows of items as one array; None if all are empty."""
+    lengths = np.array([len(row) for row in rows])
+    return RaggedArray.from_lengths(lengths, np.concatenate(rows)) if lengths.any() else None

@@ -1,6 +1,7 @@
 """Export of user and item vectors as Parquet, for vector indexes and feature stores."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,14 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
         RunError: a file cannot be written.
     """
     model = dot_product(model, "The export of vectors")
-    past, user_indices = histories(dataset, "all"), np.arange(dataset.n_users)
+    past = histories(dataset, "all", model.reads)
     user_vectors = [
-        _embed(model, past, user_indices[start : start + _BATCH_SIZE]).users.float().cpu()
+        _embed(model, past, dataset.trained_users, slice(start, start + _BATCH_SIZE)).users
         for start in range(0, dataset.n_users, _BATCH_SIZE)
     ]
-    users = pl.DataFrame({"user_id": dataset.user_ids, "vector": torch.cat(user_vectors).numpy()})
+    users = pl.DataFrame(
+        {"user_id": dataset.user_ids, "vector": torch.cat(user_vectors).float().cpu().numpy()}
+    )
     items = pl.DataFrame({"item_id": dataset.item_ids, "vector": item_vectors(model, dataset)})
     for name, table in (("users", users), ("items", items)):
         buffer = io.BytesIO()
@@ -64,13 +67,18 @@ def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
         ConfigError: the scores of the model are not dot products.
     """
     model = dot_product(model, "A faiss index")
-    items = _embed(model, histories(dataset, "all"), np.arange(1)).items
+    items = _embed(
+        model, histories(dataset, "all", model.reads), dataset.trained_users, slice(1)
+    ).items
     vectors: FloatArray = np.ascontiguousarray(items.float().cpu().numpy())
     return vectors
 
 
-def _embed(model: DotProductRecommender, past: RaggedArray, user_indices: np.ndarray) -> Embeddings:
-    length = model.history_length
-    queries = user_queries(past, user_indices, length, model.n_items, mask_seen=False)
+def _embed(
+    model: DotProductRecommender, past: RaggedArray, user_numbers: np.ndarray, rows: slice
+) -> Embeddings:
+    length, indices = model.history_length, np.arange(len(past))[rows]
+    queries = user_queries(past, indices, length, model.n_items, mask_seen=False)
+    queries = replace(queries, users=torch.from_numpy(user_numbers[rows]))
     with eval_mode(model):
         return model.embed(queries.to(model.device))

@@ -149,7 +149,7 @@ def log_p_of_places(
     masks = args.masks(repeats, model)
     policy = Policy(args.temperature_of(model, dataset, repeats), args.logits)
     places = StateBatches(
-        train,
+        train.keep_columns(model.reads),
         n_items=dataset.n_items,
         history_length=model.history_length,
         batch_size=_STATES_AT_ONCE,

@@ -198,7 +198,7 @@ def _loader(
     if kind == "edges":
         return EdgeBatches(train, batch_size=config.batch_size)
     return StateBatches(
-        train,
+        train.keep_columns(model.reads),
         n_items=model.n_items,
         history_length=model.history_length,
         batch_size=config.batch_size,

@@ -108,7 +108,7 @@ class RLTrainer:
         self.algorithm = build_algorithm(self.args, learner)
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._states = StateBatches(
-            train_dataset.train,
+            train_dataset.train.keep_columns(model.reads),
             n_items=train_dataset.n_items,
             history_length=model.history_length,
             batch_size=self.args.largest_batch,
