@@ -30,9 +30,12 @@ SEQUENCE_OR_COLUMNS = (
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?/\d\d?/\d{4}( .*)?|\d\d?:\d\d(:\d\d.*)?")
 _DECIMAL = re.compile(r"[-+]?\d+\.\d+")
+_PAIR = re.compile(r"\d+:-?\d+(\.\d+)?")
 _EPOCH = re.compile(r"\d{9,10}|\d{13}")
 _FEW = 10
 """A column with at most so many different numbers may hold ratings or counts."""
+_MANY_COLUMNS = 5
+"""Fewer columns of numbers may be those of a table: a row number, users, items, categories."""
 
 
 _MAGIC = {
@@ -64,10 +67,21 @@ def check_text(file: LogFile) -> None:
     line = file.first_line.lower().lstrip()
     if line.startswith(("<!doctype", "<html", "<?xml")):
         raise DataError(f"{file.name}:1: this is a web page or XML, not a log. Download it again.")
+    if line.startswith("sep="):
+        raise DataError(
+            f"{file.name}:1: line 1 is Excel's note of the separator ({line!r}). Remove it."
+        )
     if line.startswith("version https://git-lfs"):
         raise DataError(
             f"{file.name}:1: this is a pointer of Git LFS, not the file. Run git lfs pull."
         )
+
+
+def check_comment(file: LogFile) -> None:
+    """Raise a DataError if line 1 starts as a comment."""
+    if file.first_line.startswith(("#", "%", "//")):
+        line = clipped(repr(file.first_line), 80)
+        raise DataError(f"{file.name}:1: line 1 is a comment ({line}). Remove it.")
 
 
 def find_separator(lines: Sequence[str], is_header: Callable[[list[str]], bool]) -> str | None:
@@ -136,6 +150,7 @@ def is_sequence_file(file: LogFile, lines: Sequence[str]) -> bool:
         DataError: values look like times, decimals or lists, or every line has the same number of
             values and could be one interaction.
     """
+    check_comment(file)
     tokens = [line.split() for line in lines]
     _reject_values(file, tokens)
     text = pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ")
@@ -216,7 +231,7 @@ def _kind_of_other_value(token: str) -> str:
         return "a time"
     if _DECIMAL.fullmatch(token):
         return "a decimal number"
-    if re.search(r"[,;|]|::", token):
+    if re.search(r"[,;|\[\](){}]|::|.:$", token) or _PAIR.fullmatch(token):
         return "several values"
     return ""
 
@@ -230,7 +245,8 @@ def _are_times(values: Sequence[str]) -> bool:
 def _share_items(tokens: Sequence[Sequence[str]]) -> bool:
     """Return whether the columns after the first hold the same items, not ratings or times."""
     columns = [set(values) for values in zip(*(line[1:] for line in tokens), strict=True)]
-    if len(columns) < 2:
+    all_numbers = all(all(map(_NUMBER.fullmatch, values)) for values in columns)
+    if len(columns) < (_MANY_COLUMNS if all_numbers else 2):
         return False
     for index, values in enumerate(columns):
         others = set().union(*columns[:index], *columns[index + 1 :])

@@ -6,6 +6,7 @@ from recoach.data.columns import USUAL_NAMES
 from recoach.data.readers.delimited import open_delimited
 from recoach.data.readers.layout import (
     TABLE_SEPARATORS,
+    check_comment,
     check_header,
     find_separator,
     split_values,
@@ -36,6 +37,7 @@ def open_plain_table(
     lines = read_sample(file)
     separator = find_separator(lines, is_header)
     if separator is None:
+        check_comment(file)
         return open_delimited(file, ",")  # raises: only one column
     check_header(file, split_values(lines, separator), is_header)
     if len(separator) == 1 and separator != WHITESPACE:

@@ -147,6 +147,9 @@ def _recognise(file: LogFile, is_header: Callable[[list[str]], bool], *, mapped:
         if name in _LATIN1:
             return name
         raise
+    if by_suffix in ("csv", "jsonl"):
+        is_json = lines[0].lstrip().startswith(("{", "["))
+        by_suffix = by_suffix if is_json == (by_suffix == "jsonl") else ""
     name = "" if mapped else _data_set(file, lines)
     return name or by_suffix or _recognise_text(file, lines, is_header)
 
