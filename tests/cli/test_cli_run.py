@@ -13,7 +13,7 @@ import pytest
 from recoach.cli import runs
 from recoach.data.prepared import load_dataset
 from recoach.data.targets import targets_of
-from recoach.evaluation.beyond_accuracy import list_metrics
+from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models import checkpoint
 from recoach.models.checkpoint import load_model
@@ -62,7 +62,7 @@ def test_the_results_contain_beyond_accuracy_metrics_and_item_groups(finished, r
         model_results = record["models"][stage]
         lists = top_lists(model, dataset, targets_of(dataset, "test"), 10)
         assert model_results["lists"] == pytest.approx(
-            list_metrics(lists, dataset.train, 40), abs=1e-6
+            list_metrics(RecommendationLists(lists, dataset.train, 40)), abs=1e-6
         )
         buckets = model_results["popularity_buckets"]
         assert sum(bucket["items"] for bucket in buckets) == 40

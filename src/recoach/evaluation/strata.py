@@ -48,6 +48,12 @@ class Activity(NamedTuple):
     """Fraction of the targets ranked within the top k."""
 
 
+def defined_mean(values: np.ndarray) -> float:
+    """Return the mean of the values that are not nan; nan without any."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
 def target_strata(
     targets: TargetRanks,
     labels: np.ndarray,
@@ -73,7 +79,7 @@ def target_strata(
     for label, stratum in enumerate(strata):
         selected = targets.select(labels == label).distinct()
         values = metrics_per_user(selected, ks, names)
-        means = {name: _mean(value) for name, value in values.items()}
+        means = {name: defined_mean(value) for name, value in values.items()}
         result[stratum] = Stratum(len(selected.counts), int(selected.counts.sum()), means)
     return result
 
@@ -93,7 +99,7 @@ def state_strata(
         stratum: Stratum(
             int((labels == label).sum()),
             None,
-            {name: _mean(value[labels == label]) for name, value in values.items()},
+            {name: defined_mean(value[labels == label]) for name, value in values.items()},
         )
         for label, stratum in enumerate(strata)
     }
@@ -188,9 +194,3 @@ def length_labels(lengths: np.ndarray, count: int = 4) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     edges = np.unique(np.quantile(lengths, np.arange(1, count) / count, method="higher"))
     return np.searchsorted(edges, lengths, side="right")
-
-
-def _mean(values: np.ndarray) -> float:
-    """Return the mean of the values that are not nan; nan without any."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")

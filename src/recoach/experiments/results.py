@@ -10,7 +10,7 @@ from recoach.data.dataset import Dataset
 from recoach.data.queries import Split
 from recoach.data.split import leaked_share
 from recoach.data.targets import targets_of
-from recoach.evaluation.beyond_accuracy import list_metrics
+from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
 from recoach.evaluation.significance import paired_bootstrap
 from recoach.evaluation.strata import Activity, Bucket, activity_groups, popularity_buckets
@@ -116,7 +116,7 @@ def _beyond_accuracy(model: Recommender, dataset: Dataset, test: Evaluation) -> 
     )
     test_users = np.repeat(test.users, test.targets.counts)
     groups = activity_groups(dataset.train.lengths[test_users], test.ranks, k=_LIST_LENGTH)
-    metrics = list_metrics(lists, dataset.train, dataset.n_items)
+    metrics = list_metrics(RecommendationLists(lists, dataset.train, dataset.n_items))
     return {
         "lists": {name: round(value, 6) for name, value in metrics.items()},
         "popularity_buckets": [_group_entry(bucket) for bucket in buckets if bucket.targets],

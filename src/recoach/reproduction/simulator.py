@@ -14,7 +14,7 @@ import numpy as np
 from recoach.data.dataset import Dataset
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
-from recoach.evaluation.beyond_accuracy import list_metrics
+from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval
 from recoach.experiments.results import StageName
@@ -180,7 +180,8 @@ def _log_metrics(model: Recommender, dataset: Dataset) -> dict[str, float]:
     """Return accuracy on the test items of the log, and beyond-accuracy metrics of the lists."""
     test = evaluate(model, dataset, ks=(_LIST_LENGTH,))
     lists = top_lists(model, dataset, test.targets, _LIST_LENGTH)
-    metrics = test.means() | list_metrics(lists, dataset.train, dataset.n_items)
+    recommended = RecommendationLists(lists, dataset.train, dataset.n_items)
+    metrics = test.means() | list_metrics(recommended)
     return {name: round(value, 6) for name, value in metrics.items()}
 
 
