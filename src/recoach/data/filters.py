@@ -13,7 +13,7 @@ from recoach.errors import DataError
 BoolArray = npt.NDArray[np.bool_]
 NO_RATINGS = (
     "min_rating: a rating threshold needs a rating column, and this log has none. Drop min_rating "
-    "or map the column with columns={'rating': NAME}."
+    "or pass --column rating=NAME."
 )
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recoach.data.log_columns import Columns, take
+from recoach.data.read_report import ReadReport
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -24,6 +25,7 @@ class Interactions:
         item_ids: String[n_items], the external id of each item.
         columns: the optional columns of the log, see `log_columns`; N values each. Without
             "timestamp" file order is time order.
+        report: how the log was read; None for a log that was not read from a source.
     """
 
     users: IntArray
@@ -31,6 +33,7 @@ class Interactions:
     user_ids: pl.Series
     item_ids: pl.Series
     columns: Columns = field(default_factory=dict)
+    report: ReadReport | None = None
 
     @property
     def times(self) -> LongArray | None:
@@ -84,6 +87,7 @@ class Interactions:
             self.user_ids.gather(user_codes),
             self.item_ids.gather(item_codes),
             take(self.columns, rows),
+            self.report,
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recoach.data.columns import USUAL_NAMES
+from recoach.data.columns import is_usual_name
 from recoach.data.readers.lines import WHITESPACE, split_line
 from recoach.data.readers.table import convert_read_errors
 from recoach.data.readers.text import LogFile, diagnose_encoding
@@ -190,8 +190,7 @@ def _first_bytes(path: Path) -> bytes:
 
 def _is_header(names: Sequence[str], is_header: Callable[[list[str]], bool]) -> bool:
     stripped = [name.strip().strip('"') for name in names]
-    usual = {name for usual_names in USUAL_NAMES.values() for name in usual_names}
-    return is_header(stripped) or any(name.lower() in usual for name in stripped)
+    return is_header(stripped) or any(is_usual_name(name) for name in stripped)
 
 
 def _is_value(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from recoach.data.columns import USUAL_NAMES
+from recoach.data.columns import USUAL_NAMES, is_usual_name
 from recoach.data.readers.delimited import open_delimited
 from recoach.data.readers.layout import (
     TABLE_SEPARATORS,
@@ -58,8 +58,7 @@ def open_headerless(file: LogFile, header: Sequence[str]) -> Table:
     lines = read_sample(file)
     separator = _separator_for(file, lines, len(header))
     first = [value.strip().lower() for value in split_values(lines[:1], separator)[0]]
-    usual = {name for names in USUAL_NAMES.values() for name in names}
-    named = next((value for value in first if value in usual), None)
+    named = next((value for value in first if is_usual_name(value)), None)
     if named is not None:
         raise DataError(
             f"{file.name}:1: line 1 is a header with the column {named!r}, and --columns names the "

@@ -63,7 +63,6 @@ def _open_engine(memory: str, scratch: Path) -> Iterator["_DuckDBEngine"]:
         "preserve_insertion_order": False,  # results are ordered by row numbers instead
     }
     with duckdb.connect(str(scratch / "log.duckdb"), config=settings) as connection:
-        connection.execute("CREATE MACRO rint(x) AS round_even(x, 0)")
         yield _DuckDBEngine(connection, scratch)
 
 

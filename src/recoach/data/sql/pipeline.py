@@ -7,8 +7,9 @@ that of `filters` and `split` row by row.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,18 +20,18 @@ from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.filters import NO_RATINGS, empty_core_error, ratings_too_low_error
 from recoach.data.ingest import stream_interactions
+from recoach.data.log_columns import COLUMN_TYPES
 from recoach.data.split import OrderedLog, ordered_log, split_ordered_log
 from recoach.data.statistics import Statistics, from_counts
-from recoach.data.timestamps import milliseconds_per_unit
 from recoach.errors import DataError
 
 _SIDES = ("user", "item")
-_LOG_COLUMNS = {"timestamp": "time", "rating": "rating"}
-"""Column of the Parquet file -> column of the table `log`."""
+_LOG_COLUMNS = {name: f"log_{name}" for name in COLUMN_TYPES}
+"""Column of the Parquet file -> column of the table `log`, whose name is no word of SQL."""
 
 
 class Engine(Protocol):
-    """A database that runs the SQL; it has a function `rint` that rounds halves to even."""
+    """A database that runs the SQL."""
 
     def create_view(self, name: str, path: Path) -> None:
         """Make a Parquet file available under a name."""
@@ -67,9 +68,9 @@ def run_pipeline(
     scratch_folder = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
     with scratch_folder as scratch:
         rows = Path(scratch) / "rows.parquet"
-        columns = stream_interactions(source, rows, config.columns, config.format, config.header)
+        types = stream_interactions(source, rows, config).types
         with open_engine(Path(scratch)) as engine:
-            log = _SQLLog(engine, columns)
+            log = _SQLLog(engine, types)
             log.load(rows)
             if config.min_rating is not None:
                 log.keep_rating_at_least(config.min_rating)
@@ -82,15 +83,15 @@ def run_pipeline(
 
 
 class _SQLLog:
-    """The table `log`: row, user, item[, time][, rating]; `users` and `items` hold the ids.
+    """The table `log`: row, user, item, optional columns; `users` and `items` hold the ids.
 
     The code of a user or an item is the row of its first appearance: codes have gaps, and their
     order is the order of first appearance.
     """
 
-    def __init__(self, engine: Engine, columns: tuple[str, ...]) -> None:
-        self._engine, self._create = engine, engine.create_table
-        self._measures = [name for name in ("timestamp", "rating") if name in columns]
+    def __init__(self, engine: Engine, types: Mapping[str, pl.DataType]) -> None:
+        self._engine, self._create, self._types = engine, engine.create_table, types
+        self._columns = {name: ours for name, ours in _LOG_COLUMNS.items() if name in types}
 
     def load(self, rows: Path) -> None:
         """Create the tables from a Parquet file, and remove the file."""
@@ -99,44 +100,29 @@ class _SQLLog:
             self._create(
                 table, f"SELECT min(row) AS code, {column} AS id FROM rows GROUP BY {column}"
             )
-        measures = "".join(f", {self._measure_expression(name)}" for name in self._measures)
+        columns = "".join(f", rows.{name} AS {ours}" for name, ours in self._columns.items())
         self._create(
             "log",
-            f"SELECT row, users.code AS user, items.code AS item{measures} "
+            f"SELECT row, users.code AS user, items.code AS item{columns} "
             "FROM rows JOIN users ON users.id = user_id JOIN items ON items.id = item_id",
         )
         self._engine.drop("rows")
         rows.unlink()
 
-    def _measure_expression(self, name: str) -> str:
-        if name == "rating":
-            return "rating"
-        column_type = self._fetch_value("SELECT typeof(timestamp) FROM rows LIMIT 1")
-        if column_type.upper() != "DOUBLE":
-            return "CAST(timestamp AS BIGINT) AS time"
-        # The median (of an even count, the mean of the middle two) by sorting, which can spill.
-        count = self._fetch_value("SELECT count(*) FROM rows")
-        median = self._fetch_value(
-            "SELECT avg(size) FROM (SELECT abs(timestamp) AS size FROM rows ORDER BY size "
-            f"LIMIT {2 - count % 2} OFFSET {(count - 1) // 2})"
-        )
-        scale = f"CAST({milliseconds_per_unit(median)!r} AS DOUBLE)"
-        return f"CAST(rint(timestamp * {scale}) AS BIGINT) AS time"
-
     def keep_rating_at_least(self, threshold: float) -> None:
         """Keep the rows rated `threshold` or better."""
-        if "rating" not in self._measures:
+        if "rating" not in self._columns:
             raise DataError(NO_RATINGS)
-        highest = self._fetch_value("SELECT max(rating) FROM log")
+        highest = self._fetch_value("SELECT max(log_rating) FROM log")
         if highest < np.float32(threshold):
             raise ratings_too_low_error(threshold, highest)
-        self._keep(f"WHERE rating >= CAST({threshold!r} AS REAL)")
+        self._keep(f"WHERE log_rating >= CAST({threshold!r} AS REAL)")
 
     def deduplicate(self, keep: str) -> None:
         """Keep one row of each pair, the earliest or the latest; file order breaks ties."""
         direction = "ASC" if keep == "first" else "DESC"
         order = ", ".join(f"{name} {direction}" for name in self._order_columns())
-        columns = ["row", *_SIDES, *(_LOG_COLUMNS[name] for name in self._measures)]
+        columns = ["row", *_SIDES, *self._columns.values()]
         self._create(
             "log",
             f"SELECT {', '.join(columns)} FROM (SELECT *, row_number() OVER (PARTITION BY user, "
@@ -179,30 +165,54 @@ class _SQLLog:
             "SELECT CAST(id AS STRING) AS id FROM numbered_items JOIN items USING (code) "
             "ORDER BY number"
         )
-        measures = "".join(f", {_LOG_COLUMNS[name]}" for name in self._measures)
+        columns = "".join(f", {ours}" for ours in self._columns.values())
         rows = self._engine.fetch_frame(
             "SELECT CAST(u.number AS INTEGER) AS user, CAST(i.number AS INTEGER) AS item"
-            f"{measures} FROM log "
+            f"{columns} FROM log "
             "JOIN numbered_users AS u ON u.code = log.user "
             "JOIN numbered_items AS i ON i.code = log.item "
             f"ORDER BY u.number, {', '.join(self._order_columns())}"
         )
-        columns: dict[str, pl.Series] = {
-            name: rows[_LOG_COLUMNS[name]].alias("") for name in self._measures
+        series = {
+            name: rows[ours].alias("").cast(self._types[name])
+            for name, ours in self._columns.items()
         }
         ids = (users["id"].alias(""), items["id"].alias(""))
-        return ordered_log(ids, rows["user"].to_numpy(), rows["item"].to_numpy(), columns)
+        return ordered_log(ids, rows["user"].to_numpy(), rows["item"].to_numpy(), series)
 
     def statistics(self) -> Statistics:
         """Return the statistics of the filtered log."""
+        counts = self._fetch_counts()
         n_pairs = self._fetch_value("SELECT count(*) FROM (SELECT DISTINCT user, item FROM log)")
-        time_range = None
-        if "timestamp" in self._measures:
-            time_range = self._engine.fetch_row("SELECT min(time), max(time) FROM log")
-        return from_counts(self._fetch_counts(), time_range, n_pairs)
+        time_range, ties, sessions = None, None, None
+        if "timestamp" in self._columns:
+            time_range = self._engine.fetch_row(
+                "SELECT min(log_timestamp), max(log_timestamp) FROM log"
+            )
+            n_tied = self._fetch_value(
+                "SELECT coalesce(sum(count), 0) FROM (SELECT count(*) AS count FROM log "
+                "GROUP BY user, log_timestamp HAVING count(*) > 1)"
+            )
+            ties = int(n_tied) / counts[2]
+        if "session_id" in self._columns:
+            sessions = self._fetch_value("SELECT count(DISTINCT log_session_id) FROM log")
+        statistics = from_counts(counts, time_range, n_pairs)
+        return replace(statistics, ties=ties, sessions=sessions, events=self._event_counts())
+
+    def _event_counts(self) -> dict[str, int]:
+        """Return the number of rows of each event type, in the order of the types."""
+        if "event_type" not in self._columns:
+            return {}
+        counted = self._engine.fetch_frame(
+            "SELECT log_event_type AS name, count(*) AS count FROM log GROUP BY log_event_type"
+        )
+        counts = dict(counted.select("name", "count").iter_rows())
+        dtype = self._types["event_type"]
+        assert isinstance(dtype, pl.Enum)
+        return {name: int(counts.get(name, 0)) for name in dtype.categories}
 
     def _order_columns(self) -> list[str]:
-        return ["time", "row"] if "timestamp" in self._measures else ["row"]
+        return ["log_timestamp", "row"] if "timestamp" in self._columns else ["row"]
 
     def _fetch_counts(self, table: str = "log") -> tuple[int, int, int]:
         counts: tuple[int, int, int] = self._engine.fetch_row(
