@@ -26,7 +26,7 @@ TEXTS = {
     "no user": (
         "a.csv",
         "who,item_id\na,b\n",
-        ["a.csv: there is no user_id column. The columns are who, item_id. Pass --column user_id=NAME"],
+        ["a.csv: there is no user_id column. The columns are who, item_id. Pass --column"],
     ),
     "no item": (
         "a.csv",
@@ -228,7 +228,7 @@ def test_unknown_columns_and_formats_are_rejected(tmp_path):
         ({"columns": {"user": "x"}}, ["columns: 'user'", "Did you mean 'user_id'?"]),
         (
             {"columns": {"user_id": "x"}},
-            ["a.csv: there is no column 'x'", "are user_id, item_id, rating, timestamp. Pass --column"],
+            ["there is no column 'x'", "are user_id, item_id, rating, timestamp. Pass --column"],
         ),
         ({"format": "xls"}, ["format: 'xls' is unknown", "parquet"]),
     ):

@@ -128,7 +128,7 @@ def _missing_ids(ids: pl.Series, counts: pl.Series) -> pl.Series:
     marked = ids.str.to_lowercase().is_in(MISSING_MARKERS)
     others = ids.filter(~marked)
     all_numbers = bool(others.str.contains(_DECIMAL).all())
-    frequent = (counts > 1) & (counts > _MARKER_SHARE * counts.sum())
+    frequent = (counts > 1) & (counts / counts.sum() > _MARKER_SHARE)
     missing = marked if all_numbers else marked & frequent
     minus_one = ids == "-1"
     if len(others) > 1 and not (all_numbers and others.str.starts_with("-").sum() > 1):

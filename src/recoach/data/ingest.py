@@ -56,8 +56,10 @@ def read_interactions(
         rows = reader.read(lambda rows: rows.collect(engine="streaming"))
     users, user_ids = _encode(reader, rows, "user_id")  # frees the column's text
     items, item_ids = _encode(reader, rows, "item_id")
-    types = rows["event_type"].unique(maintain_order=True) if "event_type" in rows.columns else []
-    reader.order_event_types(list(types))
+    if "event_type" in rows.columns:
+        reader.order_event_types(rows["event_type"].unique(maintain_order=True).to_list())
+    else:
+        reader.order_event_types(())
     log = rows.select(**reader.final_columns())
     if reader.is_finer_than_milliseconds:
         order = finer_order(rows["timestamp"], log["timestamp"])

@@ -67,7 +67,7 @@ def describe(interactions: Interactions) -> Statistics:
 
 def count_events(event_types: pl.Series | None) -> dict[str, int]:
     """Return the number of rows of each event type, in the order of the types."""
-    if event_types is None:
+    if event_types is None or not isinstance(event_types.dtype, pl.Enum):
         return {}
     counts = dict(event_types.cast(pl.String).value_counts().iter_rows())
     return {name: counts.get(name, 0) for name in event_types.dtype.categories}
@@ -78,8 +78,8 @@ def count_equal_rows(rows: pl.LazyFrame) -> tuple[float, int]:
 
     Rows are compared by 64-bit hashes, 8 bytes a row in memory.
     """
-    hashes = rows.select(pl.struct(pl.all()).hash()).collect(engine="streaming").to_series()
-    hashes = np.sort(hashes.to_numpy())
+    hashed = rows.select(pl.struct(pl.all()).hash()).collect(engine="streaming").to_series()
+    hashes = np.sort(hashed.to_numpy())
     equals_previous = np.zeros(len(hashes) + 1, dtype=np.bool_)
     equals_previous[1:-1] = hashes[1:] == hashes[:-1]
     has_equal = equals_previous[1:] | equals_previous[:-1]

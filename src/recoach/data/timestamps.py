@@ -82,10 +82,8 @@ def time_readings(raw: pl.LazyFrame, where: str) -> list[TimeReading]:
 
 
 def _text_readings(raw: pl.LazyFrame, sample: pl.Series, where: str) -> list[TimeReading]:
-    whole, decimal = (
-        TimeReading(lambda column, dtype=dtype: _text(column).cast(dtype, strict=False), None)
-        for dtype in (pl.Int64, pl.Float64)
-    )
+    whole = TimeReading(lambda column: _text(column).cast(pl.Int64, strict=False), None)
+    decimal = TimeReading(lambda column: _text(column).cast(pl.Float64, strict=False), None)
     iso = [_iso_reading(unit) for unit in ("ns", "us")]
     n_values = len(sample)
     if not n_values:

@@ -7,7 +7,7 @@ that of `filters` and `split` row by row.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import polars as pl
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.filters import NO_RATINGS, empty_core_error, ratings_too_low_error
-from recoach.data.ingest import stream_interactions
+from recoach.data.ingest import StreamedLog, stream_interactions
 from recoach.data.log_columns import COLUMN_TYPES
 from recoach.data.split import OrderedLog, ordered_log, split_ordered_log
 from recoach.data.statistics import Statistics, from_counts
@@ -68,9 +68,9 @@ def run_pipeline(
     scratch_folder = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
     with scratch_folder as scratch:
         rows = Path(scratch) / "rows.parquet"
-        types = stream_interactions(source, rows, config).types
+        streamed_log = stream_interactions(source, rows, config)
         with open_engine(Path(scratch)) as engine:
-            log = _SQLLog(engine, types)
+            log = _SQLLog(engine, streamed_log)
             log.load(rows)
             if config.min_rating is not None:
                 log.keep_rating_at_least(config.min_rating)
@@ -89,9 +89,10 @@ class _SQLLog:
     order is the order of first appearance.
     """
 
-    def __init__(self, engine: Engine, types: Mapping[str, pl.DataType]) -> None:
-        self._engine, self._create, self._types = engine, engine.create_table, types
-        self._columns = {name: ours for name, ours in _LOG_COLUMNS.items() if name in types}
+    def __init__(self, engine: Engine, log: StreamedLog) -> None:
+        self._engine, self._create = engine, engine.create_table
+        self._types, self._event_types = log.types, log.report.event_types
+        self._columns = {name: ours for name, ours in _LOG_COLUMNS.items() if name in log.types}
 
     def load(self, rows: Path) -> None:
         """Create the tables from a Parquet file, and remove the file."""
@@ -207,9 +208,7 @@ class _SQLLog:
             "SELECT log_event_type AS name, count(*) AS count FROM log GROUP BY log_event_type"
         )
         counts = dict(counted.select("name", "count").iter_rows())
-        dtype = self._types["event_type"]
-        assert isinstance(dtype, pl.Enum)
-        return {name: int(counts.get(name, 0)) for name in dtype.categories}
+        return {name: int(counts.get(name, 0)) for name in self._event_types}
 
     def _order_columns(self) -> list[str]:
         return ["log_timestamp", "row"] if "timestamp" in self._columns else ["row"]
