@@ -74,16 +74,16 @@ def test_a_run_trains_a_base_for_each_fold_and_resumes(
 def test_the_reward_uses_the_settings_of_the_run(recoach, toml, tmp_path, monkeypatch):
     settings, original = [], CrossFitted.__init__
 
-    def recording(self, dataset, fit, args, mask_seen):
-        settings.append((args.folds, args.discount, mask_seen))
-        original(self, dataset, fit, args, mask_seen)
+    def recording(self, dataset, fit, args, repeats):
+        settings.append((args.folds, args.discount, repeats))
+        original(self, dataset, fit, args, repeats)
 
     monkeypatch.setattr(CrossFitted, "__init__", recording)
     monkeypatch.setattr(CrossFitted, "weights", lambda self: torch.ones(len(self._dealt.pairs)))
-    changes = (*CHANGES, "finetune.discount=0.5", "evaluation.mask_seen=none")
+    changes = (*CHANGES, "finetune.discount=0.5", "evaluation.repeats=all")
     path = tmp_path / "run"
     assert recoach("run", toml, "--output", path, "--set", *changes).code == 0
-    assert settings == [(2, 0.5, "none")]
+    assert settings == [(2, 0.5, "all")]
 
 
 def test_a_graph_model_gives_the_same_weights_with_existing_folds(

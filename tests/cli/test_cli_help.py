@@ -50,7 +50,7 @@ def test_every_command_shows_an_example_that_parses(recoach, verb):
         ("pretrain log.csv --output x --model sasrek", "Did you mean 'sasrec'?"),
         ("pretrain log.csv --output x --set finetune.bta=1", "Did you mean 'beta'?"),
         ("data describe {log} --column user_id=user", "Did you mean 'user_id'?"),
-        ("recommend x --k ten", 'unable to convert "ten" into int'),
+        ("recommend x --k ten", "--k must be a whole number of at least 1, not 'ten'"),
         ("recommend x --stage tund", 'Did you mean "tuned"?'),
         ("finetune", "requires an argument"),
     ],

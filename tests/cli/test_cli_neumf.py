@@ -10,6 +10,7 @@ from recoach.models.checkpoint import load_model
 TOML = """
 [data]
 path = "{log}"
+split = "leave_last_out"
 
 [model]
 name = "neumf"

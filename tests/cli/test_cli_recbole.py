@@ -111,13 +111,13 @@ def test_an_imported_run_recommends_and_reports(imported, recoach):
 
 def test_an_imported_run_can_be_evaluated_with_seen_items_masked(recoach, tmp_path):
     file, log = recbole_layout.make_files(tmp_path, "SASRec")
-    words = ("import", "recbole", file, "--data", log, "--mask-seen", "all")
+    words = ("import", "recbole", file, "--data", log, "--repeats", "new")
     assert recoach(*words, "--output", tmp_path / "run").code == 0
     model, dataset = model_of(tmp_path / "run", "base")
     ndcg = evaluate(model, dataset, "test", repeats="new").means()["ndcg@10"]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["models"]["base"]["test"]["ndcg@10"] == round(ndcg, 6)
-    assert results["config"]["evaluation"]["mask_seen"] == "all"
+    assert results["config"]["evaluation"]["repeats"] == "new"
     assert results["config"]["finetune"]["mask_seen"] is True
 
 
@@ -257,7 +257,7 @@ def test_a_yaml_file_is_converted_and_dropped_settings_are_listed(recoach, tmp_p
         "patience": 6,
         "metric": "recall@20",
     }
-    assert config["evaluation"] == {"mask_seen": "recbole", "ks": [1, 5, 10, 20, 50]}
+    assert config["evaluation"] == {"repeats": "recbole", "ks": [1, 5, 10, 20, 50]}
     printed = recoach("convert-config", tmp_path / "a.yaml")
     assert " ".join(text.split()) == printed.out
 

@@ -39,7 +39,9 @@ def test_the_results_contain_the_evaluation_protocol(finished, run_files):
     assert protocol["ranking"] == "full"
     assert protocol["repeats"] == "new"
     assert protocol["ties"] == "against the model"
-    assert protocol["n_users"] == record["dataset"]["users"] == 150
+    # Every repeated test item is left out, and here each user has one test item.
+    assert record["dataset"]["users"] == 150
+    assert protocol["n_users"] == 150 - protocol["excluded"]["repeated items"] == 130
     assert protocol["n_items"] == record["dataset"]["items"] == 40
     assert protocol["ks"] == [1, 5, 10, 50]
     assert "step 0 a candidate" in protocol["selection"]
@@ -67,7 +69,7 @@ def test_the_results_contain_beyond_accuracy_metrics_and_item_groups(finished, r
         buckets = model_results["popularity_buckets"]
         assert sum(bucket["items"] for bucket in buckets) == 40
         hits = sum(bucket["targets"] * bucket["recall@10"] for bucket in buckets)
-        assert hits / 150 == pytest.approx(model_results["test"]["recall@10"], abs=1e-5)
+        assert hits / 130 == pytest.approx(model_results["test"]["recall@10"], abs=1e-5)
 
 
 def test_the_control_takes_as_many_steps_as_grpo(finished, run_files):
@@ -90,7 +92,7 @@ def test_control_and_fine_tuning_start_from_the_base(finished, run_files):
 
 def test_the_per_user_metrics_average_to_the_results(finished, run_files):
     frame = pl.read_parquet(finished / "per_user.parquet")
-    assert frame.height == 4 * 150
+    assert frame.height == 4 * 130
     means = frame.drop("user_id").group_by("model").mean().rows_by_key("model", named=True)
     for model, summary in run_files.results(finished)["models"].items():
         for metric, value in summary["test"].items():

@@ -12,6 +12,7 @@ from recoach.cli import doctor, runs
 from recoach.data.prepared import load_dataset
 
 TINY = ["model.dim=16", "model.layers=1", "pretrain.epochs=3", "pretrain.batch_size=64", "seed=3"]
+TINY.append("data.split=leave_last_out")
 GRPO = ["finetune.epochs=2", "finetune.batch_size=256", "finetune.patience=0"]
 
 

@@ -3,14 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError
 
 from recoach.cli import interrupts
 from recoach.cli.console import bold, console, errors, example_line, print_warnings
-from recoach.cli.options import check_no_empty_values
 from recoach.errors import ConfigError, RecoachError
 
 # OpenMP reads this when torch starts its threads. Waiting threads that only spin slow each other
@@ -111,7 +110,7 @@ def main() -> None:
     """Run the command line; errors of the user print one line and give exit code 2."""
     with interrupts.handle_signals(), print_warnings(), _without_trainer_warnings():
         try:
-            check_no_empty_values(sys.argv[1:])
+            _check_no_empty_values(sys.argv[1:])
             with _distributed(sys.argv[1:]):
                 app(sys.argv[1:], exit_on_error=False, print_error=False)
         except (CycloptsError, RecoachError) as error:
@@ -168,3 +167,14 @@ def _one_line(message: str) -> str:
 
 if __name__ == "__main__":
     main()
+
+
+def _check_no_empty_values(arguments: Sequence[str]) -> None:
+    """Raise a ConfigError if an argument of the command line is empty or blank."""
+    option = "The command line"
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        is_option = name.startswith("--")
+        option = name if is_option else option
+        if not argument.strip() or (is_option and equals and not value.strip()):
+            raise ConfigError(f"{option}: a value is empty. Give a value, or leave the option out.")

@@ -44,17 +44,6 @@ def _refuse(token: Token, reason: str) -> NoReturn:
     raise ConfigError(f"{token.keyword} {reason}, not {clipped(token.value, 40)!r}.")
 
 
-def check_no_empty_values(arguments: Sequence[str]) -> None:
-    """Raise a ConfigError if an argument of the command line is empty or blank."""
-    option = "The command line"
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        is_option = name.startswith("--")
-        option = name if is_option else option
-        if not argument.strip() or (is_option and equals and not value.strip()):
-            raise ConfigError(f"{option}: a value is empty. Give a value, or leave the option out.")
-
-
 Words = Annotated[list[str] | None, Parameter(consume_multiple=(1, None), negative="")]
 Count = Annotated[int, whole_number(1)]
 CountOrZero = Annotated[int, whole_number(0)]
