@@ -1,5 +1,6 @@
 """Otto: a JSON object a line with a session and its events."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from recoach.data.readers.lines import numbered_lines, table_of_lines
 from recoach.data.readers.named import has_keys
 from recoach.data.readers.table import Table
 from recoach.data.readers.text import LogFile
+from recoach.errors import DataError, clipped
 
 _EVENT = pl.Struct({"aid": pl.Int64, "ts": pl.Int64, "type": pl.String})
 _SESSION = pl.Struct({"session": pl.Int64, "events": pl.List(_EVENT)})
@@ -27,9 +29,22 @@ def open_otto(file: LogFile) -> Table:
         .rename({"session": "user_id", "aid": "item_id", "ts": "timestamp", "type": "event_type"})
     )
     table = table_of_lines(file, rows, "session and its events: item, milliseconds, type")
-    return replace(table, diagnose=lambda: diagnose_jsonl(file))
+    return replace(table, diagnose=lambda: _diagnose(file))
 
 
 def is_otto(_: str, lines: Sequence[str]) -> bool:
     """Return whether line 1 is a JSON object with a session and its events."""
     return has_keys(lines[0], {"session", "events"})
+
+
+def _diagnose(file: LogFile) -> None:
+    """Raise a DataError for the first line that is no session with a list of events."""
+    diagnose_jsonl(file)
+    for number, line in numbered_lines(file).collect().iter_rows():
+        events = json.loads(line).get("events")
+        if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
+            raise DataError(
+                f"{file.name}:{number}: events is no list of objects "
+                f"({clipped(repr(events), 80)}). "
+                'Write {"aid": ..., "ts": ..., "type": ...} for each.'
+            )

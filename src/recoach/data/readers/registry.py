@@ -1,6 +1,7 @@
 """The file formats: a new one is a module in this package and a line in `READERS`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -79,6 +80,8 @@ else:
     Format = Literal[FORMATS]  # pydantic and the command line read the names from here
 
 _COMPRESSED = (".gz", ".zst")
+_DECISIVE_LINES = 20
+"""Lines that must have the layout of a data set for its file to be recognised."""
 _LATIN1 = ("book-crossing", "foursquare")
 """Data sets whose files are not UTF-8."""
 _TEXT_FORMATS = ("auto", "csv", "tsv")
@@ -106,13 +109,7 @@ def open_table(
         DataError: no such file or format, an empty file, a header that cannot be used, a layout
             that is ambiguous.
     """
-    if format_name not in FORMATS:
-        raise DataError(f"format: {format_name!r} is unknown. Choose one of {', '.join(FORMATS)}.")
-    if header and format_name not in _TEXT_FORMATS:
-        raise DataError(
-            f"--columns names the columns of text without a header, but --format is {format_name}. "
-            "Leave one of them out."
-        )
+    _check_names(format_name, header)
     if path.is_dir():
         return open_folder(path)
     if not path.is_file():
@@ -124,7 +121,21 @@ def open_table(
         format_name = _recognise(file, is_header, mapped=mapped)
     if format_name == "csv":
         return open_plain_table(file, is_header)
-    return READERS[format_name].open(file)
+    reader = READERS[format_name]
+    table = reader.open(file)
+    if reader.recognise is None:
+        return table
+    return replace(table, layout=f"{format_name}: {table.layout}")
+
+
+def _check_names(format_name: str, header: Sequence[str]) -> None:
+    if format_name not in FORMATS:
+        raise DataError(f"format: {format_name!r} is unknown. Choose one of {', '.join(FORMATS)}.")
+    if header and format_name not in _TEXT_FORMATS:
+        raise DataError(
+            f"--columns names the columns of text without a header, but --format is {format_name}. "
+            "Leave one of them out."
+        )
 
 
 def recognise(path: Path, is_header: Callable[[list[str]], bool]) -> str:
@@ -155,11 +166,14 @@ def _recognise(file: LogFile, is_header: Callable[[list[str]], bool], *, mapped:
 
 
 def _data_set(file: LogFile, lines: Sequence[str]) -> str:
-    """Return the name of the data set whose file this certainly is; "" if there is none."""
+    """Return the name of the data set whose file this certainly is; "" if there is none.
+
+    The first lines decide, so that a bad line further down is reported as such.
+    """
     recognised = (
         name
         for name, reader in READERS.items()
-        if reader.recognise is not None and reader.recognise(file.name, lines)
+        if reader.recognise is not None and reader.recognise(file.name, lines[:_DECISIVE_LINES])
     )
     return next(recognised, "")
 

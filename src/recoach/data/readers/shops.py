@@ -96,11 +96,14 @@ def open_diginetica(file: LogFile) -> Table:
     table = open_delimited(file, ";")
     is_purchase = "ordernumber" in table.names
     midnight = pl.col("eventdate").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms"))
-    since_start = pl.col("timeframe").cast(pl.Int64, strict=False)
+    since_start = pl.duration(
+        milliseconds=pl.col("timeframe").cast(pl.Int64, strict=False), time_unit="ms"
+    )
+    time = (midnight + since_start).dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
     columns = {
         "user_id": pl.col("sessionId"),
         "item_id": pl.col("itemId"),
-        "timestamp": midnight + pl.duration(milliseconds=since_start, time_unit="ms"),
+        "timestamp": pl.coalesce(time, pl.concat_str("eventdate", "timeframe", separator=" + ")),
         "event_type": pl.lit("purchase" if is_purchase else "view"),
     }
     names = _PURCHASES if is_purchase else _VIEWS
