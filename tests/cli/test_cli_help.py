@@ -49,7 +49,10 @@ def test_every_command_shows_an_example_that_parses(recoach, verb):
         ("pretrain log.csv --ouput x", "Did you mean --output"),
         ("pretrain log.csv --output x --model sasrek", "Did you mean 'sasrec'?"),
         ("pretrain log.csv --output x --set finetune.bta=1", "Did you mean 'beta'?"),
-        ("data describe {log} --column user_id=user", "Did you mean 'user_id'?"),
+        (
+            "data describe {log} --column user_id=user",
+            "Pass --column user_id=NAME with one of them",
+        ),
         ("recommend x --k ten", "--k must be a whole number of at least 1, not 'ten'"),
         ("recommend x --stage tund", 'Did you mean "tuned"?'),
         ("finetune", "requires an argument"),

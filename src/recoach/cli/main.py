@@ -165,10 +165,6 @@ def _one_line(message: str) -> str:
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
-if __name__ == "__main__":
-    main()
-
-
 def _check_no_empty_values(arguments: Sequence[str]) -> None:
     """Raise a ConfigError if an argument of the command line is empty or blank."""
     option = "The command line"
@@ -178,3 +174,7 @@ def _check_no_empty_values(arguments: Sequence[str]) -> None:
         option = name if is_option else option
         if not argument.strip() or (is_option and equals and not value.strip()):
             raise ConfigError(f"{option}: a value is empty. Give a value, or leave the option out.")
+
+
+if __name__ == "__main__":
+    main()
