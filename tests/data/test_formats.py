@@ -3,9 +3,12 @@
 import gzip
 import json
 
+import polars as pl
 import pytest
 
-from recoach.data.ingest import read_interactions
+from recoach.data.config import PrepareConfig
+from recoach.data.ingest import read_interactions, stream_interactions
+from recoach.data.prepared import prepare
 from recoach.data.readers.registry import READERS, open_table
 from recoach.errors import DataError
 
@@ -461,3 +464,59 @@ def test_latin_1_is_rejected_elsewhere(tmp_path):
     path = write(tmp_path, "a.csv", "user_id,item_id\n\xe9,1\n", "latin-1")
     with pytest.raises(DataError, match=r"a\.csv:2: the line is not UTF-8"):
         open_auto(path)
+
+
+@pytest.mark.parametrize(("format_name", "name", "text", "columns", "rows"), CASES)
+def test_a_data_set_is_the_same_log_in_memory_and_on_disk(
+    tmp_path, format_name, name, text, columns, rows
+):
+    path = write(tmp_path, name, text)
+    target = tmp_path / "rows.parquet"
+    log = read_interactions(path)
+    assert len(log) == len(rows)
+    streamed = stream_interactions(path, target, PrepareConfig())
+    frame = pl.read_parquet(target)
+    assert frame["user_id"].cast(pl.String).to_list() == log.frame()["user_id"].to_list()
+    assert frame["item_id"].cast(pl.String).to_list() == log.frame()["item_id"].to_list()
+    for column, values in log.columns.items():
+        assert frame[column].cast(streamed.types[column]).equals(values)
+
+
+def test_a_data_set_is_prepared_by_duckdb_as_in_memory(tmp_path):
+    pytest.importorskip("duckdb")
+    blocks = [
+        f"{item}:\n" + lines(*(f"{user},{1 + user % 5},2005-09-{item + 9}" for user in range(9)))
+        for item in range(1, 9)
+    ]
+    path = write(tmp_path, "combined_data_1.txt.gz", "".join(blocks))
+    config = PrepareConfig(k_core=3)
+    here = prepare(path, tmp_path / "memory", config)
+    there = prepare(path, tmp_path / "duckdb", config, memory="500MB")
+    assert there.fingerprint == here.fingerprint
+    assert here.n_items == 8
+    ratings = pl.concat([part.columns["rating"] for part in (here.train, here.valid, here.test)])
+    assert sorted(set(ratings.to_list())) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [
+        ("yoochoose", ["click"]),
+        ("goodreads", ["shelf", "read", "rating"]),
+        ("book-crossing", ["implicit", "explicit"]),
+        ("taobao", ["pv", "buy"]),
+        ("retailrocket", ["view", "transaction"]),
+        ("otto", ["clicks", "carts", "orders"]),
+        ("kuairand", ["hate", "click", "long_view", "like"]),
+    ],
+)
+def test_event_types_are_ordered_from_weak_to_strong(tmp_path, name, types):
+    file, text, _, _ = SAMPLES[name][0]
+    log = read_interactions(write(tmp_path, file, text))
+    assert log.columns["event_type"].dtype.categories.to_list() == types
+
+
+def test_the_report_names_the_data_set(tmp_path):
+    file, text, _, _ = SAMPLES["gowalla"][0]
+    log = read_interactions(write(tmp_path, file, text))
+    assert "taken for gowalla: user, time, latitude, longitude, place (tabs)" in log.report.line()

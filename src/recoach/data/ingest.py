@@ -39,7 +39,8 @@ def read_interactions(
         source: a path, or any pandas, polars or arrow frame.
         columns: column name of Recoach (see `log_columns`) -> the name in the source, "" for a
             column that is not to be read; what is not mapped is detected by its usual names.
-        format: auto, csv, tsv, jsonl, parquet, inter (RecBole) or sequence (`user item item ...`).
+        format: auto, a layout (csv, tsv, jsonl, parquet, inter, sequence, sessions) or a public
+            data set (movielens, yoochoose, mind, ...), see docs/reference/file-formats.md.
         header: columns of a file without a header, in the file's order: Recoach's names, "-" for a
             column to skip.
         events: the event types from the weakest to the strongest sign of interest. Without them the
@@ -145,7 +146,7 @@ def _open(
         format_name,
         lambda names: has_id_columns(names, mapping),
         header,
-        mapped=bool(mapping),
+        mapped=any(mapping.values()),
     )
     return table, mapping
 
