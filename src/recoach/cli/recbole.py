@@ -49,7 +49,7 @@ def import_recbole(
         f"stored {verified.stored}"
         f"{'' if verified.agrees else ' (NOT VERIFIED)'}",
     )
-    execute_and_show(config, output, resume=True)
+    execute_and_show(config, output, resume=True, stored=True)
 
 
 def export_recbole(path: Path, *, checkpoint: Path, output: Path, stage: Stage = None) -> None:

@@ -13,6 +13,7 @@ from recoach.cli.options import Layout, Resume, Run
 from recoach.cli.progress import StageProgress
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
+from recoach.experiments.data import data_notes
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import execute, open_run, planned_stages
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
@@ -122,7 +123,7 @@ def finetune(
     check_trackers(report_to or [])
     with folder.lock():
         config = folder.prepare_finetuning(changes or [], resume=resume)
-    execute_and_show(config, path, resume=True, report_to=report_to)
+    execute_and_show(config, path, resume=True, report_to=report_to, stored=True)
 
 
 def evaluate(path: Run) -> None:
@@ -132,7 +133,8 @@ def evaluate(path: Run) -> None:
     with folder.lock():
         if not all(folder.is_complete(stage) for stage in planned_stages(config)):
             raise RunError(f"{path} holds an unfinished run. Finish it first.")
-        _show(path, execute(open_run(config, path, resume=True, make_callback=StageProgress)))
+        opened = open_run(config, path, resume=True, make_callback=StageProgress, stored=True)
+        _show(path, execute(opened))
 
 
 def report(path: Run) -> None:
@@ -146,10 +148,11 @@ def execute_and_show(
     *,
     resume: bool,
     report_to: Sequence[TrackerName] | None = None,
+    stored: bool = False,
 ) -> None:
     """Execute all stages of a run, write its report and print the comparison.
 
-    A finished run is not executed again.
+    A finished run is not executed again. `stored` tells that the settings are those of the run.
 
     Raises:
         RunError: another process uses the folder, or it has an unfinished run and not `resume`.
@@ -163,7 +166,10 @@ def execute_and_show(
 
     check_trackers(report_to or [])
     with RunFolder(path).lock():
-        opened = open_run(config, path, resume=resume, make_callback=make_callback)
+        opened = open_run(config, path, resume=resume, make_callback=make_callback, stored=stored)
+        data = opened.config.data
+        for note in [] if stored else data_notes(data, opened.dataset, opened.folder.dataset):
+            console.print(note)
         if opened.folder.has_results_for(config):
             console.print(f"{path} is finished and is not run again.")
             _show(path, opened.folder.read_json("results.json"))

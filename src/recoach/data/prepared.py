@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ def prepare(
             "memory: this is the limit of DuckDB, and Spark has its own settings. Give memory or "
             "spark, not both."
         )
-    _describe_source(source)  # raises before a folder is made
+    describe_source(source)  # raises before a folder is made
     with _lock(directory):
-        origin = {"source": _describe_source(source), "config": config.model_dump(mode="json")}
+        origin = {"source": describe_source(source), "config": config.model_dump(mode="json")}
         reused = _load_if_unchanged(directory, origin)
         if reused is not None:
             return reused
@@ -95,25 +95,31 @@ def prepare(
 
             dataset, statistics = split_in_spark(source, config, spark, directory)
         else:
-            log = read_interactions(
-                source, columns=config.columns, format=config.format, header=config.header
-            )
-            log = apply_filters(log, config)
-            dataset, statistics = split_log(log, config.split), describe(log)
+            dataset, statistics = read_and_split(source, config)
         dataset = dataclasses.replace(dataset, name=source.name.split(".")[0])
         _save(dataset, directory, statistics, origin)
         return dataset
+
+
+def read_and_split(source: Path, config: PrepareConfig) -> tuple[Dataset, Statistics]:
+    """Read, filter and split a log in memory; DataError if that is not possible."""
+    log = read_interactions(
+        source, columns=config.columns, format=config.format, header=config.header
+    )
+    log = apply_filters(log, config)
+    return split_log(log, config.split), describe(log)
 
 
 def save_dataset(
     dataset: Dataset,
     directory: Path,
     statistics: Statistics | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a dataset to `directory`, replacing an older prepared dataset there.
 
     The files are written to a temporary folder next to it first, which is removed on any error.
-    Under torchrun only the main process writes.
+    Under torchrun only the main process writes. `origin` are further entries of dataset.json.
 
     Raises:
         DataError: the folder cannot be written or holds something else.
@@ -122,7 +128,7 @@ def save_dataset(
     if not distributed.is_main_process():
         return
     with _lock(Path(directory)):
-        _save(dataset, Path(directory), statistics, {})
+        _save(dataset, Path(directory), statistics, origin or {})
 
 
 def recover(directory: Path) -> None:
@@ -152,7 +158,7 @@ def _save(
     dataset: Dataset,
     directory: Path,
     statistics: Statistics | None,
-    origin: dict[str, Any],
+    origin: Mapping[str, Any],
 ) -> None:
     if directory.exists() and not _can_replace(directory):
         raise DataError(
@@ -163,7 +169,7 @@ def _save(
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "split": dataset.split.model_dump(),
-        "columns_fingerprint": _columns_fingerprint(dataset),
+        "columns_fingerprint": columns_fingerprint(dataset),
         "statistics": None if statistics is None else dataclasses.asdict(statistics),
         **origin,
     }
@@ -189,7 +195,7 @@ def load_dataset(directory: Path) -> Dataset:
         DataError: the folder is not a prepared dataset, has another version, or was changed.
     """
     directory = Path(directory)
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     version = manifest.get("format_version")
     if version not in _READABLE_VERSIONS:
         raise DataError(
@@ -207,7 +213,7 @@ def load_dataset(directory: Path) -> Dataset:
         name = str(manifest.get("name", ""))
         dataset = Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, negatives)
         expected_columns = manifest.get("columns_fingerprint")
-        if expected_columns not in (None, _columns_fingerprint(dataset)):
+        if expected_columns not in (None, columns_fingerprint(dataset)):
             actual = "changed columns"
     except (OSError, ValueError, *POLARS_ERRORS):
         actual = "unreadable"
@@ -227,12 +233,12 @@ def _read_split(manifest: dict[str, Any]) -> LeaveLastOut | ByTime | ByRatio | G
         value: LeaveLastOut | ByTime | ByRatio | Given = adapter.validate_python(split)
         return value
     if split == "as given":
-        return Given()
+        return Given(valid="given")
     n_test = str(split).removeprefix("leave_last_").removesuffix("_out")
     return LeaveLastOut(test_items=int(n_test) if n_test.isdigit() else 1)
 
 
-def _columns_fingerprint(dataset: Dataset) -> str | None:
+def columns_fingerprint(dataset: Dataset) -> str | None:
     """Return a hash of the optional columns and the rejected items; None without either."""
     digest, empty = hashlib.sha256(), True
     for rows in (dataset.train, dataset.valid, dataset.test, dataset.negatives):
@@ -248,7 +254,8 @@ def _columns_fingerprint(dataset: Dataset) -> str | None:
     return None if empty else digest.hexdigest()[:16]
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the content of dataset.json; DataError if it is missing or damaged."""
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -266,7 +273,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 def _load_if_unchanged(directory: Path, origin: dict[str, Any]) -> Dataset | None:
     """Return the dataset in `directory` if it is complete and was made from `origin`."""
     try:
-        manifest = _read_manifest(directory)
+        manifest = read_manifest(directory)
         if any(manifest.get(key) != value for key, value in origin.items()):
             return None
         return load_dataset(directory)
@@ -274,7 +281,7 @@ def _load_if_unchanged(directory: Path, origin: dict[str, Any]) -> Dataset | Non
         return None
 
 
-def _describe_source(source: Path) -> dict[str, Any]:
+def describe_source(source: Path) -> dict[str, Any]:
     """Return what identifies a source, without reading all of it."""
     try:
         files = parquet_parts(source) if source.is_dir() else [source]

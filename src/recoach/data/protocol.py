@@ -87,9 +87,9 @@ class Given(TargetConfig):
     """The log comes in parts: train, test and, if there is one, valid."""
 
     kind: Literal["given"] = "given"
-    valid: Literal["last", "users", "none"] = "last"
+    valid: Literal["last", "users", "none", "given"] = "last"
     """Without a valid part: each user's last training event, all events of the last training users
-    of the file, or none."""
+    of the file, or none. With a valid part, always `given`."""
     valid_ratio: float = Field(default=0.1, gt=0, lt=1)
     """With `valid = "users"`: share of the training users."""
 

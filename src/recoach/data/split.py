@@ -241,7 +241,9 @@ def from_parts(
     log = ordered_log(
         ids, users[by_user].astype(np.int32), items[by_user].astype(np.int32), columns
     )
-    if valid is None and split.valid != "none":
+    if valid is not None:
+        split = split.model_copy(update={"valid": "given"})
+    elif split.valid in ("last", "users"):
         _take_valid(log.counts, parts, split)
     return divide(log, parts, split, name)
 

@@ -1,59 +1,221 @@
 """The dataset of a run: a log, a prepared folder or the embedded shop, copied into the run."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.item_table import read_titles
-from recoach.data.prepared import MANIFEST, load_dataset, prepare, recover, save_dataset
+from recoach.data.prepared import (
+    MANIFEST,
+    columns_fingerprint,
+    describe_source,
+    load_dataset,
+    prepare,
+    read_and_split,
+    read_manifest,
+    recover,
+    save_dataset,
+)
 from recoach.data.protocol import Auto, Given, LeaveLastOut
 from recoach.data.readers.folder import parquet_parts
 from recoach.data.split import split_log
 from recoach.data.statistics import describe
-from recoach.errors import DataError
+from recoach.errors import ConfigError, RunError
 from recoach.experiments.config import DataConfig
+from recoach.experiments.legacy_config import upgrade_evaluation
 from recoach.simulation.shop import BROWSING, Shop, shop
 
+_UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
+_ORIGIN = ("source", "config", "report")
+"""Entries of a manifest that a copy keeps."""
 
-def run_dataset(config: DataConfig, directory: Path, *, resumed: bool = False) -> Dataset:
+
+def run_dataset(
+    config: DataConfig, directory: Path, *, resumed: bool = False, check_source: bool = True
+) -> Dataset:
     """Return the dataset of a run and write a copy of it into the run's folder.
 
     Args:
         config: where the log is and how it is filtered. A prepared folder, and one with train,
             valid and test files (see `read_benchmark`), are used without filters.
         directory: the run's folder for the copy.
-        resumed: whether the run is resumed; then the copy is used, even if the log has changed.
+        resumed: whether the run exists already; then its copy is used.
+        check_source: whether the copy must still be that of the source, if that exists.
 
     Raises:
-        DataError: the log cannot be read or is empty after filtering, or a prepared folder has
-            changed since the run was started.
+        DataError: the log cannot be read or is empty after filtering.
+        RunError: the source has changed since the run was started.
     """
     source = None if config.path is None else Path(config.path)
     recover(directory)
-    if source is not None and (source / MANIFEST).exists():
-        dataset = _copy_prepared(source, directory)
-    elif resumed and directory.exists():
+    if resumed and directory.exists():
         dataset = load_dataset(directory)
+        if check_source and source is not None and source.exists():
+            _check_unchanged(config, source, directory, dataset)
     elif source is None:
         log = embedded_shop().interactions
         split = LeaveLastOut() if isinstance(config.split, Auto) else config.split
         dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
-    elif source.is_dir() and not parquet_parts(source):
-        dataset = read_benchmark(
-            source,
-            format=config.format,
-            split=config.split if isinstance(config.split, Given) else None,
-        )
+    elif _is_prepared(source):
+        dataset = load_dataset(source)
+        manifest = read_manifest(source)
+        origin = {name: manifest[name] for name in _ORIGIN if name in manifest}
+        save_dataset(dataset, directory, origin=origin)
+    elif _is_split(source):
+        dataset = _read_benchmark(config, source)
         save_dataset(dataset, directory)
     else:
-        filters = PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
-        dataset = prepare(source, directory, filters)
+        dataset = prepare(source, directory, _filters(config))
     return replace(dataset, name=config.name) if config.name else dataset
+
+
+def _check_unchanged(config: DataConfig, source: Path, directory: Path, copy: Dataset) -> None:
+    manifest = read_manifest(directory)
+    if _is_prepared(source):
+        current = load_dataset(source)
+    elif _is_split(source):
+        current = _read_benchmark(config, source)
+    elif manifest.get("source") == describe_source(source):
+        return
+    else:
+        current = read_and_split(source, _filters(config))[0]
+    stored, now = copy.fingerprint, current.fingerprint
+    if stored == now and manifest.get("columns_fingerprint"):
+        stored, now = str(manifest["columns_fingerprint"]), columns_fingerprint(current) or "none"
+    if stored != now:
+        raise RunError(
+            f"{directory.parent} was made from an earlier {source.name} (fingerprint {stored}, now "
+            f"{now}). Choose another --output."
+        )
+
+
+def _is_prepared(source: Path) -> bool:
+    """Return whether a folder was made by `prepare`."""
+    return (source / MANIFEST).exists()
+
+
+def _is_split(source: Path) -> bool:
+    """Return whether a folder holds train and test files, and not the parts of one log."""
+    return source.is_dir() and not parquet_parts(source)
+
+
+def _read_benchmark(config: DataConfig, source: Path) -> Dataset:
+    split = config.split if isinstance(config.split, Given) else None
+    return read_benchmark(source, format=config.format, split=split)
+
+
+def _filters(config: DataConfig) -> PrepareConfig:
+    return PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
+
+
+def applied_settings(
+    config: DataConfig, stored: DataConfig | None = None, *, strict: bool = True
+) -> DataConfig:
+    """Return the settings of the data with the filters that the data have gone through.
+
+    The settings of a log that the run itself filters stay as they are. Those of a prepared folder
+    are the recorded ones. A folder with train and test files and the embedded shop have no filters.
+
+    Args:
+        config: the settings of a run.
+        stored: those of the finished run, which hold if the data are gone.
+        strict: whether a given setting that the data do not have is an error, or is replaced.
+
+    Raises:
+        ConfigError: a filter is given for data to which it is not applied.
+        DataError: the manifest of a prepared folder cannot be read.
+    """
+    source = None if config.path is None else Path(config.path)
+    if source is not None and not source.exists() and stored is not None:
+        given = {name: getattr(config, name) for name in config.model_fields_set}
+        return stored.model_copy(update=given)
+    if source is not None and not _is_prepared(source) and not _is_split(source):
+        return config
+    applied = _recorded_filters(source)
+    if source is None or not _is_prepared(source):
+        for name in _settings_in_use(config, source):
+            applied.pop(name)
+    if strict:
+        _check_given(config, source, applied)
+    typed = PrepareConfig(**applied)
+    return config.model_copy(update={name: getattr(typed, name) for name in applied})
+
+
+def _settings_in_use(config: DataConfig, source: Path | None) -> tuple[str, ...]:
+    """Return the settings that hold for the embedded shop or for a folder with parts."""
+    if source is None:
+        return ("split",)
+    return ("format", "split") if isinstance(config.split, Auto | Given) else ("format",)
+
+
+def _recorded_filters(source: Path | None) -> dict[str, Any]:
+    recorded: Any = None
+    if source is not None and _is_prepared(source):
+        recorded = read_manifest(source).get("config")
+    try:
+        recorded = upgrade_evaluation({"data": recorded})["data"]
+        return PrepareConfig(**recorded).model_dump(mode="json") if recorded else dict(_UNFILTERED)
+    except (TypeError, ValidationError):
+        return dict(_UNFILTERED)
+
+
+def _check_given(config: DataConfig, source: Path | None, applied: Mapping[str, Any]) -> None:
+    given = config.model_dump(mode="json", include=config.model_fields_set & set(applied))
+    for name, value in given.items():
+        if value == applied[name] or (name == "split" and _is_split_of(source, value)):
+            continue
+        if source is None:
+            what = "the simulated shop is used as it is. Leave the setting out, or give a log"
+        elif _is_prepared(source):
+            what = (
+                f"{source} is a prepared folder with {name} = {applied[name]!r}. Filters and "
+                "splits belong to recoach data prepare: leave the setting out, or prepare the log "
+                "again"
+            )
+        else:
+            what = (
+                f"{source} is a folder with train and test files, which are used as they are. "
+                "Leave the setting out, or give a log"
+            )
+        raise ConfigError(f"data.{name} = {value!r}: {what}.")
+
+
+def _is_split_of(source: Path | None, value: object) -> bool:
+    """Return whether a prepared folder has this split, which its log may have got automatically."""
+    if source is None or not _is_prepared(source):
+        return False
+    return bool(read_manifest(source).get("split") == value)
+
+
+def data_notes(config: DataConfig, dataset: Dataset, directory: Path) -> list[str]:
+    """Return one line each on how the data of a run were read.
+
+    Args:
+        config: the settings of the data.
+        dataset: the dataset of the run.
+        directory: the run's copy of it.
+    """
+    notes = []
+    if config.path is not None and not Path(config.path).exists():
+        notes.append(f"{config.path} is gone; the run's own copy of the data is used.")
+    report = read_manifest(directory).get("report")
+    if report:
+        notes.append(str(report))
+    if isinstance(dataset.split, Given) and dataset.split.valid in ("last", "users"):
+        events = {
+            "last": "the last training event of each user is",
+            "users": "the events of the last training users are",
+        }[dataset.split.valid]
+        notes.append(f"There is no validation part: {events} used for validation.")
+    return notes
 
 
 def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
@@ -72,16 +234,3 @@ def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
 def embedded_shop() -> Shop:
     """Return the simulated shop whose log is used when no data is given; it is always the same."""
     return shop(seed=0, habits=BROWSING)
-
-
-def _copy_prepared(source: Path, directory: Path) -> Dataset:
-    dataset = load_dataset(source)
-    if directory.exists():
-        copy = load_dataset(directory)
-        if copy.fingerprint != dataset.fingerprint:
-            raise DataError(
-                f"{source} has changed since this run was started; choose another --output."
-            )
-        return copy
-    save_dataset(dataset, directory)
-    return dataset

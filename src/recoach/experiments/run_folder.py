@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recoach.data.lock import LOCK_FILE, lock_folder
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
+from recoach.experiments.data import applied_settings
 from recoach.models.checkpoint import load_tensors, write_atomically
 from recoach.models.registry import model_entry
 from recoach.models.softmax import product_dtype
@@ -103,7 +105,16 @@ class RunFolder:
             stored = resolve(self.read_json("results.json").get("config", {}), "results.json")
         except ConfigError:
             return False
-        return stored.tables() == config.tables()
+        return self.with_applied(stored).tables() == self.with_applied(config).tables()
+
+    def with_applied(self, config: ExperimentConfig, *, strict: bool = False) -> ExperimentConfig:
+        """Return settings whose data table holds the filters that the data have gone through.
+
+        Raises:
+            ConfigError: with `strict`, a filter is given that is not applied to such data.
+        """
+        stored = self.config().data if (self.path / "config.toml").exists() else None
+        return replace(config, data=applied_settings(config.data, stored, strict=strict))
 
     def prepare_finetuning(self, changes: Sequence[str], *, resume: bool) -> ExperimentConfig:
         """Apply overrides to the stored configuration, for fine-tuning the trained base model.
@@ -160,7 +171,8 @@ class RunFolder:
         self._check_is_folder()
         if self._names() <= _FILES_BEFORE_START:
             return False
-        different = _differences(self.config().tables(), config.tables())
+        stored, requested = self.with_applied(self.config()), self.with_applied(config)
+        different = _differences(stored.tables(), requested.tables())
         if different:
             raise RunError(
                 f"{self.path} holds a run with another {different[0]}; choose another --output, or "

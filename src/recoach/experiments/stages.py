@@ -9,6 +9,7 @@ import torch
 
 from recoach import distributed
 from recoach.data.dataset import Dataset, drop_last
+from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import run_dataset, run_titles
 from recoach.experiments.results import StageName, TrainedModel, write_results
@@ -155,28 +156,58 @@ def continued_training_config(
 
 
 def open_run(
-    config: ExperimentConfig, path: Path, *, resume: bool, make_callback: CallbackFactory
+    config: ExperimentConfig,
+    path: Path,
+    *,
+    resume: bool,
+    make_callback: CallbackFactory,
+    stored: bool = False,
 ) -> Run:
     """Create or reopen a run folder and prepare its data.
 
     Under torchrun the main process writes the folder; the others wait and then read it.
 
+    Args:
+        config: the settings.
+        path: the run folder.
+        resume: whether an unfinished run may be continued.
+        make_callback: returns the callback of a stage.
+        stored: whether the settings are those of the run itself; then its copy of the data is used
+            without a look at their source.
+
     Raises:
-        RunError: see `RunFolder.check` and `RunFolder.begin`.
+        RunError: see `RunFolder.check`, `RunFolder.begin` and `run_dataset`; or the table of items
+            has changed.
+        ConfigError: see `applied_settings`.
         DataError: see `run_dataset`.
     """
     if not distributed.is_main_process():
         distributed.barrier()
         resume = True
     folder = RunFolder(path)
+    config = folder.with_applied(config, strict=not stored)
     resumed = folder.check(config, resume=resume)
-    dataset = run_dataset(config.data, folder.dataset, resumed=resumed)
-    if not resumed and (titles := run_titles(config.data, dataset)) is not None:
+    dataset = run_dataset(config.data, folder.dataset, resumed=resumed, check_source=not stored)
+    if resumed and not stored:
+        _check_titles(folder, config, dataset)
+    elif not resumed and (titles := run_titles(config.data, dataset)) is not None:
         folder.write_titles(titles)
     folder.begin(config, dataset)  # last, so that an unreadable log does not leave a run
     if distributed.is_main_process():
         distributed.barrier()
     return Run(config, folder, dataset, make_callback)
+
+
+def _check_titles(folder: RunFolder, config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise a RunError if the table of items is another one than when the run was made."""
+    items = config.data.items
+    if items is None or not Path(items).exists():
+        return
+    titles = run_titles(config.data, dataset)
+    if titles is not None and folder.titles(dataset.item_ids).to_list() != titles.to_list():
+        raise RunError(
+            f"{folder.path} was made with an earlier {Path(items).name}. Choose another --output."
+        )
 
 
 def execute(run: Run) -> dict[str, Any]:

@@ -26,10 +26,10 @@ class Source(NamedTuple):
 
     def data(self) -> Tables:
         """Return the `data` table of the settings; the paper holds out the last interactions."""
-        table = {"path": self.path, "name": self.name, "k_core": self.k_core}
-        if Path(self.path).is_dir():  # is split already
+        table = {"path": self.path, "name": self.name}
+        if Path(self.path).is_dir():  # is filtered and split already
             return table
-        return table | {"split": {"kind": "leave_last_out"}}
+        return table | {"k_core": self.k_core, "split": {"kind": "leave_last_out"}}
 
 
 class Cell(NamedTuple):

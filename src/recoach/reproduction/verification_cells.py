@@ -56,7 +56,7 @@ def verification(source: Source, profile: Profile, seed: int) -> list[Cell]:
         settings: Tables = {
             "seed": seed,
             "finetune": {"enabled": False},
-            "data": source.data() | {"k_core": 0},  # the files are 5-cores already
+            "data": source._replace(k_core=0).data(),  # the files are 5-cores already
             "model": tables["model"],
             "pretrain": tables["pretrain"],
             "evaluation": tables["evaluation"] | {"ks": _KS},
