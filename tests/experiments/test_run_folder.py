@@ -87,7 +87,7 @@ def test_results_stay_valid_when_a_setting_is_added_later(folder):
         ("finetune.beta=1", r"finetune.beta \(stored: 0.0, requested: 1.0\)"),
         ("finetune.epsilon_high=0.5", r"finetune.epsilon_high \(stored: None, requested: 0.5\)"),
         ("model.name=gsau", r"model\.\w+ \("),
-        ("data.columns.user_id=who", r"data.columns.user_id \(stored: None, requested: 'who'\)"),
+        ("data.items=a.csv", r"data.items \(stored: None, requested: 'a.csv'\)"),
     ],
 )
 def test_the_error_names_the_first_different_setting(folder, change, words):

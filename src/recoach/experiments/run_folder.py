@@ -167,11 +167,13 @@ class RunFolder:
         Raises:
             RunError: the folder holds something else, a run of another version or with other
                 settings, or an unfinished run and `resume` is false.
+            ConfigError: see `with_applied`.
         """
         self._check_is_folder()
         if self._names() <= _FILES_BEFORE_START:
             return False
-        stored, requested = self.with_applied(self.config()), self.with_applied(config)
+        stored = self.with_applied(self.config())
+        requested = self.with_applied(config, strict=True)
         different = _differences(stored.tables(), requested.tables())
         if different:
             raise RunError(
