@@ -13,7 +13,10 @@ from recoach.data.readers.text import LogFile, check_control_characters, diagnos
 from recoach.errors import DataError, clipped
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
-_SIMPLE_VALUE = rf'(?:{_STRING}|[^"\\{{}}\[\],]+|\[\])'
+_SCALAR = rf'\s*(?:{_STRING}|[^"\\{{}}\[\],:]+)\s*'
+_OBJECT = rf"\s*\{{\s*(?:{_STRING}\s*:{_SCALAR}(?:,\s*{_STRING}\s*:{_SCALAR})*)?\}}\s*"
+_ARRAY = rf"\s*\[\s*(?:(?:{_SCALAR}|{_OBJECT})(?:,(?:{_SCALAR}|{_OBJECT}))*)?\]\s*"
+_SIMPLE_VALUE = f"(?:{_SCALAR}|{_OBJECT}|{_ARRAY})"
 _MAX_PATTERN_KEYS = 64
 """More keys make the pattern of a line too large."""
 
@@ -31,7 +34,11 @@ def open_jsonl(file: LogFile) -> Table:
         )
     first_record = _parse(file.name, 1, file.first_line)
     with convert_read_errors(file.name, lambda: diagnose_jsonl(file)):
-        names = (*first_record, *_later_keys(file, first_record))
+        others = file.lines().with_row_index("number", 1)
+        others = others.filter(~pl.col("line").str.contains(_simple_line(first_record)))
+        texts = others.select(key=pl.col("line").str.extract_all(rf"{_STRING}\s*:"))
+        keys = texts.explode("key").unique().collect(engine="streaming")["key"]
+        names = (*first_record, *_later_keys(file, keys.drop_nulls().to_list(), first_record))
     return Table(
         file.name,
         _scan(file, names),
@@ -39,7 +46,7 @@ def open_jsonl(file: LogFile) -> Table:
         lambda row: f"{file.name}:{_line_number(file, row)}",
         lambda: diagnose_jsonl(file),
         lambda name: _check_types(file, name, first_record.get(name)),
-        check_used=lambda used: _check_repeated_keys(file, used),
+        check_used=lambda used: _check_repeated_keys(file, others, used) if len(keys) else None,
     )
 
 
@@ -49,13 +56,15 @@ def _scan(file: LogFile, names: Sequence[str]) -> pl.LazyFrame:
     return pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String))
 
 
-def _later_keys(file: LogFile, first_record: dict[str, Any]) -> list[str]:
-    """Return the keys with a value in some object that the first object lacks, sorted."""
-    line = pl.col("line")
-    others = file.lines().filter(~line.str.contains(_simple_line(first_record)))
-    keys = others.select(key=line.str.extract_all(rf"{_STRING}\s*:")).explode("key").unique()
+def _later_keys(
+    file: LogFile, other_keys: Sequence[str], first_record: dict[str, Any]
+) -> list[str]:
+    """Return the keys with a value in some object that the first object lacks, sorted.
+
+    `other_keys` are candidates: quoted, with the colon behind them.
+    """
     candidates: set[str] = set()
-    for (key,) in keys.drop_nulls().collect(engine="streaming").iter_rows():
+    for key in other_keys:
         try:
             candidates.add(json.loads(key.rstrip(": \t"), strict=False))
         except ValueError:
@@ -73,11 +82,14 @@ def _later_keys(file: LogFile, first_record: dict[str, Any]) -> list[str]:
 
 
 def _simple_line(first_record: dict[str, Any]) -> str:
-    """Return the regular expression of a line with these keys, in order, and simple values."""
+    """Return the regular expression of a line with these keys, once each and in order.
+
+    It does not match all such lines: values are nested once at most.
+    """
     if not 0 < len(first_record) <= _MAX_PATTERN_KEYS:
         return r"^\s*$"
     pairs = (
-        rf"\s*{re.escape(json.dumps(key, ensure_ascii=False))}\s*:\s*{_SIMPLE_VALUE}\s*"
+        rf"\s*{re.escape(json.dumps(key, ensure_ascii=False))}\s*:{_SIMPLE_VALUE}"
         for key in first_record
     )
     return rf"^\s*(?:\{{{','.join(pairs)}\}}\s*)?$"
@@ -123,14 +135,13 @@ def diagnose_jsonl(file: LogFile) -> None:
             _parse(file.name, number, line)
 
 
-def _check_repeated_keys(file: LogFile, names: Sequence[str]) -> None:
+def _check_repeated_keys(file: LogFile, others: pl.LazyFrame, names: Sequence[str]) -> None:
     """Raise a DataError for the first object that has one of these keys with two values."""
     patterns = [rf"{re.escape(json.dumps(name, ensure_ascii=False))}\s*:" for name in names]
     is_suspect = pl.any_horizontal(
         pl.col("line").str.count_matches(pattern) > 1 for pattern in patterns
     )
-    lines = file.lines().with_row_index("number", 1).filter(is_suspect)
-    for number, line in lines.collect(engine="streaming").iter_rows():
+    for number, line in others.filter(is_suspect).collect(engine="streaming").iter_rows():
         values: dict[str, Any] = {}
         for key, value in _top_level_pairs(line):
             if key in names and values.setdefault(key, value) != value:
