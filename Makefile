@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check docs results bench soak clean
+.PHONY: demo test check docs results bench oracles soak clean
 
 ## make demo     set up .venv and improve a recommender on a simulated log
 demo: .venv/installed
@@ -30,6 +30,12 @@ results: .venv/installed
 bench: .venv/installed
 	.venv/bin/python benchmarks/run.py
 
+## make oracles  compute the values of other libraries that the tests compare with
+oracles:
+	$(PYTHON) -m venv .venv-oracles
+	.venv-oracles/bin/pip install --disable-pip-version-check --quiet --requirement tests/oracles/requirements.txt
+	.venv-oracles/bin/python tests/oracles/compute.py
+
 ## make soak     kill commands hundreds of times, resume and compare (under 30 minutes)
 soak: .venv/tested
 	.venv/bin/python benchmarks/soak.py
@@ -54,4 +60,4 @@ soak: .venv/tested
 	touch $@
 
 clean:
-	rm -rf .venv runs site
+	rm -rf .venv .venv-oracles runs site
