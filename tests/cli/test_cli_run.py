@@ -17,6 +17,7 @@ from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models import checkpoint
 from recoach.models.checkpoint import load_model
+from recoach.models.registry import build_model
 
 STAGES = ("base", "control", "tuned")
 
@@ -59,13 +60,16 @@ def test_the_results_are_those_of_the_selected_weights(finished, run_files, stag
 
 def test_the_results_contain_beyond_accuracy_metrics_and_item_groups(finished, run_files):
     record, dataset = run_files.results(finished), load_dataset(finished / "dataset")
+    targets = targets_of(dataset, "test")
+    pairs = (targets.states, targets.items)
+    popular = top_lists(build_model("popularity", dataset), dataset, targets, 10)
     for stage in STAGES:
         model = load_model(finished / "checkpoints" / stage, dataset)
         model_results = record["models"][stage]
-        lists = top_lists(model, dataset, targets_of(dataset, "test"), 10)
-        assert model_results["lists"] == pytest.approx(
-            list_metrics(RecommendationLists(lists, dataset.train, 40)), abs=1e-6
+        lists = RecommendationLists(
+            top_lists(model, dataset, targets, 10), dataset.train, 40, pairs, popular
         )
+        assert model_results["lists"] == pytest.approx(list_metrics(lists), abs=1e-6)
         buckets = model_results["popularity_buckets"]
         assert sum(bucket["items"] for bucket in buckets) == 40
         hits = sum(bucket["targets"] * bucket["recall@10"] for bucket in buckets)

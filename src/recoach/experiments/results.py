@@ -64,6 +64,10 @@ def write_results(
         for name, model in models.items()
     }
     tests = {name: splits["test"] for name, splits in evaluations.items()}
+    lists = {
+        name: top_lists(model, dataset, targets["test"], _LIST_LENGTH)
+        for name, model in models.items()
+    }
     results: dict[str, Any] = {
         "format": FORMAT,
         "name": folder.path.name,
@@ -73,7 +77,7 @@ def write_results(
         "protocol": _protocol(config, dataset, tests),
         "models": {
             name: _metrics(evaluations[name], trained.get(name))  # type: ignore[call-overload]
-            | _beyond_accuracy(models[name], dataset, tests[name])
+            | _beyond_accuracy(name, lists, dataset, tests[name])
             for name in models
         },
         "comparisons": _comparisons(tests),
@@ -108,17 +112,28 @@ def _metrics(
     return summary
 
 
-def _beyond_accuracy(model: Recommender, dataset: Dataset, test: Evaluation) -> dict[str, Any]:
-    """Return list metrics, and recall by popularity of the target and by length of the history."""
-    lists = top_lists(model, dataset, test.targets, _LIST_LENGTH)
+def _beyond_accuracy(
+    name: str, lists: Mapping[str, np.ndarray], dataset: Dataset, test: Evaluation
+) -> dict[str, Any]:
+    """Return list metrics, and recall by popularity of the target and by length of the history.
+
+    A recommended item is unexpected if the popularity model does not recommend it.
+    """
     buckets = popularity_buckets(
         test.targets.items, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
     )
     test_users = np.repeat(test.users, test.targets.counts)
     groups = activity_groups(dataset.train.lengths[test_users], test.ranks, k=_LIST_LENGTH)
-    metrics = list_metrics(RecommendationLists(lists, dataset.train, dataset.n_items))
+    recommended = RecommendationLists(
+        lists[name],
+        dataset.train,
+        dataset.n_items,
+        targets=(test.targets.states, test.targets.items),
+        expected=lists["popularity"],
+    )
+    metrics = list_metrics(recommended)
     return {
-        "lists": {name: round(value, 6) for name, value in metrics.items()},
+        "lists": {metric: round(value, 6) for metric, value in metrics.items()},
         "popularity_buckets": [_group_entry(bucket) for bucket in buckets if bucket.targets],
         "activity_groups": [_group_entry(group) for group in groups],
     }
@@ -171,7 +186,9 @@ def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         {"a": a, "b": b, "split": "test", "metric": metric}
         | {
             name: round(value, 8) if isinstance(value, float) else value
-            for name, value in paired_bootstrap(tests[a].metrics[metric], tests[b].metrics[metric])
+            for name, value in paired_bootstrap(
+                tests[a].metrics[metric], tests[b].metrics[metric], clusters=tests[a].users
+            )
             ._asdict()
             .items()
         }
