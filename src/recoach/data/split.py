@@ -14,7 +14,6 @@ from recoach.data.dataset import Dataset, RaggedArray, assemble
 from recoach.data.interactions import IntArray, Interactions, LongArray
 from recoach.data.log_columns import Columns, concatenate, take
 from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut, TargetConfig
-from recoach.data.targets import targets_of
 from recoach.errors import ConfigError, DataError
 
 Parts = npt.NDArray[np.uint8]
@@ -37,14 +36,17 @@ class OrderedLog(NamedTuple):
     items: IntArray
     """int32[N], the item of each row."""
     columns: Columns
-    """The optional columns, N values each, without "negative"."""
+    """The optional columns in any order, without "negative"."""
+    rows: LongArray
+    """int64[N], row of each interaction in `columns`: they are gathered once, for each part."""
     negatives: RaggedArray | None = None
     """The rejected items, see `Dataset.negatives`."""
 
     @property
     def times(self) -> LongArray | None:
         """int64[N] milliseconds; None without times."""
-        return self.columns["timestamp"].to_numpy() if "timestamp" in self.columns else None
+        times = self.columns.get("timestamp")
+        return None if times is None else times.to_numpy()[self.rows]
 
 
 def leave_last_out(interactions: Interactions, name: str = "", *, test_items: int = 1) -> Dataset:
@@ -110,9 +112,11 @@ def _split_automatically(log: OrderedLog, name: str) -> Dataset:
     if log.times is not None:
         with contextlib.suppress(DataError):
             dataset = split_ordered_log(log, ByTime(), name)
-            targets_of(dataset, "valid", "all")
-            targets_of(dataset, "test", "all")
-            if (dataset.train.lengths > 1).any():
+            before, train = dataset.train.lengths + dataset.valid.lengths, dataset.train.lengths
+            # A target is the last event of a part: a part of two is a state with a history.
+            can_test = ((before > 0) & (dataset.test.lengths > 0)) | (dataset.test.lengths > 1)
+            can_select = ((train > 0) & (before > train)) | (dataset.valid.lengths > 1)
+            if (train > 1).any() and can_select.any() and can_test.any():
                 return dataset
     return split_ordered_log(log, LeaveLastOut(), name)
 
@@ -136,13 +140,17 @@ def order_log(interactions: Interactions, split: Auto | TargetConfig | None = No
     if isinstance(split, TargetConfig) and split.ties == "random" and times is not None:
         shuffled = np.random.default_rng(split.split_seed).permutation(len(interactions))
         order = np.lexsort((shuffled, times, interactions.users))
-    columns = take(interactions.columns, order)
     ids = (interactions.user_ids, interactions.item_ids)
-    return ordered_log(ids, interactions.users[order], interactions.items[order], columns)
+    users, items = interactions.users[order], interactions.items[order]
+    return ordered_log(ids, users, items, interactions.columns, order)
 
 
 def ordered_log(
-    ids: tuple[pl.Series, pl.Series], users: IntArray, items: IntArray, columns: Columns
+    ids: tuple[pl.Series, pl.Series],
+    users: IntArray,
+    items: IntArray,
+    columns: Columns,
+    rows: LongArray | None = None,
 ) -> OrderedLog:
     """Return rows that are ordered by user and time, the rejected items apart.
 
@@ -151,16 +159,17 @@ def ordered_log(
         users: int32[N], nondecreasing.
         items: int32[N].
         columns: N values each.
+        rows: int64[N], row of each interaction in the columns; None if they have the same order.
     """
     columns = dict(columns)
+    rows = np.arange(len(users)) if rows is None else rows
     negative = columns.pop("negative", None)
     n_users, negatives = len(ids[0]), None
     if negative is not None and negative.any():
-        is_negative = negative.fill_null(value=False).to_numpy()
+        is_negative = negative.fill_null(value=False).to_numpy()[rows]
         negatives = _rejected(users, items, is_negative, n_users)
-        users, items = users[~is_negative], items[~is_negative]
-        columns = dict(take(columns, ~is_negative))
-    return OrderedLog(*ids, np.bincount(users, minlength=n_users), items, columns, negatives)
+        users, items, rows = users[~is_negative], items[~is_negative], rows[~is_negative]
+    return OrderedLog(*ids, np.bincount(users, minlength=n_users), items, columns, rows, negatives)
 
 
 def divide(
@@ -176,7 +185,8 @@ def divide(
     for part in (TRAIN, VALID, TEST):
         mask = parts == part
         lengths = np.bincount(users[mask], minlength=len(log.counts))
-        rows.append(RaggedArray.from_lengths(lengths, log.items[mask], take(log.columns, mask)))
+        columns = take(log.columns, log.rows[mask])
+        rows.append(RaggedArray.from_lengths(lengths, log.items[mask], columns))
     dataset = assemble(name, (log.user_ids, log.item_ids), (rows[0], rows[1], rows[2]))
     return replace(dataset, split=split, negatives=log.negatives)
 
@@ -346,7 +356,7 @@ def _by_ratio(log: OrderedLog, split: ByRatio) -> tuple[OrderedLog, Parts]:
         random_order = np.lexsort((keys, users))
         places = np.lexsort((random_order, parts, users))  # each part in time order
         order = random_order[places]
-        log = log._replace(items=log.items[order], columns=take(log.columns, order))
+        log = log._replace(items=log.items[order], rows=log.rows[order])
     return log, parts
 
 
