@@ -100,7 +100,7 @@ def test_folders_of_the_first_version_are_read(source, tmp_path):
     for name, split in (
         ("leave_last_out", LeaveLastOut()),
         ("leave_last_5_out", LeaveLastOut(test_items=5)),
-        ("as given", Given()),
+        ("as given", Given(valid="given")),
     ):
         path.write_text(json.dumps(manifest | {"format_version": 1, "split": name}))
         loaded = load_dataset(tmp_path / "set")

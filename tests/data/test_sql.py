@@ -12,6 +12,7 @@ import pytest
 import recoach
 from recoach.data.config import PrepareConfig
 from recoach.data.prepared import load_dataset, prepare
+from recoach.data.protocol import LeaveLastOut
 from recoach.errors import ConfigError, DataError
 
 TIMES = {
@@ -95,7 +96,8 @@ OPTIONS = [
 @each_engine
 @pytest.mark.parametrize("options", OPTIONS)
 def test_all_filters_and_splits_give_the_same_rows(options, tmp_path, engine):
-    settings = dict(zip(("min_rating", "dedup", "k_core", "test_items"), options, strict=True))
+    settings = dict(zip(("min_rating", "dedup", "k_core"), options[:3], strict=True))
+    settings["split"] = LeaveLastOut(test_items=options[3])
     source = log(tmp_path / "log.csv", settings["k_core"])
     check_same(both(source, tmp_path, engine, **settings))
 
