@@ -183,7 +183,7 @@ def test_a_folder_with_train_valid_and_test_files_keeps_its_split(tmp_path):
     shutil.rmtree(source)
     resumed = run_dataset(config, tmp_path / "own", resumed=True)
     assert resumed.fingerprint == data.fingerprint
-    assert data.split == resumed.split == Given()
+    assert data.split == resumed.split == Given(valid="given")
 
 
 def test_the_control_has_the_budget_and_selection_of_grpo(tmp_path, monkeypatch):

@@ -76,7 +76,10 @@ def describe(
         log = read_interactions(
             file, columns=config.columns, format=config.format, header=config.header
         )
-        rows.append((file.name, statistics_of(apply_filters(log, config))))
+        log = apply_filters(log, config)
+        rows.append((file.name, statistics_of(log)))
+        if log.report is not None:
+            console.print(log.report.line())
     console.print(_table(rows))
 
 
@@ -112,6 +115,8 @@ def prepare(
     if test_items > 1:
         config = config.model_copy(update={"split": LeaveLastOut(test_items=test_items)})
     dataset = prepared.prepare(file, output, config, memory=memory, spark=spark)
+    for line in prepared.read_lines(output):
+        console.print(line)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
         f"{dataset.fingerprint} ({time.perf_counter() - start:.1f} s)",

@@ -1,6 +1,8 @@
 """Which interactions to keep: rating threshold, repeated pairs, iterated k-core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy.typing as npt
 
 from recoach.data.config import PrepareConfig
 from recoach.data.interactions import IntArray, Interactions
+from recoach.data.read_report import ReadReport
 from recoach.errors import DataError
 
 BoolArray = npt.NDArray[np.bool_]
@@ -18,12 +21,41 @@ NO_RATINGS = (
 
 
 def apply_filters(interactions: Interactions, config: PrepareConfig) -> Interactions:
-    """Return the log after rating threshold, deduplication and k-core, in this order."""
+    """Return the log after rating threshold, deduplication and k-core, in this order.
+
+    Its report has the number of rows that each of them drops.
+    """
+    counts = [len(interactions)]
     if config.min_rating is not None:
         interactions = rating_at_least(interactions, config.min_rating)
+    counts.append(len(interactions))
     if config.dedup != "none":
         interactions = deduplicate(interactions, config.dedup)
-    return k_core(interactions, config.k_core) if config.k_core else interactions
+    counts.append(len(interactions))
+    if config.k_core:
+        interactions = k_core(interactions, config.k_core)
+    counts.append(len(interactions))
+    if interactions.report is None:
+        return interactions
+    return replace(interactions, report=add_filters(interactions.report, config, counts))
+
+
+def add_filters(report: ReadReport, config: PrepareConfig, counts: Sequence[int]) -> ReadReport:
+    """Return a report with the rows that the filters drop.
+
+    `counts` are the rows before the filters and after rating threshold, deduplication and k-core.
+    """
+    reasons = (
+        f"rated below {config.min_rating or 0:g}",
+        "repeated",
+        f"outside the {config.k_core}-core",
+    )
+    dropped = {
+        reason: before - after
+        for reason, (before, after) in zip(reasons, pairwise(counts), strict=True)
+        if before > after
+    }
+    return replace(report, dropped={**report.dropped, **dropped})
 
 
 def k_core(interactions: Interactions, k: int = 5) -> Interactions:

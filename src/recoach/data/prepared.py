@@ -4,8 +4,8 @@ users.parquet, items.parquet            external ids in the order of their numbe
 train.parquet, valid.parquet, test.parquet   user and item numbers and the optional columns of the
                                         log, each user's rows in time order
 negatives.parquet                       the items that users rejected, if the log has any
-dataset.json                            version, name, fingerprints, split, source, config and
-                                        statistics
+dataset.json                            version, name, fingerprints, split, source, config,
+                                        statistics and a report of what was read
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.lock import lock_folder
 from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Split
+from recoach.data.read_report import ReadReport
 from recoach.data.readers.folder import parquet_parts
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.data.split import split_log
@@ -89,25 +90,28 @@ def prepare(
         if memory is not None:
             from recoach.data.sql.duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
 
-            dataset, statistics = split_in_duckdb(source, config, memory, directory)
+            dataset, statistics, report = split_in_duckdb(source, config, memory, directory)
         elif spark is not None:
             from recoach.data.sql.spark import split_in_spark  # noqa: PLC0415 (an extra)
 
-            dataset, statistics = split_in_spark(source, config, spark, directory)
+            dataset, statistics, report = split_in_spark(source, config, spark, directory)
         else:
-            dataset, statistics = read_and_split(source, config)
+            dataset, statistics, report = read_and_split(source, config)
         dataset = dataclasses.replace(dataset, name=source.name.split(".")[0])
-        _save(dataset, directory, statistics, origin)
+        described = None if report is None else report.to_dict() | {"line": report.line()}
+        _save(dataset, directory, statistics, origin | {"report": described})
         return dataset
 
 
-def read_and_split(source: Path, config: PrepareConfig) -> tuple[Dataset, Statistics]:
+def read_and_split(
+    source: Path, config: PrepareConfig
+) -> tuple[Dataset, Statistics, ReadReport | None]:
     """Read, filter and split a log in memory; DataError if that is not possible."""
     log = read_interactions(
         source, columns=config.columns, format=config.format, header=config.header
     )
     log = apply_filters(log, config)
-    return split_log(log, config.split), describe(log)
+    return split_log(log, config.split), describe(log), log.report
 
 
 def save_dataset(
@@ -268,6 +272,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise DataError(f"{path}: cannot be read. Prepare the data again.")
     return manifest
+
+
+def read_lines(directory: Path) -> list[str]:
+    """Return what was read for a prepared folder as one line, none if that is not recorded."""
+    report = read_manifest(directory).get("report")
+    return [str(report["line"])] if isinstance(report, dict) and "line" in report else []
 
 
 def _load_if_unchanged(directory: Path, origin: dict[str, Any]) -> Dataset | None:

@@ -19,6 +19,7 @@ from recoach.data.prepared import (
     load_dataset,
     prepare,
     read_and_split,
+    read_lines,
     read_manifest,
     recover,
     save_dataset,
@@ -206,9 +207,7 @@ def data_notes(config: DataConfig, dataset: Dataset, directory: Path) -> list[st
     notes = []
     if config.path is not None and not Path(config.path).exists():
         notes.append(f"{config.path} is gone; the run's own copy of the data is used.")
-    report = read_manifest(directory).get("report")
-    if report:
-        notes.append(str(report))
+    notes += read_lines(directory)
     if isinstance(dataset.split, Given) and dataset.split.valid in ("last", "users"):
         events = {
             "last": "the last training event of each user is",

@@ -13,6 +13,7 @@ import polars as pl
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.files import read_parquet
+from recoach.data.read_report import ReadReport
 from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
 from recoach.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ _SIZE = re.compile(r"\d+(\.\d+)?\s*(MB|GB|TB|MiB|GiB|TiB)")
 
 def split_in_duckdb(
     source: Path, config: PrepareConfig, memory: str, directory: Path
-) -> tuple[Dataset, Statistics]:
+) -> tuple[Dataset, Statistics, ReadReport]:
     """Read, filter and split a log within a memory limit, as `prepare` does.
 
     `memory` is DuckDB's limit, such as "4GB"; reading the file and the finished dataset need more

@@ -18,9 +18,10 @@ import polars as pl
 
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
-from recoach.data.filters import NO_RATINGS, empty_core_error, ratings_too_low_error
+from recoach.data.filters import NO_RATINGS, add_filters, empty_core_error, ratings_too_low_error
 from recoach.data.ingest import StreamedLog, stream_interactions
 from recoach.data.log_columns import COLUMN_TYPES
+from recoach.data.read_report import ReadReport
 from recoach.data.split import OrderedLog, ordered_log, split_ordered_log
 from recoach.data.statistics import Statistics, from_counts
 from recoach.errors import DataError
@@ -54,7 +55,7 @@ def run_pipeline(
     source: Path,
     config: PrepareConfig,
     directory: Path,
-) -> tuple[Dataset, Statistics]:
+) -> tuple[Dataset, Statistics, ReadReport]:
     """Read, filter and split a log with the engine that `open_engine` opens in a scratch folder.
 
     The scratch folder is made next to `directory`, the prepared dataset, and may need three times
@@ -72,14 +73,19 @@ def run_pipeline(
         with open_engine(Path(scratch)) as engine:
             log = _SQLLog(engine, streamed_log)
             log.load(rows)
+            counts = [log.count()]
             if config.min_rating is not None:
                 log.keep_rating_at_least(config.min_rating)
+            counts.append(log.count())
             if config.dedup != "none":
                 log.deduplicate(config.dedup)
+            counts.append(log.count())
             if config.k_core:
                 log.keep_k_core(config.k_core)
+            counts.append(log.count())
             log.number_ids()
-            return split_ordered_log(log.ordered(), config.split), log.statistics()
+            report = add_filters(streamed_log.report, config, counts)
+            return split_ordered_log(log.ordered(), config.split), log.statistics(), report
 
 
 class _SQLLog:
@@ -109,6 +115,10 @@ class _SQLLog:
         )
         self._engine.drop("rows")
         rows.unlink()
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return int(self._engine.fetch_row("SELECT count(*) FROM log")[0])
 
     def keep_rating_at_least(self, threshold: float) -> None:
         """Keep the rows rated `threshold` or better."""

@@ -18,6 +18,7 @@ import polars as pl
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.files import read_parquet
+from recoach.data.read_report import ReadReport
 from recoach.data.sql.pipeline import run_pipeline
 from recoach.data.statistics import Statistics
 from recoach.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ except ModuleNotFoundError as error:
 
 def split_in_spark(
     source: Path, config: PrepareConfig, master: str, directory: Path
-) -> tuple[Dataset, Statistics]:
+) -> tuple[Dataset, Statistics, ReadReport]:
     """Read, filter and split a log on Spark, as `prepare` does.
 
     `master` is Spark's, such as "local[2]" or "spark://HOST:7077"; all workers must be able to read
