@@ -93,11 +93,16 @@ def test_a_key_with_two_values_is_refused_where_it_is_used(tmp_path):
         (['{"user": "a", "item": "x"}', "{}"], r":2: column user \(user_id\) is empty"),
         (['{"user": null, "item": "x"}'], r":1: column user \(user_id\) is empty"),
         (['{"user": "a", "item": "x", "t": NaN}'], ":1: the line holds NaN, which is not in JSON"),
-        (['{"user": {"id": 1}, "item": "x"}'], r":1: user is {'id': 1}, which is no id"),
+        (
+            ['{"user": {"id": 1}, "item": "x"}'],
+            r""":1: column user .*'{"id": 1}', a list or an object""",
+        ),
         (['{"user": "a", "item": "x"}', '{"user": ["a"], "item": "x"}'], r":2: user is \['a'\]"),
-        (['{"user": true, "item": "x"}'], ":1: user is True, which is no id"),
+        (['{"user": 1, "item": "x"}', '{"user": [1], "item": "x"}'] * 2, r":2: user is \[1\], wh"),
+        (['{"user": "\\ud83d", "item": "x"}'], r":1: column user .* damaged text"),
+        (['{"user": true, "item": "x"}'], ":1: column user .*'true', true or false"),
         (['{"user": 1, "item": "x"}', '{"user": "1", "item": "x"}'], ":2: user is '1', but 1 in"),
-        (['{"user": ["a", "b"], "item": ["x", "y"]}'], r":1: user is \['a', 'b'\], which is no id"),
+        (['{"user": ["a", "b"], "item": ["x", "y"]}'], r""":1: column user .*a list or an obj"""),
     ],
 )
 def test_what_is_no_row_is_refused_with_its_line(tmp_path, lines, problem):
@@ -112,6 +117,6 @@ def test_blank_lines_are_no_rows_and_count_as_lines(tmp_path):
 
 
 def test_whole_numbers_of_any_size_are_ids_as_they_are_written(tmp_path):
-    numbers = [2**53 + 1, 2**64, 12345678901234567890123, 12345678901234567890124, -1, 0]
+    numbers = [2**53 + 1, 2**64, 12345678901234567890123, 12345678901234567890124, 0]
     lines = [json.dumps({"user": number, "item": "x"}) for number in numbers]
     assert [user for user, _ in pairs_of(write(tmp_path, *lines))] == [str(n) for n in numbers]

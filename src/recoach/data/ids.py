@@ -109,6 +109,9 @@ def find_problem(ids: pl.Series, counts: pl.Series) -> IdProblem | None:
     empty = ids.filter(ids == "")
     if len(empty):
         return IdProblem(empty, "", "")
+    damaged = ids.filter(ids.str.contains("\0", literal=True))  # as is half a surrogate pair
+    if len(damaged):
+        return IdProblem(damaged, ", which is damaged text", "")
     missing = _missing_ids(ids, counts)
     if len(missing):
         return IdProblem(

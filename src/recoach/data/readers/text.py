@@ -145,7 +145,8 @@ def diagnose_encoding(file: LogFile) -> None:
         return
     if number is not None:
         raise DataError(
-            f"{file.name}:{number}: the line is not UTF-8 text. Save the file as UTF-8."
+            f"{file.name}:{number}: the line is not UTF-8 text. Save the file as UTF-8, "
+            "for example with iconv -f latin1 -t utf-8."
         )
 
 
