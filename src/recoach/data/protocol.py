@@ -1,8 +1,9 @@
 """How a log is split, as values: by position, by time, by ratio, or already split."""
 
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from recoach.config import StrictConfig
 
@@ -14,6 +15,15 @@ Names = Annotated[
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
 """Names; a list, as TOML and JSON have it, is accepted also where validation is strict."""
+
+
+def _date_text(value: object) -> object:
+    """Return a date of TOML as text."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Moment = Annotated[float | str, BeforeValidator(_date_text)]
+"""A quantile of the times, or a date."""
 
 
 class TargetConfig(StrictConfig, use_attribute_docstrings=True):
@@ -59,13 +69,13 @@ class ByTime(TargetConfig):
 
     kind: Literal["time"] = "time"
     target: Target = "last"
-    at: float | str = 0.9
+    at: Moment = 0.9
     """The last moment of train: a quantile of all times, or the date (UTC) on which test begins."""
-    until: float | str | None = None
+    until: Moment | None = None
     """End of test, as `at`; later events are left out. None: the end of the log."""
     valid: Literal["time", "users", "last"] = "time"
     """Validation events: those after `valid_at`, all those of some users, or each user's last."""
-    valid_at: float | str = 0.9
+    valid_at: Moment = 0.9
     """With `valid = "time"`: a quantile of the times before test, or a date."""
     valid_users: int = Field(default=1024, ge=1)
     """With `valid = "users"`: number of random users that are left out of train."""
@@ -81,6 +91,12 @@ class ByRatio(TargetConfig):
     """Share of each user's events for test."""
     order: Literal["time", "random"] = "time"
     """Hold out the latest events of each user, or random ones."""
+
+    @model_validator(mode="after")
+    def _leaves_training_events(self) -> Self:
+        if self.valid_ratio + self.test_ratio >= 1:
+            raise ValueError("valid_ratio and test_ratio together must be below 1.")
+        return self
 
 
 class Given(TargetConfig):

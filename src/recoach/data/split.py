@@ -4,16 +4,23 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from recoach.data.dataset import Dataset, RaggedArray, assemble
-from recoach.data.interactions import IntArray, Interactions, LongArray
+from recoach.data.interactions import Interactions, LongArray
 from recoach.data.log_columns import Columns, concatenate, take
-from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut, TargetConfig
+from recoach.data.ordered_log import (
+    OrderedLog,
+    chronological,
+    order_log,
+    ordered_log,
+    shuffle_ties,
+)
+from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut
+from recoach.data.targets import check_target_events
 from recoach.errors import ConfigError, DataError
 
 Parts = npt.NDArray[np.uint8]
@@ -22,31 +29,6 @@ TRAIN, VALID, TEST, UNUSED = range(4)
 _GIVEN = Given()
 LEAK_QUANTILE = 0.9
 """A test target before this quantile of all times lies in what a split by time trains on."""
-
-
-class OrderedLog(NamedTuple):
-    """A log ordered by user, then time, without the items that users rejected."""
-
-    user_ids: pl.Series
-    """String[n_users]."""
-    item_ids: pl.Series
-    """String[n_items]."""
-    counts: LongArray
-    """int64[n_users], number of rows of each user."""
-    items: IntArray
-    """int32[N], the item of each row."""
-    columns: Columns
-    """The optional columns in any order, without "negative"."""
-    rows: LongArray
-    """int64[N], row of each interaction in `columns`: they are gathered once, for each part."""
-    negatives: RaggedArray | None = None
-    """The rejected items, see `Dataset.negatives`."""
-
-    @property
-    def times(self) -> LongArray | None:
-        """int64[N] milliseconds; None without times."""
-        times = self.columns.get("timestamp")
-        return None if times is None else times.to_numpy()[self.rows]
 
 
 def leave_last_out(interactions: Interactions, name: str = "", *, test_items: int = 1) -> Dataset:
@@ -83,7 +65,7 @@ def split_log(
         ConfigError: a date of the split is none.
         DataError: a split by time without times, or a part would be empty.
     """
-    return split_ordered_log(order_log(interactions, split), split, name)
+    return split_ordered_log(order_log(interactions), split, name)
 
 
 def split_ordered_log(
@@ -92,6 +74,8 @@ def split_ordered_log(
     """Split an ordered log, see `split_log`."""
     if isinstance(split, Auto):
         return _split_automatically(log, name)
+    if split.ties == "random":
+        log = shuffle_ties(log, split.split_seed)
     match split:
         case LeaveLastOut():
             parts = _leave_last_out(log.counts, split.test_items)
@@ -133,53 +117,15 @@ def hold_out(
     return divide(log, _last_parts(log.counts, n_valid, n_test), LeaveLastOut(), name)
 
 
-def order_log(interactions: Interactions, split: Auto | TargetConfig | None = None) -> OrderedLog:
-    """Return a log ordered by user, then time; file order breaks ties, unless the split says so."""
-    order = chronological(interactions)
-    times = interactions.times
-    if isinstance(split, TargetConfig) and split.ties == "random" and times is not None:
-        shuffled = np.random.default_rng(split.split_seed).permutation(len(interactions))
-        order = np.lexsort((shuffled, times, interactions.users))
-    ids = (interactions.user_ids, interactions.item_ids)
-    users, items = interactions.users[order], interactions.items[order]
-    return ordered_log(ids, users, items, interactions.columns, order)
-
-
-def ordered_log(
-    ids: tuple[pl.Series, pl.Series],
-    users: IntArray,
-    items: IntArray,
-    columns: Columns,
-    rows: LongArray | None = None,
-) -> OrderedLog:
-    """Return rows that are ordered by user and time, the rejected items apart.
-
-    Args:
-        ids: String[n_users] and String[n_items].
-        users: int32[N], nondecreasing.
-        items: int32[N].
-        columns: N values each.
-        rows: int64[N], row of each interaction in the columns; None if they have the same order.
-    """
-    columns = dict(columns)
-    rows = np.arange(len(users)) if rows is None else rows
-    negative = columns.pop("negative", None)
-    n_users, negatives = len(ids[0]), None
-    if negative is not None and negative.any():
-        is_negative = negative.fill_null(value=False).to_numpy()[rows]
-        negatives = _rejected(users, items, is_negative, n_users)
-        users, items, rows = users[~is_negative], items[~is_negative], rows[~is_negative]
-    return OrderedLog(*ids, np.bincount(users, minlength=n_users), items, columns, rows, negatives)
-
-
 def divide(
     log: OrderedLog, parts: Parts, split: LeaveLastOut | ByTime | ByRatio | Given, name: str
 ) -> Dataset:
     """Return the dataset whose part is given for each row of an ordered log.
 
     Raises:
-        DataError: a part would have no row, with what to change.
+        DataError: the split wants event types as targets that the log does not have.
     """
+    check_target_events(log.columns, split.target_events)
     users = np.repeat(np.arange(len(log.counts)), log.counts)
     rows = []
     for part in (TRAIN, VALID, TEST):
@@ -239,7 +185,7 @@ def from_parts(
     )
     parts = np.repeat(np.array(kinds, dtype=np.uint8), [len(part) for part in logs])
     columns = concatenate(
-        [take(part.columns, order) for part, order in zip(logs, orders, strict=True)]
+        [take(part, order) for part, order in zip(_with_negatives(logs), orders, strict=True)]
     )
     # The parts stay in their order, also where times would mix them.
     by_user = np.argsort(users, kind="stable")
@@ -251,6 +197,8 @@ def from_parts(
     log = ordered_log(
         ids, users[by_user].astype(np.int32), items[by_user].astype(np.int32), columns
     )
+    if split.ties == "random":
+        log = shuffle_ties(log, split.split_seed, parts)
     if valid is not None:
         split = split.model_copy(update={"valid": "given"})
     elif split.valid in ("last", "users"):
@@ -258,31 +206,11 @@ def from_parts(
     return divide(log, parts, split, name)
 
 
-def chronological(interactions: Interactions) -> LongArray:
-    """Return int64[N], the rows ordered by user, then time; file order breaks ties."""
-    users, times = interactions.users, interactions.times
-    if times is None or not len(times):
-        return np.argsort(users, kind="stable")
-    since = times - times.min()
-    bits = int(since.max()).bit_length()
-    if interactions.n_users.bit_length() + bits > 62:
-        return np.lexsort((times, users))
-    keys = (users.astype(np.int64) << bits) | since  # one sort key is 3 times as fast as two
-    ordered = pl.DataFrame({"key": keys}).with_row_index("row").sort("key", maintain_order=True)
-    return ordered["row"].to_numpy().astype(np.int64)
-
-
-def _rejected(
-    users: IntArray, items: IntArray, is_negative: npt.NDArray[np.bool_], n_users: int
-) -> RaggedArray:
-    """Return the rejected items of each user, with the number of events before each."""
-    events_before: LongArray = np.cumsum(~is_negative) - ~is_negative
-    first_rows = np.searchsorted(users, np.arange(n_users))
-    user_starts = np.append(events_before, len(users) - is_negative.sum())[first_rows]
-    after = (events_before - user_starts[users])[is_negative]
-    lengths = np.bincount(users[is_negative], minlength=n_users)
-    columns = {"after": pl.Series(after, dtype=pl.Int64)}
-    return RaggedArray.from_lengths(lengths, items[is_negative], columns)
+def _with_negatives(logs: Sequence[Interactions]) -> list[Columns]:
+    """Return the columns of logs; if one says which items are rejected, the others reject none."""
+    if not any("negative" in log.columns for log in logs):
+        return [log.columns for log in logs]
+    return [{"negative": pl.repeat(False, len(log), eager=True)} | log.columns for log in logs]
 
 
 def _leave_last_out(counts: LongArray, test_items: int) -> Parts:

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, TypeVar
 
@@ -12,6 +12,7 @@ import polars as pl
 
 from recoach.data.dataset import Dataset, RaggedArray, join_rows
 from recoach.data.interactions import LongArray
+from recoach.data.log_columns import Columns
 from recoach.data.protocol import TargetConfig
 from recoach.errors import DataError
 
@@ -192,14 +193,36 @@ def _choose(
     users = np.repeat(np.arange(len(past)), past.lengths)
     places = np.arange(len(past.values)) - offsets[users]
     is_candidate = places >= starts[users]
-    if split.target_events and "event_type" in past.columns:
-        is_candidate &= past.columns["event_type"].is_in(list(split.target_events)).to_numpy()
+    if split.target_events:
+        check_target_events(past.columns, split.target_events)
+        types = past.columns["event_type"].cast(pl.String)
+        is_candidate &= types.is_in(list(split.target_events)).to_numpy()
     positions = np.flatnonzero(is_candidate)
     group = _tied_groups(past) if split.ties == "group" else np.arange(len(past.values))
     if split.target != "all":
         return _steps(positions, users, group, past, (split.target, generator))
     state_users, states = np.unique(users[positions], return_inverse=True)
-    return states, positions, state_users, starts[state_users]
+    first_of_part = offsets[state_users] + starts[state_users]
+    return states, positions, state_users, group[first_of_part] - offsets[state_users]
+
+
+def check_target_events(columns: Columns, target_events: Sequence[str]) -> None:
+    """Raise a DataError if the log has no event types, or not all that are to be targets."""
+    if not target_events:
+        return
+    if "event_type" not in columns:
+        raise DataError(
+            "split.target_events: the log has no event types. Map their column with "
+            "--column event_type=NAME, or leave target_events out."
+        )
+    known = columns["event_type"].unique(maintain_order=True).cast(pl.String).to_list()
+    if isinstance(columns["event_type"].dtype, pl.Enum):
+        known = columns["event_type"].dtype.categories.to_list()
+    if unknown := [name for name in target_events if name not in known]:
+        raise DataError(
+            f"split.target_events: the log has no event type {unknown[0]!r}. It has "
+            f"{', '.join(known)}."
+        )
 
 
 def _steps(

@@ -11,8 +11,8 @@ from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.files import read_text
 from recoach.data.ingest import read_interactions
+from recoach.data.ordered_log import chronological
 from recoach.data.readers.registry import open_table
-from recoach.data.split import chronological
 from recoach.errors import DataError, clipped
 
 

@@ -21,8 +21,9 @@ from recoach.data.dataset import Dataset
 from recoach.data.filters import NO_RATINGS, add_filters, empty_core_error, ratings_too_low_error
 from recoach.data.ingest import StreamedLog, stream_interactions
 from recoach.data.log_columns import COLUMN_TYPES
+from recoach.data.ordered_log import OrderedLog, ordered_log
 from recoach.data.read_report import ReadReport
-from recoach.data.split import OrderedLog, ordered_log, split_ordered_log
+from recoach.data.split import split_ordered_log
 from recoach.data.statistics import Statistics, from_counts
 from recoach.errors import DataError
 
