@@ -19,7 +19,7 @@ class ReadReport:
         source: the name of the file, or "frame".
         layout: what a file without a header was taken for; "" for other logs.
         rows: number of rows in the source.
-        dropped: reason -> number of rows that were left out.
+        dropped: filter, such as "repeated pairs" -> number of rows that it dropped after reading.
         columns: Recoach's name of a column -> the source's.
         left_aside: the source's other columns -> why a column under a usual name is not used, ""
             where nothing is expected of the column.
@@ -55,7 +55,7 @@ class ReadReport:
                 ours if ours == name else f"{ours}={name}" for ours, name in self.columns.items()
             ]
             parts.append(listed(names))
-        parts += [f"{count:,} {reason} dropped" for reason, count in self.dropped.items()]
+        parts += [f"{count:,} rows dropped: {reason}" for reason, count in self.dropped.items()]
         parts.append(self._times())
         if self.event_types:
             parts.append(f"event types {' < '.join(listed([name]) for name in self.event_types)}")
