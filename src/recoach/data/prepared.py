@@ -108,7 +108,12 @@ def read_and_split(
 ) -> tuple[Dataset, Statistics, ReadReport | None]:
     """Read, filter and split a log in memory; DataError if that is not possible."""
     log = read_interactions(
-        source, columns=config.columns, format=config.format, header=config.header
+        source,
+        columns=config.columns,
+        format=config.format,
+        header=config.header,
+        events=config.events,
+        negative_events=config.negative_events,
     )
     log = apply_filters(log, config)
     return split_log(log, config.split), describe(log), log.report
