@@ -243,8 +243,8 @@ def test_filters_keep_all_columns_and_count_what_they_drop(tmp_path):
     kept = apply_filters(read_interactions(source), config)
     assert kept.columns["event_type"].to_list() == ["cart", "cart"]
     assert kept.columns["session_id"].to_list() == ["s2", "s3"]
-    assert kept.report.dropped == {"low ratings": 1, "repeated pairs": 1}
-    assert "1 rows dropped: low ratings; 1 rows dropped: repeated pairs" in kept.report.line()
+    assert kept.report.dropped == {"rated below 3": 1, "repeated": 1}
+    assert "1 rows dropped: rated below 3; 1 rows dropped: repeated" in kept.report.line()
 
 
 def test_duplicates_and_ties_are_counted(tmp_path):

@@ -19,7 +19,7 @@ class ReadReport:
         source: the name of the file, or "frame".
         layout: what a file without a header was taken for; "" for other logs.
         rows: number of rows in the source.
-        dropped: filter, such as "repeated pairs" -> number of rows that it dropped after reading.
+        dropped: what a filter drops, such as "outside the 5-core" -> its number of rows.
         columns: Recoach's name of a column -> the source's.
         left_aside: the source's other columns -> why a column under a usual name is not used, ""
             where nothing is expected of the column.
