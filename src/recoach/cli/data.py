@@ -65,8 +65,8 @@ def describe(
     """Print users, items, interactions, average length, density and dates of logs.
 
     Args:
-        files: Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter or sequence files,
-            optionally compressed as .gz or .zst.
+        files: Interaction logs: CSV, TSV, JSONL, Parquet, RecBole .inter, sequence files or those
+            of public data sets, optionally compressed as .gz or .zst.
         k_core: Keep users and items with at least this many interactions (iterated k-core); 0 keeps
             all.
     """
