@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
-from recoach.data.dataset import Dataset
+from recoach.data.dataset import Dataset, drop_last
 from recoach.data.item_table import read_titles
 from recoach.data.prepared import (
     MANIFEST,
@@ -28,9 +28,11 @@ from recoach.data.protocol import Auto, Given, LeaveLastOut
 from recoach.data.readers.folder import parquet_parts
 from recoach.data.split import split_log
 from recoach.data.statistics import describe
-from recoach.errors import ConfigError, RunError
-from recoach.experiments.config import DataConfig
+from recoach.data.targets import Part, targets_of
+from recoach.errors import ConfigError, DataError, RunError
+from recoach.experiments.config import DataConfig, ExperimentConfig
 from recoach.experiments.legacy_config import upgrade_evaluation
+from recoach.models.registry import model_entry
 from recoach.simulation.shop import BROWSING, Shop, shop
 
 _UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
@@ -187,6 +189,33 @@ def _check_given(config: DataConfig, source: Path | None, applied: Mapping[str, 
                 "Leave the setting out, or give a log"
             )
         raise ConfigError(f"data.{name} = {value!r}: {what}.")
+
+
+def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Check that a run has something to learn, to select on and to test on.
+
+    Sequence models and fine-tuning learn the next item of a history, which takes a user with two
+    training items; other models learn from single items.
+
+    Raises:
+        DataError: no state is left to learn from, or no target for validation or test.
+    """
+    needs = model_entry(config.model_name).model.needs
+    learns_steps = "states" in needs or (bool(needs) and config.finetune_enabled)
+    train = drop_last(dataset.train, config.pretrain.hold_out)
+    if learns_steps and train.lengths.max(initial=0) < 2:
+        held_out = int((dataset.valid.lengths + dataset.test.lengths).max(initial=0))
+        number = _NUMBERS[held_out] if held_out < len(_NUMBERS) else f"{held_out:,}"
+        raise DataError(
+            f"{dataset.name}: after holding out {number}, no user has two items left to learn a "
+            "next step from. Use a longer log or weaker filters, or hold out fewer items."
+        )
+    for part in _HELD_OUT:
+        targets_of(dataset, part, config.evaluation.repeats)
+
+
+_HELD_OUT: tuple[Part, ...] = ("valid", "test")
+_NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def _is_split_of(source: Path | None, value: object) -> bool:

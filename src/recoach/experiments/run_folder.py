@@ -18,10 +18,11 @@ import torch
 from recoach.data.dataset import Dataset
 from recoach.data.files import read_parquet, read_text
 from recoach.data.lock import LOCK_FILE, lock_folder
+from recoach.data.prepared import load_dataset
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
-from recoach.experiments.data import applied_settings
+from recoach.experiments.data import applied_settings, check_trainable
 from recoach.models.checkpoint import load_tensors, write_atomically
 from recoach.models.registry import model_entry
 from recoach.models.softmax import product_dtype
@@ -130,6 +131,7 @@ class RunFolder:
             RunError: the base model is not trained yet, or the folder holds a fine-tuning with
                 other settings, or an unfinished one and `resume` is false.
             ConfigError: an override of another setting, or a model without trainable weights.
+            DataError: see `check_trainable`.
         """
         stored = self.config()
         if not model_entry(stored.model_name).model.needs:
@@ -155,6 +157,7 @@ class RunFolder:
             )
         if self.has_checkpoint("tuned") and not self.has_results_for(config) and not resume:
             raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")
+        check_trainable(config, load_dataset(self.dataset))
         self.write_text("config.toml", config.toml())
         return config
 

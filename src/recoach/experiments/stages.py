@@ -1,5 +1,6 @@
 """The stages of a run: base, tuned and control; each resumes from its last checkpoint."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ import torch
 
 from recoach import distributed
 from recoach.data.dataset import Dataset, drop_last
-from recoach.errors import RunError
+from recoach.errors import DataError, RunError
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.data import run_dataset, run_titles
+from recoach.experiments.data import check_trainable, run_dataset, run_titles
 from recoach.experiments.results import StageName, TrainedModel, write_results
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
@@ -192,6 +193,12 @@ def open_run(
         _check_titles(folder, config, dataset)
     elif not resumed and (titles := run_titles(config.data, dataset)) is not None:
         folder.write_titles(titles)
+    try:
+        check_trainable(config, dataset)
+    except DataError:
+        if not resumed and distributed.is_main_process():
+            shutil.rmtree(folder.dataset, ignore_errors=True)
+        raise
     folder.begin(config, dataset)  # last, so that an unreadable log does not leave a run
     if distributed.is_main_process():
         distributed.barrier()
