@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from variants import ATTENTION, DATASET, N_ITEMS, SCORERS, VARIANTS, build
+from variants import ATTENTION, DATASET, N_ITEMS, SCORERS, TUNABLE_SCORERS, VARIANTS, build
 
 from recoach.data.batches import StateBatches
 from recoach.data.queries import Seen, seen_before
@@ -172,7 +172,7 @@ def test_a_state_whose_items_are_all_masked_has_no_probabilities_and_no_gradient
     assert block.p[1].tolist() == [0] * N_ITEMS
 
 
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 @pytest.mark.parametrize("block_size", [5, 23])
 def test_a_model_without_vectors_has_the_loss_and_gradient_of_the_plain_formula(
     variant, block_size

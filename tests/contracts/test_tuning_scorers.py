@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from variants import DATASET, N_ITEMS, SCORERS, build
+from variants import DATASET, N_ITEMS, TUNABLE_SCORERS, build
 
 from recoach.data.batches import EdgeBatches
 from recoach.data.queries import Queries, user_queries
@@ -56,7 +56,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("algorithm", OTHERS)
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 def test_other_algorithms_tune_a_model_without_vectors(variant, algorithm):
     model = build(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -68,7 +68,7 @@ def test_other_algorithms_tune_a_model_without_vectors(variant, algorithm):
 
 
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 def test_all_estimators_tune_a_model_without_vectors(variant, estimator):
     model = build(variant)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -81,7 +81,7 @@ def test_all_estimators_tune_a_model_without_vectors(variant, estimator):
     assert len(moved) >= len(before) - 1  # a bias of all scores has no gradient
 
 
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 def test_grpo_improves_a_model_without_vectors(variant):
     dataset = leave_last_out(block_graph())
     model = build(variant, dataset)
@@ -145,13 +145,13 @@ def test_an_interrupted_run_of_neumf_ends_with_the_bits_of_the_whole_one(
         ({"logits": "norm_query"}, "logits = 'norm_query'"),
     ],
 )
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 def test_what_needs_vectors_says_so(variant, changes, message):
     with pytest.raises(ConfigError, match=rf"{message} needs a vector for each state"):
         GRPOTrainer(build(variant), args=settings(**changes), train_dataset=DATASET)
 
 
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 def test_sharding_and_final_vectors_are_refused(variant):
     for changes, message in (
         ({"shard_items": True}, "shard_items is for SASRec and GRU4Rec"),
@@ -161,7 +161,7 @@ def test_sharding_and_final_vectors_are_refused(variant):
             GRPOTrainer(build(variant), args=settings(**changes), train_dataset=DATASET)
 
 
-@pytest.mark.parametrize("variant", SCORERS)
+@pytest.mark.parametrize("variant", TUNABLE_SCORERS)
 def test_the_temperature_makes_the_validation_items_most_likely(variant):
     model = build(variant).eval()
     temperature = calibrate_temperature(model, DATASET, mask_seen=True)

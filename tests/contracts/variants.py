@@ -31,6 +31,9 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "gsau": ("gsau", ENCODER),
     "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
     "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),
+    "itemknn-last": ("itemknn", {"query": "last", "shrinkage": 0.0}),
+    "vsknn-few": ("vsknn", {"neighbours": 3, "sample": 5, "weighting": "log", "idf_weight": 0}),
+    "vstan-short": ("vstan", {"preset": "short_decay", "max_length": 3}),
     ATTENTION: (ATTENTION, {"dim": 16}),
 }
 """Variant -> the model and its settings; a model that is not named here has its defaults."""
@@ -40,6 +43,18 @@ SCORERS = tuple(
     if name == ATTENTION or not issubclass(MODELS[name].model, DotProductRecommender)
 )
 """Variants whose scores are no dot products."""
+UNTRAINED = tuple(
+    variant
+    for variant, (name, _) in VARIANTS.items()
+    if name != ATTENTION and not MODELS[name].model.needs
+)
+"""Variants that are computed from train without gradient steps."""
+TUNABLE_SCORERS = tuple(variant for variant in SCORERS if variant not in UNTRAINED)
+"""Variants whose scores are no dot products, and that have weights to fine-tune."""
+SAME_FOR_ALL = ("popularity", "recent_popularity")
+"""Variants that rank the items in the same way for all users."""
+REPEATING = ("repeat_last", "session_popularity")
+"""Variants that recommend the items of the history only."""
 N_USERS, N_ITEMS = 30, 20
 DATASET = leave_last_out(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9))
 

@@ -12,7 +12,15 @@ from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
 from recoach.models.factorization.neumf import NeuMF, NeuMFConfig
 from recoach.models.graph.gsau import GSAU, GSAUConfig
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
+from recoach.models.neighbours.ease import EASE, EASEConfig
+from recoach.models.neighbours.itemknn import ItemKNN, ItemKNNConfig
 from recoach.models.neighbours.popularity import Popularity, PopularityConfig
+from recoach.models.neighbours.recent_popularity import RecentPopularity, RecentPopularityConfig
+from recoach.models.neighbours.repeat_last import RepeatLast, RepeatLastConfig
+from recoach.models.neighbours.sequential_rules import SequentialRules, SequentialRulesConfig
+from recoach.models.neighbours.session_popularity import SessionPopularity, SessionPopularityConfig
+from recoach.models.neighbours.vsknn import VSKNN, VSKNNConfig
+from recoach.models.neighbours.vstan import VSTAN, VSTANConfig
 from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 
@@ -26,12 +34,20 @@ class Entry(NamedTuple):
 
 MODELS: dict[str, Entry] = {
     "bprmf": Entry(BPRMF, BPRMFConfig),
+    "ease": Entry(EASE, EASEConfig),
     "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
+    "itemknn": Entry(ItemKNN, ItemKNNConfig),
     "lightgcn": Entry(LightGCN, LightGCNConfig),
     "neumf": Entry(NeuMF, NeuMFConfig),
     "popularity": Entry(Popularity, PopularityConfig),
+    "recent_popularity": Entry(RecentPopularity, RecentPopularityConfig),
+    "repeat_last": Entry(RepeatLast, RepeatLastConfig),
     "sasrec": Entry(SASRec, SASRecConfig),
+    "sequential_rules": Entry(SequentialRules, SequentialRulesConfig),
+    "session_popularity": Entry(SessionPopularity, SessionPopularityConfig),
+    "vsknn": Entry(VSKNN, VSKNNConfig),
+    "vstan": Entry(VSTAN, VSTANConfig),
 }
 
 
