@@ -174,7 +174,7 @@ def test_a_file_can_be_replaced_while_its_tensors_are_in_use(tmp_path):
 def test_the_error_for_a_misspelt_model_suggests_the_closest_name():
     with pytest.raises(ConfigError, match="Did you mean 'sasrec'"):
         model_entry("SASrek")
-    with pytest.raises(ConfigError, match="Choose one of bprmf, gru4rec, gsau"):
+    with pytest.raises(ConfigError, match="Choose one of bprmf, ease, gru4rec, gsau"):
         model_entry("zzz")
 
 
