@@ -97,7 +97,7 @@ def sasrec_curve(folder: Path, out: Path, batch: int = 512, patience: int = 10) 
     data = read_dataset(folder)
     out.write_text("")
     config = PretrainConfig(batch_size=batch, patience=patience)
-    context = RunContext(seed=SEED, mask_seen="none", callback=WriteLines())
+    context = RunContext(seed=SEED, repeats="all", callback=WriteLines())
     pretrain(build_model("sasrec", data, seed=SEED).to(DEVICE), data, config, context)
 
 
@@ -140,7 +140,7 @@ def rank(folder: Path, out: Path) -> None:
     data = read_dataset(folder)
     model = build_model("lightgcn", data, seed=SEED).to(DEVICE)
     seconds = median_seconds(
-        lambda: evaluate(model, data, "test", ks=(10, 50), mask_seen="all"), 5, warm_up=1
+        lambda: evaluate(model, data, "test", ks=(10, 50), repeats="new"), 5, warm_up=1
     )
     write_result(out, {"seconds": seconds})
 

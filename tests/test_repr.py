@@ -13,7 +13,7 @@ MODEL = recoach.build_model("sasrec", DATASET, dim=8)
 SIZES = f"60 users, 40 items, {len(SHOP.interactions) - 120:,} train, 60 valid, 60 test"
 SHOWN = {
     "shop": (SHOP, "Shop(60 customers, 40 items, 930 clicks)"),
-    "log": (SHOP.interactions, "Interactions(930 of 60 users and 40 items, with times)"),
+    "log": (SHOP.interactions, "Interactions(930 of 60 users and 40 items, with timestamp)"),
     "rows": (DATASET.test, "RaggedArray(60 rows, 60 values)"),
     "dataset": (DATASET, f"Dataset(shop: {SIZES}, leave_last_out, fingerprint "),
     "model": (MODEL, "SASRec(\n  60 users, 40 items\n"),
@@ -21,7 +21,7 @@ SHOWN = {
         recoach.GRPOTrainer(MODEL, args=recoach.GRPOConfig(epochs=3), train_dataset=DATASET),
         "GRPOTrainer(SASRec on Dataset(shop: ",
     ),
-    "evaluation": (recoach.evaluate(MODEL, DATASET), "Evaluation(60 users, test: mrr@1="),
+    "evaluation": (recoach.evaluate(MODEL, DATASET), "Evaluation(60 states, test: "),
     "context": (recoach.RunContext(seed=4), "RunContext(seed=4, "),
     "pretraining": (recoach.PretrainConfig(epochs=3), "PretrainConfig(epochs=3, "),
     "grpo": (recoach.GRPOConfig(), "GRPOConfig(algorithm='grpo', "),

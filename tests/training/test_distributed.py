@@ -50,7 +50,7 @@ def both(request, tmp_path_factory):
     several = launch(request.param, out)
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
-            (together.evaluator, "_USERS_AT_ONCE"),
+            (together.evaluator, "_STATES_AT_ONCE"),
             (together.Block, "draw"),
             (together.Block, "draw_lists"),
         ):

@@ -302,7 +302,7 @@ def numbers():
 
 def everything(folder):
     """Return all that is compared, by name."""
-    evaluator._USERS_AT_ONCE = 5
+    evaluator._STATES_AT_ONCE = 5
     Block.draw = lambda self, count, _: self.p.topk(count, dim=1).indices.sort(dim=1).values
     Block.draw_lists = lambda self, groups, length, _: self.p.topk(
         groups * length, dim=1

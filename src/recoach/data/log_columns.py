@@ -41,14 +41,10 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
     return {name: _concatenate([part[name] for part in parts]) for name in shared}
 
 
-def _categories(values: pl.Series) -> pl.Series:
-    assert isinstance(values.dtype, pl.Enum)
-    return values.dtype.categories
-
-
 def _concatenate(series: Sequence[pl.Series]) -> pl.Series:
-    if isinstance(series[0].dtype, pl.Enum) and len({values.dtype for values in series}) > 1:
-        categories = pl.concat([_categories(values) for values in series])
+    types = [values.dtype for values in series if isinstance(values.dtype, pl.Enum)]
+    if len(set(types)) > 1:
+        categories = pl.concat([dtype.categories for dtype in types])
         joined = pl.Enum(categories.unique(maintain_order=True))
         series = [values.cast(pl.String).cast(joined) for values in series]
     return pl.concat(series)

@@ -87,6 +87,7 @@ def prepare(
         reused = _load_if_unchanged(directory, origin)
         if reused is not None:
             return reused
+        report: ReadReport | None
         if memory is not None:
             from recoach.data.sql.duckdb import split_in_duckdb  # noqa: PLC0415 (an extra)
 

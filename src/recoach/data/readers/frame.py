@@ -9,6 +9,12 @@ import polars as pl
 from recoach.data.readers.table import POLARS_ERRORS, Table, check_dtypes, short_reason
 from recoach.errors import DataError, clipped
 
+_LIBRARY_ERRORS = (
+    *(ArithmeticError, AttributeError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What pandas, arrow and the code behind a lazy frame raise."""
+
 
 def open_frame(source: Any) -> Table:  # noqa: ANN401 - any frame that narwhals reads
     """Return a frame as a table.
@@ -25,7 +31,7 @@ def open_frame(source: Any) -> Table:  # noqa: ANN401 - any frame that narwhals 
         frame, problems = _to_polars(source)
     except DataError:
         raise
-    except (Exception, *POLARS_ERRORS) as error:  # a lazy frame runs any library's code
+    except (*_LIBRARY_ERRORS, *POLARS_ERRORS) as error:
         raise DataError(
             f"{kind}: cannot be used as a log ({short_reason(error)}). Pass a path or a pandas, "
             "polars or arrow frame."
@@ -52,7 +58,7 @@ def _to_polars(source: Any) -> tuple[pl.DataFrame, dict[str, str]]:  # noqa: ANN
     eager = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
     try:
         return eager.to_polars(), {}
-    except (Exception, *POLARS_ERRORS):  # one of the columns
+    except (*_LIBRARY_ERRORS, *POLARS_ERRORS):  # one of the columns
         native = [(name, nw.to_native(eager[name])) for name in eager.columns]
         return _from_columns(native)
 
@@ -78,7 +84,7 @@ def _from_columns(columns: Sequence[tuple[str, Any]]) -> tuple[pl.DataFrame, dic
     for name, values in columns:
         try:
             column = nw.from_native(values, series_only=True).to_polars()
-        except (Exception, *POLARS_ERRORS) as error:  # arrow's and pandas' own
+        except (*_LIBRARY_ERRORS, *POLARS_ERRORS) as error:
             problems[name] = short_reason(error)
             column = pl.repeat(None, len(values), dtype=pl.Null, eager=True)
         series[name] = column.alias(name)
