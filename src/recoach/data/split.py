@@ -210,7 +210,7 @@ def _with_negatives(logs: Sequence[Interactions]) -> list[Columns]:
     """Return the columns of logs; if one says which items are rejected, the others reject none."""
     if not any("negative" in log.columns for log in logs):
         return [log.columns for log in logs]
-    return [{"negative": pl.repeat(False, len(log), eager=True)} | log.columns for log in logs]
+    return [{"negative": pl.repeat(False, len(log), eager=True), **log.columns} for log in logs]
 
 
 def _leave_last_out(counts: LongArray, test_items: int) -> Parts:
