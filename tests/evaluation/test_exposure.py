@@ -39,16 +39,18 @@ def test_the_exposure_of_a_group_is_discounted_by_the_rank():
     # The item without a group takes the rest of the second list.
     assert shares[1].tolist() == pytest.approx([0, 1 / (1 + SECOND)])
     assert np.isnan(shares[2]).all()
+    # The padding is not the last item, which has a group here.
+    assert group_exposure(np.array([[0, -1]]), np.array([0, 1]), 2).tolist() == [[1, 0]]
 
 
 def test_the_exposure_of_groups_stands_beside_their_merit():
     shares = np.array([[0.5, 0.5, 0.0], [0.75, 0.25, 0.0], [np.nan] * 3])
-    groups = exposure_by_group(shares, np.array([1, 3, 0]), ["large", "small", "none"])
+    groups = exposure_by_group(shares, np.array([2, 6, 0]), ["large", "small", "none"])
     assert groups["large"] == pytest.approx((0.625, 0.25, 2.5))
     assert groups["small"] == pytest.approx((0.375, 0.75, 0.5))
     assert groups["none"][:2] == (0, 0)
     assert math.isnan(groups["none"].ratio)
-    assert exposure_parity(shares, np.array([1, 3, 0])) == pytest.approx(0.5 / 2.5)
+    assert exposure_parity(shares, np.array([2, 6, 0])) == pytest.approx(0.5 / 2.5)
 
 
 def test_parity_is_one_if_exposure_is_proportional_to_merit():
@@ -62,4 +64,5 @@ def test_parity_and_ratios_without_exposure_or_merit_are_undefined():
     assert math.isnan(exposure_parity(np.array([[0.5, 0.5]]), np.array([0, 0])))
     groups = exposure_by_group(nothing, np.array([0, 0]), ["a", "b"])
     assert [groups[name].exposure for name in "ab"] == [0, 0]
+    assert all(math.isnan(groups[name].merit) for name in "ab")
     assert all(math.isnan(groups[name].ratio) for name in "ab")

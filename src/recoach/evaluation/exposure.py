@@ -70,7 +70,7 @@ def group_exposure(lists: np.ndarray, groups: np.ndarray, n_groups: int) -> np.n
     """
     n_lists, k = lists.shape
     weights = np.where(lists >= 0, 1 / np.log2(np.arange(k) + 2.0), 0)
-    list_groups = np.where(lists >= 0, groups[lists], -1)
+    list_groups = groups[lists]  # any group for the padding, whose weight is 0
     rows, columns = np.nonzero(list_groups >= 0)
     cells = rows * n_groups + list_groups[rows, columns]
     sums = np.bincount(cells, weights=weights[rows, columns], minlength=n_lists * n_groups)
