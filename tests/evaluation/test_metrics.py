@@ -175,6 +175,12 @@ def test_auc_without_other_candidates_is_one():
     assert auc(targets).tolist() == [1]
 
 
+def test_auc_of_a_rank_beyond_the_candidates_is_zero():
+    # A cold item that is ranked after all items of the catalogue, some of which are masked.
+    cold = TargetRanks(np.array([30]), np.array([0]), np.array([1]), n_candidates=np.array([12]))
+    assert auc(cold).tolist() == [0]
+
+
 def test_auc_needs_the_number_of_candidates():
     with pytest.raises(ValueError, match="n_candidates"):
         metrics_per_user(replace(TARGETS, n_candidates=None), [1], ["auc"])

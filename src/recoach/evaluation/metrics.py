@@ -181,8 +181,8 @@ def auc(targets: TargetRanks) -> np.ndarray:
 
     A pair has one target and one other candidate; it is correct if the target has the higher score,
     and wrong if the scores are equal (ties against the model, as for all metrics here; scikit-learn
-    counts half a pair). With a `MISS` all pairs of the target are wrong. If all candidates are
-    targets, there is no pair, and the value is the fraction of targets that are no `MISS`.
+    counts half a pair). All pairs of a `MISS`, or of a rank beyond the candidates, are wrong. If all
+    candidates are targets, there is no pair, and the value is the fraction of ranked targets.
 
     Source: the Mann-Whitney U statistic; per user and averaged over users as in Rendle et al. 2009.
 
@@ -191,7 +191,7 @@ def auc(targets: TargetRanks) -> np.ndarray:
     """
     if targets.n_candidates is None:
         raise ValueError("auc needs n_candidates, the number of ranked items of each state.")
-    is_ranked = targets.ranks != MISS
+    is_ranked = targets.ranks <= targets.n_candidates[targets.states]
     ranks, states = targets.ranks[is_ranked], targets.states[is_ranked]
     n_ranked = np.bincount(states, minlength=len(targets.counts))
     n_others = (targets.n_candidates - n_ranked)[states]
