@@ -181,8 +181,8 @@ def auc(targets: TargetRanks) -> np.ndarray:
 
     A pair has one target and one other candidate; it is correct if the target has the higher score,
     and wrong if the scores are equal (ties against the model, as for all metrics here; scikit-learn
-    counts half a pair). All pairs of a `MISS`, or of a rank beyond the candidates, are wrong. If all
-    candidates are targets, there is no pair, and the value is the fraction of ranked targets.
+    counts half a pair). All pairs of a `MISS`, or of a rank beyond the candidates, are wrong. If
+    all candidates are targets, there is no pair, and the value is the fraction of ranked targets.
 
     Source: the Mann-Whitney U statistic; per user and averaged over users as in Rendle et al. 2009.
 
