@@ -46,9 +46,9 @@ def add_filters(report: ReadReport, config: PrepareConfig, counts: Sequence[int]
     `counts` are the rows before the filters and after rating threshold, deduplication and k-core.
     """
     reasons = (
-        f"rows rated below {config.min_rating or 0:g}",
-        "repeated rows",
-        f"rows outside the {config.k_core}-core",
+        f"rated below {config.min_rating or 0:g}",
+        "repeated",
+        f"outside the {config.k_core}-core",
     )
     dropped = {
         reason: before - after
