@@ -90,7 +90,7 @@ REFUSED = {
     "tsv": ("x.tsv", "196\t242\t3\t881250949\n", ["x.tsv:1: line 1 looks like data ('196"]),
     "colons": ("x.csv", "1::2::5::a\n", ["x.csv:1: line 1 looks like data", COLUMNS]),
     "bars": ("x.log", "1|2|2020-01-01\n2|2|2020-01-01\n", ["x.log:1: line 1 looks like data"]),
-    "header of other names": ("x.txt", "customer\tshelf\tn\nc1\ts1\t3\n", ["no user_id column"]),
+    "header of other names": ("x.txt", "who\tshelf\tn\nc1\ts1\t3\n", ["no user_id column"]),
     "html": ("x.csv", "<!DOCTYPE html>\n<html>\n", ["x.csv:1: this is a web page"]),
     "lfs": ("x.txt", "version https://git-lfs.github.com/spec/v1\nsize 3\n", ["git lfs pull"]),
 }

@@ -27,7 +27,8 @@ class LineLayout:
         description: the values of a line, such as "user::item::rating::seconds".
         separator: text between two values; `WHITESPACE` is any number of blanks and tabs.
         names: name of each value in Recoach; `-` is a value that is not read.
-        patterns: name -> regular expression that the whole value matches in every line.
+        patterns: name -> regular expression that the whole value matches in every line; the
+            separator must then stand for itself in regular expressions, as `,` and `::` do.
         convert: name -> expression over the values that replaces or adds a column.
     """
 
@@ -54,9 +55,8 @@ class LineLayout:
         """Return the number of each line and its named values, as text; DataError as `open`."""
         values = split_lines(file, self.separator, len(self.names), header_lines)
         accepted = pl.col("complete")
-        for name, pattern in self.patterns.items():
-            value = pl.col(f"value_{self.names.index(name)}")
-            accepted &= value.str.contains(f"^(?:{pattern})$").fill_null(value=False)
+        if self.patterns:
+            accepted = pl.col("line").str.contains(self._line_pattern())
         check_lines(file, values, accepted, self.description)
         columns = {
             name: pl.col(f"value_{index}")
@@ -65,12 +65,14 @@ class LineLayout:
         }
         return values.select("number", **columns)
 
+    def _line_pattern(self) -> str:
+        """Return the regular expression of a line whose values match."""
+        other = ".*" if len(self.separator) > 1 else f"[^{self.separator}]*"
+        values = (f"(?:{self.patterns.get(name, other)})" for name in self.names)
+        return f"^{self.separator.join(values)}$"
+
     def _matches(self, line: str) -> bool:
-        values = split_line(line, self.separator)
-        return len(values) == len(self.names) and all(
-            re.fullmatch(pattern, values[self.names.index(name)])
-            for name, pattern in self.patterns.items()
-        )
+        return re.match(self._line_pattern(), line) is not None
 
 
 def to_iso(text: pl.Expr, time_format: str) -> pl.Expr:
