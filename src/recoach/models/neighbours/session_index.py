@@ -53,7 +53,13 @@ class Neighbours(NamedTuple):
 
     def select(self, which: Ints | npt.NDArray[np.bool_]) -> "Neighbours":
         """Return some of the pairs."""
-        return Neighbours(*(values[which] for values in self))
+        return Neighbours(
+            self.states[which],
+            self.sessions[which],
+            self.dots[which],
+            self.state_places[which],
+            self.session_places[which],
+        )
 
 
 def state_items(queries: Queries, n_items: int) -> StateItems:

@@ -81,20 +81,26 @@ class VSKNN(HistoryModel):
 
 def _place_weights(places: Ints, lengths: Ints, weighting: Weighting) -> Floats:
     from_end = lengths - places
-    return {
-        "same": lambda: np.ones(len(places)),
-        "div": lambda: places / lengths,
-        "linear": lambda: np.maximum(0, 1 - from_end / 10),
-        "log": lambda: 1 / np.log10(from_end + 1.7),
-        "quadratic": lambda: (places / lengths) ** 2,
-    }[weighting]()
+    values: Floats = np.ones(len(places))
+    if weighting == "div":
+        values = places / lengths
+    elif weighting == "linear":
+        values = np.maximum(0, 1 - from_end / 10)
+    elif weighting == "log":
+        values = 1 / np.log10(from_end + 1.7)
+    elif weighting == "quadratic":
+        values = (places / lengths) ** 2
+    return values
 
 
 def _step_decay(steps: Ints, decay: Weighting) -> Floats:
-    return {
-        "same": lambda: np.ones(len(steps)),
-        "div": lambda: 1 / steps,
-        "linear": lambda: np.maximum(0, 1 - steps / 10),
-        "log": lambda: 1 / np.log10(steps + 1.7),
-        "quadratic": lambda: 1 / steps**2,
-    }[decay]()
+    values: Floats = np.ones(len(steps))
+    if decay == "div":
+        values = 1 / steps
+    elif decay == "linear":
+        values = np.maximum(0, 1 - steps / 10)
+    elif decay == "log":
+        values = 1 / np.log10(steps + 1.7)
+    elif decay == "quadratic":
+        values = 1 / steps**2
+    return values
