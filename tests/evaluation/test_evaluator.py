@@ -13,6 +13,7 @@ from recoach.data.targets import targets_of
 from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator, ranking
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
+from recoach.evaluation.metrics import MISS
 from recoach.models.base import DotProductRecommender, Embeddings, Recommender
 from recoach.models.neighbours.popularity import PopularityConfig
 from recoach.models.registry import build_model
@@ -109,8 +110,9 @@ def test_the_former_keyword_mask_seen_is_converted():
 
 def test_an_item_that_is_not_in_train_is_a_miss():
     cold = make_dataset([[0, 1], [1, 0]], [[], []], [[2], [2]], 3)
-    evaluation = evaluate(ScoreTable(cold, [[0, 0, 9], [0, 0, 9]]), cold, ks=[1])
-    assert evaluation.ranks.tolist() == [3, 3]
+    evaluation = evaluate(ScoreTable(cold, [[0, 0, 9], [0, 0, 9]]), cold, ks=[1, 50])
+    assert evaluation.ranks.tolist() == [MISS, MISS]
+    assert evaluation.metrics["recall@50"].tolist() == [0, 0]
     assert evaluation.protocol["cold_targets"] == 2
 
 

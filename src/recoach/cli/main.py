@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from recoach.cli import interrupts
 from recoach.cli.console import bold, console, errors, example_line, print_warnings
@@ -19,6 +19,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = App(
     name="recoach",
+    # A value that begins with [ or { is a path or an id, never JSON.
+    default_parameter=Parameter(json_list=False, json_dict=False),
     help="Reinforcement fine-tuning for recommenders: improve a trained model with its log.",
     suppress_keyboard_interrupt=False,  # main() prints how to continue
 )

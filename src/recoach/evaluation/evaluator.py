@@ -12,7 +12,7 @@ from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries, Split, state_queries
 from recoach.data.targets import Repeats, Targets, accept_mask_seen, targets_of
 from recoach.errors import ConfigError
-from recoach.evaluation.metrics import TargetRanks, metrics_per_user
+from recoach.evaluation.metrics import MISS, TargetRanks, metrics_per_user
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import ranks_of_scores, top_of_scores
 from recoach.models.base import Recommender, eval_mode
@@ -29,7 +29,7 @@ class Evaluation:
     targets: Targets
     """The B evaluated states and the N items to predict from them."""
     ranks: np.ndarray
-    """int64[N], rank of each target from 1, in the order of the states."""
+    """int64[N], rank of each target from 1, in the order of the states; `MISS` if it is cold."""
     metrics: dict[str, np.ndarray]
     """`"ndcg@10"` -> float64[B], one value per state."""
     protocol: dict[str, Any]
@@ -98,7 +98,7 @@ def evaluate_targets(
         raise ConfigError(f"ks must be list lengths of at least 1, not {tuple(ks)}.")
     ranks, n_candidates = _ranks_of_targets(model, dataset, targets)
     # A model knows nothing of an item that is neither in train nor in the history.
-    ranks[targets.cold & ~targets.repeated] = dataset.n_items
+    ranks[targets.cold & ~targets.repeated] = MISS
     protocol = {
         "split": targets.part,
         "ranking": "full",

@@ -236,7 +236,7 @@ def _lists(
         }
         for name in names:
             row[name] = [titles[i] for i in lists[name][place[index]] if i >= 0]
-            row[f"{name}_rank"] = int(tests[name].ranks[first[index]])
+            row[f"{name}_rank"] = int(min(tests[name].ranks[first[index]], dataset.n_items))
         rows.append(row)
     return rows
 

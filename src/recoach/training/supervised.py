@@ -15,6 +15,7 @@ from recoach.data.batches import Batch, EdgeBatches, Rows, StateBatches
 from recoach.data.dataset import Dataset, RaggedArray, drop_last
 from recoach.data.queries import Queries
 from recoach.data.targets import Repeats, targets_of
+from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate_targets
 from recoach.evaluation.metrics import METRIC_NAME, cutoff
 from recoach.models.base import Recommender, TrainingBatch
@@ -166,9 +167,18 @@ def validation(
         dataset: gives the validation items.
         metric: the selecting metric, like "ndcg@10"; its cut-off is used beside 10.
         repeats: the protocol.
+
+    Raises:
+        ConfigError: the metric needs values and the log has none.
+        DataError: there is no validation item.
     """
     ks = sorted({10, cutoff(metric) or 10})
     targets = targets_of(dataset, "valid", repeats)
+    if metric.startswith("value@") and targets.column("value") is None:
+        raise ConfigError(
+            f"metric: {metric} needs values, and the log has none. Map a column of prices or "
+            "quantities with --column value=NAME, or select by another metric."
+        )
     return lambda model: evaluate_targets(model, dataset, targets, ks=ks).means()
 
 
