@@ -1,6 +1,7 @@
 """No row of delimited text is lost, merged or shifted: it is read, or its line is named."""
 
 import csv
+import dataclasses
 import gzip
 import io
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recoach.data.ingest import read_interactions
+from recoach.data.log_reader import LogReader
 from recoach.data.readers.delimited import open_delimited
 from recoach.data.readers.rows import LineNumbers
 from recoach.data.readers.text import LogFile
@@ -235,7 +237,11 @@ def test_any_text_is_read_as_by_csv_or_refused(tmp_path_factory, text):
     ]
 
 
-def test_the_number_of_rows_is_that_of_an_independent_count(tmp_path):
-    path = write(tmp_path, HEAD + 'u,i,"a,b"\n' * 20_000)
-    frame = open_delimited(LogFile(path), ",").frame
-    assert frame.select(pl.len()).collect().item() == path.read_bytes().count(b"\n") - 1
+@pytest.mark.parametrize("line", ['u,i,"a,b"', 'u,i,6" nails'])
+def test_rows_that_the_parser_loses_are_missed(tmp_path, line):
+    path = write(tmp_path, HEAD + f"{line}\n" * 20_000)
+    table = open_delimited(LogFile(path), ",")
+    assert table.n_rows == table.frame.select(pl.len()).collect().item() == 20_000
+    fewer = dataclasses.replace(table, frame=table.frame.head(19_999))
+    with pytest.raises(DataError, match=r"a\.csv: 19,999 rows were read, but .* has 20,000"):
+        LogReader(fewer, {}, (), ()).read(pl.LazyFrame.collect)

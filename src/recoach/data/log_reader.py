@@ -15,7 +15,7 @@ from recoach.data.event_types import MAX_DETECTED_TYPES, check_negative_events, 
 from recoach.data.ids import find_notes, find_problem, find_repair, id_conversion
 from recoach.data.optional_columns import NUMBER_COLUMNS, OPTIONAL_COLUMNS, conversion, reading
 from recoach.data.read_report import SECONDS
-from recoach.data.readers.table import Table
+from recoach.data.readers.table import Table, check_row_count
 from recoach.data.time_column import choose_time_column
 from recoach.data.time_units import TimeUnit, find_unit
 from recoach.data.timestamps import Conversion, TimeReading, time_readings
@@ -230,6 +230,7 @@ class LogReader:
             columns = {name: to(pl.col(name)) for name, to in self._conversions.items()}
             rows = collect(raw.select(**columns))
             counts = self._count_bad_values(rows)
+            check_row_count(self._table, counts["rows"])
             if not counts["rows"]:
                 raise DataError(
                     f"{self._table.label}: there is a header but no interactions. Add at least "

@@ -63,7 +63,7 @@ def open_delimited(
     row_layout = RowLayout(
         file.name, separator, len(names + surplus), header_lines, quoted=not typed_header
     )
-    frame, line_number = _scan_rows(file, row_layout, names + surplus)
+    frame, n_rows, line_number = _scan_rows(file, row_layout, names + surplus)
     if surplus:
         _check_surplus(frame, row_layout, line_number)
         frame = frame.drop(_SURPLUS)
@@ -72,14 +72,15 @@ def open_delimited(
         frame,
         tuple(names),
         lambda row: f"{file.name}:{line_number(row)}",
+        n_rows=n_rows,
         layout=layout,
     )
 
 
 def _scan_rows(
     file: LogFile, layout: RowLayout, names: Sequence[str]
-) -> tuple[pl.LazyFrame, Callable[[int], int]]:
-    """Return the rows, all columns as text, and the function from row number to line number."""
+) -> tuple[pl.LazyFrame, int, Callable[[int], int]]:
+    """Return the rows, all columns as text, their number, and from row number to line number."""
     scan = partial(
         pl.scan_csv,
         separator=layout.separator,
@@ -95,13 +96,13 @@ def _scan_rows(
             frame = scan(text_path, skip_lines=layout.header_lines)
             if found.has_blank_lines:
                 frame = frame.head(found.n_rows)
-            return frame, lambda row: row + layout.header_lines + 1
+            return frame, found.n_rows, lambda row: row + layout.header_lines + 1
         with file.temporary_file() as target:
             text = io.TextIOWrapper(target, encoding="utf-8", newline="")
-            numbers = write_regular(file.lines(), layout, text)
+            n_rows, numbers = write_regular(file.lines(), layout, text)
             text.flush()
             text.detach()
-    return scan(target.name), numbers.of
+    return scan(target.name), n_rows, numbers.of
 
 
 def _has_surplus_separator(file: LogFile, separator: str, header_lines: int, n_names: int) -> bool:

@@ -46,7 +46,7 @@ def select_columns(
     def locate(row: int) -> str:
         return table.locate(rows.select("index").slice(row, 1).collect()["index"][0])
 
-    return replace(taken, frame=rows.select(**columns), locate=locate)
+    return replace(taken, frame=rows.select(**columns), locate=locate, n_rows=None)
 
 
 def has_keys(line: str, keys: set[str]) -> bool:

@@ -125,10 +125,12 @@ class LineNumbers:
         return row + self._differences[bisect_right(self._first_rows, row) - 1]
 
 
-def write_regular(lines: pl.LazyFrame, layout: RowLayout, target: IO[str]) -> LineNumbers:
-    """Write a copy without header in which each row is regular, and return where its rows began.
+def write_regular(
+    lines: pl.LazyFrame, layout: RowLayout, target: IO[str]
+) -> tuple[int, LineNumbers]:
+    """Write a copy without header in which each row is regular.
 
-    Blank lines are left out.
+    Blank lines are left out. Returns the number of rows and where they began.
 
     Raises:
         DataError: a line holds too many or too few values, a quote is not closed, or a quoted value
@@ -141,14 +143,14 @@ def write_regular(lines: pl.LazyFrame, layout: RowLayout, target: IO[str]) -> Li
         is_regular, is_blank = (batch[name].to_list() for name in ("is_regular", "is_blank"))
         writer.add(batch["line"].to_list(), is_regular, is_blank)
     writer.close()
-    return writer.numbers
+    return writer.n_rows, writer.numbers
 
 
 class _Writer:
     """Writes the rows of consecutive lines, given in batches; a row may extend over batches."""
 
     def __init__(self, layout: RowLayout, target: IO[str]) -> None:
-        self.numbers, self._n_rows = LineNumbers(), 0
+        self.numbers, self.n_rows = LineNumbers(), 0
         self._layout, self._target = layout, target
         self._lines: list[str] = []  # not written yet: the first one begins a row
         self._number = layout.header_lines + 1  # of the first of them
@@ -195,8 +197,8 @@ class _Writer:
         self._target.write(self._layout.separator.join(written) + "\n")
 
     def _note(self, number: int, n_rows: int) -> None:
-        self.numbers.add(self._n_rows, number)
-        self._n_rows += n_rows
+        self.numbers.add(self.n_rows, number)
+        self.n_rows += n_rows
 
 
 class Row(NamedTuple):

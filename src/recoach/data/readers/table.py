@@ -26,6 +26,7 @@ class Table:
         diagnose: raises a DataError with the cause of a failed read if it finds one.
         check_types: raises a DataError if the named column mixes numbers and text.
         check_used: raises a DataError if one of the named columns cannot be read as it is.
+        n_rows: the number of rows, counted apart from `frame`; None where it is not counted.
         layout: what the file was taken for, such as "a sequence file: user item item ..."; empty
             where a header names the columns.
     """
@@ -37,6 +38,7 @@ class Table:
     diagnose: Callable[[], None] = lambda: None
     check_types: Callable[[str], None] = lambda _: None
     check_used: Callable[[Sequence[str]], None] = lambda _: None
+    n_rows: int | None = None
     layout: str = ""
 
 
@@ -67,6 +69,15 @@ def convert_read_errors(label: str, diagnose: Callable[[], None] = lambda: None)
             f"{label}: cannot be read ({short_reason(error)}). Check that the file is complete and "
             "has the format of its suffix."
         ) from None
+
+
+def check_row_count(table: Table, n_read: int) -> None:
+    """Raise a DataError if the rows that were read are not as many as were counted."""
+    if table.n_rows not in (None, n_read):
+        raise DataError(
+            f"{table.label}: {n_read:,} rows were read, but the file has {table.n_rows:,}. Write "
+            "the file again, with quotes around all values."
+        )
 
 
 def check_dtypes(label: str, schema: pl.Schema, used: Sequence[str]) -> None:
