@@ -193,7 +193,7 @@ def _ends_in(path: Path, character: str) -> bool:
         return file.read(1) == character.encode()
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
+def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """Open a file to read its content, unpacked if it is a gzip file."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP_MAGIC
