@@ -136,6 +136,12 @@ def test_without_times_the_other_columns_are_named(tmp_path):
     )
 
 
+def test_the_report_lists_columns_in_one_order(tmp_path):
+    source = write(tmp_path / "a.csv", "what,time,user", "x,1600000000,a")
+    report = read_interactions(source, columns={"timestamp": "time", "item_id": "what"}).report
+    assert list(report.columns) == ["user_id", "item_id", "timestamp"]
+
+
 @pytest.mark.parametrize("column", ["rating", "timestamp", "event_type"])
 def test_an_empty_name_switches_a_column_off(tmp_path, column):
     header = "user_id,item_id,score,date,type"

@@ -172,6 +172,7 @@ def test_times_finer_than_a_millisecond_keep_their_order(tmp_path, case):
     assert interactions.item_ids.to_list() == ["i1", "i0"]  # numbered by first appearance
     assert interactions.times.tolist() == [expected] * 2
     assert "rows are put in order of time" in interactions.report.line()
+    assert "all times are equal" not in interactions.report.line()
 
 
 def test_fine_times_in_order_keep_the_order_of_the_file(tmp_path):

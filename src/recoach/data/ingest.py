@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from recoach.data.columns import ID_COLUMNS, check_mapping, has_id_columns
+from recoach.data.columns import ID_COLUMNS, USUAL_NAMES, check_mapping, has_id_columns
 from recoach.data.config import PrepareConfig
 from recoach.data.interactions import IntArray, Interactions, encode_ids, renumber
 from recoach.data.log_columns import COLUMN_TYPES
@@ -187,15 +187,16 @@ def _report(table: Table, reader: LogReader, log: pl.LazyFrame) -> ReadReport:
     others = {name: reader.not_used.get(name, "") for name in table.names if name not in used}
     times, span, ties = "timestamp" in reader.columns, None, None
     if times:
-        first, last = pl.col("timestamp").min(), pl.col("timestamp").max()
-        span = (
-            log.select(first.alias("first"), last.alias("last")).collect(engine="streaming").row(0)
-        )
+        time = pl.col("timestamp")
+        ends = log.select(first=time.min(), last=time.max()).collect(engine="streaming")
+        span = ends.row(0)
+        if span[0] == span[1] and _REORDERED not in reader.notes:
+            reader.notes.append("all times are equal: file order is taken")
         ties = count_equal_rows(log.select("user_id", "timestamp"))[0]
     return ReadReport(
         source=table.label,
         rows=log.select(pl.len()).collect().item(),
-        columns=dict(reader.columns),
+        columns={name: reader.columns[name] for name in USUAL_NAMES if name in reader.columns},
         layout=table.layout,
         left_aside=others,
         time_span=span,

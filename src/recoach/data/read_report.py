@@ -85,8 +85,6 @@ class ReadReport:
             others = f" (other columns: {listed(self.left_aside)})" if self.left_aside else ""
             return f"no times: file order is taken{others}"
         first, last = self.time_span
-        if first == last and self.rows > 1:
-            return "all times are equal: file order is taken"
         if self.time_format == SECONDS:
             return f"times {first / 1000:g} to {last / 1000:g}, taken for seconds since 1970"
         form = f" (written as {self.time_format})" if self.time_format else ""
