@@ -60,9 +60,9 @@ class VSTANConfig(HistoryConfig):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: object) -> object:
-        return (
-            PRESETS.get(values.get("preset"), {}) | values if isinstance(values, dict) else values
-        )
+        if not isinstance(values, dict):
+            return values
+        return PRESETS.get(str(values.get("preset")), {}) | values
 
 
 class VSTAN(HistoryModel):
