@@ -4,6 +4,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 
 from recoach.cli import interrupts
 from recoach.cli.console import bold, console, task_column
+from recoach.experiments.run_folder import RETRAINED
 from recoach.training.callbacks import Callback, TrainResult
 
 _TITLES = {
@@ -25,7 +26,7 @@ class StageProgress(Callback):
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._title = _TITLES.get(stage) or f"Training the base of {stage.replace('-', ' ')}"
+        self._title = _title(stage)
         self._progress = step_progress()
         self._task: TaskID | None = None
 
@@ -60,9 +61,18 @@ class StageProgress(Callback):
     def _selection(self, outcome: TrainResult) -> str:
         if not outcome.steps:
             return "no steps to run"
+        if self._stage.endswith(RETRAINED):
+            return f"{outcome.steps} steps, {outcome.seconds:.0f} s"
         text = f"kept step {outcome.best_step} of {outcome.steps}"
         if outcome.best_step == 0 and self._stage in ("tuned", "control"):
             text = f"no improvement in {outcome.steps} steps: base kept"
         if outcome.share is not None and outcome.share < 1:
             text += f", interpolation towards the base: {100 * outcome.share:.0f} % of the change"
         return f"{text}, {outcome.seconds:.0f} s"
+
+
+def _title(stage: str) -> str:
+    """Return the title of a stage of the run folder."""
+    name = stage.removesuffix(RETRAINED)
+    title = _TITLES.get(name) or f"Training the base of {name.replace('-', ' ')}"
+    return f"{title}, again on train and validation" if name != stage else title

@@ -11,6 +11,8 @@ from recoach import distributed
 from recoach.cli.console import console
 from recoach.cli.options import Layout, Resume, Run
 from recoach.cli.progress import StageProgress
+from recoach.data.protocol import LeaveLastOut
+from recoach.data.split import leaked_share
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.data import data_notes
@@ -19,6 +21,7 @@ from recoach.experiments.stages import execute, open_run, planned_stages
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.models.registry import MODELS
 from recoach.report.html import write_report
+from recoach.report.protocol import leak_warning
 from recoach.report.tables import comparison_table, summary
 from recoach.training.callbacks import Callback, CallbackList
 
@@ -134,6 +137,8 @@ def evaluate(path: Run) -> None:
         if not all(folder.is_complete(stage) for stage in planned_stages(config)):
             raise RunError(f"{path} holds an unfinished run. Finish it first.")
         opened = open_run(config, path, resume=True, make_callback=StageProgress, stored=True)
+        if not opened.is_complete:
+            raise RunError(f"{path} holds an unfinished run. Finish it first.")
         _show(path, execute(opened))
 
 
@@ -176,6 +181,10 @@ def execute_and_show(
             return
         dataset = opened.dataset
         console.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
+        if isinstance(dataset.split, LeaveLastOut) and (
+            warning := leak_warning(leaked_share(dataset))
+        ):
+            console.print(warning)
         _show(path, execute(opened))
 
 

@@ -158,6 +158,15 @@ def targets_of(dataset: Dataset, part: Part, repeats: Repeats = "new") -> Target
     )
 
 
+def cold_targets_of(targets: Targets, dataset: Dataset) -> Targets:
+    """Return the same targets, cold where they do not occur in the train part of this dataset.
+
+    For models that are trained again on train and validation, see `merge_valid`.
+    """
+    cold = ~np.isin(targets.items, dataset.train.values)
+    return replace(targets, cold=cold)
+
+
 def _exclusions(
     dataset: Dataset,
     repeats: Repeats,

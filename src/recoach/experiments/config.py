@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_text
+from recoach.data.protocol import ByTime, Split
 from recoach.data.targets import Repeats
 from recoach.errors import ConfigError, DataError, suggestion
 from recoach.evaluation.evaluator import KS
@@ -59,6 +60,16 @@ class EvaluationConfig(StrictConfig):
     """The cut-offs k of the metrics, such as NDCG@k."""
     control: bool = True
     """Also continue supervised training of the base model for as many steps as fine-tuning."""
+    retrain: bool | Literal["auto"] = "auto"
+    """Train all models again on train and validation, for the number of steps that validation
+    selected, and report the test metrics of these too; `auto` does so for a split by time whose
+    validation events are the latest of train (docs/decisions/0021)."""
+
+    def retrains(self, split: Split) -> bool:
+        """Return whether models are trained again on train and validation."""
+        if self.retrain == "auto":
+            return isinstance(split, ByTime) and split.valid == "time"
+        return self.retrain
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,24 +7,30 @@ import numpy as np
 import polars as pl
 
 from recoach.data.dataset import Dataset
-from recoach.data.queries import Split
 from recoach.data.split import leaked_share
-from recoach.data.targets import targets_of
+from recoach.data.targets import Part, Targets, cold_targets_of, targets_of
 from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
+from recoach.evaluation.metrics import METRICS, TargetRanks
 from recoach.evaluation.significance import paired_bootstrap
-from recoach.evaluation.strata import Activity, Bucket, activity_groups, popularity_buckets
+from recoach.evaluation.strata import (
+    Activity,
+    Bucket,
+    Stratum,
+    activity_groups,
+    popularity_buckets,
+    target_strata,
+)
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.run_folder import RunFolder, environment
+from recoach.experiments.run_folder import RETRAINED, RunFolder, environment
 from recoach.models.base import Recommender
-from recoach.models.registry import build_model
+from recoach.models.registry import MODELS, build_model
 from recoach.training.callbacks import TrainResult
 from recoach.training.health import health_warnings
 
 FORMAT = 1
 _EXAMPLE_USERS = 6
 _LIST_LENGTH = 10
-_SPLITS: tuple[Split, ...] = ("valid", "test")
 
 StageName = Literal["base", "tuned", "control"]
 """The trained models of a run: base, fine-tuned, and after continued supervised training."""
@@ -48,54 +54,116 @@ class TrainedModel(NamedTuple):
     result: TrainResult
 
 
+class TrainedStages(NamedTuple):
+    """The models of a run, and the dataset whose train part all of them were trained on."""
+
+    dataset: Dataset
+    models: Mapping[StageName, TrainedModel]
+
+
+class _Evaluated(NamedTuple):
+    """The models of a run, with popularity and other references, and their evaluations."""
+
+    dataset: Dataset
+    models: dict[str, Recommender]
+    evaluations: dict[str, dict[Part, Evaluation]]
+    lists: dict[str, np.ndarray]
+    """int64[B, 10], the list of each model for each test state."""
+
+    @property
+    def tests(self) -> dict[str, Evaluation]:
+        return {name: parts["test"] for name, parts in self.evaluations.items()}
+
+
 def write_results(
     folder: RunFolder,
     config: ExperimentConfig,
-    dataset: Dataset,
-    trained: Mapping[StageName, TrainedModel],
+    selected: TrainedStages,
+    retrained: TrainedStages | None = None,
 ) -> dict[str, Any]:
-    """Write results.json, per_user.parquet and lists.json of a run; return the first's content."""
-    models: dict[str, Recommender] = {"popularity": build_model("popularity", dataset)}
-    models |= {stage: trained[stage].model for stage in trained}
-    ks, repeats = config.evaluation.ks, config.evaluation.repeats
-    targets = {split: targets_of(dataset, split, repeats) for split in _SPLITS}
-    evaluations = {
-        name: {s: evaluate_targets(model, dataset, targets[s], ks=ks) for s in _SPLITS}
-        for name, model in models.items()
-    }
-    tests = {name: splits["test"] for name, splits in evaluations.items()}
-    lists = {
-        name: top_lists(model, dataset, targets["test"], _LIST_LENGTH)
-        for name, model in models.items()
-    }
+    """Write results.json, per_user.parquet and lists.json of a run; return the first's content.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        selected: the models that validation selected.
+        retrained: the models that were trained again on train and validation. They are evaluated on
+            the same test targets.
+    """
+    dataset, repeats = selected.dataset, config.evaluation.repeats
+    parts: list[Part] = ["valid", "test"] if len(dataset.valid.values) else ["test"]
+    targets = {part: targets_of(dataset, part, repeats) for part in parts}
+    evaluated = _evaluate(selected, targets, config)
     results: dict[str, Any] = {
         "format": FORMAT,
         "name": folder.path.name,
         "dataset": _dataset_summary(dataset),
         "model": config.model_name,
         "seed": config.seed,
-        "protocol": _protocol(config, dataset, tests),
-        "models": {
-            name: _metrics(evaluations[name], trained.get(name))  # type: ignore[call-overload]
-            | _beyond_accuracy(name, lists, dataset, tests[name])
-            for name in models
-        },
-        "comparisons": _comparisons(tests),
+        "protocol": _protocol(config, evaluated, is_retrained=retrained is not None),
+        **_model_results(evaluated, selected),
+    }
+    frames = [_per_user(evaluated)]
+    best = evaluated
+    if retrained is not None:
+        targets = {"test": cold_targets_of(targets["test"], retrained.dataset)}
+        best = _evaluate(retrained, targets, config)
+        results["retrained"] = _model_results(best, retrained)
+        frames.append(_per_user(best, ending=RETRAINED))
+    results |= {
         "diagnostics": _diagnostics(
             folder.metrics(), dataset.n_items, getattr(config.finetune, "beta", 0.0)
         ),
         "config": config.tables(),
         "environment": environment(),
     }
-    folder.write_frame("per_user.parquet", _per_user(dataset, tests))
+    folder.write_frame("per_user.parquet", pl.concat(frames))
     titles = folder.titles(dataset.item_ids).to_list()
-    folder.write_json("lists.json", _lists(config, dataset, models, tests, titles))
+    folder.write_json("lists.json", _lists(config, best, titles))
     folder.write_json("results.json", results)
     return results
 
 
+def _evaluate(
+    stages: TrainedStages, targets: Mapping[Part, Targets], config: ExperimentConfig
+) -> _Evaluated:
+    """Evaluate the models of a run and the references that need no training."""
+    dataset = stages.dataset
+    references = ["popularity"]
+    if targets["test"].repeated.any():
+        references.append("repeat_last")
+    models = {name: build_model(name, dataset) for name in references if name in MODELS}
+    models |= {stage: trained.model for stage, trained in stages.models.items()}
+    evaluations = {
+        name: {
+            part: evaluate_targets(model, dataset, targets[part], ks=config.evaluation.ks)
+            for part in targets
+        }
+        for name, model in models.items()
+    }
+    lists = {
+        name: top_lists(model, dataset, targets["test"], _LIST_LENGTH)
+        for name, model in models.items()
+    }
+    return _Evaluated(dataset, models, evaluations, lists)
+
+
+def _model_results(evaluated: _Evaluated, stages: TrainedStages) -> dict[str, Any]:
+    """Return the part of the record on the models of one dataset."""
+    tests = evaluated.tests
+    return {
+        "models": {
+            name: _metrics(evaluated.evaluations[name], stages.models.get(name))  # type: ignore[call-overload]
+            | _beyond_accuracy(name, evaluated)
+            | _strata(tests[name])
+            for name in evaluated.models
+        },
+        "comparisons": _comparisons(tests),
+    }
+
+
 def _metrics(
-    evaluations: Mapping[Split, Evaluation], trained: TrainedModel | None
+    evaluations: Mapping[Part, Evaluation], trained: TrainedModel | None
 ) -> dict[str, Any]:
     """Return the metrics of a model by split, and the steps and seconds of its training."""
     summary: dict[str, Any] = {
@@ -112,13 +180,12 @@ def _metrics(
     return summary
 
 
-def _beyond_accuracy(
-    name: str, lists: Mapping[str, np.ndarray], dataset: Dataset, test: Evaluation
-) -> dict[str, Any]:
+def _beyond_accuracy(name: str, evaluated: _Evaluated) -> dict[str, Any]:
     """Return list metrics, and recall by popularity of the target and by length of the history.
 
     A recommended item is unexpected if the popularity model does not recommend it.
     """
+    dataset, lists, test = evaluated.dataset, evaluated.lists, evaluated.tests[name]
     buckets = popularity_buckets(
         test.targets.items, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
     )
@@ -136,6 +203,40 @@ def _beyond_accuracy(
         "lists": {metric: round(value, 6) for metric, value in metrics.items()},
         "popularity_buckets": [_group_entry(bucket) for bucket in buckets if bucket.targets],
         "activity_groups": [_group_entry(group) for group in groups],
+    }
+
+
+def _strata(test: Evaluation) -> dict[str, Any]:
+    """Return the metrics by kind of target, for the kinds of which the targets are several."""
+    targets = test.targets
+    kinds: dict[str, tuple[np.ndarray, Sequence[str]]] = {
+        "repeats": (targets.repeated.astype(np.int64), ("new", "repeat")),
+        "cold": (targets.cold.astype(np.int64), ("warm", "cold")),
+    }
+    event_types = targets.column("event_type")
+    if event_types is not None and isinstance(event_types.dtype, pl.Enum):
+        labels = event_types.to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+        kinds["event_type"] = (labels, event_types.dtype.categories.to_list())
+    ranks = TargetRanks(test.ranks, targets.states, targets.counts)
+    names = [name for name in METRICS if name != "value"]
+    strata = {}
+    for kind, (labels, labelled) in kinds.items():
+        if kind == "event_type" or len(np.unique(labels)) > 1:
+            strata[kind] = {
+                name: stratum
+                for name, stratum in target_strata(
+                    ranks, labels, labelled, test.protocol["ks"], names
+                ).items()
+                if stratum.states
+            }
+    return {"strata": {kind: _stratum_entries(found) for kind, found in strata.items()}}
+
+
+def _stratum_entries(strata: Mapping[str, Stratum]) -> dict[str, Any]:
+    return {
+        name: {"states": stratum.states, "targets": stratum.targets}
+        | {metric: round(value, 6) for metric, value in stratum.means.items()}
+        for name, stratum in strata.items()
     }
 
 
@@ -159,9 +260,10 @@ def _dataset_summary(dataset: Dataset) -> dict[str, Any]:
 
 
 def _protocol(
-    config: ExperimentConfig, dataset: Dataset, tests: Mapping[str, Evaluation]
+    config: ExperimentConfig, evaluated: _Evaluated, *, is_retrained: bool
 ) -> dict[str, Any]:
-    protocol = next(iter(tests.values())).protocol
+    dataset, base = evaluated.dataset, evaluated.tests["base"]
+    protocol = base.protocol
     keys = (
         *("ranking", "repeats", "ties", "n_users", "n_states", "n_targets", "n_items"),
         *("repeated_targets", "cold_targets", "excluded", "ks"),
@@ -176,7 +278,10 @@ def _protocol(
             "best_tuned": f"valid/{config.finetune.metric}",
             "last": "the last step",
         }[config.finetune.select],
-        "interval": "95 %, paired bootstrap over users",
+        "retrained": is_retrained,
+        "interval": "95 %, paired bootstrap over users"
+        if protocol["n_states"] == protocol["n_users"]
+        else "95 %, paired cluster bootstrap by user",
     }
 
 
@@ -198,23 +303,26 @@ def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     ]
 
 
-def _per_user(dataset: Dataset, tests: Mapping[str, Evaluation]) -> pl.DataFrame:
+def _per_user(evaluated: _Evaluated, ending: str = "") -> pl.DataFrame:
+    """Return the test metrics of every state: a user and the number of events before it."""
     frames = []
-    for name, evaluation in tests.items():
+    for name, evaluation in evaluated.tests.items():
+        users = evaluated.dataset.user_ids.gather(evaluation.users)
+        states = {
+            "user_id": users,
+            "model": pl.repeat(name + ending, len(users), eager=True),
+            "history": evaluation.targets.ends,
+        }
         values = {metric: v.astype(np.float32) for metric, v in evaluation.metrics.items()}
-        frame = pl.DataFrame({"user_id": dataset.user_ids.gather(evaluation.users), **values})
-        frames.append(frame.insert_column(1, pl.lit(name).alias("model")))
+        frames.append(pl.DataFrame(states | values))
     return pl.concat(frames)
 
 
 def _lists(
-    config: ExperimentConfig,
-    dataset: Dataset,
-    models: Mapping[str, Recommender],
-    tests: Mapping[str, Evaluation],
-    titles: list[str],
+    config: ExperimentConfig, evaluated: _Evaluated, titles: list[str]
 ) -> list[dict[str, Any]]:
     """Return histories and lists of a few users, sampled by the seed and not by their results."""
+    dataset, models, tests = evaluated.dataset, evaluated.models, evaluated.tests
     targets = tests["base"].targets
     sampled = np.random.default_rng(config.seed).permutation(len(targets.users))[:_EXAMPLE_USERS]
     examples = np.zeros(len(targets.users), dtype=np.bool_)

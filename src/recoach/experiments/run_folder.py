@@ -28,6 +28,8 @@ from recoach.models.registry import model_entry
 from recoach.models.softmax import product_dtype
 
 FORMAT = 1
+RETRAINED = "_retrained"
+"""Ending of the stages that were trained again on train and validation."""
 _FILES_BEFORE_START = {"dataset", "env.json", "metrics.jsonl", "titles.parquet", "config.toml"}
 _FILES_BEFORE_START |= {
     f".{name}{ending}" for name in _FILES_BEFORE_START for ending in (".part", ".old", ".lock")
@@ -44,7 +46,8 @@ class RunFolder:
 
     The files are config.toml, env.json, metrics.jsonl, results.json, per_user.parquet, lists.json,
     titles.parquet and report.html; the folders are dataset/ and checkpoints/STAGE/, where a stage
-    is base, tuned, control or, for a cross-fitted reward, fold-1-of-4 and so on.
+    is base, tuned, control or, for a cross-fitted reward, fold-1-of-4 and so on; stages that were
+    trained again on train and validation have names that end in "_retrained".
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,7 +124,8 @@ class RunFolder:
         """Apply overrides to the stored configuration, for fine-tuning the trained base model.
 
         Args:
-            changes: overrides of `finetune` and of `evaluation.control`, as `--set` takes them.
+            changes: overrides of `finetune`, `evaluation.control` and `evaluation.retrain`, as
+                `--set` takes them.
             resume: whether an unfinished fine-tuning may be continued.
 
         Returns:
@@ -141,7 +145,9 @@ class RunFolder:
                 f"{self.path} has no trained base yet; run `recoach pretrain` to its end first."
             )
         for change in changes:
-            if not change.startswith(("finetune.", "grpo.", "evaluation.control")):
+            if not change.startswith(
+                ("finetune.", "grpo.", "evaluation.control", "evaluation.retrain")
+            ):
                 raise ConfigError(
                     f"--set {change}: the base of {self.path} is already trained; only "
                     "finetune can change."

@@ -1,20 +1,23 @@
-"""The stages of a run: base, tuned and control; each resumes from its last checkpoint."""
+"""The stages of a run: base, tuned and control; each resumes from its last checkpoint.
+
+With `[evaluation] retrain` the same stages are trained again on train and validation.
+"""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from recoach import distributed
-from recoach.data.dataset import Dataset, drop_last
+from recoach.data.dataset import Dataset, drop_last, merge_valid
 from recoach.errors import DataError, RunError
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import check_trainable, run_dataset, run_titles
-from recoach.experiments.results import StageName, TrainedModel, write_results
-from recoach.experiments.run_folder import RunFolder
+from recoach.experiments.results import StageName, TrainedModel, TrainedStages, write_results
+from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.registry import build_from_config, model_entry
@@ -30,7 +33,7 @@ CallbackFactory = Callable[[str], Callback]
 
 
 def planned_stages(config: ExperimentConfig) -> tuple[StageName, ...]:
-    """Return the stages that a run consists of."""
+    """Return the stages that a run consists of; with `retrain` each is trained a second time."""
     if not config.finetune_enabled or not model_entry(config.model_name).model.needs:
         return ("base",)
     return ("base", "tuned", "control") if config.evaluation.control else ("base", "tuned")
@@ -55,30 +58,55 @@ class Run:
     folder: RunFolder
     dataset: Dataset
     make_callback: CallbackFactory
+    selected: Mapping[str, TrainResult] = field(default_factory=dict)
+    """The results of the stages that are trained again, if these are."""
+
+    def again(self, trained: Mapping[StageName, TrainedModel]) -> "Run":
+        """Return the run that trains its stages again on train and validation."""
+        selected = {str(stage): model.result for stage, model in trained.items()}
+        return replace(self, dataset=merge_valid(self.dataset), selected=selected)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all stages have finished training."""
+        names: list[str] = [*planned_stages(self.config)]
+        if self.config.evaluation.retrains(self.dataset.split):
+            names += [f"{name}{RETRAINED}" for name in names]
+        return all(self.folder.is_complete(name) for name in names)
+
+    def stage_folder(self, stage: str) -> str:
+        """Return the name of a stage in the run folder."""
+        return f"{stage}{RETRAINED}" if self.selected else stage
 
     def context(self, stage: str) -> RunContext:
-        """Return the training context of a stage, which resumes from its last checkpoint."""
+        """Return the training context of a stage, which resumes from its last checkpoint.
+
+        Trained again, the base model of a fold takes as many steps as the base.
+        """
+        name = self.stage_folder(stage)
         return RunContext(
             seed=self.config.seed,
             repeats=self.config.evaluation.repeats,
-            folder=self.folder.checkpoints(stage),
-            callback=CallbackList([MetricsLogger(self.folder, stage), self.make_callback(stage)]),
+            folder=self.folder.checkpoints(name),
+            callback=CallbackList([MetricsLogger(self.folder, name), self.make_callback(name)]),
             resume=True,
+            selected=self.selected.get(stage, self.selected.get("base")),
         )
 
     def train_base(self) -> TrainedModel:
         """Train the base model with its supervised loss."""
         trained = self._train_supervised(self.dataset, "base")
         if not trained.model.needs:
-            _save_untrained(trained.model, self.folder.checkpoints("base"))
+            folder = self.folder.checkpoints(self.stage_folder("base"))
+            _save_untrained(trained.model, folder)
         return trained
 
     def train_tuned(self) -> TrainedModel:
         """Fine-tune the base model."""
-        model = self.load_base()
-        return TrainedModel(
-            model, self.finetune(model, self.config.finetune, self.context("tuned"))
-        )
+        model, args = self.load_base(), self.config.finetune
+        if self.selected:
+            args = args.model_copy(update={"temperature": self._fitted_temperature()})
+        return TrainedModel(model, self.finetune(model, args, self.context("tuned")))
 
     def finetune(
         self, model: Recommender, args: FinetuneConfig, context: RunContext
@@ -91,7 +119,7 @@ class Run:
             for name in args.reward_funcs
         ]
         trainer = RLTrainer(model, functions, args, train_dataset=self.dataset, context=context)
-        if not self.folder.is_complete("tuned"):
+        if not self.folder.is_complete(self.stage_folder("tuned")):
             for function in functions:
                 if isinstance(function, CrossFitted):
                     function.weights()
@@ -107,7 +135,18 @@ class Run:
 
     def load_base(self) -> Recommender:
         """Return the trained base model, bound to all of the training data (graph, histories)."""
-        return load_model(self.folder.checkpoints("base"), self.dataset).to(_device())
+        folder = self.folder.checkpoints(self.stage_folder("base"))
+        return load_model(folder, self.dataset).to(_device())
+
+    def _fitted_temperature(self) -> float:
+        """Return the temperature of the fine-tuning whose selection is repeated."""
+        rows = [row for row in self.folder.metrics() if row["stage"] == "tuned"]
+        if not rows or "temperature" not in rows[-1]:
+            raise RunError(
+                f"{self.folder.path / 'metrics.jsonl'} lacks the temperature of the fine-tuning; "
+                "restore the file, or set finetune.temperature in another folder."
+            )
+        return float(rows[-1]["temperature"])
 
     def _train_supervised(self, dataset: Dataset, stage: str) -> TrainedModel:
         """Build a model and train it with its supervised loss on a dataset."""
@@ -124,9 +163,10 @@ class Run:
 
         def fit(part: Dataset, fold: int) -> Recommender:
             stage = f"fold-{fold + 1}-of-{args.folds}"
-            if not self.folder.is_complete(stage):
+            name = self.stage_folder(stage)
+            if not self.folder.is_complete(name):
                 self._train_supervised(part, stage)
-            return load_model(self.folder.checkpoints(stage), part).to(_device())
+            return load_model(self.folder.checkpoints(name), part).to(_device())
 
         return fit
 
@@ -223,13 +263,22 @@ def execute(run: Run) -> dict[str, Any]:
     Returns:
         The content of results.json.
     """
+    trained = _train_stages(run)
+    retrained = None
+    if run.config.evaluation.retrains(run.dataset.split):
+        again = run.again(trained)
+        retrained = TrainedStages(again.dataset, _train_stages(again))
+    return write_results(run.folder, run.config, TrainedStages(run.dataset, trained), retrained)
+
+
+def _train_stages(run: Run) -> dict[StageName, TrainedModel]:
     trained: dict[StageName, TrainedModel] = {"base": run.train_base()}
     stages = planned_stages(run.config)
     if "tuned" in stages:
         trained["tuned"] = run.train_tuned()
         if "control" in stages:
             trained["control"] = run.train_control(*_control_budget(run, trained["tuned"].result))
-    return write_results(run.folder, run.config, run.dataset, trained)
+    return trained
 
 
 def _control_budget(run: Run, result: TrainResult) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from recoach.report.tables import MODELS, Results, find_comparison, metric_label
 
 COLOURS: Final = {
     "popularity": "#9a9a9a",
+    "repeat_last": "#bdbdbd",
     "base": "#4d4d4d",
     "control": "#d55e00",
     "tuned": "#0072b2",

@@ -20,20 +20,24 @@ from recoach.report.figures import (
     result_panels,
     user_group_panels,
 )
+from recoach.report.protocol import protocol_sentences, record_warning
 from recoach.report.table_formats import render
 from recoach.report.tables import (
     CONTROL,
     MARKS,
     MODELS,
     OBJECTIVE,
+    STRATA,
     Results,
     columns,
     find_comparison,
     format_interval,
     format_metric,
     format_percent,
+    headline,
     metric_label,
     rows,
+    strata_rows,
     summary,
 )
 
@@ -50,30 +54,6 @@ REQUIRED: Final = {
 COMPARISON_KEYS: Final = frozenset(
     ("a", "b", "split", "metric", "relative", "low", "high", "p_value", "verdict")
 )
-PROTOCOL_SENTENCES: Final = {
-    ("split", "leave_last_out"): "Each user's last interaction is the test item, the one before it "
-    "the validation item; everything earlier is for training.",
-    (
-        "split",
-        "as given",
-    ): "The data was already split into training, validation and test items.",
-    (
-        "ranking",
-        "full",
-    ): "The target is ranked among all items, not among a sample.",
-    ("repeats", "new"): "Items that the user has already interacted with are masked, and are no "
-    "targets.",
-    ("repeats", "all"): "Items that the user has already interacted with are not masked.",
-    ("repeats", "repeat"): "Only items that the user has already interacted with are targets; "
-    "nothing is masked.",
-    ("repeats", "recbole"): "As in RecBole, items that the user has already interacted with are "
-    "masked for general models and not for sequential ones.",
-    ("mask_seen", "all"): "Items that the user has already interacted with are masked.",
-    ("mask_seen", "recbole"): "As in RecBole, items that the user has already interacted with are "
-    "masked for general models and not for sequential ones.",
-    ("mask_seen", "none"): "Items that the user has already interacted with are not masked.",
-    ("ties", "against the model"): "Items with the same score as the target are ranked above it.",
-}
 STATISTICS: Final = {
     "users": "Users",
     "items": "Items",
@@ -120,6 +100,7 @@ def _context(
 ) -> dict[str, Any]:
     """Return the variables of the template."""
     names = columns(results)
+    record, results = results, headline(results)
     return {
         "name": results["name"],
         "model": results["model"],
@@ -128,13 +109,17 @@ def _context(
         "method": _method(results),
         "dataset": results["dataset"].get("name", "–"),
         "statistics": _statistics(results["dataset"]),
-        "protocol": _protocol(results["protocol"]),
+        "protocol": protocol_sentences(results["protocol"]),
+        "warning": record_warning(results["protocol"]),
         "columns": [metric_label(name) for name in names],
         "rows": rows(results, names),
         "marks": MARKS,
+        "interval": results["protocol"].get("interval", "95 %, paired bootstrap over users"),
+        "selected_rows": rows(record, names) if results is not record else [],
         "comparisons": _comparisons(results, names),
-        "stages": _stages(results),
-        "sections": _figure_sections(results, metrics, names),
+        "strata": [(heading, strata_rows(results, key)) for key, heading in STRATA.items()],
+        "stages": _stages(record),
+        "sections": _figure_sections(record, results, metrics),
         "lists": lists,
         "tuned": "tuned" in results["models"],
     }
@@ -156,14 +141,20 @@ def _method(results: Results) -> list[str]:
 
 
 def _figure_sections(
-    results: Results, metrics: list[dict[str, Any]], names: list[str]
+    record: Results, results: Results, metrics: list[dict[str, Any]]
 ) -> list[tuple[str, list[Panel]]]:
-    """Return (heading, panels) of each section that has panels; the SVG is marked as safe."""
+    """Return (heading, panels) of each section that has panels; the SVG is marked as safe.
+
+    Args:
+        record: the results with the selected models, whose training is shown.
+        results: those of the first table, see `headline`.
+        metrics: the logged evaluations.
+    """
     sections = {
-        "Results": result_panels(results, names),
+        "Results": result_panels(results, columns(results)),
         "Results by user and item group": user_group_panels(results),
-        "Fine-tuning": grpo_panels(metrics, results),
-        "Training of the base": pretraining_panels(metrics, results),
+        "Fine-tuning": grpo_panels(metrics, record),
+        "Training of the base": pretraining_panels(metrics, record),
     }
     return [
         (heading, [Panel(panel.title, Markup(panel.svg)) for panel in panels])
@@ -181,20 +172,6 @@ def _format(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _protocol(protocol: Mapping[str, Any]) -> list[str]:
-    """Return the protocol as sentences, or as "key: value." where there is no sentence."""
-    sentences = [
-        PROTOCOL_SENTENCES.get((key, str(protocol[key])), f"{key}: {protocol[key]}.")
-        for key in ("split", "ranking", "repeats", "mask_seen", "ties")
-        if key in protocol
-    ]
-    if "n_users" in protocol:
-        sentences.append(f"Metrics are averaged over {_format(protocol['n_users'])} test users.")
-    if "selection" in protocol:
-        sentences.append(f"Checkpoints are selected by {protocol['selection']}.")
-    return sentences
 
 
 def _comparisons(results: Results, names: list[str]) -> list[dict[str, str]]:

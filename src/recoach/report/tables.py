@@ -15,6 +15,7 @@ Results = Mapping[str, Any]
 
 MODELS: Final = {
     "popularity": "Popularity",
+    "repeat_last": "Repeat last",
     "base": "Base",
     "control": "Base + continued training",
     "tuned": "Base + fine-tuning",
@@ -38,6 +39,12 @@ METRICS: Final = {
     "recall": "Recall",
     "value": "Value",
 }
+STRATA: Final = {
+    "repeats": "Results on new and on repeated items",
+    "cold": "Results on items that occur in train (warm) and on others (cold)",
+    "event_type": "Results by event type",
+}
+"""The heading of each kind of stratum in a record."""
 MARKS: Final = {"better": "▲", "worse": "▼", "no difference": "="}
 STYLES: Final = {"better": "green", "worse": "red", "no difference": "dim"}
 MISSING: Final = "–"
@@ -51,6 +58,16 @@ class Cell(NamedTuple):
     verdict: str
 
 
+class StratumRow(NamedTuple):
+    """One model on one stratum of the targets."""
+
+    stratum: str
+    targets: str
+    model: str
+    ndcg: str
+    recall: str
+
+
 class Row(NamedTuple):
     """One model of a table; `cells` has one entry per column."""
 
@@ -59,14 +76,43 @@ class Row(NamedTuple):
     cells: tuple[Cell, ...]
 
 
+def headline(results: Results) -> Results:
+    """Return the results with the retrained models in the place of the selected ones, if any."""
+    return {**results, **results["retrained"]} if "retrained" in results else results
+
+
+def strata_rows(results: Results, kind: str) -> list[StratumRow]:
+    """Return the test metrics of every model on every stratum of a kind."""
+    by_model = {
+        key: results["models"][key].get("strata", {}).get(kind, {})
+        for key in MODELS
+        if key in results["models"]
+    }
+    names = list(dict.fromkeys(name for strata in by_model.values() for name in strata))
+    return [
+        StratumRow(
+            name,
+            f"{strata[name]['targets']:,}",
+            MODELS[key],
+            format_metric(strata[name].get("ndcg@10")),
+            format_metric(strata[name].get("recall@10")),
+        )
+        for name in names
+        for key, strata in by_model.items()
+        if name in strata
+    ]
+
+
 def comparison_table(results: Results) -> Table:
     """Return the test metrics as a console table: one row per metric@k, one column per model.
 
     Each value is followed by its change against the base in per cent and a mark: ▲ significantly
     better, ▼ significantly worse, = no significant difference in the paired test.
     """
+    results, is_retrained = headline(results), "retrained" in results
+    suffix = ", trained again on train and validation" if is_retrained else ""
     table = Table(
-        title=f"{results['name']}: test metrics",
+        title=f"{results['name']}: test metrics{suffix}",
         caption="change against the base; ▲ better  ▼ worse  = no significant difference",
     )
     table.add_column("Metric")
@@ -85,6 +131,7 @@ def summary(results: Results) -> str:
     A difference is called a gain or a loss only if the recorded comparison is significant. A run
     without fine-tuning is described by the test metrics of its base.
     """
+    record, results = results, headline(results)
     if "tuned" not in results["models"]:
         return _base_summary(results)
     clauses = [_gain_clause(results, metric) for metric in ("ndcg@10", "recall@10")]
@@ -93,7 +140,8 @@ def summary(results: Results) -> str:
     if results["models"]["tuned"].get("best_step") == 0:
         first = f"No improvement: base kept. No step of {algorithm} had a higher validation score."
     warnings = results.get("diagnostics", {}).get("concerns", ())
-    return " ".join(filter(None, [first, _control_sentence(results), *warnings]))
+    sentences = [first, _control_sentence(results), _selected_sentence(record), *warnings]
+    return " ".join(filter(None, sentences))
 
 
 def columns(results: Results) -> list[str]:
@@ -223,6 +271,18 @@ def _control_sentence(results: Results) -> str:
     verb = verbs.get(lead["verdict"], "does not differ significantly from that")
     change = f"{format_percent(lead['relative'])}, 95 % interval {format_interval(results, lead)}"
     return f"{text}; {algorithm_label(results)} {verb} ({change})."
+
+
+def _selected_sentence(record: Results) -> str:
+    """Return the gain of the selected models, where the first sentence is of the retrained ones."""
+    gain = find_comparison(record, "tuned", "base", "ndcg@10")
+    if "retrained" not in record or gain is None:
+        return ""
+    return (
+        "These models are trained on train and validation; of those trained on train only, "
+        f"fine-tuning changes NDCG@10 by {format_percent(gain['relative'])} "
+        f"(95 % interval {format_interval(record, gain)})."
+    )
 
 
 def _base_summary(results: Results) -> str:

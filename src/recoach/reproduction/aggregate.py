@@ -149,20 +149,26 @@ def _compare_users(
 
 def _bootstrap_users(runs: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
     frames = [read_parquet(run.path / "per_user.parquet") for run in runs]
+    # A user may have several states; runs of earlier versions have one and no column for it.
+    state = [name for name in ("user_id", "history") if name in frames[0].columns]
     values = (
         pl.concat(frames)
-        .group_by("model", "user_id")
+        .group_by("model", *state)
         .mean()
-        .sort("model", "user_id")
+        .sort("model", *state)
         .partition_by("model", as_dict=True)
     )
-    metrics = [name for name in frames[0].columns if name not in ("user_id", "model")]
+    metrics = [name for name in frames[0].columns if name not in ("model", *state)]
     rows = []
     for a, b in _PAIRS:
         if a in stages and b in stages:
             left, right = values[(a,)], values[(b,)]
+            users = left["user_id"]
+            clusters = None if users.is_unique().all() else users.rank("dense").to_numpy()
             for metric in metrics:
-                result = paired_bootstrap(left[metric].to_numpy(), right[metric].to_numpy())
+                result = paired_bootstrap(
+                    left[metric].to_numpy(), right[metric].to_numpy(), clusters=clusters
+                )
                 rounded = {
                     name: round(value, 8) if isinstance(value, float) else value
                     for name, value in result._asdict().items()

@@ -10,6 +10,7 @@ from recoach.config import StrictConfig
 from recoach.data.batches import States
 from recoach.data.dataset import Dataset
 from recoach.data.targets import Repeats
+from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import GROUP_NAMES, GroupName, Recommender
@@ -204,9 +205,17 @@ class FinetuneConfig(StrictConfig):
             dataset: gives the validation items to fit on.
             protocol: of the validation.
             seed: draws the users to fit on.
+
+        Raises:
+            ConfigError: it is `auto` and the dataset has no validation events.
         """
         if self.temperature != "auto":
             return self.temperature
+        if not len(dataset.valid.values):
+            raise ConfigError(
+                "temperature = 'auto' is fitted to validation events, and the dataset has none; "
+                "set finetune.temperature to a number."
+            )
         masks = self.masks(protocol, model)
         return calibrate_temperature(model, dataset, mask_seen=masks, seed=seed, logits=self.logits)
 

@@ -3,12 +3,12 @@
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 from recoach.data.targets import Repeats, accept_mask_seen
-from recoach.training.callbacks import Callback
+from recoach.training.callbacks import Callback, TrainResult
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -63,6 +63,9 @@ class Schedule:
     """Whether to evaluate weights between these and the best."""
     ema_decay: float = 0.0
     """Decay of the moving average that is evaluated and kept instead of the model; 0 has none."""
+    share: float | None = None
+    """With `select = "last"`: position of the returned weights between the start (0) and the last
+    (1); None returns the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,26 @@ class RunContext:
     """Called at every step and evaluation."""
     resume: bool = False
     """Continue from the folder's last checkpoint, if there is one."""
+    selected: TrainResult | None = None
+    """The result of an earlier training whose selection is repeated, for training again on train
+    and validation (`recoach.data.dataset.merge_valid`): exactly its `best_step` steps, with its
+    moving average and its `share`. Nothing is evaluated, and patience has no effect."""
+
+    def schedule(self, schedule: Schedule) -> Schedule:
+        """Return the schedule of this training, which an earlier selection replaces."""
+        if self.selected is None:
+            return schedule
+        return replace(
+            schedule,
+            epochs=max(1, self.selected.best_step),
+            max_steps=self.selected.best_step,
+            eval_steps=0,
+            patience=0,
+            select="last",
+            start_is_candidate=False,
+            interpolate=False,
+            share=self.selected.share,
+        )
 
 
 RunContext.__init__ = accept_mask_seen(  # type: ignore[method-assign]

@@ -107,10 +107,11 @@ class Loop(Generic[Batch]):
         self,
         trainer: Trainer[Batch],
         schedule: Schedule,
-        evaluate: Callable[[Recommender], dict[str, float]],
+        evaluate: Callable[[Recommender], dict[str, float]],  # {} without validation events
         context: RunContext,
     ) -> None:
-        self.trainer, self.schedule, self.evaluate = trainer, schedule, evaluate
+        self.trainer, self.evaluate = trainer, evaluate
+        self.schedule = schedule = context.schedule(schedule)
         self.context, self.folder, self.seed = context, context.folder, context.seed
         self.callback = context.callback if distributed.is_main_process() else Callback()
         self._sharded = sharded_table(trainer.model) is not None
@@ -146,19 +147,21 @@ class Loop(Generic[Batch]):
         with torch.random.fork_rng(devices=[]):
             if progress.step == 0 and self.schedule.start_is_candidate and progress.evaluated < 0:
                 self._evaluate()
+            if self.context.selected is not None and not self.context.selected.best_step:
+                self._evaluate(last=True)
             while not progress.finished:
                 self._epoch()
             if self.schedule.interpolate and progress.share is None:
                 self._interpolate()
-        selected = self._best if self.schedule.select == "best" else self._copy()
-        self.trainer.model.load_state_dict(selected)
+        is_best = self.schedule.select == "best"
+        self.trainer.model.load_state_dict(self._best if is_best else self._last())
         return TrainResult(
             progress.step,
             progress.seconds,
-            progress.best_step if self.schedule.select == "best" else progress.step,
+            progress.best_step if is_best else progress.step,
             progress.best_value,
             progress.start_value,
-            progress.share,
+            progress.share if is_best else self.schedule.share,
         )
 
     def _epoch(self) -> None:
@@ -235,15 +238,8 @@ class Loop(Generic[Batch]):
                 f"Step {progress.step}: {error} {last_good(self.folder)}Parameter groups with "
                 f"non-finite numbers: {groups}."
             ) from error
-        value = metrics[schedule.metric]
-        if progress.step == 0:
-            progress.start_value = value
-        if value > progress.best_value:
-            progress.best_value, progress.best_step = value, progress.step
-            self._best = self._copy()
-        if progress.step:
-            progress.bad = 0 if value > progress.top else progress.bad + 1
-            progress.top = max(value, progress.top)
+        if metrics:
+            self._compare(metrics[schedule.metric])
         progress.evaluated = progress.step
         progress.finished = last or bool(schedule.patience and progress.bad >= schedule.patience)
         progress.seconds = time.monotonic() - self._began
@@ -260,6 +256,18 @@ class Loop(Generic[Batch]):
         self._sums, self._count = {}, 0
         self._save(best=progress.best_step == progress.step)
 
+    def _compare(self, value: float) -> None:
+        """Keep the weights if their validation value is the best, and count those that are not."""
+        progress = self.progress
+        if progress.step == 0:
+            progress.start_value = value
+        if value > progress.best_value:
+            progress.best_value, progress.best_step = value, progress.step
+            self._best = self._copy()
+        if progress.step:
+            progress.bad = 0 if value > progress.top else progress.bad + 1
+            progress.top = max(value, progress.top)
+
     def _metrics(self) -> dict[str, float]:
         with gathered_embedding(self._evaluated_model):
             return self.evaluate(self._evaluated_model)
@@ -273,10 +281,7 @@ class Loop(Generic[Batch]):
         end_weights = self._best if progress.best_step else last
         progress.share = 1.0
         for share in _SHARES if progress.step else ():
-            between = {
-                name: torch.lerp(self._start[name], end, share) if end.is_floating_point() else end
-                for name, end in end_weights.items()
-            }
+            between = self._between(end_weights, share)
             self._evaluated_model.load_state_dict(between)
             value = self._metrics()[self.schedule.metric]
             if value > progress.best_value:
@@ -289,6 +294,18 @@ class Loop(Generic[Batch]):
         total = len(self.trainer) * self.schedule.epochs
         return min(total, self.schedule.max_steps) if self.schedule.max_steps else total
 
+    def _last(self) -> dict[str, Tensor]:
+        """Return the weights of `select = "last"`."""
+        share = self.schedule.share
+        return self._copy() if share is None else self._between(self._copy(), share)
+
+    def _between(self, weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+        """Return the weights at a position between the start (0) and these (1)."""
+        return {
+            name: torch.lerp(self._start[name], end, share) if end.is_floating_point() else end
+            for name, end in weights.items()
+        }
+
     def _copy(self) -> dict[str, Tensor]:
         state = self._evaluated_model.state_dict()
         return {name: tensor.detach().clone() for name, tensor in state.items()}
@@ -296,7 +313,7 @@ class Loop(Generic[Batch]):
     def _save(self, *, best: bool = False) -> None:
         self._saved_at = time.monotonic()
         if self.progress.finished and self.schedule.select == "last":
-            self._best, best = self._copy(), True  # best.safetensors is what the training returns
+            self._best, best = self._last(), True  # best.safetensors is what the training returns
         if self.folder is None or not (distributed.is_main_process() or self._sharded):
             return
         self.progress.seconds = self._saved_at - self._began

@@ -138,24 +138,37 @@ def pretrain(
 
     Args:
         model: trained in place; one without a loss (popularity) is left as it is.
-        dataset: trains on `train`, selects on `valid`.
+        dataset: trains on `train`, selects on `valid`; without validation events `select` must be
+            "last".
         config: settings.
         context: seed, checkpoints, protocol of the validation.
         start_is_candidate: whether the initial weights may be selected as the best.
 
     Raises:
+        DataError: there are no validation targets to select on.
         ModelError: the training diverged.
     """
     config, context = config or PretrainConfig(), context or RunContext()
     if not model.needs:
         return TrainResult(0, 0.0, 0, 0.0, None)
-    loop = Loop(
-        SupervisedTrainer(model, config, dataset),
-        config.schedule(start_is_candidate=start_is_candidate),
-        validation(dataset, config.metric, context.repeats),
-        context,
+    schedule = config.schedule(start_is_candidate=start_is_candidate)
+    evaluate = (
+        validation(dataset, config.metric, context.repeats)
+        if is_validated(dataset, schedule, context)
+        else lambda _: {}
     )
-    return loop.run()
+    return Loop(SupervisedTrainer(model, config, dataset), schedule, evaluate, context).run()
+
+
+def is_validated(dataset: Dataset, schedule: Schedule, context: RunContext) -> bool:
+    """Return whether a training is evaluated on validation events.
+
+    It is not where an earlier selection is repeated, or where the last weights are returned and
+    the dataset has no validation events.
+    """
+    if context.selected is not None:
+        return False
+    return schedule.select == "best" or bool(len(dataset.valid.values))
 
 
 def validation(

@@ -17,7 +17,7 @@ The default, GRPO, departs from the paper (Jeon et al. 2025):
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -46,7 +46,12 @@ from recoach.training.config import FinetuneConfig
 from recoach.training.context import RunContext, accept_former_names
 from recoach.training.health import CollapseMonitor, coverage
 from recoach.training.loop import Loop
-from recoach.training.supervised import first_ids, supervised_batches, validation
+from recoach.training.supervised import (
+    first_ids,
+    is_validated,
+    supervised_batches,
+    validation,
+)
 
 _LOG = logging.getLogger(__name__)
 _SFT_COEF: Final = 0.3
@@ -129,14 +134,8 @@ class RLTrainer:
 
         Logs a warning if the base is selected because no step improved on it.
         """
-        protocol = self.context.repeats
-        rank = validation(self.dataset, self.args.metric, protocol)
-
-        def evaluate(model: Recommender) -> dict[str, float]:
-            return rank(model) | {"coverage@10": coverage(model, self.dataset, protocol)}
-
         try:
-            result = Loop(self, self.args.schedule(), evaluate, self.context).run()
+            result = Loop(self, self.args.schedule(), self._validation(), self.context).run()
         finally:
             self.model.requires_grad_(True)
         base_kept = self.args.select == "best" and result.steps and not result.best_step
@@ -149,6 +148,16 @@ class RLTrainer:
                 result.best_value,
             )
         return result
+
+    def _validation(self) -> Callable[[Recommender], dict[str, float]]:
+        """Return the function that evaluates a model on the validation targets."""
+        protocol = self.context.repeats
+        if not is_validated(self.dataset, self.args.schedule(), self.context):
+            return lambda _: {}
+        metrics = validation(self.dataset, self.args.metric, protocol)
+        return lambda model: (
+            metrics(model) | {"coverage@10": coverage(model, self.dataset, protocol)}
+        )
 
     def __repr__(self) -> str:
         settings = ", ".join(
