@@ -25,7 +25,9 @@ from recoach.policy.rewards import CombinedReward, LoggedItems, call_reward
 
 AHEAD = torch.tensor([1, 2, 0, 4])
 RATING = torch.tensor([5.0, 1.0, torch.nan, torch.nan])
-LOGGED = LoggedItems(torch.tensor([0, 0, 0, 1]), torch.tensor([3, 5, 6, 1]), AHEAD, RATING)
+LOGGED = LoggedItems(
+    torch.tensor([0, 0, 0, 1]), torch.tensor([3, 5, 6, 1]), AHEAD, {"rating": RATING}
+)
 USERS = torch.tensor([7, 9])
 
 

@@ -109,7 +109,7 @@ def test_what_a_list_earns_as_a_whole_belongs_to_all_its_ranks():
     logged = batch.rewards
     batch = batch._replace(
         logged=LoggedItems(
-            logged.states, logged.items, torch.tensor([1, 3]), torch.tensor([5.0, 2.0])
+            logged.states, logged.items, torch.tensor([1, 3]), {"rating": torch.tensor([5.0, 2.0])}
         )
     )
     lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [1, 2]]])
@@ -133,7 +133,7 @@ def test_what_a_function_pays_each_place_is_discounted_and_returned_from_its_ran
 
     batch = make_batch([(0, 1, 1.0), (1, 2, 1.0)])
     worth = batch.rewards
-    logged = LoggedItems(worth.states, worth.items, torch.ones(2).long(), torch.ones(2))
+    logged = LoggedItems(worth.states, worth.items, torch.ones(2).long(), {"rating": torch.ones(2)})
     batch = batch._replace(logged=logged)
     lists = torch.tensor([[[4, 1], [2, 3]], [[5, 3], [0, 2]]])
     of_items_alone, asked = slates(price, pay)._returns(batch, lists)[1:]

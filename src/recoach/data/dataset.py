@@ -131,6 +131,15 @@ class Dataset:
         )
 
 
+def event_types(dataset: Dataset) -> list[str]:
+    """Return the event types of a dataset in their order; none without the column."""
+    values = dataset.train.columns.get("event_type")
+    if values is None or not isinstance(values.dtype, pl.Enum):
+        return []
+    names: list[str] = values.dtype.categories.to_list()
+    return names
+
+
 def drop_last(rows: RaggedArray, count: int) -> RaggedArray:
     """Return the rows without their last `count` values; a row keeps at least its first."""
     if count == 0:

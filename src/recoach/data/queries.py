@@ -205,11 +205,25 @@ def state_queries(
     ranges = (user_numbers[users], starts, starts + ends)
     source = past.keep_columns(model.reads)
     queries = single_state_queries(source, ranges, model.history_length, model.n_items)
-    seen = seen_before(past.values, starts, starts + ends) if mask_seen else None
-    if negatives is not None:
-        rejected = rejected_before(negatives, users, ends)
-        seen = rejected if seen is None else join_pairs(seen, rejected)
+    seen = masked_items(past, states, negatives, mask_seen=mask_seen)
     return replace(queries, seen=seen)
+
+
+def masked_items(
+    past: RaggedArray,
+    states: tuple[np.ndarray, np.ndarray],
+    negatives: RaggedArray | None,
+    *,
+    mask_seen: bool,
+) -> Seen | None:
+    """Return the masked items of states, see `state_queries`; None if nothing is masked."""
+    users, ends = states
+    starts = past.offsets[users]
+    seen = seen_before(past.values, starts, starts + ends) if mask_seen else None
+    if negatives is None:
+        return seen
+    rejected = rejected_before(negatives, users, ends)
+    return rejected if seen is None else join_pairs(seen, rejected)
 
 
 class HistoryReader(Protocol):
@@ -225,13 +239,35 @@ class HistoryReader(Protocol):
 
 def rejected_before(negatives: RaggedArray, users: np.ndarray, ends: np.ndarray) -> Seen:
     """Return the distinct items that users had rejected after `ends` events, as (state, item)."""
+    states, items, after = _rejections(negatives, users)
+    is_before = after <= ends[states]
+    return _distinct(states[is_before], items[is_before])
+
+
+def rejected_after(dataset: Dataset, users: np.ndarray, ends: np.ndarray) -> Seen:
+    """Return the distinct items that users reject after `ends` events, before their last in train.
+
+    Items that they had rejected before are left out.
+    """
+    if dataset.negatives is None:
+        return _distinct(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+    states, items, after = _rejections(dataset.negatives, users)
+    is_later = (after > ends[states]) & (after < dataset.train.lengths[users][states])
+    keys = states * dataset.n_items + items
+    is_later &= ~np.isin(keys, keys[after <= ends[states]])
+    return _distinct(states[is_later], items[is_later])
+
+
+def _rejections(
+    negatives: RaggedArray, users: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return state, item and number of events before it of all rejections of the states' users."""
     counts = negatives.lengths[users]
     states = np.repeat(np.arange(len(users)), counts)
     index_in_row = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)
     positions = negatives.offsets[users][states] + index_in_row
-    is_before = negatives.columns["after"].to_numpy()[positions] <= ends[states]
-    items = negatives.values[positions[is_before]].astype(np.int64)
-    return _distinct(states[is_before], items)
+    items = negatives.values[positions].astype(np.int64)
+    return states, items, negatives.columns["after"].to_numpy()[positions]
 
 
 def join_pairs(first: Seen, second: Seen) -> Seen:

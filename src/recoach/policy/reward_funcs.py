@@ -5,7 +5,9 @@ for each completion. `prompts` is int64[N], the users, and `completions` int64[N
 numbered as in the dataset (both int64[N, G] where groups are drawn; for slates `completions` is
 int64[N, L], lists, and `prompts` int64[N]). The columns have the shape of the completions: `ahead`
 is the number of interactions until the user interacts with the item (1 is the next; 0 if not within
-the horizon), and `rating` is the user's rating (NaN where unknown).
+the horizon), and `rating` is the user's rating (NaN where unknown). If the log has them there are
+also `value`, and `event_type`, the number of the type in the order of the log's types; with
+`rejected` among the rewards `rejected`, 1 for items that the user rejects.
 
 Which items a function may reward decides which algorithms can use it. `@log_reward` marks a
 function that rewards nothing outside the log, `@item_reward` one that depends on the item alone:
@@ -14,7 +16,7 @@ the estimators that draw.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -22,11 +24,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.data.dataset import Dataset
+from recoach.data.dataset import Dataset, event_types
 from recoach.errors import ConfigError
 
-RewardName = Literal["next", "future", "train_set", "rated", "cross_fitted", "novelty"]
-DISCOUNTED: Final = frozenset({"future", "rated", "cross_fitted"})
+RewardName = Literal[
+    "next", "future", "train_set", "rated", "value", "events", "rejected", "cross_fitted", "novelty"
+]
+DISCOUNTED: Final = frozenset({"future", "rated", "value", "events", "cross_fitted"})
 """Rewards of the next `horizon` items, with `discount`."""
 Scope = Literal["log", "items", "draws"]
 RewardFunc = Callable[..., Any]
@@ -108,6 +112,66 @@ def rated(ratings: Tensor, discount: float = 0.8) -> RewardFunc:
         return reward * (grade if high > low else 1.0)
 
     return rated
+
+
+def value(values: Tensor, discount: float = 0.8) -> RewardFunc:
+    """Return the `future` reward times the value of the event, such as its price or revenue.
+
+    Args:
+        values: float32[M] all values of the log, which are divided by their mean. An event without
+            a value is worth 0.
+        discount: see `future`.
+
+    Raises:
+        ConfigError: a value is negative, or none is above 0.
+    """
+    present = values[~values.isnan()]
+    if bool((present < 0).any()) or not bool((present > 0).any()):
+        raise ConfigError(
+            "reward 'value' needs values of at least 0, some of them above 0; filter or map the "
+            "column `value` of the log, or use 'future'."
+        )
+    mean = float(present.double().mean())
+    future_reward = future(discount)
+
+    @log_reward
+    def value(
+        prompts: Tensor, completions: Tensor, ahead: Tensor, value: Tensor, **_: Tensor
+    ) -> Tensor:
+        reward: Tensor = future_reward(prompts=prompts, completions=completions, ahead=ahead)
+        return reward * value.nan_to_num(nan=0.0) / mean
+
+    return value
+
+
+def events(weights: Sequence[float], discount: float = 0.8) -> RewardFunc:
+    """Return the `future` reward times the weight of the event's type.
+
+    Args:
+        weights: of each event type of the log, in their order; an event without a type is worth 0.
+        discount: see `future`.
+    """
+    by_type = torch.tensor([*weights, 0.0], dtype=torch.float64)
+    future_reward = future(discount)
+
+    @log_reward
+    def events(
+        prompts: Tensor, completions: Tensor, ahead: Tensor, event_type: Tensor, **_: Tensor
+    ) -> Tensor:
+        codes = event_type.nan_to_num(nan=float(len(weights))).long()
+        reward: Tensor = future_reward(prompts=prompts, completions=completions, ahead=ahead)
+        return reward * by_type[codes]
+
+    return events
+
+
+@log_reward
+def rejected(
+    prompts: Tensor, completions: Tensor, ahead: Tensor, rejected: Tensor, **_: Tensor
+) -> Tensor:
+    """Reward items that the user rejects (dislike, skip, return) later in train with -1."""
+    del prompts, completions, ahead
+    return -rejected.nan_to_num(nan=0.0)
 
 
 def novelty(dataset: Dataset) -> RewardFunc:
@@ -196,33 +260,104 @@ def _lists(prompts: Tensor, completions: Tensor, name: str, n_items: int) -> Ten
     return completions.cpu()
 
 
-def by_name(name: str, dataset: Dataset, discount: float) -> RewardFunc:
+def by_name(
+    name: str,
+    dataset: Dataset,
+    discount: float,
+    event_weights: Mapping[str, float] | None = None,
+) -> RewardFunc:
     """Return a ready-made reward function.
 
+    Args:
+        name: one of `RewardName`.
+        dataset: gives the columns of the log.
+        discount: of later items.
+        event_weights: weight of each event type, for `events`.
+
     Raises:
-        ConfigError: there is no function of this name; `rated` for a log without ratings;
+        ConfigError: there is no function of this name, or the log lacks its column;
             `cross_fitted`, which needs base models.
     """
     if name not in get_args(RewardName):
         names = ", ".join(get_args(RewardName))
         raise ConfigError(f"there is no ready-made reward {name!r}; there are {names}.")
-    if name == "cross_fitted":
-        raise ConfigError(
-            "reward 'cross_fitted' needs base models, which `recoach run` trains; in Python pass "
-            "recoach.training.crossfit.CrossFitted with a function that trains them."
-        )
+    if name in _FROM_LOG:
+        return _FROM_LOG[name](dataset, discount, event_weights or {})
     if name == "novelty":
         return novelty(dataset)
-    if name == "rated":
-        if dataset.ratings is None:
-            raise ConfigError(
-                "reward 'rated' needs ratings, and the data have none; prepare them from a log "
-                "with a rating column, or use 'future'."
-            )
-        return rated(torch.tensor(dataset.ratings), discount)
     if name == "future":
         return future(discount)
     return {"next": next_item, "train_set": train_set}[name]
+
+
+def _rated(dataset: Dataset, discount: float, _: Mapping[str, float]) -> RewardFunc:
+    if dataset.ratings is None:
+        raise ConfigError(
+            "reward 'rated' needs ratings, and the data have none; prepare them from a log "
+            "with a rating column, or use 'future'."
+        )
+    return rated(torch.tensor(dataset.ratings), discount)
+
+
+def _value(dataset: Dataset, discount: float, _: Mapping[str, float]) -> RewardFunc:
+    if "value" not in dataset.train.columns:
+        raise ConfigError(
+            "reward 'value' needs the column `value` (a price, a revenue, a quantity), and the "
+            "data have none; map it with --column value=NAME, or use 'future'."
+        )
+    return value(torch.tensor(dataset.train.columns["value"].to_numpy()), discount)
+
+
+def _events(dataset: Dataset, discount: float, weights: Mapping[str, float]) -> RewardFunc:
+    return events(_weights_of_types(dataset, weights), discount)
+
+
+def _rejected(dataset: Dataset, _: float, __: Mapping[str, float]) -> RewardFunc:
+    if dataset.negatives is None:
+        raise ConfigError(
+            "reward 'rejected' needs rejected items, and the data have none; map their column "
+            "with --column negative=NAME, or leave the reward out."
+        )
+    return rejected
+
+
+def _cross_fitted(*_: object) -> RewardFunc:
+    raise ConfigError(
+        "reward 'cross_fitted' needs base models, which `recoach run` trains; in Python pass "
+        "recoach.training.crossfit.CrossFitted with a function that trains them."
+    )
+
+
+_FROM_LOG: Final[dict[str, Callable[[Dataset, float, Mapping[str, float]], RewardFunc]]] = {
+    "rated": _rated,
+    "value": _value,
+    "events": _events,
+    "rejected": _rejected,
+    "cross_fitted": _cross_fitted,
+}
+"""Rewards that need more than the order of the log: (dataset, discount, event weights) -> reward.
+"""
+
+
+def _weights_of_types(dataset: Dataset, weights: Mapping[str, float]) -> list[float]:
+    """Return the weights in the order of the event types of a dataset."""
+    types = event_types(dataset)
+    if not types:
+        raise ConfigError(
+            "reward 'events' needs event types, and the data have none; map their column with "
+            "--column event_type=NAME, or use 'future'."
+        )
+    unknown = [name for name in weights if name not in types]
+    missing = [name for name in types if name not in weights]
+    if unknown or missing:
+        wrong = (
+            f"no event type is called {unknown[0]!r}" if unknown else f"{missing[0]!r} is missing"
+        )
+        raise ConfigError(
+            f"event_weights: {wrong}. Give one weight for each type of the log "
+            f"({', '.join(types)}), 0 for those that are not rewarded."
+        )
+    return [weights[name] for name in types]
 
 
 _RENAMED = {"of_log": log_reward, "of_items": item_reward}

@@ -2,21 +2,28 @@
 
 import functools
 import inspect
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from recoach import distributed
 from recoach.data.batches import Batch
-from recoach.data.dataset import Dataset
-from recoach.data.queries import Seen
+from recoach.data.dataset import Dataset, event_types
+from recoach.data.queries import Seen, rejected_after
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
 
 Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
+COLUMNS: Final = ("rating", "value", "event_type")
+"""The columns of the log that reward functions are called with."""
+_OPTIONAL: Final = ("value", "event_type", "rejected")
+"""Columns that a function need not take."""
+UserStates = tuple[np.ndarray, np.ndarray]
+"""int64[B] users and int64[B] numbers of their events before each state."""
 
 
 class Rewards(NamedTuple):
@@ -53,25 +60,76 @@ class LoggedItems(NamedTuple):
     """int64[N], no pair twice."""
     ahead: Tensor
     """int64[N] number of interactions until the item: 1 is the next one."""
-    rating: Tensor
-    """float32[N] the user's rating; NaN where the log has none."""
+    columns: Mapping[str, Tensor]
+    """The columns of `COLUMNS` of each interaction, float32[N]; NaN where the log has no value.
+    `rating` is always there, the others if the log has them."""
+
+    def keywords(self, users: Tensor) -> dict[str, Tensor]:
+        """Return the keyword arguments of a reward function; `users` is int64[B], of the states."""
+        pairs = {"prompts": users[self.states], "completions": self.items, "ahead": self.ahead}
+        return pairs | dict(self.columns)
+
+    def to(self, device: torch.device) -> "LoggedItems":
+        """Return the same items on another device."""
+        states, items, ahead = (part.to(device) for part in (self.states, self.items, self.ahead))
+        columns = {name: values.to(device) for name, values in self.columns.items()}
+        return LoggedItems(states, items, ahead, columns)
 
 
-def future_items(batch: Batch, dataset: Dataset, horizon: int) -> LoggedItems:
+def future_items(
+    batch: Batch, dataset: Dataset, horizon: int, event_weights: Mapping[str, float] | None = None
+) -> LoggedItems:
     """Return the items of the next `horizon` interactions of each state's user.
-
-    A repeated item counts at its first position.
 
     Args:
         batch: states with the positions of their next items.
         dataset: the positions index its training histories; no held-out item can leak in.
         horizon: number of next interactions.
+        event_weights: a repeated item counts at its event of the highest weight, at the first of
+            equal ones; without weights at the first of all.
     """
     train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     steps = batch.positions[:, None] + np.arange(horizon)
     in_history = steps < train.offsets[users + 1][:, None]
     states, ahead = np.nonzero(in_history)
-    return _distinct(states, steps[in_history], ahead + 1, dataset)
+    positions, order = steps[in_history], slice(None)
+    if event_weights:
+        events = _numbers(train.columns["event_type"])[positions]
+        names = event_types(dataset)
+        weights = np.array([event_weights.get(name, 0.0) for name in names] + [0.0])
+        codes = np.where(np.isnan(events), len(names), events).astype(np.int64)
+        order = np.lexsort((ahead, -weights[codes]))
+    return _distinct(states[order], positions[order], ahead[order] + 1, dataset)
+
+
+def add_rejected(logged: LoggedItems, dataset: Dataset, states: UserStates) -> LoggedItems:
+    """Return logged items and the items that users reject later in the training period.
+
+    The column `rejected` is 1 for the latter, whose `ahead` is 0, and 0 for the others. An item
+    that the user also interacts with counts as not rejected. A rejection after the last training
+    event is left out: it may lie in the validation or test period.
+
+    Args:
+        logged: the items of the states.
+        dataset: with rejected items (`Dataset.negatives`).
+        states: int64[B] users, and int64[B] numbers of their events before each state.
+    """
+    users, ends = states
+    later = rejected_after(dataset, users, ends)
+    width = max(1, dataset.n_items)
+    keys = logged.states * width + logged.items
+    new = ~torch.isin(later.states * width + later.items, keys)
+    n_logged, n_new = len(keys), int(new.sum())
+    merged = torch.cat([logged.states, later.states[new]])
+    items = torch.cat([logged.items, later.items[new]])
+    order = torch.argsort(merged * width + items)
+    columns = {
+        name: torch.cat([values, values.new_full((n_new,), torch.nan)])[order]
+        for name, values in logged.columns.items()
+    }
+    columns["rejected"] = torch.cat([torch.zeros(n_logged), torch.ones(n_new)])[order]
+    ahead = torch.cat([logged.ahead, logged.ahead.new_zeros(n_new)])[order]
+    return LoggedItems(merged[order], items[order], ahead, columns)
 
 
 def past_items(batch: Batch, dataset: Dataset) -> LoggedItems:
@@ -190,10 +248,10 @@ class CombinedReward:
             logged: the pairs that the functions of the log are called with.
             users: int64[B] the user of each state.
         """
-        parts = [call_reward(function, columns(logged, users)) for function, _ in self._log]
+        parts = [call_reward(function, logged.keywords(users)) for function, _ in self._log]
         total = torch.zeros(len(logged.items))
         for part, (_, weight) in zip(parts, self._log, strict=True):
-            scale = distributed.data_mean(part[part != 0]) if self.normalised else 0
+            scale = distributed.data_mean(part[part != 0].abs()) if self.normalised else 0
             total += weight * (part / scale if scale else part)
         stacked = torch.stack(parts) if parts else total[:0].view(0, len(total))
         rewards = Rewards(logged.states, logged.items, total, stacked)
@@ -203,16 +261,6 @@ class CombinedReward:
         """Return the weighted sum of the rewards of all functions, in the order of `names`."""
         weighted = (w * part for w, part in zip(self.weights, parts, strict=True))
         return functools.reduce(torch.add, weighted)
-
-
-def columns(logged: LoggedItems, users: Tensor) -> dict[str, Tensor]:
-    """Return the keyword arguments of a reward function for logged pairs."""
-    return {
-        "prompts": users[logged.states],
-        "completions": logged.items,
-        "ahead": logged.ahead,
-        "rating": logged.rating,
-    }
 
 
 def call_reward(
@@ -229,7 +277,7 @@ def call_reward(
         ConfigError: the function returned another number of rewards than completions, or an
             infinite one.
     """
-    answer = function(**arguments)
+    answer = function(**_accepted(function, arguments))
     rewards = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
     rewards = torch.as_tensor(rewards, dtype=torch.float32).detach()
     shape = tuple(arguments["completions"].shape)
@@ -246,11 +294,35 @@ def call_reward(
     return rewards.nan_to_num(nan=0.0)
 
 
+def _accepted(function: RewardFunc, arguments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the arguments without optional columns that the function's signature does not name.
+
+    Raises:
+        ConfigError: the function needs a column that the log does not have.
+    """
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters
+    except ValueError:  # without a signature, such as a compiled function
+        return arguments
+    for name in _OPTIONAL:
+        parameter = parameters.get(name)
+        if parameter and parameter.default is parameter.empty and name not in arguments:
+            raise ConfigError(
+                f"the reward function {name_of(function)} needs the column `{name}`, and the log "
+                "has none; map it, or give the argument a default."
+            )
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return arguments
+    return {n: values for n, values in arguments.items() if n in parameters or n not in _OPTIONAL}
+
+
 def _check_signature(function: RewardFunc) -> None:
     keywords = ["prompts", "completions"]
     keywords += ["ahead", "rating"] if scope_of(function) != "items" else []
     try:
-        inspect.signature(function, follow_wrapped=False).bind(**dict.fromkeys(keywords))
+        signature = inspect.signature(function, follow_wrapped=False)
+        columns = [name for name in _OPTIONAL if name in signature.parameters]
+        signature.bind(**dict.fromkeys([*keywords, *columns]))
     except ValueError:  # without a signature, such as a compiled function
         return
     except TypeError as error:
@@ -267,11 +339,21 @@ def _distinct(
     items = dataset.train.values[positions].astype(np.int64)
     # np.unique keeps the first of equal keys: the nearest position.
     keys, first = np.unique(states * max(1, dataset.n_items) + items, return_index=True)
-    ratings = dataset.ratings
-    rating = np.full(len(first), np.nan) if ratings is None else ratings[positions[first]]
+    columns = {"rating": torch.full((len(first),), torch.nan)}
+    for name in COLUMNS:
+        if name in dataset.train.columns:
+            values = _numbers(dataset.train.columns[name])[positions[first]]
+            columns[name] = torch.from_numpy(values)
     return LoggedItems(
         torch.from_numpy(keys // max(1, dataset.n_items)),
         torch.from_numpy(items[first]),
         torch.from_numpy(ahead[first]),
-        torch.from_numpy(rating.astype(np.float32)),
+        columns,
     )
+
+
+def _numbers(values: pl.Series) -> np.ndarray:
+    """Return float32[M], the values or the codes of event types; NaN for missing ones."""
+    if isinstance(values.dtype, pl.Enum):
+        values = values.to_physical()
+    return values.cast(pl.Float32).fill_null(float("nan")).to_numpy()

@@ -9,7 +9,7 @@ import torch
 from recoach import distributed
 from recoach.data.batches import Batch, States
 from recoach.data.dataset import Dataset
-from recoach.data.queries import Seen, seen_before
+from recoach.data.queries import Seen, masked_items, seen_before
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.policy.candidates import Proposal, restrict_to_candidates
@@ -18,10 +18,19 @@ from recoach.policy.reward_funcs import (
     RewardFunc,
     by_name,
     name_of,
+    rejected,
     scope_of,
     train_set,
 )
-from recoach.policy.rewards import CombinedReward, drop_seen, future_items, past_items
+from recoach.policy.rewards import (
+    CombinedReward,
+    LoggedItems,
+    UserStates,
+    add_rejected,
+    drop_seen,
+    future_items,
+    past_items,
+)
 from recoach.policy.smoothing import Smoothing
 from recoach.training.algorithms.base import RLBatch
 from recoach.training.config import FinetuneConfig
@@ -40,6 +49,7 @@ class BatchBuilder:
         functions: reward functions, or names of ready-made ones.
         model: decides what `auto` means.
         transitions: whether batches carry transitions.
+        mask_rejected: whether the policy masks items that the user rejected before the state.
 
     Raises:
         ConfigError: a reward function does not fit the algorithm, or a ready-made one lacks its
@@ -54,15 +64,20 @@ class BatchBuilder:
         model: Recommender,
         *,
         transitions: bool = False,
+        mask_rejected: bool = True,
     ) -> None:
         self.args, self.dataset = args, dataset
         self._history_length = model.history_length
         self._transitions = transitions
         resolved = [
-            by_name(function, dataset, args.discount) if isinstance(function, str) else function
+            by_name(function, dataset, args.discount, args.event_weights)
+            if isinstance(function, str)
+            else function
             for function in functions
         ]
         self._rewards_past = train_set in resolved
+        self._rewards_rejected = rejected in resolved
+        self._negatives = dataset.negatives if mask_rejected else None
         for function in resolved:
             _check_function(function, args)
         self._check_past({"next_item", *DISCOUNTED}.intersection(map(name_of, resolved)))
@@ -91,10 +106,9 @@ class BatchBuilder:
         """
         args, train, queries = self.args, self.dataset.train, batch.queries
         users = queries.state_users
-        if self._rewards_past:
-            logged = past_items(batch, self.dataset)
-        else:
-            logged = future_items(batch, self.dataset, args.horizon)
+        starts = train.offsets[users.numpy()]
+        states = (users.numpy(), batch.positions - starts)
+        logged = self._logged_items(batch, states)
         rewards = self.reward.logged_rewards(logged, users)
         if not args.accepts_negative_rewards and bool((rewards.values < 0).any()):
             raise ConfigError(
@@ -102,15 +116,16 @@ class BatchBuilder:
                 f"{_source(args)} raises the probability of every rewarded item; shift the "
                 "rewards, or use estimator 'sampled'."
             )
-        seen = seen_before(train.values, train.offsets[users.numpy()], batch.positions)
+        seen = seen_before(train.values, starts, batch.positions)
         if self._smoothing is not None:
             rewards = self._smoothing(rewards, len(users))
         unseen = drop_seen(rewards, seen)
         if args.hide_rewarded and not self._rewards_past:
             # A repeated pair is one edge of the graph, which stays: the user knew the item.
             queries = replace(queries, hidden=Seen(unseen.states, unseen.items))
-        if args.mask_seen:
-            rewards, queries = unseen, replace(queries, seen=seen)
+        masked = masked_items(train, states, self._negatives, mask_seen=bool(args.mask_seen))
+        if masked is not None:
+            rewards, queries = drop_seen(rewards, masked), replace(queries, seen=masked)
         transitions = None
         if self._transitions:
             transitions = build_transitions(
@@ -126,6 +141,15 @@ class BatchBuilder:
             logged=logged if self.reward.draw_functions else None,
             transitions=transitions,
         )
+
+    def _logged_items(self, batch: Batch, states: UserStates) -> LoggedItems:
+        """Return the items that the reward functions of the log are called with."""
+        if self._rewards_past:
+            logged = past_items(batch, self.dataset)
+        else:
+            args = self.args
+            logged = future_items(batch, self.dataset, args.horizon, args.event_weights)
+        return add_rejected(logged, self.dataset, states) if self._rewards_rejected else logged
 
     def restrict(self, batch: RLBatch, generator: torch.Generator) -> RLBatch:
         """Return the batch within a sample of the catalogue, where one stands for it."""

@@ -38,8 +38,10 @@ class FinetuneConfig(StrictConfig):
     reward_funcs: tuple[RewardName, ...] = Field(("future",), min_length=1)
     """`next`: the next item; `future`: the next `horizon` items, discounted; `train_set`: every
     training item of the user; `rated`: `future`, graded by the user's rating; `cross_fitted`:
-    `future`, weighted by base models that were not trained on the item; `novelty`: items that few
-    users have interacted with, for every user. Your own functions:
+    `future`, weighted by base models that were not trained on the item; `value`: `future` times
+    the column `value` of the log over its mean; `events`: `future` times `event_weights`;
+    `rejected`: -1 for items that the user rejects later in train (estimators that draw);
+    `novelty`: items that few users have interacted with, for every user. Your own functions:
     `GRPOTrainer(reward_funcs=...)`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each function, also of those given to the trainer; empty for 1. Only their ratio
@@ -50,6 +52,10 @@ class FinetuneConfig(StrictConfig):
     """Number of next interactions that are rewarded."""
     discount: float = Field(0.8, gt=0, le=1)
     """Reward of the item k interactions later: discount^(k-1)."""
+    event_weights: dict[str, float] = Field(default_factory=dict)
+    """With reward `events`: the weight of each event type of the log, such as {view = 0.1,
+    cart = 0.5, purchase = 1}. Of several events of an item within the horizon the one of the
+    highest weight counts."""
     folds: int = Field(4, ge=2)
     """Base models of `cross_fitted`, each trained without its part of every history."""
     reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
@@ -125,6 +131,11 @@ class FinetuneConfig(StrictConfig):
             raise ValueError(
                 "reward 'train_set' rewards items that the user has already interacted with; set "
                 "mask_seen = false"
+            )
+        if ("events" in self.reward_funcs) != bool(self.event_weights):
+            raise ValueError(
+                "reward 'events' and event_weights belong together; set both, such as "
+                "event_weights = {view = 0.1, purchase = 1}"
             )
         if self.state == "user" and "train_set" not in self.reward_funcs:
             raise ValueError("state 'user' has no next item; use it with reward 'train_set'")

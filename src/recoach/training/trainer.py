@@ -107,7 +107,12 @@ class RLTrainer:
         masked_args = self.args.model_copy(update={"mask_seen": self._mask_seen})
         needs_transitions = algorithm_entry(self.args.algorithm).algorithm.needs_transitions
         self._builder = BatchBuilder(
-            masked_args, train_dataset, functions, model, transitions=needs_transitions
+            masked_args,
+            train_dataset,
+            functions,
+            model,
+            transitions=needs_transitions,
+            mask_rejected=protocol != "recbole",
         )
         learner = Learner(model, self.policy, self._builder.reward)
         self.algorithm = build_algorithm(self.args, learner)

@@ -161,14 +161,22 @@ def columns_of_draws(batch: RLBatch, items: Tensor) -> dict[str, Tensor]:
     """
     if batch.logged is None:
         raise ValueError("reward functions of draws need the logged items of the batch")
-    states, logged, ahead, rating = (tensor.to(items.device) for tensor in batch.logged)
-    is_unlogged = lookup_rewards(items, (states, logged, torch.ones_like(rating))) == 0
-    ratings = lookup_rewards(items, (states, logged, rating)).masked_fill(is_unlogged, torch.nan)
+    logged = batch.logged.to(items.device)
+
+    def of_draws(values: Tensor) -> Tensor:
+        return lookup_rewards(items, (logged.states, logged.items, values))
+
+    ahead = logged.ahead.float()
+    is_unlogged = of_draws(torch.ones_like(ahead)) == 0
+    columns = {
+        name: of_draws(values).masked_fill(is_unlogged, torch.nan)
+        for name, values in logged.columns.items()
+    }
     return {
         "prompts": batch.queries.state_users[:, None].expand_as(items),
         "completions": items,
-        "ahead": lookup_rewards(items, (states, logged, ahead.float())).long(),
-        "rating": ratings,
+        "ahead": of_draws(ahead).long(),
+        **columns,
     }
 
 
