@@ -81,6 +81,35 @@ class ByTime(TargetConfig):
     """With `valid = "users"`: number of random users that are left out of train."""
 
 
+class Rolling(TargetConfig):
+    """Several splits by time, whose test windows follow each other (expanding training window).
+
+    Each window has the same number of events, and so has the validation part just before it.
+    """
+
+    target: Target = "last"
+    windows: int = Field(default=4, ge=1)
+    """Number of windows."""
+    share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of all events, the latest, that the windows divide."""
+
+    def splits(self) -> list[ByTime]:
+        """Return the split of each window, the earliest first."""
+        settings = {name: getattr(self, name) for name in TargetConfig.model_fields}
+        width = self.share / self.windows
+        bounds = [1 - self.share + width * number for number in range(self.windows)]
+        if bounds[0] <= width:
+            raise ValueError(
+                "the first window leaves no events to train on; use more windows, or a smaller "
+                "share"
+            )
+        ends: list[float | None] = [*bounds[1:], None]
+        return [
+            ByTime(**settings, at=at, until=until, valid_at=1 - width / at)
+            for at, until in zip(bounds, ends, strict=True)
+        ]
+
+
 class ByRatio(TargetConfig):
     """Each user's events are divided by ratio, in time order or at random."""
 
