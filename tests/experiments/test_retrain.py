@@ -12,6 +12,8 @@ from recoach.data.targets import cold_targets_of, targets_of
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate_targets
 from recoach.experiments.config import EvaluationConfig, read_config
+from recoach.experiments.run_folder import RunFolder
+from recoach.experiments.served import load_served
 from recoach.experiments.stages import execute, open_run
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
@@ -260,6 +262,16 @@ def test_the_record_has_strata_and_the_report_both_tables(finished):
         "The last test event of each user is the target",
     ):
         assert words in page
+
+
+def test_the_retrained_models_are_served(finished):
+    path, _ = finished
+    folder = RunFolder(path)
+    dataset, (base, tuned) = load_served(folder, ["base", "tuned"])
+    assert not len(dataset.valid.values)
+    for stage, model in (("base", base), ("tuned", tuned)):
+        expected = load_tensors(path / "checkpoints" / f"{stage}_retrained" / "best.safetensors")
+        assert equal(model.state_dict(), expected.tensors)
 
 
 @pytest.mark.parametrize("stop", [("base_retrained", 2), ("tuned_retrained", 1)])

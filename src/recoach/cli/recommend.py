@@ -8,11 +8,10 @@ import polars as pl
 from recoach.cli.console import console, text_table
 from recoach.cli.options import Count, Layout, Run, Stage, Words
 from recoach.data.dataset import Dataset
-from recoach.data.prepared import load_dataset
 from recoach.errors import ConfigError, RunError, clipped
 from recoach.experiments.run_folder import RunFolder, check_table_suffix, write_frame
+from recoach.experiments.served import load_served
 from recoach.models.base import Recommender
-from recoach.models.checkpoint import load_model
 from recoach.serving.histories import (
     NewHistories,
     layout_of_histories,
@@ -100,7 +99,8 @@ def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset
 
     Args:
         path: the run folder.
-        stage: the stage of the model; None selects "tuned" if it is trained, otherwise "base".
+        stage: the stage of the model; None selects "tuned" if it is trained, otherwise "base". A
+            model that was trained again on train and validation takes its place.
 
     Raises:
         RunError: the path is not a run folder, or the stage is not trained yet.
@@ -110,5 +110,5 @@ def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset
     selected = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
     if not folder.has_checkpoint(selected):
         raise RunError(f"{path} has no {selected} model yet. Finish the run first.")
-    dataset = load_dataset(folder.dataset)
-    return selected, load_model(folder.checkpoints(selected), dataset), dataset
+    dataset, (model,) = load_served(folder, [selected])
+    return selected, model, dataset

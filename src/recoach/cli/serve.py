@@ -12,11 +12,11 @@ from cyclopts import Parameter
 from recoach.cli import interrupts
 from recoach.cli.console import console, print_service_log
 from recoach.cli.options import Decimal, Port, Run
-from recoach.data.prepared import MANIFEST, load_dataset
+from recoach.data.prepared import MANIFEST
 from recoach.errors import ConfigError, RunError
-from recoach.experiments.run_folder import RunFolder
+from recoach.experiments.run_folder import RETRAINED, RunFolder
+from recoach.experiments.served import load_served, served_checkpoints
 from recoach.models.base import DotProductRecommender
-from recoach.models.checkpoint import load_model
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
 from recoach.serving.snapshot import ModelSnapshot
 from recoach.serving.vectors import item_vectors
@@ -89,6 +89,8 @@ def serve(
 def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     """Return the models of a run to serve: the base and, if it is complete, the tuned model.
 
+    Those that were trained again on train and validation take their places.
+
     Raises:
         RunError: the base is not trained yet, or the run cannot be read.
     """
@@ -96,11 +98,11 @@ def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     if not folder.is_complete("base"):
         raise RunError(f"{folder.path} has no trained base yet. Finish the run first.")
     stages = [stage for stage in _STAGES if folder.is_complete(stage)]
-    dataset = load_dataset(folder.dataset)
     digest = hashlib.sha256()
-    for stage in stages:
-        digest.update((folder.checkpoints(stage) / "best.safetensors").read_bytes())
-    models = {stage: load_model(folder.checkpoints(stage), dataset) for stage in stages}
+    for path in served_checkpoints(folder, stages):
+        digest.update((path / "best.safetensors").read_bytes())
+    dataset, loaded = load_served(folder, stages)
+    models = dict(zip(stages, loaded, strict=True))
     titles = folder.titles(dataset.item_ids).to_list()
     indexes = {}
     if dataset.n_items > EXACT_UP_TO and has_faiss():
@@ -117,7 +119,8 @@ def file_versions(folder: RunFolder) -> Hashable:
 
     A changed value means that the models have to be loaded again.
     """
-    paths = [folder.checkpoints(stage) / name for stage in _STAGES for name in _MODEL_FILES]
+    stages = [*_STAGES, *(f"{stage}{RETRAINED}" for stage in _STAGES)]
+    paths = [folder.checkpoints(stage) / name for stage in stages for name in _MODEL_FILES]
     paths += [folder.path / "titles.parquet", folder.dataset / MANIFEST]
     versions: list[tuple[int, int, int] | None] = []
     for file in paths:

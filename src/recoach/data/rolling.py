@@ -2,8 +2,9 @@
 
 from recoach.data.dataset import Dataset
 from recoach.data.interactions import Interactions
+from recoach.data.ordered_log import order_log
 from recoach.data.protocol import Rolling
-from recoach.data.split import order_log, split_ordered_log
+from recoach.data.split import split_ordered_log
 
 
 def rolling(
@@ -23,5 +24,5 @@ def rolling(
         DataError: the log has no times, or a part of a window would be empty.
     """
     split = split or Rolling()
-    log = order_log(interactions, split)
+    log = order_log(interactions)
     return [split_ordered_log(log, window, name) for window in split.splits()]

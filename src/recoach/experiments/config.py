@@ -63,7 +63,7 @@ class EvaluationConfig(StrictConfig):
     retrain: bool | Literal["auto"] = "auto"
     """Train all models again on train and validation, for the number of steps that validation
     selected, and report the test metrics of these too; `auto` does so for a split by time whose
-    validation events are the latest of train (docs/decisions/0021)."""
+    validation events are the latest of train (docs/decisions/0022)."""
 
     def retrains(self, split: Split) -> bool:
         """Return whether models are trained again on train and validation."""

@@ -92,14 +92,15 @@ def future_items(
     steps = batch.positions[:, None] + np.arange(horizon)
     in_history = steps < train.offsets[users + 1][:, None]
     states, ahead = np.nonzero(in_history)
-    positions, order = steps[in_history], slice(None)
+    positions = steps[in_history]
     if event_weights:
         events = _numbers(train.columns["event_type"])[positions]
         names = event_types(dataset)
         weights = np.array([event_weights.get(name, 0.0) for name in names] + [0.0])
         codes = np.where(np.isnan(events), len(names), events).astype(np.int64)
         order = np.lexsort((ahead, -weights[codes]))
-    return _distinct(states[order], positions[order], ahead[order] + 1, dataset)
+        states, positions, ahead = states[order], positions[order], ahead[order]
+    return _distinct(states, positions, ahead + 1, dataset)
 
 
 def add_rejected(logged: LoggedItems, dataset: Dataset, states: UserStates) -> LoggedItems:
