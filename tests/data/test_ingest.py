@@ -201,5 +201,6 @@ def test_lightgcn_files_are_read(tmp_path):
     write(tmp_path / "test.txt", "0 3\n1\n")
     dataset = read_benchmark(tmp_path)
     assert dataset.name == tmp_path.name
-    assert dataset.train.values.tolist() == [0, 1, 2]
+    assert dataset.train.values.tolist() == [0, 2]
+    assert dataset.valid.values.tolist() == [1]  # without a file, the last of training
     assert dataset.test.lengths.tolist() == [1, 0]
