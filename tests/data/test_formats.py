@@ -436,6 +436,12 @@ def test_a_file_of_another_data_set_is_rejected(tmp_path):
         open_auto(path, "taobao")
 
 
+def test_ratings_before_the_first_item_are_rejected(tmp_path):
+    path = write(tmp_path, "a.txt", "14,3,2005-09-06\n1:\n15,3,2005-09-06\n")
+    with pytest.raises(DataError, match=r"a\.txt:1: the line is not one of blocks"):
+        open_auto(path, "netflix")
+
+
 def test_impressions_without_marked_clicks_are_rejected(tmp_path):
     path = write(tmp_path, "behaviors.tsv", "1\tU1\t11/11/2019 9:05:58 AM\tN1\tN2 N3\n")
     with pytest.raises(DataError, match=r"behaviors\.tsv:1: .* news with -0 or -1"):

@@ -68,6 +68,8 @@ REFUSED = {
     "two items a line": ("x.txt", "u1 a b\nu2 c d\n", ["each line has 3", "--format sequence"]),
     "ratings": ("x.txt", "1 11 5\n2 12 3\n3 5 12\n", ["each line has 3 values"]),
     "ratings that are item numbers": ("x.txt", "1 2 3\n2 3 1\n3 1 2\n", ["each line has 3"]),
+    "few numbers in many columns": ("x.txt", "1 1 2 3 4 5\n2 2 3 4 5 1\n", ["each line has 6"]),
+    "same length, users twice": ("x.txt", "u1 a b\nu1 b a\n", ["there is no header"]),
     "one value": ("x.txt", "a\nb\n", ["x.txt:1: one value a line"]),
     "prose": ("x.txt", "The log was made in May, by hand.\nIt is good.\n", ["several values"]),
     "comment": ("x.txt", "# users\nu1 a b\nu2 c\n", ["x.txt:1: line 1 is a comment ('# users')"]),

@@ -172,7 +172,7 @@ def is_sequence_file(file: LogFile, lines: Sequence[str]) -> bool:
             f"{file.name}:1: one value a line ({clipped(repr(lines[0]))}). Write a user and an "
             "item for each interaction, separated by a comma or a tab."
         )
-    if shortest == longest and (n_users < n_lines or not _share_items(tokens)):
+    if shortest == longest and not _share_items(tokens):
         raise DataError(
             f"{file.name}: each line has {longest} values, and line 1 names no user and item (map "
             f"other names with --column user_id=NAME item_id=NAME). {SEQUENCE_OR_COLUMNS}"
