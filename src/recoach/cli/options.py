@@ -65,7 +65,8 @@ class Layout:
     """How to read the columns of a log."""
 
     column: Words = None
-    """NAME=COLUMN for other column names, like user_id=visitor; may be repeated."""
+    """NAME=COLUMN for other column names, like user_id=visitor; NAME= leaves a column out; may be
+    repeated."""
     columns: str | None = None
     """Columns of a file without a header, in its order, like user_id,item_id,timestamp; - skips a
     column."""
@@ -101,8 +102,11 @@ def _column_names(columns: list[str] | None) -> dict[str, str]:
     names: dict[str, str] = {}
     for entry in columns or []:
         name, sign, column = entry.partition("=")
-        if not sign or not name or not column:
-            raise ConfigError(f"--column must be NAME=COLUMN, like user_id=visitor, not {entry!r}.")
+        if not sign or not name:
+            raise ConfigError(
+                f"--column must be NAME=COLUMN, like user_id=visitor, or NAME= to leave a column "
+                f"out, not {entry!r}."
+            )
         if names.get(name, column) != column:
             raise ConfigError(f"--column gives {name} twice: {names[name]!r} and {column!r}.")
         names[name] = column
