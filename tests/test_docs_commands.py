@@ -14,7 +14,15 @@ PAGES = [
     ROOT / "docs" / "tutorials" / "quick-start.md",
     *sorted((ROOT / "docs" / "reference" / "cli").glob("*.md")),
 ]
-RUN = {"compare", "convert-config", "data describe", "data prepare", "doctor", "evaluate"}
+RUN = {
+    "compare",
+    "convert-config",
+    "data audit",
+    "data describe",
+    "data prepare",
+    "doctor",
+    "evaluate",
+}
 RUN |= {"finetune", "pretrain", "recommend", "report", "run"}
 # Tested elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py),
 # search, reproduce, serve (tests/serving); data fetch needs a network.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from recoach.data.prepared import load_dataset, prepare
     from recoach.data.split import leave_last_out
     from recoach.errors import RecoachError
+    from recoach.evaluation.audit import audit
     from recoach.evaluation.evaluator import evaluate
     from recoach.evaluation.significance import paired_bootstrap
     from recoach.models.registry import build_model
@@ -30,6 +31,7 @@ __all__ = [
     "PretrainConfig",
     "RecoachError",
     "RunContext",
+    "audit",
     "build_model",
     "deduplicate",
     "evaluate",
@@ -53,6 +55,7 @@ _MODULES = {
     "PretrainConfig": "recoach.training.supervised",
     "RecoachError": "recoach.errors",
     "RunContext": "recoach.training.context",
+    "audit": "recoach.evaluation.audit",
     "build_model": "recoach.models.registry",
     "deduplicate": "recoach.data.filters",
     "evaluate": "recoach.evaluation.evaluator",

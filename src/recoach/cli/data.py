@@ -1,4 +1,4 @@
-"""`recoach data`: describe, prepare and download interaction logs."""
+"""`recoach data`: describe, audit, prepare and download interaction logs."""
 
 import time
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
 from recoach.reproduction.paper_results import CATEGORIES
 
-app = App(name="data", help="Describe, prepare and download interaction logs.")
+app = App(name="data", help="Describe, audit, prepare and download interaction logs.")
 
 
 @Parameter(name="*")
@@ -81,6 +81,14 @@ def describe(
         if log.report is not None:
             console.print(log.report.line())
     console.print(_table(rows))
+
+
+app.command(
+    "recoach.cli.audit:audit",
+    name="audit",
+    help="Print what a log holds, what each split of it tests, and what to look out for.",
+    help_epilogue=example_line("recoach data audit log.csv --html audit.html"),
+)
 
 
 @app.command(help_epilogue=example_line("recoach data prepare log.csv --output data/mine"))

@@ -93,7 +93,7 @@ for name, (target, purpose, example) in {
 }.items():
     app.command(target, name=name, help=purpose, help_epilogue=example_line(example))
 for name, (target, purpose) in {
-    "data": ("recoach.cli.data:app", "Describe, prepare and download interaction logs."),
+    "data": ("recoach.cli.data:app", "Describe, audit, prepare and download interaction logs."),
     "export": ("recoach.cli.export:app", "Export weights or vectors for other tools."),
     "import": ("recoach.cli.recbole:imports", "Import a model trained elsewhere as a run."),
 }.items():
