@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from scipy.spatial.distance import jensenshannon
 
-from recoach.data.interactions import Interactions, LongArray
+from recoach.data.interactions import IntArray, Interactions, LongArray
 from recoach.data.ordered_log import chronological
 from recoach.evaluation.exposure import gini
 
@@ -213,7 +213,7 @@ def event_counts(log: Interactions) -> tuple[tuple[str, int], ...]:
     return tuple(zip(names.to_list(), [*counts.tolist(), *[0] * len(names)], strict=False))
 
 
-def _events_per_minute(users: LongArray, times: LongArray) -> tuple[LongArray, LongArray]:
+def _events_per_minute(users: IntArray, times: LongArray) -> tuple[LongArray, LongArray]:
     """Return the user and the number of events of each minute with events, of an ordered log."""
     minutes = times // _MINUTE
     starts = np.append(True, (users[1:] != users[:-1]) | (minutes[1:] != minutes[:-1]))
@@ -226,14 +226,14 @@ def _histogram(lengths: LongArray) -> tuple[tuple[int, int, int], ...]:
     return tuple((2**k, 2 ** (k + 1) - 1, int(users)) for k, users in enumerate(classes))
 
 
-def _first_tenth(codes: LongArray, tenth: LongArray, n_codes: int) -> LongArray:
+def _first_tenth(codes: IntArray, tenth: LongArray, n_codes: int) -> LongArray:
     """Return int64[n_codes], the first tenth in which each code occurs."""
     first = np.full(n_codes, TENTHS)
     first[codes[::-1]] = tenth[::-1]  # the first row is written last
     return first
 
 
-def _distances(items: LongArray, tenth: LongArray, n_items: int) -> list[float]:
+def _distances(items: IntArray, tenth: LongArray, n_items: int) -> list[float]:
     """Return the distances between the items of consecutive tenths."""
     edges = np.searchsorted(tenth, np.arange(1, TENTHS))
     counts = [np.bincount(part, minlength=n_items) for part in np.split(items, edges)]

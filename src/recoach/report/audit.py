@@ -40,7 +40,7 @@ def audit_tables(found: Audit) -> list[ResultTable]:
         _split_table(found.splits),
     ]
     if found.event_types:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (name, f"{count:,}", percent(count / found.rows)) for name, count in found.event_types
         ]
         tables.append(ResultTable("Event types", ("event type", "rows", "share"), rows))
@@ -144,7 +144,7 @@ def _split_table(splits: tuple[SplitAudit, ...]) -> ResultTable:
 
 
 def _drift_table(drift: Drift) -> ResultTable:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             tenth.first,
             percent(tenth.new_users),
