@@ -58,6 +58,13 @@ REPEATS = ("new", "all", "repeat")
 # --- Recoach --------------------------------------------------------------------------------------
 
 
+def times_only(path: Path, columns: dict[str, str], k: int) -> Interactions:
+    """Return users, items and times of a log, after an iterated k-core."""
+    log = read_interactions(path, columns=columns)
+    log = replace(log, columns={"timestamp": log.columns["timestamp"]})
+    return k_core(log, k) if k else log
+
+
 def counts_of_recoach(log: Interactions, split: LeaveLastOut | ByTime | ByRatio) -> dict:
     dataset = split_log(log, split)
     counts = {
@@ -285,9 +292,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     columns = dict(entry.split("=", 1) for entry in options.column)
-    log = read_interactions(options.log, columns=columns)
-    log = replace(log, columns={"timestamp": log.columns["timestamp"]})
-    log = k_core(log, options.k_core) if options.k_core else log
+    log = times_only(options.log, columns, options.k_core)
     rows = frame_of(options.log, columns, options.k_core)
     print(f"{log.n_users:,} users, {log.n_items:,} items, {len(log):,} rows")
     print(f"{ties_share(rows):.4f} of the rows share user and time")

@@ -1,5 +1,6 @@
 """The published counts of real logs; skipped without the logs."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from recoach.data.benchmark import read_benchmark
 from recoach.data.filters import k_core
 from recoach.data.ingest import read_interactions
 from recoach.data.statistics import describe
+from recoach.evaluation.audit import audit
 
 LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -47,3 +49,37 @@ def test_a_split_log_has_its_published_counts(folder, counts):
     dataset = read_benchmark(LOGS / folder)
     sizes = [len(part.values) for part in (dataset.train, dataset.valid, dataset.test)]
     assert (dataset.n_users, dataset.n_items, *sizes) == counts
+
+
+def test_beauty_by_time_has_the_counts_of_the_literature():
+    """Counts of Gusak et al. 2025 ("Time to Split") at the .9 quantile, of the same files."""
+    found = audit(read_interactions(LOGS / "beauty-2014-timed" / "interactions.csv.gz"))
+    splits = {split.name: split for split in found.splits}
+    last, every = splits["time, last"], splits["time, all"]
+    assert found.users == 22_332
+    assert (last.test_users, last.new_users, last.test_rows) == (6_101, 593, 19_806)
+    assert (round(last.cold, 3), round(found.leak, 3)) == (0.159, 0.727)
+    assert (round(found.times.tied, 2), found.repeated_rows) == (0.58, 0)
+    assert every.targets == 15_412  # without those of the 593 users, who have no state before them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file",
+    [
+        "beauty-2014-timed/interactions.csv.gz",
+        "video-games-2018/ratings.csv.gz",
+        "ml-latest-small/ratings.csv",
+        "retailrocket-events/events.csv.gz",
+    ],
+)
+def test_the_counts_of_all_splits_and_targets_are_those_of_pandas(file):
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "split_counts.py"
+    spec = importlib.util.spec_from_file_location("split_counts", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = module.compare(
+        module.times_only(LOGS / file, {}, 0), module.frame_of(LOGS / file, {}, 0)
+    )
+    assert len(result) > 20
+    assert [name for name, entry in result.items() if not entry["equal"]] == []
