@@ -197,6 +197,7 @@ def test_all_models_are_trained_again_for_the_selected_steps(finished):
     _, results = finished
     assert results["protocol"]["retrained"] is True
     assert set(results["retrained"]["models"]) == set(results["models"])
+    assert set(results["models"]) == {"popularity", "repeat_last", *STAGES}  # targets repeat
     for stage in STAGES:
         selected, again = (part["models"][stage] for part in (results, results["retrained"]))
         assert again["steps"] == again["best_step"] == selected["best_step"]

@@ -134,6 +134,7 @@ class BatchBuilder:
                 rewards,
                 history_length=self._history_length,
                 mask_seen=bool(args.mask_seen),
+                negatives=self._negatives,
             ).to(device)
         return RLBatch(
             queries.to(device),

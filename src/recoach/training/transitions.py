@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from recoach.data.batches import Batch
-from recoach.data.dataset import Dataset
-from recoach.data.queries import Queries, seen_before
+from recoach.data.dataset import Dataset, RaggedArray
+from recoach.data.queries import Queries, masked_items
 from recoach.errors import ConfigError
 from recoach.policy.rewards import Rewards, lookup_rewards
 
@@ -44,7 +44,13 @@ class Transitions(NamedTuple):
 
 
 def build_transitions(
-    batch: Batch, dataset: Dataset, rewards: Rewards, *, history_length: int, mask_seen: bool
+    batch: Batch,
+    dataset: Dataset,
+    rewards: Rewards,
+    *,
+    history_length: int,
+    mask_seen: bool,
+    negatives: RaggedArray | None = None,
 ) -> Transitions:
     """Return the transitions of a batch of states, on the CPU.
 
@@ -56,6 +62,7 @@ def build_transitions(
         history_length: items that the model reads; 0 makes every transition terminated, because
             the model's state does not change with the action (a contextual bandit).
         mask_seen: whether the policy masks seen items, in the next states too.
+        negatives: items that users rejected, which the policy masks after that.
 
     Raises:
         ConfigError: the states have no next items.
@@ -69,10 +76,12 @@ def build_transitions(
         )
     column = batch.targets[:, None]
     values = lookup_rewards(column, (rewards.states, rewards.items, rewards.values))[:, 0]
-    seen = seen_before(train.values, train.offsets[users], batch.positions)
-    ones = torch.ones(len(seen.items))
-    repeated = lookup_rewards(column, (seen.states, seen.items, ones))[:, 0] > 0
-    masked = repeated & mask_seen
+    ends = batch.positions - train.offsets[users]
+    seen = masked_items(train, (users, ends), negatives, mask_seen=mask_seen)
+    masked = torch.zeros(len(queries), dtype=torch.bool)
+    if seen is not None:
+        ones = torch.ones(len(seen.items))
+        masked = lookup_rewards(column, (seen.states, seen.items, ones))[:, 0] > 0
     if not history_length:
         everywhere = torch.ones(len(queries), dtype=torch.bool)
         return Transitions(batch.targets, values, None, everywhere, ~everywhere, masked)
@@ -81,9 +90,8 @@ def build_transitions(
     terminated = torch.from_numpy(is_last & (held_out == 0))
     truncated = (queries.ends == queries.lengths[queries.rows]) & ~terminated
     following = _next_queries(queries, batch.targets, history_length, dataset.n_items)
-    if mask_seen:
-        starts, stops = train.offsets[users], batch.positions + 1
-        following = replace(following, seen=seen_before(train.values, starts, stops))
+    seen = masked_items(train, (users, ends + 1), negatives, mask_seen=mask_seen)
+    following = replace(following, seen=seen)
     return Transitions(batch.targets, values, following, terminated, truncated, masked)
 
 
