@@ -54,7 +54,7 @@ def audit_page(found: Audit, name: str) -> str:
     return html_page(
         f"Audit of {name}",
         audit_tables(found),
-        lead=" ".join(found.advice),
+        lead="\n".join(found.advice),
         picture=_figure_png(found),
     )
 

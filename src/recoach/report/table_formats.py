@@ -83,7 +83,10 @@ def latex(tables: Iterable[ResultTable]) -> str:
 def html_page(
     title: str, tables: Iterable[ResultTable], *, lead: str = "", picture: bytes = b""
 ) -> str:
-    """Return one self-contained HTML page: title, lead paragraph, PNG picture, then the tables."""
+    """Return one self-contained HTML page: title, lead, PNG picture, then the tables.
+
+    Each line of the lead is a paragraph.
+    """
     encoded = base64.b64encode(picture).decode()
     return render("tables.html.j2", title=title, tables=tables, lead=lead, picture=encoded)
 
