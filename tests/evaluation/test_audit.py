@@ -133,8 +133,9 @@ def test_rows_are_identical_if_all_columns_are():
 
 
 def test_event_types_are_counted_in_their_declared_order():
-    types = pl.Series(["cart", "view", "view"], dtype=pl.Enum(["view", "cart", "buy"]))
-    assert event_counts(log([("a", "x"), ("a", "y"), ("b", "x")], event_type=types)) == (
+    types = pl.Series(["cart", None, "view", "view"], dtype=pl.Enum(["view", "cart", "buy"]))
+    rows = [("a", "x"), ("a", "z"), ("a", "y"), ("b", "x")]
+    assert event_counts(log(rows, event_type=types)) == (
         ("view", 2),
         ("cart", 1),
         ("buy", 0),

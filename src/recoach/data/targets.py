@@ -205,7 +205,7 @@ def _choose(
     if split.target_events:
         check_target_events(past.columns, split.target_events)
         types = past.columns["event_type"].cast(pl.String)
-        is_candidate &= types.is_in(list(split.target_events)).to_numpy()
+        is_candidate &= types.is_in(list(split.target_events)).fill_null(value=False).to_numpy()
     positions = np.flatnonzero(is_candidate)
     group = _tied_groups(past) if split.ties == "group" else np.arange(len(past.values))
     if split.target != "all":

@@ -208,9 +208,9 @@ def event_counts(log: Interactions) -> tuple[tuple[str, int], ...]:
     if "event_type" not in log.columns:
         return ()
     values = log.columns["event_type"]
-    counts = np.bincount(values.to_physical().to_numpy())
-    names = values.dtype.categories if isinstance(values.dtype, pl.Enum) else values.unique()
-    return tuple(zip(names.to_list(), [*counts.tolist(), *[0] * len(names)], strict=False))
+    counts = dict(values.cast(pl.String).drop_nulls().value_counts().iter_rows())
+    names = values.dtype.categories if isinstance(values.dtype, pl.Enum) else sorted(counts)
+    return tuple((name, counts.get(name, 0)) for name in names)
 
 
 def _events_per_minute(users: IntArray, times: LongArray) -> tuple[LongArray, LongArray]:
