@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from recoach.data.prepared import load_dataset
+from recoach.data.protocol import ByRatio, ByTime, LeaveLastOut
+
 ROWS = [
     (f"u{user}", f"i{(user + step) % 7}", str(step % 5)) for user in range(9) for step in range(6)
 ]
@@ -95,3 +98,40 @@ def test_fine_tuning_without_a_step_to_learn_leaves_the_run_as_it_is(recoach, tm
     assert refused.code == 2
     assert "after holding out two, no user has two items left to learn a next step" in refused.err
     assert not [name for name in run_files.files(tmp_path) if name.startswith("c/")]
+
+
+@pytest.mark.parametrize(
+    ("option", "split"),
+    [
+        (("--split", "ratio"), ByRatio()),
+        (("--split", '{kind = "time", at = 0.5, target = "all"}'), ByTime(at=0.5, target="all")),
+        (("--test-items", "1"), LeaveLastOut()),
+        (("--test-items", "3"), LeaveLastOut(test_items=3)),
+    ],
+)
+def test_prepare_splits_as_it_is_told_and_says_so(recoach, log, tmp_path, option, split):
+    result = recoach("data", "prepare", log, "--output", tmp_path / "set", *option)
+    assert result.code == 0, result
+    assert load_dataset(tmp_path / "set").split == split
+    sentence = {"ratio": "10 % of each user's events", "time": "0.5 quantile of their times"}
+    assert sentence.get(split.kind, "Each user's last") in result.out
+
+
+def test_a_split_cannot_be_given_twice(recoach, log, tmp_path):
+    arguments = ("--split", "time", "--test-items", "2")
+    result = recoach("data", "prepare", log, "--output", tmp_path / "set", *arguments)
+    assert result.code == 2
+    assert "--test-items is a setting of leave_last_out" in result.err
+
+
+def test_prepare_marks_rejections_and_orders_events(recoach, tmp_path):
+    rows = [f"u{u},i{i},{['buy', 'look', 'skip'][i % 3]}" for u in range(4) for i in range(9)]
+    (tmp_path / "a.csv").write_text("user_id,item_id,event_type\n" + "\n".join(rows) + "\n")
+    options = ("--k-core", "0", "--events", "look,buy,skip", "--negative-events", "skip")
+    arguments = ("data", "prepare", tmp_path / "a.csv", "--output", tmp_path / "set", *options)
+    assert recoach(*arguments).code == 0
+    dataset = load_dataset(tmp_path / "set")
+    assert dataset.negatives.lengths.tolist() == [3] * 4
+    types = dataset.train.columns["event_type"]
+    assert types.dtype.categories.to_list() == ["look", "buy", "skip"]
+    assert set(types) == {"look", "buy"}

@@ -380,3 +380,8 @@ def test_a_split_is_a_name_or_a_table(changes, split):
 def test_an_unknown_split_is_named():
     with pytest.raises(ConfigError, match=r"data\.split.*'auto', 'leave_last_out', 'time'"):
         read_config(None, ["data.split=by_day"])
+
+
+def test_an_unknown_setting_of_a_split_is_named():
+    with pytest.raises(ConfigError, match=r"no setting 'att'. Did you mean 'at'"):
+        read_config(None, ['data.split={kind="time", att=0.8}'])

@@ -25,10 +25,12 @@ from recoach.data.fetch import AMAZON_2023
 from recoach.data.fetch import fetch as fetch_file
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
-from recoach.data.protocol import LeaveLastOut
+from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
+from recoach.experiments.config import resolve, toml_value
+from recoach.report.protocol import split_lines
 from recoach.reproduction.paper_results import CATEGORIES
 
 app = App(name="data", help="Describe, audit, prepare and download interaction logs.")
@@ -43,6 +45,10 @@ class Filters(Layout):
     """Which of repeated (user, item) interactions to keep; none keeps all of them."""
     min_rating: Decimal | None = None
     """Keep interactions with at least this rating."""
+    events: str | None = None
+    """Event types from the weakest to the strongest, like view,cart,purchase."""
+    negative_events: str | None = None
+    """Event types by which a user rejects an item, like dislike,return."""
 
     def config(self, k_core: int) -> PrepareConfig:
         """Return the settings for `prepare`.
@@ -51,7 +57,13 @@ class Filters(Layout):
             ConfigError: a column is not NAME=COLUMN.
         """
         return self.layout().model_copy(
-            update={"k_core": k_core, "dedup": self.dedup, "min_rating": self.min_rating}
+            update={
+                "k_core": k_core,
+                "dedup": self.dedup,
+                "min_rating": self.min_rating,
+                "events": _names(self.events),
+                "negative_events": _names(self.negative_events),
+            }
         )
 
 
@@ -74,7 +86,12 @@ def describe(
     rows = []
     for file in files:
         log = read_interactions(
-            file, columns=config.columns, format=config.format, header=config.header
+            file,
+            columns=config.columns,
+            format=config.format,
+            header=config.header,
+            events=config.events,
+            negative_events=config.negative_events,
         )
         log = apply_filters(log, config)
         rows.append((file.name, statistics_of(log)))
@@ -98,21 +115,23 @@ def prepare(
     *,
     output: Path,
     k_core: CountOrZero = 5,
-    test_items: Count = 1,
+    split: str = "auto",
+    test_items: Count | None = None,
     memory: str | None = None,
     spark: str | None = None,
     filters: Filters = _ALL_ROWS,
 ) -> None:
     """Filter and split a log and write the data set as a folder.
 
-    The last item of each user is the test item, the one before it the validation item.
-
     Args:
         file: An interaction log.
         output: The folder to write. If it is up to date, it is reused.
         k_core: Keep users and items with at least this many interactions (iterated k-core); 0 keeps
             all.
-        test_items: Number of last interactions of every user to hold out as test items.
+        split: How to split: time, leave_last_out or ratio, or a table with settings, like
+            {kind = "time", at = "2024-01-01", target = "successive"}. Default: by time where the
+            log has times, else leave-last-out.
+        test_items: Hold out this many last interactions of every user as test items.
         memory: Memory limit, like 4GB, for a log that does not fit into memory: DuckDB prepares it
             on disk, with temporary files next to the output folder.
         spark: Spark master, like local[4] or spark://HOST:7077, for a log that does not fit on one
@@ -120,10 +139,13 @@ def prepare(
     """
     start = time.perf_counter()
     config = filters.config(k_core)
-    if test_items > 1:
-        config = config.model_copy(update={"split": LeaveLastOut(test_items=test_items)})
+    if test_items is not None:
+        if split != "auto":
+            raise ConfigError("--test-items is a setting of leave_last_out: write it into --split.")
+        split = f'{{kind = "leave_last_out", test_items = {test_items}}}'
+    config = config.model_copy(update={"split": _split(split)})
     dataset = prepared.prepare(file, output, config, memory=memory, spark=spark)
-    for line in prepared.read_lines(output):
+    for line in (*prepared.read_lines(output), *split_lines(dataset)):
         console.print(line)
     console.print(
         f"{output}: {dataset.n_users:,} users, {dataset.n_items:,} items, fingerprint "
@@ -163,6 +185,17 @@ def fetch(
             )
             bar.remove_task(task)
             console.print(f"{path}: SHA-256 {digest}")
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _split(text: str) -> Auto | LeaveLastOut | ByTime | ByRatio | Given:
+    """Return the split that an option names or describes; ConfigError if there is none."""
+    tables = {"data": {"split": toml_value(text)}}
+    return resolve(tables, "--split").data.split
 
 
 def _advance(bar: Progress, task: TaskID, done: int, total: int | None) -> None:

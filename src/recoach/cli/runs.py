@@ -11,8 +11,6 @@ from recoach import distributed
 from recoach.cli.console import console
 from recoach.cli.options import Layout, Resume, Run
 from recoach.cli.progress import StageProgress
-from recoach.data.protocol import LeaveLastOut
-from recoach.data.split import leaked_share
 from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.data import data_notes
@@ -21,7 +19,7 @@ from recoach.experiments.stages import execute, open_run, planned_stages
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.models.registry import MODELS
 from recoach.report.html import write_report
-from recoach.report.protocol import leak_warning
+from recoach.report.protocol import split_lines
 from recoach.report.tables import comparison_table, summary
 from recoach.training.callbacks import Callback, CallbackList
 
@@ -181,10 +179,8 @@ def execute_and_show(
             return
         dataset = opened.dataset
         console.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
-        if isinstance(dataset.split, LeaveLastOut) and (
-            warning := leak_warning(leaked_share(dataset))
-        ):
-            console.print(warning)
+        for line in split_lines(dataset):
+            console.print(line)
         _show(path, execute(opened))
 
 

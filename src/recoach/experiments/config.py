@@ -3,7 +3,7 @@
 import json
 import logging
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from recoach.config import StrictConfig
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_text
-from recoach.data.protocol import ByTime, Split
+from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut, Split
 from recoach.data.targets import Repeats
 from recoach.errors import ConfigError, DataError, suggestion
 from recoach.evaluation.evaluator import KS
@@ -256,14 +256,23 @@ def _validate(config: type[Table], values: Mapping[str, Any], where: str) -> Tab
         problem, *more = error.errors()
         key = _key(problem, values)
         if problem["type"] == "extra_forbidden":
-            near = suggestion(key, config.model_fields)
-            raise ConfigError(f"{where}: there is no setting {key!r}. {near}") from error
+            *parents, name = map(str, problem["loc"])
+            near = suggestion(name, _fields(config, parents))
+            raise ConfigError(f"{where}: there is no setting {name!r}. {near}") from error
         reason = problem["msg"].removeprefix("Value error, ")
         for other in more:  # a union, such as a number or "auto": name every accepted type
             if _key(other, values) == key:
                 reason += f", or {other['msg'].removeprefix('Input should be ')}"
         given = f" (given: {problem['input']!r})" if key else ""
         raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
+
+
+def _fields(config: type[BaseModel], parents: Sequence[str]) -> Iterable[str]:
+    """Return the settings of a table, or of the split in it whose kind is the last parent."""
+    if not parents:
+        return config.model_fields
+    kinds = (Auto, LeaveLastOut, ByTime, ByRatio, Given)
+    return next(kind.model_fields for kind in kinds if kind().kind == parents[-1])
 
 
 def _key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:

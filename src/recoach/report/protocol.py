@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from recoach.data.dataset import Dataset
+from recoach.data.protocol import LeaveLastOut
+from recoach.data.split import leaked_share
+
 Protocol = Mapping[str, Any]
 
 _RANKING: Final = {"full": "The target is ranked among all items, not among a sample."}
@@ -42,7 +46,7 @@ _TIME_TIES: Final = {
 
 def protocol_sentences(protocol: Protocol) -> list[str]:
     """Return the protocol of a record as sentences, or as "key: value." where there is none."""
-    sentences = _split_sentences(protocol)
+    sentences = split_sentences(protocol)
     tables = {
         "ranking": _RANKING,
         "repeats": _REPEATS,
@@ -86,7 +90,17 @@ def record_warning(protocol: Protocol) -> str:
     return leak_warning(protocol.get("leaked_targets")) if is_leaking else ""
 
 
-def _split_sentences(protocol: Protocol) -> list[str]:
+def split_lines(dataset: Dataset) -> list[str]:
+    """Return how a dataset is split, and a warning where its test targets leak."""
+    protocol = {"split": dataset.split.kind, "split_settings": dataset.split.model_dump()}
+    lines = [" ".join(split_sentences(protocol))]
+    leaks = isinstance(dataset.split, LeaveLastOut)
+    warning = leak_warning(leaked_share(dataset)) if leaks else ""
+    return [*lines, warning] if warning else lines
+
+
+def split_sentences(protocol: Protocol) -> list[str]:
+    """Return the split of a record's protocol as sentences."""
     settings: Mapping[str, Any] = protocol.get("split_settings", {})
     kind = protocol.get("split")
     if kind == "leave_last_out":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import polars as pl
 
@@ -197,7 +197,7 @@ def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """Open a file to read its content, unpacked if it is a gzip file."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP_MAGIC
-    return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+    return gzip.open(path) if packed else path.open("rb")
 
 
 def _decode(path: Path, encoding: str, target: IO[bytes]) -> None:
