@@ -11,7 +11,7 @@ from recoach.data.protocol import ByRatio, ByTime, LeaveLastOut
 ROWS = [
     (f"u{user}", f"i{(user + step) % 7}", str(step % 5)) for user in range(9) for step in range(6)
 ]
-LINE = "a.csv: 55 rows read; item_id=sku, user_id, rating; 1 rows dropped: outside the 3-core; "
+LINE = "a.csv: 55 rows read; user_id, item_id=sku, rating; 1 rows dropped: outside the 3-core; "
 LINE += "no times: file order is taken (other columns: remark)"
 
 
@@ -57,7 +57,7 @@ def test_the_counts_are_the_same_on_disk(recoach, file, memory):
     out = recoach("data", "prepare", file, "--output", "p", *filters, *memory).out
     reasons = {"rated below 1": 18, "repeated": 1, "outside the 3-core": 1}
     dropped = "; ".join(f"{count} rows dropped: {reason}" for reason, count in reasons.items())
-    assert f"a.csv: 56 rows read; item_id=sku, user_id, rating; {dropped}; " in out
+    assert f"a.csv: 56 rows read; user_id, item_id=sku, rating; {dropped}; " in out
 
 
 def test_the_same_command_after_the_log_changed_is_refused(recoach, file):
