@@ -32,7 +32,8 @@ def test_what_was_read_is_one_line_of_every_command(recoach, file):
     assert LINE in recoach("data", "describe", file, "--k-core", 3, *READ).out
     for _ in range(2):  # written, then reused
         out = recoach("data", "prepare", file, "--output", "p", "--k-core", 3, *READ).out
-        assert f"{LINE} p: 9 users, 7 items" in out
+        assert f"{LINE} Each user's last interaction is the test item" in out
+        assert "p: 9 users, 7 items" in out
     assert LINE in recoach("pretrain", file, "--output", "b", *READ, *POPULARITY).out
     assert LINE in recoach("pretrain", "p", "--output", "c", *POPULARITY[:2]).out
     report = json.loads(Path("p/dataset.json").read_text())["report"]
