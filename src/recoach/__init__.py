@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from recoach.data.filters import deduplicate, k_core
     from recoach.data.ingest import read_interactions
     from recoach.data.prepared import load_dataset, prepare
-    from recoach.data.split import leave_last_out
+    from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Rolling
+    from recoach.data.split import leave_last_out, split_log
     from recoach.errors import RecoachError
     from recoach.evaluation.audit import audit
     from recoach.evaluation.evaluator import evaluate
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
     from recoach.training.trainer import GRPOTrainer
 
 __all__ = [
+    "ByRatio",
+    "ByTime",
     "Dataset",
     "GRPOConfig",
     "GRPOTrainer",
+    "Given",
+    "LeaveLastOut",
     "PretrainConfig",
     "RecoachError",
+    "Rolling",
     "RunContext",
     "audit",
     "build_model",
@@ -45,15 +51,21 @@ __all__ = [
     "read_interactions",
     "recommend",
     "shop",
+    "split_log",
     "wrap",
 ]
 
 _MODULES = {
+    "ByRatio": "recoach.data.protocol",
+    "ByTime": "recoach.data.protocol",
     "Dataset": "recoach.data.dataset",
     "GRPOConfig": "recoach.training.algorithms.grpo.config",
     "GRPOTrainer": "recoach.training.trainer",
+    "Given": "recoach.data.protocol",
+    "LeaveLastOut": "recoach.data.protocol",
     "PretrainConfig": "recoach.training.supervised",
     "RecoachError": "recoach.errors",
+    "Rolling": "recoach.data.protocol",
     "RunContext": "recoach.training.context",
     "audit": "recoach.evaluation.audit",
     "build_model": "recoach.models.registry",
@@ -69,6 +81,7 @@ _MODULES = {
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",
     "shop": "recoach.simulation.shop",
+    "split_log": "recoach.data.split",
     "wrap": "recoach.models.wrapped",
 }
 
