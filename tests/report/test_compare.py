@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from recoach.errors import RunError
-from recoach.report.compare import compare_runs
+from recoach.report.compare import compare_runs, default_metrics
 
 
 @pytest.fixture
@@ -55,3 +55,17 @@ def test_runs_with_different_protocols_are_refused(results, other):
 def test_a_metric_without_results_is_named(results):
     with pytest.raises(RunError, match=r"a has no metric 'ndcg@7'\. Choose from: "):
         compare_runs({"a": results}, ["ndcg@7"])
+
+
+def test_the_default_metrics_are_those_that_all_runs_have(results, other):
+    results["protocol"]["ks"] = [1, 5, 10, 50]
+    other["protocol"]["ks"] = [5, 20, 50]
+    assert default_metrics({"a": results}) == ["recall@10", "ndcg@10", "recall@50", "ndcg@50"]
+    assert default_metrics({"a": results, "b": other}) == [
+        "recall@5",
+        "ndcg@5",
+        "recall@50",
+        "ndcg@50",
+    ]
+    other["protocol"]["ks"] = [20]
+    assert default_metrics({"b": other}) == ["recall@20", "ndcg@20"]

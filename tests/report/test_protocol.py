@@ -27,7 +27,7 @@ def protocol_of(split, **changes):
             ByTime(),
             [
                 "All events up to the 0.9 quantile of their times are for training",
-                "Of these, the events after the 0.9 quantile of their times are the validation",
+                "Of the former, those after the 0.9 quantile of their times are the validation events.",
                 "The last test event of each user is the target",
             ],
         ),
@@ -66,7 +66,7 @@ def test_the_counts_of_targets_are_stated():
     for words in (
         "averaged over 200 states of 90 test users.",
         "30 of 120 targets (25.0 %) are in the history of the user.",
-        "12 of 120 targets (10.0 %) do not occur in train and count as misses.",
+        "12 of 120 targets (10.0 %) do not occur in train and count as misses, except those",
         "Targets left out: 4 without history.",
         "trained again on train and validation",
     ):

@@ -3,7 +3,15 @@
 import pytest
 from rich.console import Console
 
-from recoach.report.tables import comparison_table, format_metric, format_percent, summary
+from recoach.report.tables import (
+    columns,
+    comparison_table,
+    format_metric,
+    format_percent,
+    main_metrics,
+    strata_rows,
+    summary,
+)
 
 
 def entry(results, a, b, metric):
@@ -100,6 +108,32 @@ def test_the_console_table_marks_significant_and_insignificant_changes(results):
 )
 def test_percentages_have_a_sign_unless_they_are_zero(fraction, text):
     assert format_percent(fraction) == text
+
+
+@pytest.mark.parametrize(("ks", "k"), [([1, 10, 50], 10), ([5, 20], 5), ([20, 50], 20)])
+def test_sentences_name_the_cutoff_nearest_to_10(results, ks, k):
+    results["protocol"]["ks"] = ks
+    assert main_metrics(results) == (f"ndcg@{k}", f"recall@{k}")
+    for model in results["models"].values():
+        model["test"] = {f"ndcg@{k}": 0.25, f"recall@{k}": 0.5}
+        model["strata"] = {"cold": {"warm": {"targets": 3, f"ndcg@{k}": 0.75, f"recall@{k}": 1}}}
+    row = strata_rows(results, "cold")[0]
+    assert (row.ndcg, row.recall) == ("0.7500", "1.0000")
+    del results["models"]["tuned"], results["models"]["control"]
+    assert summary(results).startswith(f"The base has NDCG@{k} 0.2500 on the test items")
+
+
+def test_the_value_is_in_the_table_where_the_log_has_values(results):
+    results["protocol"]["ks"] = [5, 10]
+    assert columns(results) == ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
+    results["models"]["base"]["test"] |= {"value@5": 12.5, "value@10": 30.0}
+    assert columns(results)[-2:] == ["value@5", "value@10"]
+
+
+def test_the_marks_are_explained_where_there_are_changes(results):
+    assert "significant" in str(comparison_table(results).caption)
+    del results["models"]["tuned"], results["models"]["control"]
+    assert comparison_table(results).caption is None
 
 
 def test_a_missing_number_is_a_dash():

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from recoach.cli.console import console
 from recoach.cli.options import Words
 from recoach.experiments.run_folder import RunFolder
-from recoach.report.compare import compare_runs
+from recoach.report.compare import compare_runs, default_metrics
 from recoach.report.table_formats import console_table, latex, markdown
 
 
@@ -23,12 +23,12 @@ def compare(
 
     Args:
         runs: Run folders with results.
-        metrics: Metrics to compare, like ndcg@10. Default: recall and NDCG at 10 and 50.
+        metrics: Metrics to compare, like ndcg@10. Default: recall and NDCG at 10 and 50, or at the
+            cutoffs nearest to 10 and 50.
         style: The format of the table: for the terminal, Markdown or LaTeX.
     """
-    names = metrics or ["recall@10", "ndcg@10", "recall@50", "ndcg@50"]
     results = {str(path): RunFolder(path).read_json("results.json") for path in runs}
-    grid = compare_runs(results, names)
+    grid = compare_runs(results, metrics or default_metrics(results))
     if style == "console":
         console.print(console_table(grid))
     else:

@@ -63,6 +63,14 @@ def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultT
     return ResultTable("Comparison of runs", columns, rows, note)
 
 
+def default_metrics(runs: Mapping[str, Results]) -> list[str]:
+    """Return recall and NDCG at the cutoffs nearest to 10 and 50 that all runs have."""
+    cutoffs = [set(results["protocol"]["ks"]) for results in runs.values()]
+    shared = sorted(set.intersection(*cutoffs) or cutoffs[0])
+    ks = dict.fromkeys(min(shared, key=lambda k: abs(k - wanted)) for wanted in (10, 50))
+    return [f"{metric}@{k}" for k in ks for metric in ("recall", "ndcg")]
+
+
 def _check_comparable(first_name: str, first: Results, name: str, results: Results) -> None:
     fingerprints = [record["dataset"]["fingerprint"] for record in (first, results)]
     if fingerprints[0] != fingerprints[1]:

@@ -15,7 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from recoach.report.tables import MODELS, Results, find_comparison, metric_label, metric_value
+from recoach.report.tables import (
+    MODELS,
+    Results,
+    find_comparison,
+    main_metric,
+    main_metrics,
+    metric_label,
+    metric_value,
+)
 
 COLOURS: Final = {
     "popularity": "#9a9a9a",
@@ -92,7 +100,7 @@ def grpo_panels(metrics: Metrics, results: Results) -> list[Panel]:
 
 @mpl.rc_context(STYLE)
 def user_group_panels(results: Results) -> list[Panel]:
-    """Return recall@10 by user activity and by target popularity, then NDCG@10 by coverage.
+    """Return recall@10 by user activity and by target popularity, then NDCG by coverage.
 
     Coverage is the share of the catalogue that is in at least one list. Panels without data, as
     for results of older versions, are left out.
@@ -117,7 +125,7 @@ def user_group_panels(results: Results) -> list[Panel]:
 
 @mpl.rc_context(STYLE)
 def result_panels(results: Results, names: Sequence[str]) -> list[Panel]:
-    """Return bars of NDCG@10 and recall@10 and, for tuned models, the change of all metrics.
+    """Return bars of NDCG and recall at the main cutoff and, for tuned models, the change of all metrics.
 
     Error bars are the 95 % interval of the difference from the base.
 
@@ -125,7 +133,7 @@ def result_panels(results: Results, names: Sequence[str]) -> list[Panel]:
         results: the content of results.json.
         names: the metrics whose change is drawn, like "ndcg@10".
     """
-    bars = [_bar_panel(results, metric) for metric in ("ndcg@10", "recall@10")]
+    bars = [_bar_panel(results, metric) for metric in main_metrics(results)]
     changes = _change_panel(results, names)
     return bars if changes is None else [changes, *bars]
 
@@ -214,10 +222,11 @@ def _group_panel(
 
 
 def _coverage_panel(results: Results) -> Panel | None:
-    """Draw NDCG@10 over catalogue coverage, one point per model; None without data."""
+    """Draw NDCG over catalogue coverage, one point per model; None without data."""
     points = {}
+    ndcg = main_metric(results, "ndcg")
     for key in MODELS:
-        accuracy = metric_value(results, key, "ndcg@10")
+        accuracy = metric_value(results, key, ndcg)
         coverage = metric_value(results, key, "coverage@10", "lists")
         if accuracy is not None and coverage is not None:
             points[key] = (100 * coverage, accuracy)
@@ -227,7 +236,7 @@ def _coverage_panel(results: Results) -> Panel | None:
     for key, (coverage, accuracy) in points.items():
         axes.plot([coverage], [accuracy], MARKERS.get(key, "^"), **_style(key))
     axes.margins(0.25)
-    axes.set_ylabel("NDCG@10")
+    axes.set_ylabel(metric_label(ndcg))
     return _panel(axes, "Accuracy and catalogue coverage", "coverage@10, % of the catalogue")
 
 

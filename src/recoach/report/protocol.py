@@ -138,8 +138,8 @@ def _by_time(settings: Protocol) -> list[str]:
         f"ones for test{end}."
     ]
     valid = {
-        "time": f"Of these, the events after {_moment(settings.get('valid_at'))} are the "
-        "validation events.",
+        "time": f"Of the former, those after {_moment(settings.get('valid_at'))} are the validation "
+        "events.",
         "users": f"All events of up to {settings.get('valid_users')} random users are the "
         "validation events.",
         "last": "Each user's last event before that is the validation event.",
@@ -171,7 +171,7 @@ def _count_sentences(protocol: Protocol) -> list[str]:
     n_targets = protocol.get("n_targets")
     parts = {
         "repeated_targets": "are in the history of the user",
-        "cold_targets": "do not occur in train and count as misses",
+        "cold_targets": "do not occur in train and count as misses, except those in the history",
     }
     for key, text in parts.items():
         if count := protocol.get(key):

@@ -64,7 +64,7 @@ class StratumRow(NamedTuple):
     stratum: str
     targets: str
     model: str
-    ndcg: str
+    ndcg: str  # of `main_metric`
     recall: str
 
 
@@ -94,8 +94,8 @@ def strata_rows(results: Results, kind: str) -> list[StratumRow]:
             name,
             f"{strata[name]['targets']:,}",
             MODELS[key],
-            format_metric(strata[name].get("ndcg@10")),
-            format_metric(strata[name].get("recall@10")),
+            format_metric(strata[name].get(main_metric(results, "ndcg"))),
+            format_metric(strata[name].get(main_metric(results, "recall"))),
         )
         for name in names
         for key, strata in by_model.items()
@@ -111,10 +111,9 @@ def comparison_table(results: Results) -> Table:
     """
     results, is_retrained = headline(results), "retrained" in results
     suffix = ", trained again on train and validation" if is_retrained else ""
-    table = Table(
-        title=f"{results['name']}: test metrics{suffix}",
-        caption="change against the base; ▲ better  ▼ worse  = no significant difference",
-    )
+    table = Table(title=f"{results['name']}: test metrics{suffix}")
+    if len({"tuned", "control"} & results["models"].keys()):
+        table.caption = "change against the base; ▲ better  ▼ worse  = no significant difference"
     table.add_column("Metric")
     names = columns(results)
     models = rows(results, names)
@@ -134,7 +133,7 @@ def summary(results: Results) -> str:
     record, results = results, headline(results)
     if "tuned" not in results["models"]:
         return _base_summary(results)
-    clauses = [_gain_clause(results, metric) for metric in ("ndcg@10", "recall@10")]
+    clauses = [_gain_clause(results, metric) for metric in main_metrics(results)]
     algorithm = algorithm_label(results)
     first = f"{algorithm} {clauses[0]} and {clauses[1]}."
     if results["models"]["tuned"].get("best_step") == 0:
@@ -145,9 +144,23 @@ def summary(results: Results) -> str:
 
 
 def columns(results: Results) -> list[str]:
-    """Return the metrics of the tables: recall and NDCG at every cutoff k of the protocol."""
+    """Return the metrics of the tables: recall and NDCG at every cutoff k of the protocol.
+
+    Of a log with a column `value` also the value.
+    """
     ks = results["protocol"]["ks"]
-    return [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in ks]
+    names = [f"{metric}@{k}" for metric in ("recall", "ndcg", "value") for k in ks]
+    return [n for n in names if n[:5] != "value" or metric_value(results, "base", n) is not None]
+
+
+def main_metric(results: Results, metric: str) -> str:
+    """Return a metric at k = 10, or at the cutoff of the protocol that is nearest to 10."""
+    return f"{metric}@{min(results['protocol']['ks'], key=lambda k: abs(k - 10))}"
+
+
+def main_metrics(results: Results) -> tuple[str, str]:
+    """Return NDCG and recall as `main_metric` does."""
+    return main_metric(results, "ndcg"), main_metric(results, "recall")
 
 
 def rows(results: Results, names: Iterable[str]) -> list[Row]:
@@ -256,15 +269,16 @@ def _gain_clause(results: Results, metric: str) -> str:
 
 def _control_sentence(results: Results) -> str:
     """Return what the control gains over the base, and whether fine-tuning gains more."""
-    gain = find_comparison(results, "control", "base", "ndcg@10")
+    ndcg = main_metric(results, "ndcg")
+    gain = find_comparison(results, "control", "base", ndcg)
     if gain is None:
         return ""
     note = " (no significant difference)" if gain["verdict"] == "no difference" else ""
     text = (
-        "Continued supervised training for as many steps changes NDCG@10 by "
+        f"Continued supervised training for as many steps changes {metric_label(ndcg)} by "
         f"{format_percent(gain['relative'])}{note}"
     )
-    lead = find_comparison(results, "tuned", "control", "ndcg@10")
+    lead = find_comparison(results, "tuned", "control", ndcg)
     if lead is None:
         return f"{text}."
     verbs = {"better": "is better than that", "worse": "is worse than that"}
@@ -275,19 +289,21 @@ def _control_sentence(results: Results) -> str:
 
 def _selected_sentence(record: Results) -> str:
     """Return the gain of the selected models, where the first sentence is of the retrained ones."""
-    gain = find_comparison(record, "tuned", "base", "ndcg@10")
+    ndcg = main_metric(record, "ndcg")
+    gain = find_comparison(record, "tuned", "base", ndcg)
     if "retrained" not in record or gain is None:
         return ""
     return (
         "These models are trained on train and validation; of those trained on train only, "
-        f"fine-tuning changes NDCG@10 by {format_percent(gain['relative'])} "
+        f"fine-tuning changes {metric_label(ndcg)} by {format_percent(gain['relative'])} "
         f"(95 % interval {format_interval(record, gain)})."
     )
 
 
 def _base_summary(results: Results) -> str:
+    ndcg = main_metric(results, "ndcg")
     base, popularity = (
-        format_metric(metric_value(results, key, "ndcg@10")) for key in ("base", "popularity")
+        format_metric(metric_value(results, key, ndcg)) for key in ("base", "popularity")
     )
     note = "" if popularity == MISSING else f" (popularity: {popularity})"
-    return f"The base has NDCG@10 {base} on the test items{note}; it is not fine-tuned yet."
+    return f"The base has {metric_label(ndcg)} {base} on the test items{note}; it is not fine-tuned yet."
