@@ -45,7 +45,7 @@ def test_fine_tuning_can_change_only_settings_of_grpo(recoach, base, run_files):
         result = recoach("finetune", base, "--set", change)
         assert result.code == 2
         assert f"--set {change}" in result.err
-        assert "only finetune can change" in result.err
+        assert "evaluation.control and evaluation.retrain can change" in result.err
     assert tomllib.loads((base / "config.toml").read_text())["finetune"]["enabled"] is False
 
 

@@ -242,6 +242,13 @@ def test_negative_events_mark_rows(tmp_path):
     assert interactions.columns["negative"].to_list() == [False, True, True]
 
 
+def test_negative_events_need_not_be_among_the_events(tmp_path):
+    interactions = shop_log(tmp_path, events=["view", "purchase"], negative_events=["cart"])
+    assert interactions.columns["negative"].to_list() == [False, True, True]
+    assert interactions.report.event_types == ("cart", "view", "purchase")
+    assert "event types cart (negative) < view < purchase" in interactions.report.line()
+
+
 def test_filters_keep_all_columns_and_count_what_they_drop(tmp_path):
     rows = ["a,x,5,view,s1", "a,y,1,cart,s1", "b,x,4,cart,s2", "a,x,4,cart,s3"]
     source = write(tmp_path / "a.csv", "user_id,item_id,rating,event,session_id", *rows)

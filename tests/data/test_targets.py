@@ -127,10 +127,16 @@ SPLITS = st.one_of(
         ByTime,
         at=AT,
         until=st.none() | st.just(0.95),
-        valid=st.sampled_from(["time", "users", "last"]),
+        valid=st.sampled_from(["time", "last"]),
         valid_at=AT,
-        valid_users=st.integers(1, 2),
         **CHOICES,
+    ),
+    st.builds(
+        ByTime,
+        at=AT,
+        valid=st.just("users"),
+        valid_users=st.integers(1, 2),
+        **CHOICES | {"target": st.sampled_from(["last", "random", "successive"])},
     ),
     st.builds(
         ByRatio,
@@ -530,3 +536,10 @@ def test_the_leaked_share_counts_targets_up_to_the_quantile():
     late = [Event("late", f"x{step}", 1000 + step) for step in range(3)]
     dataset = split_log(log_of(number(early + late)), LeaveLastOut())
     assert leaked_share(dataset) == 0.9
+
+
+@pytest.mark.parametrize("target", ["first", "all"])
+def test_validation_users_need_targets_with_a_history(target):
+    with pytest.raises(ValueError, match=r"Set target to last, random or successive, or min_hist"):
+        ByTime(valid="users", target=target)
+    assert ByTime(valid="users", target=target, min_history=0).target == target

@@ -171,7 +171,19 @@ def test_a_value_of_the_wrong_type_is_rejected(change):
 def test_the_error_names_the_key_and_all_accepted_types(change, message):
     with pytest.raises(ConfigError) as error:
         read_config(None, [change])
-    assert str(error.value) == f"the defaults with --set {change}: {message}"
+    assert str(error.value) == f"--set {change}: {message}"
+
+
+def test_an_error_names_the_override_it_is_about_and_no_other():
+    changes = ["data.path=log.csv", 'finetune.reward_funcs=["events"]', "model.dims=3"]
+    with pytest.raises(ConfigError) as error:
+        read_config(None, changes)
+    assert str(error.value).startswith("--set model.dims=3: model: there is no setting 'dims'.")
+    with pytest.raises(ConfigError) as error:
+        read_config(None, [*changes[:2], "finetune.horizon=3"])
+    assert str(error.value).startswith("the defaults with --set: finetune: reward 'events'")
+    with pytest.raises(ConfigError, match=r"^--set evaluation=\{ks = \[\]\}: evaluation\.ks: "):
+        read_config(None, ["evaluation={ks = []}"])
 
 
 @pytest.mark.parametrize(

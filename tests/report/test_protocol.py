@@ -27,7 +27,7 @@ def protocol_of(split, **changes):
             ByTime(),
             [
                 "All events up to the 0.9 quantile of their times are for training",
-                "Of the former, those after the 0.9 quantile of their times are the validation events.",
+                "Of the former, those after the 0.9 quantile of their times are the validation",
                 "The last test event of each user is the target",
             ],
         ),

@@ -202,6 +202,7 @@ def _report(table: Table, reader: LogReader, log: pl.LazyFrame) -> ReadReport:
         time_span=span,
         time_format=reader.time_format,
         event_types=reader.event_types,
+        negative_types=reader.negative_types,
         duplicates=count_equal_rows(log)[1],
         ties=ties,
         notes=tuple(reader.notes),

@@ -51,6 +51,7 @@ class LogReader:
         self.not_used: dict[str, str] = {}
         self.notes: list[str] = []
         self.event_types: tuple[str, ...] = ()
+        self.negative_types: tuple[str, ...] = ()
         self._conversions: dict[str, Conversion] = {}
         self._marked: set[str] = set()
         self._time_reading: TimeReading | None = None
@@ -134,16 +135,19 @@ class LogReader:
             name = self.columns.pop("event_type")
             self.not_used[name] = f"{name} is not used: {len(found):,} values are no event types"
             return
-        unknown = [name for name in found if name not in self._events] if self._events else []
+        rejections = [n for n in found if n in self._negative_events and n not in self._events]
+        declared = (*rejections, *self._events) if self._events else ()
+        unknown = [name for name in found if name not in declared] if declared else []
         if unknown:
             value = self._conversions["event_type"](pl.col("event_type"))
-            remedy = f"Add it to events, which lists {listed(self._events)}."
+            remedy = f"Add it to events, which lists {listed(self._events)}, or to negative_events."
             self._reject(BadValue("event_type", value == unknown[0], remedy))
         schema = self._table.frame.collect_schema()
         dtype = schema[self.columns["event_type"]]
         categories = dtype.categories.to_list() if isinstance(dtype, pl.Enum) else ()
-        self.event_types = ordered_types(found, self._events or categories)
+        self.event_types = ordered_types(found, declared or categories)
         check_negative_events(self._negative_events, self.event_types)
+        self.negative_types = tuple(n for n in self.event_types if n in self._negative_events)
 
     def final_columns(self) -> dict[str, pl.Expr]:
         """Return the columns of the log but the ids in their final types; see `log_columns`.

@@ -80,6 +80,16 @@ class ByTime(TargetConfig):
     valid_users: int = Field(default=1024, ge=1)
     """With `valid = "users"`: number of random users that are left out of train."""
 
+    @model_validator(mode="after")
+    def _has_validation_targets(self) -> Self:
+        if self.valid == "users" and self.target in ("first", "all") and self.min_history:
+            raise ValueError(
+                f'valid = "users" with target = "{self.target}" predicts the events of users '
+                f"from no history, which min_history = {self.min_history} leaves out. Set target "
+                "to last, random or successive, or min_history to 0"
+            )
+        return self
+
 
 class Rolling(TargetConfig):
     """Several splits by time, whose test windows follow each other (expanding training window).

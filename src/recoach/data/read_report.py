@@ -27,6 +27,7 @@ class ReadReport:
         time_format: how times are written where it is not obvious, such as "YYYYMMDD"; "seconds"
             for numbers too small for dates since 1973.
         event_types: the event types in their order.
+        negative_types: those by which a user rejects an item.
         duplicates: rows that equal an earlier row in all columns read.
         ties: share of the rows whose user and time another row has too; None without times.
         notes: sentences about unusual values that were read nevertheless.
@@ -41,6 +42,7 @@ class ReadReport:
     time_span: tuple[int, int] | None = None
     time_format: str = ""
     event_types: tuple[str, ...] = ()
+    negative_types: tuple[str, ...] = ()
     duplicates: int = 0
     ties: float | None = None
     notes: tuple[str, ...] = ()
@@ -58,7 +60,11 @@ class ReadReport:
         parts += [f"{count:,} rows dropped: {reason}" for reason, count in self.dropped.items()]
         parts.append(self._times())
         if self.event_types:
-            parts.append(f"event types {' < '.join(listed([name]) for name in self.event_types)}")
+            names = [
+                listed([name]) + " (negative)" * (name in self.negative_types)
+                for name in self.event_types
+            ]
+            parts.append(f"event types {' < '.join(names)}")
         parts += [reason for reason in self.left_aside.values() if reason]
         parts += self.notes
         return f"{self.source}: {'; '.join(clipped(part, 400) for part in parts)}"
@@ -75,6 +81,7 @@ class ReadReport:
             "time_span": None if self.time_span is None else list(self.time_span),
             "time_format": self.time_format,
             "event_types": list(self.event_types),
+            "negative_types": list(self.negative_types),
             "duplicates": self.duplicates,
             "ties": self.ties,
             "notes": list(self.notes),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from recoach.data.config import PrepareConfig
 from recoach.data.files import read_text
 from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut, Split
 from recoach.data.targets import Repeats
-from recoach.errors import ConfigError, DataError, suggestion
+from recoach.errors import ConfigError, DataError, clipped, suggestion
 from recoach.evaluation.evaluator import KS
 from recoach.experiments.legacy_config import (
     is_legacy,
@@ -143,7 +144,6 @@ def read_config(
     legacy = is_legacy(raw)
     for change in changes:
         legacy = legacy or is_legacy_override(change)
-        where = f"{where} with --set {change}"
         if change.startswith("finetune.") and is_legacy(raw):
             raw = upgrade(raw, where, strict=True)
         raw = _with_override(raw, change)
@@ -153,7 +153,30 @@ def read_config(
             "finetune.KEY for grpo.KEY, and finetune.enabled for finetune.",
             where,
         )
-    return resolve(upgrade(raw, where, strict=True), where)
+    return _resolve_changed(raw, where, changes)
+
+
+def _resolve_changed(
+    raw: Mapping[str, Any], where: str, changes: Sequence[str]
+) -> ExperimentConfig:
+    """Resolve settings as `resolve` does, with errors that name the override they are about."""
+    try:
+        return resolve(upgrade(raw, where, strict=True), where)
+    except ConfigError as error:
+        raise ConfigError(_name_override(str(error), where, changes)) from error
+
+
+def _name_override(message: str, where: str, changes: Sequence[str]) -> str:
+    """Return a message about settings that names the override it is about."""
+    text = message.removeprefix(f"{where}: ")
+    for change in reversed(changes):
+        key = change.partition("=")[0].strip()
+        table, _, name = key.partition(".")
+        is_key = text.startswith((f"{key}:", f"{key}."))
+        is_name = text.startswith(table) and re.search(rf"\b{re.escape(name)}\b", text)
+        if is_key or is_name:
+            return f"--set {clipped(change, 100)}: {text}"
+    return f"{where} with --set: {text}" if changes else message
 
 
 def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:

@@ -149,8 +149,9 @@ class RunFolder:
                 ("finetune.", "grpo.", "evaluation.control", "evaluation.retrain")
             ):
                 raise ConfigError(
-                    f"--set {change}: the base of {self.path} is already trained; only "
-                    "finetune can change."
+                    f"--set {change}: the base of {self.path} is already trained. Only finetune, "
+                    "evaluation.control and evaluation.retrain can change; for others pretrain "
+                    "into another folder."
                 )
         config = read_config(
             self.path / "config.toml", ["finetune.enabled=true", *changes], stored=True

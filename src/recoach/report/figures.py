@@ -125,7 +125,7 @@ def user_group_panels(results: Results) -> list[Panel]:
 
 @mpl.rc_context(STYLE)
 def result_panels(results: Results, names: Sequence[str]) -> list[Panel]:
-    """Return bars of NDCG and recall at the main cutoff and, for tuned models, the change of all metrics.
+    """Return bars of NDCG and recall and, for tuned models, the change of all metrics.
 
     Error bars are the 95 % interval of the difference from the base.
 

@@ -138,8 +138,8 @@ def _by_time(settings: Protocol) -> list[str]:
         f"ones for test{end}."
     ]
     valid = {
-        "time": f"Of the former, those after {_moment(settings.get('valid_at'))} are the validation "
-        "events.",
+        "time": f"Of the former, those after {_moment(settings.get('valid_at'))} are the "
+        "validation events.",
         "users": f"All events of up to {settings.get('valid_users')} random users are the "
         "validation events.",
         "last": "Each user's last event before that is the validation event.",

@@ -306,4 +306,5 @@ def _base_summary(results: Results) -> str:
         format_metric(metric_value(results, key, ndcg)) for key in ("base", "popularity")
     )
     note = "" if popularity == MISSING else f" (popularity: {popularity})"
-    return f"The base has {metric_label(ndcg)} {base} on the test items{note}; it is not fine-tuned yet."
+    label = metric_label(ndcg)
+    return f"The base has {label} {base} on the test items{note}; it is not fine-tuned yet."
