@@ -78,6 +78,28 @@ REFUSED = {
         "sep=;\nuser_id;item_id\nu;i\n",
         ["x.csv:1: line 1 is Excel's note"],
     ),
+    "header, and a row number in each line": (
+        "x.txt",
+        "user_id item_id rating\n1 10 100 5\n2 11 101 4\n",
+        ["x.txt:1: line 1 looks like a header ('user_id item_id rating')", "remove line 1"],
+    ),
+    "header of a sequence": ("x.txt", "user items\n1 10 11\n2 10 12 13\n", ["x.txt:1: line 1"]),
+    "words above numbers": ("x.txt", "kunde ware\n1 10 11\n2 10 12 13\n", ["x.txt:1: line 1"]),
+    "number of items": (
+        "x.txt",
+        "1 3 10 11 12\n2 2 10 11\n7 4 1 2 3 4\n",
+        ["the second value of each line is the number of values after it", "--format sequence"],
+    ),
+    "number of items, no users": (
+        "x.txt",
+        "3 10 11 12\n2 10 11\n1 4\n",
+        ["the first value of each"],
+    ),
+    "histories before items": (
+        "x.inter",
+        "session_id:token\titem_id_list:token_seq\titem_id:token\n1\t7 8\t9\n1\t7\t8\n",
+        ["x.inter: column 'item_id_list' holds the items before 'item_id'", "order of time"],
+    ),
     "label": ("x.txt", "u1: a b\nu2: c\n", ["'u1:' in line 1 looks like several values"]),
     "pairs": ("x.txt", "1 5:4 6:3.5\n2 5:1\n", ["'5:4' in line 1 looks like several values"]),
     "brackets": ("x.txt", "u1 [5 6 7]\nu2 [5]\n", ["'[5' in line 1 looks like several values"]),

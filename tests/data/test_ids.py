@@ -27,6 +27,9 @@ REFUSED = {
     "N/A among text, repeated": (["a", "N/A", "N/A"], 3, "'N/A', a marker"),
     "-1 among numbers": (["1", "2", "-1"], 4, "'-1', a marker"),
     "-1 among text, repeated": (["a", "-1", "-1"], 3, "'-1', a marker"),
+    "question mark among numbers": (["1", "2", "?"], 4, "'?', a marker"),
+    "dash among numbers": (["-", "2", "3"], 2, "'-', a marker"),
+    "Excel's #NULL!": (["1", "#NULL!", "3"], 3, "'#NULL!', a marker"),
     "only missing": (["nan", "nan"], 2, "'nan', a marker"),
     "empty": (["a", "", "b"], 3, "is empty"),
     "blank": (["a", " ", "b"], 3, "is empty"),
@@ -35,6 +38,7 @@ REFUSED = {
     "exponent": (["1e3", "2"], 2, "'1e3', a decimal number"),
     "true and false": (["true", "False"], 2, "'true', true or false"),
     "Python lists": (["['a']", "['b']"], 2, "a list or an object"),
+    "Python tuples": (["(1, 2)", "('a',)"], 2, "a list or an object"),
     "JSON lists": (['["a"]', '["b"]'], 2, "a list or an object"),
     "objects": (['{"$oid": "5f"}'], 2, "a list or an object"),
 }

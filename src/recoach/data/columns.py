@@ -18,7 +18,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         *("user_name", "user_no", "user_key", "user_pseudo_id", "full_visitor_id", "member_id"),
         *("client_id", "account_id", "buyer_id", "viewer_id", "listener_id", "person_id"),
         *("household_key", "household_id", "profile_id", "msno", "steam_id", "cookie_id"),
-        *("device_id", "customer", "visitor", *_SESSION_NAMES),
+        *("device_id", "customer", "visitor", "user_idx", "user_index", *_SESSION_NAMES),
     ),
     "item_id": (
         *("item_id", "item", "iid", "movie_id", "parent_asin", "asin", "product_id", "sid"),
@@ -27,7 +27,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         *("stock_code", "sku", "sku_id", "goods_id", "course_id", "content_id", "show_id"),
         *("joke_id", "beer_id", "post_id", "photo_id", "place_id", "location_id", "doc_id"),
         *("document_id", "listing_id", "hotel_id", "restaurant_id", "gmap_id", "artist_id"),
-        *_ITEM_WORDS,
+        *("item_idx", "item_index", "track_idx", *_ITEM_WORDS),
     ),
     "timestamp": (
         *("timestamp", "time", "ts", "datetime", "unix_review_time", "sort_timestamp", "date"),
@@ -125,7 +125,24 @@ def find_columns(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
                 f"{table.label}: there is no {column} column. {_names_sentence(table.names)} "
                 f"Pass --column {column}=NAME with one of them."
             )
+    if "item_id" not in mapping:
+        _check_histories(table, detected["item_id"])
     return detected
+
+
+def _check_histories(table: Table, item_name: str) -> None:
+    """Raise a DataError for rows that repeat a history before each item (`item_id_list`).
+
+    RecBole's augmented files have them: their first items stand in the histories only, and the
+    rows of a user are in no order of time.
+    """
+    histories = find_usual_name(table.names, (f"{item_name}_list", f"{item_name}_seq"))
+    if histories is not None:
+        raise DataError(
+            f"{table.label}: column {histories!r} holds the items before {item_name!r}, and rows "
+            "are read as one interaction each. Write one interaction a row, in order of time, or "
+            f"pass --column item_id={item_name} to leave {histories} out."
+        )
 
 
 def time_candidates(names: Sequence[str], detected: Mapping[str, str]) -> list[str]:

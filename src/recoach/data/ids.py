@@ -12,7 +12,8 @@ from recoach.data.timestamps import Conversion
 
 MISSING_MARKERS = (
     *("na", "n/a", "<na>", "#n/a", "nan", "null", "none", "nil", "nat", "\\n", "(null)"),
-    *("(not set)", "undefined"),
+    *("(not set)", "undefined", "#na", "#n/a n/a", "#null!", "#value!", "-nan", "<null>", "[null]"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "?", "-", "--"),
 )
 """Text in lower case that other programs write where there is no value."""
 _MAX_EXACT_FLOAT = 2**53
@@ -142,7 +143,7 @@ def _missing_ids(ids: pl.Series, counts: pl.Series) -> pl.Series:
 def _structured_ids(ids: pl.Series) -> IdProblem | None:
     if bool(ids.str.to_lowercase().is_in(["true", "false"]).all()):
         return IdProblem(ids, ", true or false", "Name a column with ids of text or numbers.")
-    bracketed = ids.filter(ids.str.contains(r"^(?:\[.*\]|\{.*\})$"))
+    bracketed = ids.filter(ids.str.contains(r"^(?:\[.*\]|\{.*\}|\(.*\))$"))
     is_structure = pl.Series([_is_structure(text) for text in bracketed], dtype=pl.Boolean)
     structures = bracketed.filter(is_structure)
     if 2 * len(structures) > len(ids):
@@ -178,7 +179,9 @@ def find_notes(ids: pl.Series) -> list[str]:
 
 
 def _is_structure(text: str) -> bool:
-    """Return whether text is a JSON list or object, or a Python list or dict of text."""
+    """Return whether text is a JSON list or object, or a Python list, tuple or dict of text."""
+    if text.startswith("("):
+        text = f"[{text[1:-1].strip().removesuffix(',')}]" if "," in text else ""
     try:
         return isinstance(json.loads(text.replace("'", '"')), list | dict)
     except (ValueError, RecursionError):

@@ -34,6 +34,8 @@ _PAIR = re.compile(r"\d+:-?\d+(\.\d+)?")
 _EPOCH = re.compile(r"\d{9,10}|\d{13}")
 _FEW = 10
 """A column with at most so many different numbers may hold ratings or counts."""
+_ENOUGH_LINES = 3
+"""Fewer lines may start with the number of their values by chance."""
 _MANY_COLUMNS = 5
 """Fewer columns of numbers may be those of a table: a row number, users, items, categories."""
 
@@ -152,7 +154,9 @@ def is_sequence_file(file: LogFile, lines: Sequence[str]) -> bool:
     """
     check_comment(file)
     tokens = [line.split() for line in lines]
+    _reject_header(file, tokens)
     _reject_values(file, tokens)
+    _reject_counts(file, tokens)
     text = pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ")
     rows = file.lines().select(text=text).filter(pl.col("text") != "")
     values = pl.col("text").str.count_matches(" ", literal=True) + 1
@@ -222,6 +226,32 @@ def _reject_values(file: LogFile, tokens: Sequence[Sequence[str]]) -> None:
             raise DataError(
                 f"{file.name}: every second value looks like a time. Write one interaction a line: "
                 "user_id,item_id,timestamp."
+            )
+
+
+def _reject_header(file: LogFile, tokens: Sequence[Sequence[str]]) -> None:
+    """Raise a DataError if line 1 has names of columns, or words where all below are numbers."""
+    named = any(map(is_usual_name, tokens[0]))
+    below = [token for line in tokens[1:] for token in line]
+    words = not any(map(_NUMBER.fullmatch, tokens[0]))
+    if named or (words and below and all(map(_NUMBER.fullmatch, below))):
+        line = clipped(repr(file.first_line), 80)
+        raise DataError(
+            f"{file.name}:1: line 1 looks like a header ({line}), but other lines do not have "
+            "as many values. Give each line a value for each column, or remove line 1."
+        )
+
+
+def _reject_counts(file: LogFile, tokens: Sequence[Sequence[str]]) -> None:
+    """Raise a DataError if each line has the number of its items, as in `user 3 item item item`."""
+    if len(tokens) < _ENOUGH_LINES or len({len(line) for line in tokens}) == 1:
+        return
+    for index, place in enumerate(("first", "second")):
+        if all(len(line) > 1 and line[index] == str(len(line) - index - 1) for line in tokens):
+            raise DataError(
+                f"{file.name}: the {place} value of each line is the number of values after it. "
+                "Remove it, so that each line is 'user item item ...', or use --format sequence if "
+                "it is an id."
             )
 
 
