@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -104,6 +105,25 @@ def test_an_item_that_is_taken_again_is_not_hidden_from_itself():
     assert log_p_of_places(model, AGAIN, np.ones(9, dtype=np.bool_))[3] == pytest.approx(
         by_hand(model, AGAIN, 0, 3), abs=1e-5
     )
+
+
+@pytest.mark.parametrize(("repeats", "masked"), [("all", True), ("recbole", False)])
+def test_rejected_items_are_masked_after_their_rejection(repeats, masked):
+    row = DATASET.train.row(0).astype(int)
+    other = next(item for item in range(DATASET.n_items) if item not in row)
+    lengths = np.zeros(DATASET.n_users, dtype=np.int64)
+    lengths[0] = 1
+    columns = {"after": pl.Series([2])}
+    negatives = RaggedArray.from_lengths(lengths, np.array([other], dtype=np.int32), columns)
+    dataset = replace(DATASET, negatives=negatives)
+    args = GRPOConfig(temperature=1.0, mask_seen=False)
+    model = popular(dataset, 0)
+    found = log_p_of_places(model, dataset, EVERY, args, repeats)
+    scores = model.counts.double()
+    assert found[1] == pytest.approx(float(scores.log_softmax(0)[row[1]]), abs=1e-5)
+    if masked:
+        scores[other] = -torch.inf
+    assert found[2] == pytest.approx(float(scores.log_softmax(0)[row[2]]), abs=1e-5)
 
 
 def test_an_item_that_is_taken_again_is_kept_from_its_base_altogether():

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from recoach import distributed
 from recoach.data.batches import Batch, StateBatches
-from recoach.data.dataset import Dataset, RaggedArray, assemble, select
+from recoach.data.dataset import Dataset, assemble, select
 from recoach.data.interactions import LongArray
-from recoach.data.queries import Queries, Seen, seen_before
+from recoach.data.queries import Queries, Seen, masked_items
 from recoach.data.targets import Repeats
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender, eval_mode
@@ -158,7 +158,7 @@ def log_p_of_places(
     with eval_mode(model):
         for batch in places.epoch(torch.Generator()):
             some = _some(batch, asked[batch.positions])
-            queries = _masked(some, train) if masks else some.queries
+            queries = _masked(some, dataset, mask_seen=masks, mask_rejected=repeats != "recbole")
             log_p = _log_p(model, policy, queries, some.targets)
             own.append(torch.stack((torch.from_numpy(some.positions).double(), log_p)))
     positions, values = distributed.all_gather(torch.cat(own, dim=1).T).T.numpy()
@@ -174,10 +174,14 @@ def _some(batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
     return Batch(queries, batch.positions[kept], batch.targets[which])
 
 
-def _masked(batch: Batch, train: RaggedArray) -> Queries:
-    """Return a batch's states with what they may not be shown: all they have had but the next."""
-    starts = train.offsets[batch.queries.state_users.numpy()]
-    seen = seen_before(train.values, starts, batch.positions)
+def _masked(batch: Batch, dataset: Dataset, *, mask_seen: bool, mask_rejected: bool) -> Queries:
+    """Return a batch's states with the masked items of their policy, without the next item."""
+    users = batch.queries.state_users.numpy()
+    ends = batch.positions - dataset.train.offsets[users]
+    negatives = dataset.negatives if mask_rejected else None
+    seen = masked_items(dataset.train, (users, ends), negatives, mask_seen=mask_seen)
+    if seen is None:
+        return batch.queries
     other = seen.items != batch.targets[seen.states]
     return replace(batch.queries, seen=Seen(seen.states[other], seen.items[other]))
 
