@@ -16,7 +16,7 @@ LOGS = {
     "missing file": ("gone.csv", None, ["no such file", "gone.csv"]),
     "missing column": ("a.csv", "user_id,what\na,b\n", ["a.csv", "no item_id column", "what"]),
     "empty file": ("a.csv", "", ["a.csv: the file is empty"]),
-    "wrong separator": ("a.csv", "user_id|item_id\na|b\n", ["a.csv", "only one column"]),
+    "wrong separator": ("a.csv", "user_id/item_id\na/b\n", ["a.csv", "only one column"]),
     "time stamp": ("a.csv", HEAD + ROWS + "u,i,soon\n", ["a.csv:66", "'soon'"]),
     "mixed ids": ("a.jsonl", MIXED, ["a.jsonl:2", "'1'"]),
     "duplicate header": (

@@ -97,7 +97,7 @@ def test_a_graph_model_gives_the_same_weights_with_existing_folds(
 
     monkeypatch.setattr(stages, "load_model", recording)
     minimal, path = tmp_path / "minimal.toml", tmp_path / "run"
-    minimal.write_text(f'[data]\npath = "{log}"\n')
+    minimal.write_text(f'[data]\npath = "{log}"\nsplit = "leave_last_out"\n')
     changes = ("model.name=lightgcn", "model.dim=8", "pretrain.max_steps=20", *CHANGES)
     changes += ("pretrain.hold_out=1", "evaluation.control=false")
     command = ("run", minimal, "--output", path, "--set", *changes)

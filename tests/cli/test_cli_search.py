@@ -156,7 +156,7 @@ def test_an_interrupted_search_resumes_and_gives_the_same_trials(
 def test_a_search_does_not_depend_on_the_test_items(search, searched, tmp_path, monkeypatch):
     def shuffled(*arguments, **options):
         dataset = original(*arguments, **options)
-        test = RaggedArray(39 - dataset.test.values, dataset.test.offsets)
+        test = RaggedArray(dataset.test.offsets, 39 - dataset.test.values)
         return replace(dataset, test=test)
 
     original = stages.run_dataset
