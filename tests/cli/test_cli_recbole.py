@@ -32,6 +32,8 @@ def imported(recoach, tmp_path_factory):
             file, log = recbole_layout.make_files(folder, name)
             result = recoach("import", "recbole", file, "--data", log, "--output", folder / "run")
             assert result.code == 0, result
+            assert f"{log.name}: " in result.out
+            assert "rows used, filtered as RecBole's settings in the checkpoint say" in result.out
             imports[name] = (file, log, folder / "run")
         return imports[name]
 

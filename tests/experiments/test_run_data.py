@@ -185,13 +185,20 @@ def test_the_last_training_event_is_for_validation_where_there_is_no_part_for_it
     assert rows["test"] == [["i1"], ["i2"], []]
     assert run.dataset.split.valid == "last"
     assert load_dataset(run.folder.dataset).split.valid == "last"
+    lines = [
+        f"{name}.txt: {rows} rows read; taken for sequences: user item item ... in each line; no "
+        "times: file order is taken"
+        for name, rows in {"train": 7, "test": 2}.items()
+    ]
     assert data_notes(run.config.data, run.dataset, run.folder.dataset) == [
-        "There is no validation part: the last training event of each user is used for validation."
+        *lines,
+        "There is no validation part: the last training event of each user is used for validation.",
     ]
     (tmp_path / "parts" / "valid.txt").write_text("c i2\n")
     run = opened(settings(tmp_path / "parts"), tmp_path / "c")
     assert run.dataset.split.valid == "given"
-    assert not data_notes(run.config.data, run.dataset, run.folder.dataset)
+    notes = data_notes(run.config.data, run.dataset, run.folder.dataset)
+    assert [note.split(":")[0] for note in notes] == ["train.txt", "valid.txt", "test.txt"]
 
 
 # too little to learn from

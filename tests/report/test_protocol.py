@@ -42,7 +42,7 @@ def protocol_of(split, **changes):
         ),
         (ByTime(valid="last", ties="group"), ["Each user's last event before", "equal times"]),
         (ByRatio(test_ratio=0.2), ["The last 20 % of each user's events are for test, 10 %"]),
-        (ByRatio(order="random"), ["The randomly chosen 10 %"]),
+        (ByRatio(order="random"), ["Randomly chosen 10 %"]),
         (Given(target_events=("cart",)), ["already split", "Only cart events are targets."]),
     ],
 )

@@ -9,11 +9,13 @@ from recoach.cli.console import console, example_line
 from recoach.cli.options import Stage
 from recoach.cli.runs import execute_and_show
 from recoach.data.files import read_text
+from recoach.data.prepared import read_lines
 from recoach.data.targets import Repeats
 from recoach.errors import ConfigError, DataError
 from recoach.experiments.config import resolve
 from recoach.experiments.recbole.exchange import export_run, import_run
 from recoach.experiments.recbole.settings import convert_settings
+from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import write_atomically
 
 imports = App(name="import", help="Import a model trained elsewhere as a run.")
@@ -44,6 +46,8 @@ def import_recbole(
         unverified: Import the model even if its stored validation value is not reproduced.
     """
     config, verified = import_run(checkpoint, data, output, repeats=repeats, unverified=unverified)
+    for line in read_lines(RunFolder(output).dataset):
+        console.print(line)
     console.print(
         f"{checkpoint}: validation {verified.metric} {verified.measured:.4f}, "
         f"stored {verified.stored}"

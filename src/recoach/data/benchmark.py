@@ -44,6 +44,16 @@ def read_benchmark(
         DataError: a part is missing or occurs twice, a file is bad, or nothing tells whether the
             lines of the test file begin with users.
     """
+    return read_parts(source, format=format, split=split)[0]
+
+
+def read_parts(
+    source: str | Path,
+    *,
+    format: str = "auto",  # noqa: A002 - the word users type
+    split: Given | None = None,
+) -> tuple[Dataset, list[str]]:
+    """Return the dataset of `read_benchmark` and a line for each file on what was read."""
     source = Path(source)
     folder, prefix = (source, "") if source.is_dir() else (source.parent, source.name)
     train, valid, test = (_find_part(folder, prefix, part) for part in ("train", "valid", "test"))
@@ -59,13 +69,18 @@ def read_benchmark(
     else:
         held_out_format = format
     name = prefix or train.name.split(".")[0]
-    return from_parts(
-        read_interactions(train, format="sequence" if format == "sessions" else format),
-        None if valid is None else read_interactions(valid, format=held_out_format),
-        read_interactions(test, format=held_out_format),
+    train_log = read_interactions(train, format="sequence" if format == "sessions" else format)
+    valid_log = None if valid is None else read_interactions(valid, format=held_out_format)
+    test_log = read_interactions(test, format=held_out_format)
+    dataset = from_parts(
+        train_log,
+        valid_log,
+        test_log,
         folder.name if name == "train" else name,
         split=split or (_SESSIONS if held_out_format == "sessions" else Given()),
     )
+    logs = (train_log, valid_log, test_log)
+    return dataset, [log.report.line() for log in logs if log is not None and log.report]
 
 
 _SESSIONS = Given(target="last", valid="users")

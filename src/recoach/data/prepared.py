@@ -281,9 +281,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def read_lines(directory: Path) -> list[str]:
-    """Return what was read for a prepared folder as one line, none if that is not recorded."""
+    """Return what was read for a prepared folder, a line for each file; none if not recorded."""
     report = read_manifest(directory).get("report")
-    return [str(report["line"])] if isinstance(report, dict) and "line" in report else []
+    if not isinstance(report, dict):
+        return []
+    return list(map(str, report.get("lines", [report["line"]] if "line" in report else [])))
 
 
 def _load_if_unchanged(directory: Path, origin: dict[str, Any]) -> Dataset | None:

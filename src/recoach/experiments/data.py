@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from recoach.data.benchmark import read_benchmark
+from recoach.data.benchmark import read_parts
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset, drop_last
 from recoach.data.item_table import read_titles
@@ -73,8 +73,8 @@ def run_dataset(
         origin = {name: manifest[name] for name in _ORIGIN if name in manifest}
         save_dataset(dataset, directory, origin=origin)
     elif _is_split(source):
-        dataset = _read_benchmark(config, source)
-        save_dataset(dataset, directory)
+        dataset, lines = _read_parts(config, source)
+        save_dataset(dataset, directory, origin={"report": {"lines": lines}})
     else:
         dataset = prepare(source, directory, _filters(config))
     return replace(dataset, name=config.name) if config.name else dataset
@@ -85,7 +85,7 @@ def _check_unchanged(config: DataConfig, source: Path, directory: Path, copy: Da
     if _is_prepared(source):
         current = load_dataset(source)
     elif _is_split(source):
-        current = _read_benchmark(config, source)
+        current = _read_parts(config, source)[0]
     elif manifest.get("source") == describe_source(source):
         return
     else:
@@ -110,9 +110,9 @@ def _is_split(source: Path) -> bool:
     return source.is_dir() and not parquet_parts(source)
 
 
-def _read_benchmark(config: DataConfig, source: Path) -> Dataset:
+def _read_parts(config: DataConfig, source: Path) -> tuple[Dataset, list[str]]:
     split = config.split if isinstance(config.split, Given) else None
-    return read_benchmark(source, format=config.format, split=split)
+    return read_parts(source, format=config.format, split=split)
 
 
 def _filters(config: DataConfig) -> PrepareConfig:

@@ -152,9 +152,9 @@ def _moment(at: object) -> str:
 
 
 def _by_ratio(settings: Protocol) -> str:
-    order = "last" if settings["order"] == "time" else "randomly chosen"
+    order = "The last" if settings["order"] == "time" else "Randomly chosen"
     return (
-        f"The {order} {100 * settings['test_ratio']:g} % of each user's events are for test, "
+        f"{order} {100 * settings['test_ratio']:g} % of each user's events are for test, "
         f"{100 * settings['valid_ratio']:g} % for validation."
     )
 

@@ -13,7 +13,7 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.evaluation.metrics import cutoff
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
-from recoach.experiments.recbole.log import read_log
+from recoach.experiments.recbole.log import read_log, reading_line
 from recoach.experiments.recbole.settings import convert_settings, valid_metric
 from recoach.experiments.recbole.weights import load_weights, to_recbole
 from recoach.experiments.run_folder import RunFolder
@@ -84,7 +84,8 @@ def import_run(
         config = _run_config(source, log, output, repeats)
     folder = RunFolder(output)
     with folder.lock():
-        save_dataset(dataset, folder.dataset)
+        line = reading_line(log, source.config, dataset)
+        save_dataset(dataset, folder.dataset, origin={"report": {"line": line}})
         save_trained(folder.checkpoints("base"), model, verification.measured)
         folder.write_json(
             ORIGIN,

@@ -58,6 +58,17 @@ def read_log(path: Path, config: Mapping[str, Any]) -> Dataset:
     return hold_out(log, (n_rows >= 3).astype(np.int64), n_test, path.name.split(".")[0])
 
 
+def reading_line(path: Path, config: Mapping[str, Any], dataset: Dataset) -> str:
+    """Return in one line which columns and how many rows of a log are used."""
+    names = [f"{ours}={config.get(key) or ours}" for key, ours in _FIELDS.items()]
+    parts = (dataset.train, dataset.valid, dataset.test)
+    n_rows = sum(len(part.values) for part in parts)
+    return (
+        f"{path.name}: {n_rows:,} rows used, filtered as RecBole's settings in the checkpoint say; "
+        f"{', '.join(names)}"
+    )
+
+
 def _check_split(config: Mapping[str, Any]) -> None:
     eval_args = table(config, "eval_args")
     split, order = eval_args.get("split"), eval_args.get("order")
