@@ -43,6 +43,16 @@ TEXTS = {
         "user_id:token,item_id:token\n1,2\n",
         ["a.inter:1: only one column", "tab"],
     ),
+    "header repeated in a joined file": (
+        "a.csv",
+        "user,item\nu,i\nuser,item\nv,j\n",
+        ["a.csv:3: column user (user_id) is 'user', the name of the column", "Remove the line"],
+    ),
+    "header repeated in joined atomic files": (
+        "a.inter",
+        "user_id:token\titem_id:token\nu\ti\nuser_id:token\titem_id:token\n",
+        ["a.inter:3: column user_id is 'user_id:token', the name of the column"],
+    ),
     "header twice": (
         "a.csv",
         "user_id,item_id,user_id\n1,2,3\n",

@@ -161,3 +161,9 @@ def test_sessions_are_offered_where_the_user_is_missing(tmp_path):
     by_session = read_interactions(tmp_path / "a.csv", columns={"user_id": "session_id"})
     assert by_session.user_ids.to_list() == ["1", "2"]
     assert "session_id" not in by_session.columns
+
+
+def test_an_id_may_be_the_name_of_its_column(tmp_path):
+    source = tmp_path / "a.csv"
+    source.write_text("user,item\nuser,i\nv,item\n")
+    assert read_interactions(source).user_ids.to_list() == ["user", "v"]

@@ -40,6 +40,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         *("visit_time", "checkin_time", "check_in_time", "listened_at", "played_at", "read_at"),
         *("create_time", "creation_time", "created", "log_time", "server_time", "request_time"),
         *("date_added", "date_updated", "posted", "tstamp", "epoch", "eventdate", "date_time"),
+        *("transaction_dt", "event_dt", "dt"),
     ),
     "rating": (
         *("rating", "ratings", "score", "overall", "stars", "weight", "book_rating"),

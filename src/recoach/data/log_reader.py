@@ -99,6 +99,8 @@ class LogReader:
 
         DataError for the first bad id. After a repair the repaired ids have to be checked.
         """
+        if column == "user_id" and ids.str.starts_with(self.columns[column]).any():
+            self._reject_repeated_header()
         repair = find_repair(ids)
         if repair is not None:
             self.notes.append(f"{column}: {repair.note}")
@@ -295,6 +297,20 @@ class LogReader:
             reason = f", {reason} a time zone, unlike most times"
             remedy = "Write all times with a zone (2022-04-21T15:30:00Z), or none."
             self._reject(BadValue("timestamp", minority, remedy, reason))
+
+    def _reject_repeated_header(self) -> None:
+        """Raise a DataError for a row whose ids are the names of their columns, as in joined files.
+
+        Names may have RecBole's types (`user_id:token`).
+        """
+        names = [
+            pl.col(column).cast(pl.String).str.strip_chars().str.replace(r":[a-z_]+$", "")
+            == self.columns[column]
+            for column in ID_COLUMNS
+        ]
+        reason = ", the name of the column: the header is repeated"
+        remedy = "Remove the line."
+        self._reject(BadValue("user_id", pl.all_horizontal(names), remedy, reason))
 
     def _refuse_optional(self, column: str) -> None:
         is_bad = reading(column).is_bad(self._conversions[column](pl.col(column)))
