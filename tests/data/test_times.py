@@ -96,6 +96,9 @@ UNITS = {
     "microseconds among milliseconds": ((1.6e12, 1.6e12 + 1, 1.6e15), 4),
     "nanoseconds among seconds": ((1.6e9, 1.6e9 + 1, 1.6e18), 4),
     "a date among seconds": ((1.6e9, 1.6e9 + 1, 20220421), 4),
+    "a count among seconds": ((1.6e9, 1.6e9 + 1, 12345), 4),
+    "thousands of seconds among seconds": ((1.6e9, 1.6e9 + 1, 1.6e6), 4),
+    "a count among milliseconds": ((1.6e12, 1.6e12 + 1, 12345), 4),
     "the year 2200": ((1.6e9, 1.6e9 + 1, 7.3e9), 4),
 }
 
@@ -188,6 +191,10 @@ def test_small_numbers_are_called_seconds(tmp_path):
 
 def test_steps_of_a_simulation_may_be_0(tmp_path):
     assert read(tmp_path, (0, 5, 26_000_000)).times.tolist() == [0, 5000, 26_000_000_000]
+
+
+def test_evenly_spread_numbers_are_one_unit(tmp_path):
+    assert read(tmp_path, range(0, 10**9, 10**7)).times[1] == 10**10
 
 
 def test_equal_times_are_said(tmp_path):

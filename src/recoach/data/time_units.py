@@ -22,6 +22,8 @@ _SCALES = (1e3, 1.0, 1e-3, 1e-6)
 _EPOCH = (1e11, 4.2e12)
 """The milliseconds of 1973 to 2103: numbers in this range count from 1970, smaller ones may be
 steps of a simulation."""
+_GAP = 10
+"""A time that is so many times lower than all that count from 1970 does not count from there."""
 _DIGIT_DATES = {8: "YYYYMMDD", 10: "YYYYMMDDHH", 12: "YYYYMMDDHHMM", 14: "YYYYMMDDHHMMSS"}
 """Number of digits -> how a date is written with them."""
 _FIRST_YEAR, _LAST_YEAR = 1900, 2100
@@ -41,6 +43,7 @@ class TimeUnit:
         has_epoch: whether the median lies in 1973 to 2103: the times count from 1970.
         all_epoch: whether the lowest time above 1 does: 0 and -1 are then markers of missing times.
         from_values: whether the scale was found from the values.
+        lowest_epoch: the lowest time in 1973 to 2103, in milliseconds; None without one.
     """
 
     scale: float
@@ -49,6 +52,7 @@ class TimeUnit:
     has_epoch: bool = False
     all_epoch: bool = False
     from_values: bool = False
+    lowest_epoch: float | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +92,8 @@ class TimeUnit:
             is_epoch_in_another = pl.any_horizontal(other.is_between(*_EPOCH) for other in others)
             outside |= ~milliseconds.is_between(*_EPOCH) & is_epoch_in_another
             outside |= (milliseconds > _EPOCH[1]) | _is_day_of_digits(times)
+            if self.lowest_epoch is not None:
+                outside |= (times > 1) & (milliseconds < self.lowest_epoch / _GAP)
         reason = " and is in another unit than most"
         problems[reason if self.from_values else ", which is no year from 1000 to 9999"] = outside
         return problems
@@ -113,12 +119,15 @@ def find_unit(times: pl.LazyFrame, unit: float | None, where: str) -> TimeUnit:
         if digits:
             return TimeUnit(1.0, digits, is_float)
     scale = milliseconds_per_unit(median) if unit is None else unit
+    milliseconds = time.cast(pl.Float64) * scale
+    epoch = times.select(milliseconds.filter(milliseconds.is_between(*_EPOCH)).min())
     return TimeUnit(
         scale,
         is_float=is_float,
         has_epoch=_is_epoch(median * scale),
         all_epoch=lowest is not None and _is_epoch(lowest * scale),
         from_values=unit is None,
+        lowest_epoch=epoch.collect(engine="streaming").item(),
     )
 
 
