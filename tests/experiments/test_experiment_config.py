@@ -165,6 +165,10 @@ def test_a_value_of_the_wrong_type_is_rejected(change):
             "evaluation.ks=[5, true]",
             "evaluation.ks.1: Input should be a valid integer (given: True).",
         ),
+        (
+            "data.split=tme",
+            "data.split: 'tme' is not one of 'auto', 'leave_last_out', 'time', 'ratio', 'given'.",
+        ),
         ("finetune.temperature=-1", "finetune: temperature must be positive or 'auto'."),
     ],
 )

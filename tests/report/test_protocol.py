@@ -69,6 +69,7 @@ def test_the_counts_of_targets_are_stated():
         "12 of 120 targets (10.0 %) do not occur in train and count as misses, except those",
         "Targets left out: 4 without history.",
         "trained again on train and validation",
+        "targets are cold there that occur in neither part.",
     ):
         assert words in text
 
@@ -131,3 +132,10 @@ def test_the_page_shows_a_warning(run):
     path = run / "results.json"
     path.write_text(path.read_text().replace('"ranking"', '"leaked_targets": 0.8, "ranking"'))
     assert "Warning: 80" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_the_page_explains_the_value_where_the_log_has_values(run):
+    assert "Value@k" not in write_report(run).read_text(encoding="utf-8")
+    path = run / "results.json"
+    path.write_text(path.read_text().replace('"mrr@10"', '"value@10"'))
+    assert "<dt>Value@k</dt>" in write_report(run).read_text(encoding="utf-8")

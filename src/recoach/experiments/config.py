@@ -282,6 +282,9 @@ def _validate(config: type[Table], values: Mapping[str, Any], where: str) -> Tab
             *parents, name = map(str, problem["loc"])
             near = suggestion(name, _fields(config, parents))
             raise ConfigError(f"{where}: there is no setting {name!r}. {near}") from error
+        if problem["type"] == "union_tag_invalid":
+            tag, tags = (problem["ctx"][name] for name in ("tag", "expected_tags"))
+            raise ConfigError(f"{where}.{key}: {tag!r} is not one of {tags}.") from error
         reason = problem["msg"].removeprefix("Value error, ")
         for other in more:  # a union, such as a number or "auto": name every accepted type
             if _key(other, values) == key:

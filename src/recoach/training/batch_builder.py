@@ -114,7 +114,7 @@ class BatchBuilder:
             raise ConfigError(
                 "a reward function returned a reward below 0, or has a negative weight, and "
                 f"{_source(args)} raises the probability of every rewarded item; shift the "
-                "rewards, or use estimator 'sampled'."
+                "rewards, or use estimator 'sampled' with loss_type 'grpo'."
             )
         seen = seen_before(train.values, starts, batch.positions)
         if self._smoothing is not None:
