@@ -64,8 +64,8 @@ def protocol_sentences(protocol: Protocol) -> list[str]:
     if protocol.get("retrained"):
         sentences.append(
             "All models are then trained again on train and validation, for as many steps as "
-            "validation selected; their results are the first table, and targets are cold there that "
-            "occur in neither part."
+            "validation selected; their results are the first table, and targets are cold there "
+            "that occur in neither part."
         )
     return sentences
 
