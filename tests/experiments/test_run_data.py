@@ -138,6 +138,16 @@ def test_filters_of_a_prepared_folder_are_refused(tmp_path, source, change):
     assert not (tmp_path / "b" / "config.toml").exists()
 
 
+def test_only_the_settings_of_a_split_that_differ_are_named(tmp_path, source):
+    prepare(source, tmp_path / "p", PrepareConfig(k_core=3, split="leave_last_out"))
+    with pytest.raises(ConfigError, match=r"= \{'test_items': 3\}: .* = \{'test_items': 1\}\. "):
+        opened(settings(tmp_path / "p", "data.test_items=3"), tmp_path / "b")
+    with pytest.raises(
+        ConfigError, match=r"= \{'kind': 'ratio'\}: .*'kind': 'leave_last_out'\}\. "
+    ):
+        opened(settings(tmp_path / "p", 'data.split="ratio"'), tmp_path / "b")
+
+
 def test_the_record_has_the_filters_of_the_prepared_folder(tmp_path, source):
     prepare(source, tmp_path / "p", PrepareConfig(k_core=3, dedup="last"))
     for changes in ([], ["data.k_core=3", 'data.split="leave_last_out"']):

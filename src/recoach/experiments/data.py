@@ -173,13 +173,16 @@ def _recorded_filters(source: Path | None) -> dict[str, Any]:
 def _check_given(config: DataConfig, source: Path | None, applied: Mapping[str, Any]) -> None:
     given = config.model_dump(mode="json", include=config.model_fields_set & set(applied))
     for name, value in given.items():
-        if value == applied[name] or (name == "split" and _is_split_of(source, value)):
+        shown, stored = value, applied[name]
+        if value == stored or (name == "split" and _is_split_of(source, value)):
             continue
+        if isinstance(value, dict) and isinstance(stored, dict):
+            shown, stored = _differences(value, stored)
         if source is None:
             what = "the simulated shop is used as it is. Leave the setting out, or give a log"
         elif _is_prepared(source):
             what = (
-                f"{source} is a prepared folder with {name} = {applied[name]!r}. Filters and "
+                f"{source} is a prepared folder with {name} = {stored!r}. Filters and "
                 "splits belong to recoach data prepare: leave the setting out, or prepare the log "
                 "again"
             )
@@ -188,7 +191,17 @@ def _check_given(config: DataConfig, source: Path | None, applied: Mapping[str, 
                 f"{source} is a folder with train and test files, which are used as they are. "
                 "Leave the setting out, or give a log"
             )
-        raise ConfigError(f"data.{name} = {value!r}: {what}.")
+        raise ConfigError(f"data.{name} = {shown!r}: {what}.")
+
+
+def _differences(
+    value: Mapping[str, Any], stored: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that differ between two tables; of two kinds, only the kinds."""
+    names = [name for name in value if value[name] != stored.get(name)]
+    if "kind" in names:
+        names = ["kind"]
+    return {name: value[name] for name in names}, {name: stored.get(name) for name in names}
 
 
 def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
