@@ -11,8 +11,9 @@ import pytest
 
 import recoach
 from recoach.data.config import PrepareConfig
+from recoach.data.log_columns import COLUMN_TYPES
 from recoach.data.prepared import load_dataset, prepare
-from recoach.data.protocol import LeaveLastOut
+from recoach.data.protocol import ByRatio, ByTime, LeaveLastOut
 from recoach.errors import ConfigError, DataError
 
 TIMES = {
@@ -100,6 +101,43 @@ def test_all_filters_and_splits_give_the_same_rows(options, tmp_path, engine):
     settings["split"] = LeaveLastOut(test_items=options[3])
     source = log(tmp_path / "log.csv", settings["k_core"])
     check_same(both(source, tmp_path, engine, **settings))
+
+
+SPLITS = {
+    "time": ByTime(at=0.8, valid_at=0.8),
+    "random ties": LeaveLastOut(ties="random", split_seed=3),
+    "random ratio": ByRatio(order="random", test_ratio=0.3),
+}
+
+
+@each_engine
+@pytest.mark.parametrize("split", SPLITS)
+def test_all_columns_and_rejections_are_the_same_under_all_splits(split, tmp_path, engine):
+    rng = np.random.default_rng(5)
+    n = 600
+    frame = pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user in rng.integers(0, 30, n)],
+            "item_id": [f"i{item}" for item in rng.integers(0, 20, n)],
+            "timestamp": 1_600_000_000 + 3600 * rng.integers(0, 50, n),
+            "event_type": rng.choice(["view", "buy", "skip"], n),
+            "rating": rng.integers(1, 6, n),
+            "price": rng.random(n).round(2),
+            "session_id": [f"s{session}" for session in rng.integers(0, 90, n)],
+            "propensity": (rng.random(n) + 0.01).clip(0.01, 1).round(3),
+            "impression_id": [f"p{impression}" for impression in rng.integers(0, 50, n)],
+            "position": rng.integers(0, 9, n),
+        }
+    )
+    frame.write_csv(tmp_path / "log.csv")
+    settings = {"k_core": 3, "negative_events": ("skip",), "split": SPLITS[split]}
+    folders = both(tmp_path / "log.csv", tmp_path, engine, **settings)
+    check_same(folders)
+    rejected = [pl.read_parquet(folder / "negatives.parquet") for folder in folders]
+    assert rejected[0].equals(rejected[1])
+    assert len(rejected[0]) > 50
+    dataset = load_dataset(folders[1])
+    assert list(dataset.train.columns) == [name for name in COLUMN_TYPES if name != "negative"]
 
 
 @each_engine
