@@ -47,3 +47,13 @@ def test_a_bad_call_prints_one_line_and_leaves_no_page(recoach, file, tmp_path):
     occupied = recoach("data", "audit", file, "--html", tmp_path)
     assert occupied.code == 2
     assert "Traceback" not in occupied.err
+
+
+def test_an_audit_reads_the_event_types_it_is_told(recoach, tmp_path):
+    rows = [f"u{u},i{i},{['buy', 'look', 'skip'][i % 3]}" for u in range(4) for i in range(9)]
+    path = tmp_path / "a.csv"
+    path.write_text("user_id,item_id,event_type\n" + "\n".join(rows) + "\n")
+    options = ("--events", "look,buy,skip", "--negative-events", "skip")
+    result = recoach("data", "audit", path, *options)
+    assert result.code == 0, result
+    assert "look < buy < skip (negative)" in result.out

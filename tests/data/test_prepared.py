@@ -62,7 +62,7 @@ def test_the_manifest_records_source_config_and_statistics(source, tmp_path):
 
 def test_an_unchanged_source_is_not_read_again(source, tmp_path, monkeypatch):
     made = prepare(source, tmp_path / "set", LOOSE)
-    monkeypatch.setattr(prepared, "read_interactions", fail_to_write)
+    monkeypatch.setattr(prepared, "read_log", fail_to_write)
     assert prepare(source, tmp_path / "set", LOOSE).fingerprint == made.fingerprint
 
 

@@ -6,7 +6,7 @@ from recoach.cli.console import console
 from recoach.cli.data import Filters
 from recoach.cli.options import CountOrZero
 from recoach.data.filters import apply_filters
-from recoach.data.ingest import read_interactions
+from recoach.data.ingest import read_log
 from recoach.evaluation.audit import audit as audit_log
 from recoach.models.checkpoint import write_atomically
 from recoach.report.audit import audit_page, audit_tables
@@ -32,9 +32,7 @@ def audit(
         html: Also write the page, with figures, to this file.
     """
     config = filters.config(k_core)
-    log = read_interactions(
-        file, columns=config.columns, format=config.format, header=config.header
-    )
+    log = read_log(file, config)
     log = apply_filters(log, config)
     found = audit_log(log)
     if html is not None:

@@ -24,7 +24,7 @@ from recoach.data.config import PrepareConfig
 from recoach.data.fetch import AMAZON_2023
 from recoach.data.fetch import fetch as fetch_file
 from recoach.data.filters import apply_filters
-from recoach.data.ingest import read_interactions
+from recoach.data.ingest import read_log
 from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
@@ -85,14 +85,7 @@ def describe(
     config = filters.config(k_core)
     rows = []
     for file in files:
-        log = read_interactions(
-            file,
-            columns=config.columns,
-            format=config.format,
-            header=config.header,
-            events=config.events,
-            negative_events=config.negative_events,
-        )
+        log = read_log(file, config)
         log = apply_filters(log, config)
         rows.append((file.name, statistics_of(log)))
         if log.report is not None:

@@ -88,6 +88,18 @@ class StreamedLog(NamedTuple):
     report: ReadReport
 
 
+def read_log(source: object, config: PrepareConfig) -> Interactions:
+    """Read a log as `read_interactions` does, with the settings of a config, unfiltered."""
+    return read_interactions(
+        source,
+        columns=config.columns,
+        format=config.format,
+        header=config.header,
+        events=config.events,
+        negative_events=config.negative_events,
+    )
+
+
 def stream_interactions(source: Path, target: Path, config: PrepareConfig) -> StreamedLog:
     """Read a log as `read_interactions` does, but into a Parquet file and in bounded memory.
 

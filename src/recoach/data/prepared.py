@@ -26,7 +26,7 @@ from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset, RaggedArray, fingerprint
 from recoach.data.files import read_parquet
 from recoach.data.filters import apply_filters
-from recoach.data.ingest import read_interactions
+from recoach.data.ingest import read_log
 from recoach.data.lock import lock_folder
 from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Split
 from recoach.data.read_report import ReadReport
@@ -108,14 +108,7 @@ def read_and_split(
     source: Path, config: PrepareConfig
 ) -> tuple[Dataset, Statistics, ReadReport | None]:
     """Read, filter and split a log in memory; DataError if that is not possible."""
-    log = read_interactions(
-        source,
-        columns=config.columns,
-        format=config.format,
-        header=config.header,
-        events=config.events,
-        negative_events=config.negative_events,
-    )
+    log = read_log(source, config)
     log = apply_filters(log, config)
     return split_log(log, config.split), describe(log), log.report
 
