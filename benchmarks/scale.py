@@ -23,7 +23,7 @@ from recoach.data.ingest import read_interactions
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.config import resolve
-from recoach.models.registry import build_from_config, build_model, model_entry
+from recoach.models.registry import build_from_config, build_model
 from recoach.reproduction.paper_cells import Source, table3
 from recoach.reproduction.paper_results import TABLE1
 from recoach.training.algorithms.grpo.config import GRPOConfig
@@ -128,8 +128,7 @@ def paper(folder: Path, out: Path) -> None:
         data = random_log(users, items, round(rows / users))
         for cell in table3(Source(category, ""), "paper", SEED):
             config = resolve(cell.tables, cell.name)
-            entry = model_entry(config.model_name)
-            model = build_from_config(entry, config.model, data.train, data.n_items, seed=SEED)
+            model = build_from_config(config.model_name, config.model, data, seed=SEED)
             model.to(DEVICE)
             trainer = SupervisedTrainer(model, config.pretrain, data)
             tuner = GRPOTrainer(model, args=config.finetune, train_dataset=data)

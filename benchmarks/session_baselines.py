@@ -24,8 +24,8 @@ from recoach.data.queries import Queries, gather_windows
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import ranks_of_scores
 from recoach.models.base import Recommender
-from recoach.models.neighbours.repeat_last import RepeatLastConfig
-from recoach.models.registry import MODELS, build_from_config, build_model
+from recoach.models.neighbours.repeat_last import RepeatLast, RepeatLastConfig
+from recoach.models.registry import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results" / "session-baselines.md"
@@ -167,9 +167,7 @@ def repeats_by_event(path: Path) -> dict[str, dict[str, float]]:
     prefixes = [items[max(starts[state], state - 10) : state] for state in states]
     lengths = np.array([len(prefix) for prefix in prefixes])
     rows = RaggedArray.from_lengths(lengths, np.concatenate(prefixes))
-    model = build_from_config(
-        MODELS["repeat_last"], RepeatLastConfig(), rows, int(items.max()) + 1, seed=0
-    )
+    model = RepeatLast(RepeatLastConfig(), rows, int(items.max()) + 1)
     found = ranks(model, rows, items[states])
     repeated = [item in prefix for item, prefix in zip(items[states], prefixes, strict=True)]
     rank = np.where(repeated, found, np.inf)

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from recoach.api import run
     from recoach.data.benchmark import read_benchmark
     from recoach.data.dataset import Dataset
     from recoach.data.filters import deduplicate, k_core
@@ -50,6 +51,7 @@ __all__ = [
     "read_benchmark",
     "read_interactions",
     "recommend",
+    "run",
     "shop",
     "split_log",
     "wrap",
@@ -80,6 +82,7 @@ _MODULES = {
     "read_benchmark": "recoach.data.benchmark",
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",
+    "run": "recoach.api",
     "shop": "recoach.simulation.shop",
     "split_log": "recoach.data.split",
     "wrap": "recoach.models.wrapped",

@@ -14,7 +14,7 @@ from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.models.base import DotProductRecommender, Recommender
 from recoach.models.losses import sampled_cross_entropy
-from recoach.models.registry import MODELS, Entry, build_from_config, build_model
+from recoach.models.registry import MODELS, build_model
 from toy_logs import block_graph
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
@@ -69,6 +69,7 @@ class AttentionScorer(Recommender):
     """Deep interest network (Zhou et al. 2018) with attention by scaled products."""
 
     needs = ("states",)
+    config: AttentionConfig
     scores_at_once = 512
 
     def __init__(self, config, train, n_items):
@@ -118,11 +119,8 @@ class AttentionScorer(Recommender):
 
 def build(variant, dataset=DATASET, **settings):
     name, defaults = VARIANTS[variant]
-    if name in MODELS:
-        return build_model(name, dataset, **defaults | settings, seed=2)
-    entry = Entry(AttentionScorer, AttentionConfig)
-    config = AttentionConfig(**defaults | settings)
-    return build_from_config(entry, config, dataset.train, dataset.n_items, seed=2)
+    model = name if name in MODELS else AttentionScorer
+    return build_model(model, dataset, **defaults | settings, seed=2)
 
 
 def make_queries(model, users, *, mask_seen=False):

@@ -9,7 +9,7 @@ from recoach.data.benchmark import read_benchmark
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_parquet, read_text
 from recoach.data.ingest import read_interactions
-from recoach.data.item_table import read_titles
+from recoach.data.item_table import read_item_table
 from recoach.data.prepared import load_dataset, prepare
 from recoach.errors import ConfigError, DataError
 
@@ -56,8 +56,8 @@ def test_a_log_is_the_named_file(folder):
 
 def test_an_item_table_is_the_named_file(folder):
     (folder / f"{folder}.csv").write_text("item_id,title\ni0,Zero\n")
-    titles = read_titles(folder / f"{folder}.csv", pl.Series(["i0", "i1"]))
-    assert titles.to_list() == ["Zero", "i1"]
+    table = read_item_table(folder / f"{folder}.csv", pl.Series(["i0", "i1"]))
+    assert table["title"].to_list() == ["Zero", None]
 
 
 @pytest.mark.parametrize("memory", [None, "1GB"])

@@ -152,7 +152,7 @@ def test_another_suffix_is_rejected(tmp_path):
     ],
 )
 def test_the_config_determines_the_stages(changes, stages):
-    assert planned_stages(read_config(None, changes)) == stages
+    assert planned_stages(read_config(None, changes), DATA) == stages
 
 
 def test_a_run_keeps_a_copy_of_its_data(tmp_path):

@@ -15,7 +15,7 @@ from recoach.models.checkpoint import (
     save_tensors,
     write_atomically,
 )
-from recoach.models.registry import MODELS, build_model, model_entry, model_name
+from recoach.models.registry import MODELS, build_model, model_entry, origin_of
 from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(16, 12, length=7))
@@ -193,4 +193,4 @@ def test_initial_weights_depend_on_the_seed_only():
     other = build_model("gsau", DATASET, **SMALL, seed=6)
     assert torch.equal(first.users.weight, second.users.weight)
     assert not torch.equal(first.users.weight, other.users.weight)
-    assert model_name(first) == "gsau"
+    assert origin_of(first).name == "gsau"

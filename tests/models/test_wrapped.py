@@ -186,7 +186,7 @@ def test_vectors_of_other_shapes_are_refused(changes):
 def test_a_wrapped_module_is_not_saved_in_a_run_folder(tmp_path):
     args = GRPOConfig(max_steps=1)
     context = RunContext(folder=tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"save your module's own state_dict\(\)"):
+    with pytest.raises(ConfigError, match=r"Write a function build\(dataset\)"):
         GRPOTrainer(wrapped(), args=args, train_dataset=DATASET, context=context).train()
     assert not (tmp_path / "run").exists()
 

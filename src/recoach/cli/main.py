@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -113,6 +114,7 @@ def main() -> None:
     with interrupts.handle_signals(), print_warnings(), _without_trainer_warnings():
         try:
             _check_no_empty_values(sys.argv[1:])
+            sys.path.append(str(Path.cwd()))  # of models of one's own, "mymodule:build"
             with _distributed(sys.argv[1:]):
                 app(sys.argv[1:], exit_on_error=False, print_error=False)
         except (CycloptsError, RecoachError) as error:

@@ -15,7 +15,7 @@ from recoach.errors import RunError
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.data import data_notes
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.stages import execute, open_run, planned_stages
+from recoach.experiments.stages import execute, open_run
 from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.models.registry import MODELS
 from recoach.report.html import write_report
@@ -31,7 +31,12 @@ ReportTo = Annotated[
         help="Experiment trackers to log to: tensorboard, mlflow, wandb.",
     ),
 ]
-Model = Annotated[str, Parameter(help=f"The model: {', '.join(MODELS)}.")]
+Model = Annotated[
+    str,
+    Parameter(
+        help=f"The model: {', '.join(MODELS)}; or package.module:function for one of your own."
+    ),
+]
 Changes = Annotated[
     list[str] | None, Parameter(name="--set", consume_multiple=(1, None), negative="")
 ]
@@ -132,7 +137,7 @@ def evaluate(path: Run) -> None:
     folder = RunFolder(path)
     config = folder.config()
     with folder.lock():
-        if not all(folder.is_complete(stage) for stage in planned_stages(config)):
+        if not folder.is_complete("base"):
             raise RunError(f"{path} holds an unfinished run. Finish it first.")
         opened = open_run(config, path, resume=True, make_callback=StageProgress, stored=True)
         if not opened.is_complete:

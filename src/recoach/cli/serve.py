@@ -103,7 +103,7 @@ def read_snapshot(folder: RunFolder) -> ModelSnapshot:
         digest.update((path / "best.safetensors").read_bytes())
     dataset, loaded = load_served(folder, stages)
     models = dict(zip(stages, loaded, strict=True))
-    titles = folder.titles(dataset.item_ids).to_list()
+    titles = folder.titles(dataset).to_list()
     indexes = {}
     if dataset.n_items > EXACT_UP_TO and has_faiss():
         indexes = {

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,15 @@ class RaggedArray:
         return f"RaggedArray({len(self):,} rows, {len(self.values):,} values)"
 
 
+class IdsFingerprint(NamedTuple):
+    """Which users and items the numbers of a dataset stand for."""
+
+    users: str
+    """16 hex digits, a hash of the user ids in their order."""
+    items: str
+    """16 hex digits, a hash of the item ids in their order."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """A split log: per part, one row of item numbers in time order for each user.
@@ -89,6 +99,8 @@ class Dataset:
         split: how the log was split, and which of the events in valid and test are targets.
         negatives: items that a user rejected (dislike, skip, return), in no other part, with the
             column "after": the number of events of the user's sequence before the rejection.
+        item_table: a row for each item, in their order, with what is known about it (title,
+            category, text, vectors); the first column is item_id. None without a table.
     """
 
     name: str
@@ -100,6 +112,21 @@ class Dataset:
     fingerprint: str
     split: LeaveLastOut | ByTime | ByRatio | Given = field(default_factory=LeaveLastOut)
     negatives: RaggedArray | None = None
+    item_table: pl.DataFrame | None = None
+    _hashes: dict[int, tuple[pl.Series, str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def ids(self) -> IdsFingerprint:
+        """The fingerprint of the ids, to which models are bound; computed once."""
+        return IdsFingerprint(self._hash_of(self.user_ids), self._hash_of(self.item_ids))
+
+    def _hash_of(self, ids: pl.Series) -> str:
+        # By identity: datasets made by `replace` share the hashes, but may have other ids.
+        if id(ids) not in self._hashes:
+            digest = hashlib.sha256()
+            _add_ids(digest, ids)
+            self._hashes[id(ids)] = (ids, digest.hexdigest()[:16])
+        return self._hashes[id(ids)][1]
 
     @property
     def n_users(self) -> int:
@@ -188,10 +215,14 @@ def fingerprint(ids: Sequence[pl.Series], rows: Sequence[RaggedArray]) -> str:
     """Return a hash of 16 hex digits over all ids and rows, the same on every machine."""
     digest = hashlib.sha256()
     for series in ids:
-        digest.update(series.str.len_bytes().to_numpy().astype("<i8").tobytes())
-        for start in range(0, len(series), _IDS_PER_BLOCK):
-            digest.update("".join(series[start : start + _IDS_PER_BLOCK].to_list()).encode())
+        _add_ids(digest, series)
     for ragged in rows:
         digest.update(ragged.offsets.astype("<i8").tobytes())
         digest.update(ragged.values.astype("<i4").tobytes())
     return digest.hexdigest()[:16]
+
+
+def _add_ids(digest: "hashlib._Hash", ids: pl.Series) -> None:
+    digest.update(ids.str.len_bytes().to_numpy().astype("<i8").tobytes())
+    for start in range(0, len(ids), _IDS_PER_BLOCK):
+        digest.update("".join(ids[start : start + _IDS_PER_BLOCK].to_list()).encode())

@@ -1,4 +1,4 @@
-"""Read item tables: the title of each item of a dataset."""
+"""Read item tables: what is known about each item of a dataset, such as its title."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,37 +13,60 @@ from recoach.errors import DataError, clipped, listed
 _TITLE_NAMES = ("title", "name", "item_name", "product_title", "movie_title", "label")
 
 
-def read_titles(source: Path, item_ids: pl.Series) -> pl.Series:
-    """Return String[n_items], the title of each item, its id where the table has none.
+def read_item_table(source: Path, item_ids: pl.Series) -> pl.DataFrame:
+    """Read what is known about the items of a dataset.
 
     Args:
-        source: a table with an item column and a title column, in any format of logs except
-            sequences; RecBole's `.item` too. The first title of an item counts.
+        source: a table with an item column and others (title, category, text, vectors), in any
+            format of logs except sequences; RecBole's `.item` too. The first row of an item counts.
         item_ids: String[n_items].
 
+    Returns:
+        A row for each item, in their order: item_id and the other columns as they are in the file,
+        null where the table lacks the item.
+
     Raises:
-        DataError: the file cannot be read, has no such columns, or holds none of the items.
+        DataError: the file cannot be read, has no item column or no other column, or holds none of
+            the items.
     """
     item_names = USUAL_NAMES["item_id"]
     table = open_table(source, "auto", lambda names: bool(find_usual_name(names, item_names)))
     item_name = _require_column(table, "item", item_names)
-    title_name = _require_column(table, "title", _TITLE_NAMES)
-    columns = {"item_id": pl.col(item_name), "title": pl.col(title_name)}
+    others = [name for name in table.names if name != item_name]
+    if not others:
+        raise DataError(
+            f"{table.label}: there is no column beside {item_name}. Add a title column."
+        )
     with convert_read_errors(table.label, table.diagnose):
         rows = table.frame.select(
-            **{key: column.cast(pl.String) for key, column in columns.items()}
+            pl.col(item_name).cast(pl.String).alias("item_id"),
+            *(pl.col(name) for name in others if name != "item_id"),
         ).collect()
-    rows = rows.drop_nulls().unique("item_id", keep="first")
-    titles = pl.DataFrame({"item_id": item_ids}).join(
-        rows, on="item_id", how="left", maintain_order="left"
-    )["title"]
-    if titles.null_count() == len(titles):
+    rows = rows.drop_nulls("item_id").unique("item_id", keep="first", maintain_order=True)
+    if not rows["item_id"].is_in(item_ids.implode()).any():
         example = clipped(repr(rows["item_id"][0])) if len(rows) else "missing"
         raise DataError(
             f"{table.label}: none of its items is in the log (an item of the table is {example}, "
             f"one of the log is {clipped(repr(item_ids[0]))}). Use the ids of the log."
         )
-    return titles.fill_null(item_ids)
+    return pl.DataFrame({"item_id": item_ids}).join(
+        rows, on="item_id", how="left", maintain_order="left"
+    )
+
+
+def titles_of(item_table: pl.DataFrame | None) -> pl.Series | None:
+    """Return String[n_items], the title of each item, its id where it has none.
+
+    None if there is no table or no column of titles in it.
+    """
+    if item_table is None:
+        return None
+    name = find_usual_name(item_table.columns, _TITLE_NAMES)
+    if name is None:
+        return None
+    return item_table.select(
+        pl.coalesce(pl.col(name).cast(pl.String, strict=False), "item_id").alias("title")
+    )["title"]
 
 
 def _require_column(table: Table, role: str, usual_names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ users.parquet, items.parquet            external ids in the order of their numbe
 train.parquet, valid.parquet, test.parquet   user and item numbers and the optional columns of the
                                         log, each user's rows in time order
 negatives.parquet                       the items that users rejected, if the log has any
+item_table.parquet                      what is known about each item, if there is a table of items
 dataset.json                            version, name, fingerprints, split, source, config,
                                         statistics and a report of what was read
 """
@@ -40,8 +41,10 @@ FORMAT_VERSION = 2
 _READABLE_VERSIONS = (1, 2)
 MANIFEST = "dataset.json"
 """The file by which a folder is recognized as a prepared dataset."""
+_IDS = ("users", "items")
 _PARTS = ("train", "valid", "test")
 _NEGATIVES = "negatives.parquet"
+_ITEM_TABLE = "item_table.parquet"
 _SAMPLE_BYTES = 1 << 20  # hashed at the start, in the middle and at the end of a source
 
 _DEFAULT = PrepareConfig()
@@ -191,6 +194,30 @@ def _save(
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def add_item_table(directory: Path, table: pl.DataFrame) -> None:
+    """Write the table of items of a prepared dataset, see `Dataset.item_table`.
+
+    Under torchrun only the main process writes.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    if not distributed.is_main_process():
+        return
+    part = directory / f".{_ITEM_TABLE}.part"
+    try:
+        table.write_parquet(part)
+        part.replace(directory / _ITEM_TABLE)
+    except (OSError, *POLARS_ERRORS) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise DataError(
+            f"{directory / _ITEM_TABLE}: cannot be written ({reason}). Make room or name a folder "
+            "you may write to."
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def load_dataset(directory: Path) -> Dataset:
     """Read a prepared dataset and verify its fingerprint.
 
@@ -206,18 +233,22 @@ def load_dataset(directory: Path) -> Dataset:
             f"{FORMAT_VERSION} and earlier. Run recoach data prepare again on the log."
         )
     try:
-        ids = [read_parquet(directory / f"{name}.parquet")["id"] for name in ("users", "items")]
+        users, items = (read_parquet(directory / f"{name}.parquet")["id"] for name in _IDS)
         tables = [read_parquet(directory / f"{part}.parquet") for part in _PARTS]
-        rows = [_rows(table, len(ids[0])) for table in tables]
+        train, valid, test = (_rows(table, len(users)) for table in tables)
         path = directory / _NEGATIVES
-        negatives = _rows(read_parquet(path), len(ids[0])) if path.exists() else None
+        negatives = _rows(read_parquet(path), len(users)) if path.exists() else None
         split = _read_split(manifest)
-        actual = fingerprint(ids, rows)
-        name = str(manifest.get("name", ""))
-        dataset = Dataset(name, ids[0], ids[1], rows[0], rows[1], rows[2], actual, split, negatives)
+        actual = fingerprint((users, items), (train, valid, test))
+        path = directory / _ITEM_TABLE
+        item_table = read_parquet(path) if path.exists() else None
+        name, rows = str(manifest.get("name", "")), (train, valid, test)
+        dataset = Dataset(name, users, items, *rows, actual, split, negatives, item_table)
         expected_columns = manifest.get("columns_fingerprint")
         if expected_columns not in (None, columns_fingerprint(dataset)):
             actual = "changed columns"
+        if item_table is not None and not item_table["item_id"].equals(items):
+            actual = f"other items in {_ITEM_TABLE}"
     except (OSError, ValueError, *POLARS_ERRORS):
         actual = "unreadable"
     if actual != manifest.get("fingerprint"):
@@ -336,6 +367,8 @@ def _write(dataset: Dataset, manifest: dict[str, Any], folder: Path) -> None:
         users = np.repeat(np.arange(len(rows), dtype=np.int32), rows.lengths)
         table = pl.DataFrame({"user": users, "item": rows.values, **rows.columns})
         table.write_parquet(folder / f"{part}.parquet")
+    if dataset.item_table is not None:
+        dataset.item_table.write_parquet(folder / _ITEM_TABLE)
     text = json.dumps(manifest, indent=2, default=str)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

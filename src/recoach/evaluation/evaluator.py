@@ -15,7 +15,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.metrics import MISS, TargetRanks, metrics_per_user
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import ranks_of_scores, top_of_scores
-from recoach.models.base import Recommender, eval_mode
+from recoach.models.base import Recommender, check_ids, eval_mode
 
 KS = (1, 5, 10, 50)
 """List lengths k of the metrics, unless others are given."""
@@ -81,7 +81,7 @@ def evaluate(
     Raises:
         ConfigError: `ks` is empty or holds a value below 1.
         DataError: no user has a target in this split.
-        ModelError: the model returns non-finite vectors or scores.
+        ModelError: the model was built for other users or items, or returns non-finite scores.
     """
     targets = targets_of(dataset, split, repeats)
     if users is not None:
@@ -96,6 +96,7 @@ def evaluate_targets(
     """Evaluate a model on targets, see `evaluate`."""
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be list lengths of at least 1, not {tuple(ks)}.")
+    check_ids(model, dataset)
     ranks, n_candidates = _ranks_of_targets(model, dataset, targets)
     # A model knows nothing of an item that is neither in train nor in the history.
     ranks[targets.cold & ~targets.repeated] = MISS
@@ -138,6 +139,7 @@ def top_lists(model: Recommender, dataset: Dataset, targets: Targets, k: int) ->
     Returns:
         int64[B, k], items, best first; a list of fewer than k items is padded with -1.
     """
+    check_ids(model, dataset)
     n_states = len(targets.users)
     rows = np.full((n_states, 1 + k), -1, dtype=np.int64)  # index of the state, then the list
     rows[:, 0] = np.arange(n_states)

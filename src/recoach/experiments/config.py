@@ -47,7 +47,8 @@ class DataConfig(PrepareConfig):
     name: str = ""
     """Name of the dataset in the results; empty: the name of the file."""
     items: str | None = None
-    """A table of items with their titles, which printed recommendation lists show."""
+    """A table of items: titles, which printed lists show, and whatever else a model of one's own
+    reads (`Dataset.item_table`)."""
 
 
 class EvaluationConfig(StrictConfig):
@@ -206,7 +207,9 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     if not isinstance(enabled, bool):
         raise ConfigError(f"{where}: finetune.enabled must be true or false, not {enabled!r}.")
     model = _table(raw, "model", where)
-    name = str(model.pop("name", "sasrec"))
+    name = model.pop("name", "sasrec")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: model.name must be a text, not {name!r}.")
     evaluation = _validate(
         EvaluationConfig, _table(raw, "evaluation", where), f"{where}: evaluation"
     )

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from recoach.data.benchmark import read_parts
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset, drop_last
-from recoach.data.item_table import read_titles
+from recoach.data.item_table import read_item_table
 from recoach.data.prepared import (
     MANIFEST,
+    add_item_table,
     columns_fingerprint,
     describe_source,
     load_dataset,
@@ -32,7 +33,7 @@ from recoach.data.targets import Part, targets_of
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import DataConfig, ExperimentConfig
 from recoach.experiments.legacy_config import upgrade_evaluation
-from recoach.models.registry import model_entry
+from recoach.models.registry import model_traits
 from recoach.simulation.shop import BROWSING, Shop, shop
 
 _UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
@@ -44,6 +45,8 @@ def run_dataset(
     config: DataConfig, directory: Path, *, resumed: bool = False, check_source: bool = True
 ) -> Dataset:
     """Return the dataset of a run and write a copy of it into the run's folder.
+
+    The table of items becomes part of the copy.
 
     Args:
         config: where the log is and how it is filtered. A prepared folder, and one with train,
@@ -60,27 +63,37 @@ def run_dataset(
     recover(directory)
     if resumed and directory.exists():
         dataset = load_dataset(directory)
-        if check_source and source is not None and source.exists():
+        if check_source:
+            _check_same_items(config, directory, dataset)
             _check_unchanged(config, source, directory, dataset)
-    elif source is None:
+        return replace(dataset, name=config.name) if config.name else dataset
+    if source is None:
         log = embedded_shop().interactions
         split = LeaveLastOut() if isinstance(config.split, Auto) else config.split
         dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
     elif _is_prepared(source):
         dataset = load_dataset(source)
-        manifest = read_manifest(source)
-        origin = {name: manifest[name] for name in _ORIGIN if name in manifest}
-        save_dataset(dataset, directory, origin=origin)
+        if source.resolve() != directory.resolve():
+            manifest = read_manifest(source)
+            origin = {name: manifest[name] for name in _ORIGIN if name in manifest}
+            save_dataset(dataset, directory, origin=origin)
     elif _is_split(source):
         dataset, lines = _read_parts(config, source)
         save_dataset(dataset, directory, origin={"report": {"lines": lines}})
     else:
         dataset = prepare(source, directory, _filters(config))
+    if (item_table := _run_item_table(config, dataset)) is not None:
+        add_item_table(directory, item_table)
+        dataset = replace(dataset, item_table=item_table)
     return replace(dataset, name=config.name) if config.name else dataset
 
 
-def _check_unchanged(config: DataConfig, source: Path, directory: Path, copy: Dataset) -> None:
+def _check_unchanged(
+    config: DataConfig, source: Path | None, directory: Path, copy: Dataset
+) -> None:
+    if source is None or not source.exists():
+        return
     manifest = read_manifest(directory)
     if _is_prepared(source):
         current = load_dataset(source)
@@ -98,6 +111,17 @@ def _check_unchanged(config: DataConfig, source: Path, directory: Path, copy: Da
             f"{directory.parent} was made from an earlier {source.name} (fingerprint {stored}, now "
             f"{now}). Choose another --output."
         )
+
+
+def _check_same_items(config: DataConfig, directory: Path, copy: Dataset) -> None:
+    items = config.items
+    if items is not None and Path(items).exists() and copy.item_table is not None:
+        table = _run_item_table(config, copy)
+        if table is not None and not table.equals(copy.item_table):
+            raise RunError(
+                f"{directory.parent} was made with an earlier {Path(items).name}. Choose another "
+                "--output."
+            )
 
 
 def _is_prepared(source: Path) -> bool:
@@ -204,6 +228,12 @@ def _differences(
     return {name: value[name] for name in names}, {name: stored.get(name) for name in names}
 
 
+def check_has_weights(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise a ConfigError if the model has no weights that could be fine-tuned."""
+    if not model_traits(config.model_name, config.model, dataset).has_weights:
+        raise ConfigError(f"{config.model_name} has no weights that could be fine-tuned.")
+
+
 def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
     """Check that a run has something to learn, to select on and to test on.
 
@@ -213,8 +243,8 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
     Raises:
         DataError: no state is left to learn from, or no target for validation or test.
     """
-    needs = model_entry(config.model_name).model.needs
-    learns_steps = "states" in needs or (bool(needs) and config.finetune_enabled)
+    needs, has_weights = model_traits(config.model_name, config.model, dataset)
+    learns_steps = "states" in needs or (has_weights and config.finetune_enabled)
     train = drop_last(dataset.train, config.pretrain.hold_out)
     if learns_steps and train.lengths.max(initial=0) < 2:
         held_out = int((dataset.valid.lengths + dataset.test.lengths).max(initial=0))
@@ -259,16 +289,17 @@ def data_notes(config: DataConfig, dataset: Dataset, directory: Path) -> list[st
     return notes
 
 
-def run_titles(config: DataConfig, dataset: Dataset) -> pl.Series | None:
-    """Return String[n_items], the titles of a run's items, or None if the data has no titles.
+def _run_item_table(config: DataConfig, dataset: Dataset) -> pl.DataFrame | None:
+    """Return the table of items that the settings name; None if they name none.
 
     Raises:
-        DataError: the table of items cannot be read.
+        DataError: the table cannot be read.
     """
     if config.items is not None:
-        return read_titles(Path(config.items), dataset.item_ids)
+        return read_item_table(Path(config.items), dataset.item_ids)
     if config.path is None:
-        return pl.Series(embedded_shop().item_titles, dtype=pl.String)
+        titles = pl.Series(embedded_shop().item_titles, dtype=pl.String)
+        return pl.DataFrame({"item_id": dataset.item_ids, "title": titles})
     return None
 
 

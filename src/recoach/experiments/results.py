@@ -118,7 +118,7 @@ def write_results(
         "environment": environment(),
     }
     folder.write_frame("per_user.parquet", pl.concat(frames))
-    titles = folder.titles(dataset.item_ids).to_list()
+    titles = folder.titles(dataset).to_list()
     folder.write_json("lists.json", _lists(config, best, titles))
     folder.write_json("results.json", results)
     return results
@@ -279,10 +279,20 @@ def _protocol(
             "last": "the last step",
         }[config.finetune.select],
         "retrained": is_retrained,
+        "control_missing": _why_no_control(config, evaluated),
         "interval": "95 %, paired bootstrap over users"
         if protocol["n_states"] == protocol["n_users"]
         else "95 %, paired cluster bootstrap by user",
     }
+
+
+def _why_no_control(config: ExperimentConfig, evaluated: _Evaluated) -> str | None:
+    """Return why a fine-tuned model is not compared to continued training; None if it is."""
+    if "tuned" not in evaluated.models or "control" in evaluated.models:
+        return None
+    if not config.evaluation.control:
+        return "evaluation.control is off"
+    return "the model has no loss of its own to continue with"
 
 
 def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:

@@ -17,14 +17,14 @@ import torch
 
 from recoach.data.dataset import Dataset
 from recoach.data.files import read_parquet, read_text
+from recoach.data.item_table import titles_of
 from recoach.data.lock import LOCK_FILE, lock_folder
 from recoach.data.prepared import load_dataset
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
-from recoach.experiments.data import applied_settings, check_trainable
+from recoach.experiments.data import applied_settings, check_has_weights, check_trainable
 from recoach.models.checkpoint import load_tensors, write_atomically
-from recoach.models.registry import model_entry
 from recoach.models.softmax import product_dtype
 
 FORMAT = 1
@@ -44,8 +44,8 @@ _PARTIAL_FILES = ("*.part", "checkpoints/*.part", "checkpoints/*/*.part")
 class RunFolder:
     """Reads and writes the files of a run; every file is written atomically.
 
-    The files are config.toml, env.json, metrics.jsonl, results.json, per_user.parquet, lists.json,
-    titles.parquet and report.html; the folders are dataset/ and checkpoints/STAGE/, where a stage
+    The files are config.toml, env.json, metrics.jsonl, results.json, per_user.parquet, lists.json
+    and report.html; the folders are dataset/ and checkpoints/STAGE/, where a stage
     is base, tuned, control or, for a cross-fitted reward, fold-1-of-4 and so on; stages that were
     trained again on train and validation have names that end in "_retrained".
     """
@@ -138,8 +138,8 @@ class RunFolder:
             DataError: see `check_trainable`.
         """
         stored = self.config()
-        if not model_entry(stored.model_name).model.needs:
-            raise ConfigError(f"{stored.model_name} has no weights that could be fine-tuned.")
+        dataset = self.load_dataset()
+        check_has_weights(stored, dataset)
         if not self.is_complete("base"):
             raise RunError(
                 f"{self.path} has no trained base yet; run `recoach pretrain` to its end first."
@@ -164,7 +164,7 @@ class RunFolder:
             )
         if self.has_checkpoint("tuned") and not self.has_results_for(config) and not resume:
             raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")
-        check_trainable(config, load_dataset(self.dataset))
+        check_trainable(config, dataset)
         self.write_text("config.toml", config.toml())
         return config
 
@@ -217,6 +217,22 @@ class RunFolder:
             self.write_text("metrics.jsonl", "")
         self.write_text("config.toml", config.toml())
 
+    def load_dataset(self) -> Dataset:
+        """Return the dataset of the run.
+
+        Raises:
+            RunError: the folder has another dataset than the one the run was made with.
+            DataError: the dataset cannot be read.
+        """
+        dataset = load_dataset(self.dataset)
+        expected = self.read_json("env.json").get("dataset")
+        if expected not in (None, dataset.fingerprint):
+            raise RunError(
+                f"{self.dataset} was replaced: the run was made with data of fingerprint "
+                f"{expected}, and the folder has {dataset.fingerprint}. Restore it."
+            )
+        return dataset
+
     def config(self) -> ExperimentConfig:
         """Return the configuration of the run in this folder.
 
@@ -267,20 +283,19 @@ class RunFolder:
         """Write a table, as `write_frame` does."""
         write_frame(self.path / name, frame)
 
-    def write_titles(self, titles: pl.Series) -> None:
-        """Write the titles of the items, String[n_items]."""
-        self.write_frame("titles.parquet", pl.DataFrame({"title": titles}))
-
-    def titles(self, item_ids: pl.Series) -> pl.Series:
+    def titles(self, dataset: Dataset) -> pl.Series:
         """Return String[n_items], the titles of the items, or their ids if there are none."""
-        path = self.path / "titles.parquet"
+        titles = titles_of(dataset.item_table)
+        if titles is not None:
+            return titles
+        path = self.path / "titles.parquet"  # of a run of version 0.1
         if not path.exists():
-            return item_ids
+            return dataset.item_ids
         try:
             titles = read_parquet(path)["title"]
         except (OSError, *POLARS_ERRORS) as error:
             raise RunError(f"{path} cannot be read; remove it to show ids.") from error
-        return titles if len(titles) == len(item_ids) else item_ids
+        return titles if len(titles) == dataset.n_items else dataset.item_ids
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl; a row that a crash cut off is skipped."""

@@ -19,11 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from recoach.data.lock import LOCK_FILE
 from recoach.errors import ConfigError, ModelError, RunError
 from recoach.experiments.config import ExperimentConfig, resolve
+from recoach.experiments.data import check_has_weights
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.space import Space, from_params, to_params
 from recoach.experiments.stages import CallbackFactory, Run, open_run
 from recoach.models.base import Recommender
-from recoach.models.registry import model_entry
 from recoach.training.callbacks import Callback, CallbackList
 from recoach.training.context import RunContext
 from recoach.training.loop import derive
@@ -93,13 +93,12 @@ def search(
     config = plan.config
     if plan.trials < 1:
         raise ConfigError(f"--trials must be at least 1, not {plan.trials}.")
-    if not model_entry(config.model_name).model.needs:
-        raise ConfigError(f"{config.model_name} has no weights that could be fine-tuned.")
     folder, base = RunFolder(plan.output), RunFolder(plan.output / "base")
     with folder.lock(), base.lock():
         _check_folder(plan.output)
         base_config = replace(config, finetune_enabled=False)
         run = open_run(base_config, base.path, resume=True, make_callback=make_callback)
+        check_has_weights(config, run.dataset)
         with _open_study(plan) as study:
             run.train_base()
             value = _validation_metric(run)(run.load_base())

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recoach.data.dataset import Dataset, merge_valid
-from recoach.data.prepared import load_dataset
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
@@ -25,9 +24,10 @@ def load_served(folder: RunFolder, stages: Sequence[str]) -> tuple[Dataset, list
 
     Raises:
         DataError: the dataset of the run cannot be read.
+        RunError: it is another one than the run was made with.
         ModelError: the weights cannot be read.
     """
-    dataset, paths = load_dataset(folder.dataset), served_checkpoints(folder, stages)
+    dataset, paths = folder.load_dataset(), served_checkpoints(folder, stages)
     if paths[0].name.endswith(RETRAINED):
         dataset = merge_valid(dataset)
     return dataset, [load_model(path, dataset) for path in paths]

@@ -15,12 +15,12 @@ from recoach import distributed
 from recoach.data.dataset import Dataset, drop_last, merge_valid
 from recoach.errors import DataError, RunError
 from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.data import check_trainable, run_dataset, run_titles
+from recoach.experiments.data import check_trainable, run_dataset
 from recoach.experiments.results import StageName, TrainedModel, TrainedStages, write_results
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, save_description, save_tensors
-from recoach.models.registry import build_from_config, model_entry
+from recoach.models.registry import build_from_config, model_traits
 from recoach.training.callbacks import Callback, CallbackList, TrainResult
 from recoach.training.config import FinetuneConfig
 from recoach.training.context import RunContext
@@ -32,11 +32,16 @@ CallbackFactory = Callable[[str], Callback]
 """Returns the callback for a stage, or for the base model of a fold, by its name."""
 
 
-def planned_stages(config: ExperimentConfig) -> tuple[StageName, ...]:
-    """Return the stages that a run consists of; with `retrain` each is trained a second time."""
-    if not config.finetune_enabled or not model_entry(config.model_name).model.needs:
+def planned_stages(config: ExperimentConfig, dataset: Dataset) -> tuple[StageName, ...]:
+    """Return the stages that a run consists of; with `retrain` each is trained a second time.
+
+    A model without a loss of its own has no control.
+    """
+    needs, has_weights = model_traits(config.model_name, config.model, dataset)
+    if not config.finetune_enabled or not has_weights:
         return ("base",)
-    return ("base", "tuned", "control") if config.evaluation.control else ("base", "tuned")
+    is_controlled = config.evaluation.control and bool(needs)
+    return ("base", "tuned", "control") if is_controlled else ("base", "tuned")
 
 
 class MetricsLogger(Callback):
@@ -69,7 +74,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether all stages have finished training."""
-        names: list[str] = [*planned_stages(self.config)]
+        names: list[str] = [*planned_stages(self.config, self.dataset)]
         if self.config.evaluation.retrains(self.dataset.split):
             names += [f"{name}{RETRAINED}" for name in names]
         return all(self.folder.is_complete(name) for name in names)
@@ -94,12 +99,8 @@ class Run:
         )
 
     def train_base(self) -> TrainedModel:
-        """Train the base model with its supervised loss."""
-        trained = self._train_supervised(self.dataset, "base")
-        if not trained.model.needs:
-            folder = self.folder.checkpoints(self.stage_folder("base"))
-            _save_untrained(trained.model, folder)
-        return trained
+        """Train the base model with its supervised loss; one without a loss stays as built."""
+        return self._train_supervised(self.dataset, "base")
 
     def train_tuned(self) -> TrainedModel:
         """Fine-tune the base model."""
@@ -149,14 +150,16 @@ class Run:
         return float(rows[-1]["temperature"])
 
     def _train_supervised(self, dataset: Dataset, stage: str) -> TrainedModel:
-        """Build a model and train it with its supervised loss on a dataset."""
+        """Build a model and train it with its supervised loss, if it has one, on a dataset."""
         train = drop_last(dataset.train, self.config.pretrain.hold_out)
-        entry, seed = model_entry(self.config.model_name), self.config.seed
-        model = build_from_config(entry, self.config.model, train, dataset.n_items, seed=seed)
+        name, config, seed = self.config.model_name, self.config.model, self.config.seed
+        model = build_from_config(name, config, replace(dataset, train=train), seed=seed)
         model = model.to(_device())
-        return TrainedModel(
-            model, pretrain(model, dataset, self.config.pretrain, self.context(stage))
-        )
+        if not model.needs:
+            _save_untrained(model, self.folder.checkpoints(self.stage_folder(stage)))
+            return TrainedModel(model, TrainResult(0, 0.0, 0, 0.0, None))
+        result = pretrain(model, dataset, self.config.pretrain, self.context(stage))
+        return TrainedModel(model, result)
 
     def _fit_fold(self, args: FinetuneConfig) -> Fit:
         """Return the function that trains or loads the base model of a fold."""
@@ -217,8 +220,7 @@ def open_run(
             without a look at their source.
 
     Raises:
-        RunError: see `RunFolder.check`, `RunFolder.begin` and `run_dataset`; or the table of items
-            has changed.
+        RunError: see `RunFolder.check`, `RunFolder.begin` and `run_dataset`.
         ConfigError: see `applied_settings`.
         DataError: see `run_dataset`.
     """
@@ -229,10 +231,6 @@ def open_run(
     config = folder.with_applied(config, strict=not stored)
     resumed = folder.check(config, resume=resume)
     dataset = run_dataset(config.data, folder.dataset, resumed=resumed, check_source=not stored)
-    if resumed and not stored:
-        _check_titles(folder, config, dataset)
-    elif not resumed and (titles := run_titles(config.data, dataset)) is not None:
-        folder.write_titles(titles)
     try:
         check_trainable(config, dataset)
     except DataError:
@@ -243,18 +241,6 @@ def open_run(
     if distributed.is_main_process():
         distributed.barrier()
     return Run(config, folder, dataset, make_callback)
-
-
-def _check_titles(folder: RunFolder, config: ExperimentConfig, dataset: Dataset) -> None:
-    """Raise a RunError if the table of items is another one than when the run was made."""
-    items = config.data.items
-    if items is None or not Path(items).exists():
-        return
-    titles = run_titles(config.data, dataset)
-    if titles is not None and folder.titles(dataset.item_ids).to_list() != titles.to_list():
-        raise RunError(
-            f"{folder.path} was made with an earlier {Path(items).name}. Choose another --output."
-        )
 
 
 def execute(run: Run) -> dict[str, Any]:
@@ -273,7 +259,7 @@ def execute(run: Run) -> dict[str, Any]:
 
 def _train_stages(run: Run) -> dict[StageName, TrainedModel]:
     trained: dict[StageName, TrainedModel] = {"base": run.train_base()}
-    stages = planned_stages(run.config)
+    stages = planned_stages(run.config, run.dataset)
     if "tuned" in stages:
         trained["tuned"] = run.train_tuned()
         if "control" in stages:
@@ -294,7 +280,8 @@ def _control_budget(run: Run, result: TrainResult) -> tuple[int, int]:
 def _save_untrained(model: Recommender, directory: Path) -> None:
     save_description(directory, model)
     for name in ("best", "last"):
-        save_tensors(directory / f"{name}.safetensors", model.state_dict(), {"finished": True})
+        path = directory / f"{name}.safetensors"
+        save_tensors(path, model.state_dict(), {"finished": True}, model.ids)
 
 
 def _device() -> torch.device:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from recoach import distributed
 from recoach.data.batches import Batch
-from recoach.data.dataset import RaggedArray
+from recoach.data.dataset import Dataset, IdsFingerprint, RaggedArray
 from recoach.data.queries import Queries
-from recoach.errors import ConfigError
+from recoach.errors import ConfigError, ModelError
 from recoach.models.distribution import Workspace
 
 GroupName = Literal["item", "user", "position", "encoder"]
@@ -41,6 +41,15 @@ class TrainingBatch(NamedTuple):
     """(user, item) pairs."""
 
 
+class Origin(NamedTuple):
+    """From what a model was built; a run folder stores it, and no code."""
+
+    name: str
+    """See `recoach.models.registry.model_entry`."""
+    config: BaseModel
+    """The settings."""
+
+
 class Recommender(nn.Module, ABC):
     """A model that scores items for states.
 
@@ -49,8 +58,8 @@ class Recommender(nn.Module, ABC):
     models relies on `score` alone; what needs vectors asks for a `DotProductRecommender`.
     """
 
-    needs: ClassVar[tuple[Literal["states", "edges"], ...]] = ()
-    """Kinds of training batches; empty for a model that is not trained by gradient steps."""
+    needs: tuple[Literal["states", "edges"], ...] = ()
+    """Kinds of training batches; empty for a model without a loss."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Columns of the log that the model reads in `queries.columns`, where the log has them."""
     regularises: ClassVar[bool] = False
@@ -58,6 +67,12 @@ class Recommender(nn.Module, ABC):
     scores_at_once: ClassVar[int] = 2**17
     """(state, item) pairs that `score` is asked for in one call while a policy is trained; what
     `score` holds for each pair decides the memory of a step."""
+    knows_users: ClassVar[bool] = True
+    """Whether users are known by their numbers; otherwise by what they read only."""
+    origin: Origin | None = None
+    """From what the model was built, where the registry built it."""
+    ids: IdsFingerprint | None = None
+    """The users and items that the model's numbers stand for, where they are known."""
 
     def __init__(self, config: BaseModel, train: RaggedArray, n_items: int) -> None:
         super().__init__()
@@ -151,6 +166,35 @@ class DotProductRecommender(Recommender):
         if items.ndim == 1:
             return users @ table[items].T
         return torch.einsum("bd,bcd->bc", users, table[items])
+
+
+def check_ids(model: Recommender, dataset: Dataset) -> None:
+    """Check that a model was built for the users and items of a dataset, in the same order.
+
+    Models refer to items and users by their numbers in the dataset, so that with other ids every
+    score would be that of another item.
+
+    Raises:
+        ModelError: it was built for others.
+    """
+    if model.n_items != dataset.n_items:
+        raise ModelError(
+            f"The model was built for {model.n_items:,} items, and {dataset.name or 'the dataset'} "
+            f"has {dataset.n_items:,}. Use the dataset it was trained on."
+        )
+    if model.ids is None:
+        return
+    if model.ids.items != dataset.ids.items:
+        what = "items"
+    elif model.knows_users and model.ids.users != dataset.ids.users:
+        what = "users"
+    else:
+        return
+    raise ModelError(
+        f"The model was built for other {what} than those of {dataset.name or 'the dataset'}, or "
+        f"for the same {what} in another order: their numbers stand for other ids. Use the dataset "
+        "it was trained on; the same log with its rows in another order numbers them otherwise."
+    )
 
 
 def dot_product(model: Recommender, what: str) -> DotProductRecommender:

@@ -12,6 +12,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +22,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.dataset import Dataset
+from recoach.data.dataset import Dataset, IdsFingerprint
 from recoach.errors import ConfigError, ModelError, RunError, clipped
 from recoach.models.base import Recommender
-from recoach.models.registry import build_from_config, model_entry, model_name
+from recoach.models.external import BuilderEntry, Entry
+from recoach.models.registry import MODELS, build_from_config, model_entry, origin_of
 
 FORMAT = 1
-_HEADER_KEY, _DIGEST_KEY = "recoach", "sha256"
+_HEADER_KEY, _IDS_KEY, _DIGEST_KEY = "recoach", "ids", "sha256"
 OPTIMIZER, EXTRA_MODULE = "optimiser.", "companion."
 """Prefixes of the names of tensors in a file that are not weights of the model."""
 
@@ -37,6 +39,8 @@ class Checkpoint(NamedTuple):
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    ids: IdsFingerprint | None = None
+    """The users and items that the weights belong to; None in files of version 0.1."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -68,8 +72,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and JSON state to one safetensors file. Only the main process writes.
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    ids: IdsFingerprint | None = None,
+) -> None:
+    """Write tensors, JSON state and the ids they belong to into one safetensors file.
+
+    Only the main process writes.
 
     Raises:
         RunError: the file cannot be written.
@@ -78,7 +89,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
         return
     cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
-    metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(cpu_tensors, text)}
+    ids_text = "" if ids is None else json.dumps(ids)
+    metadata = {_HEADER_KEY: text, _DIGEST_KEY: _digest(cpu_tensors, text + ids_text)}
+    if ids is not None:
+        metadata[_IDS_KEY] = ids_text
     write_atomically(path, save(cpu_tensors, metadata=metadata))
 
 
@@ -94,9 +108,10 @@ def load_tensors(path: Path) -> Checkpoint:
             # Cloned, because the file may be replaced while the tensors are in use.
             names = list(file.keys())
             tensors = {name: file.get_tensor(name).clone() for name in names}
-        text = metadata.get(_HEADER_KEY, "{}")
-        is_intact = metadata.get(_DIGEST_KEY) == _digest(tensors, text)
+        text, ids_text = metadata.get(_HEADER_KEY, "{}"), metadata.get(_IDS_KEY, "")
+        is_intact = metadata.get(_DIGEST_KEY) == _digest(tensors, text + ids_text)
         state = json.loads(text)
+        ids = IdsFingerprint(*json.loads(ids_text)) if ids_text and is_intact else None
     except (OSError, SafetensorError, struct.error, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be read as weights ({error}). Restore the file or train again."
@@ -106,7 +121,7 @@ def load_tensors(path: Path) -> Checkpoint:
             f"{path} is damaged or was not written by Recoach: its checksum is missing or does not "
             "match the content. Restore the file or train again."
         )
-    return Checkpoint(tensors, state)
+    return Checkpoint(tensors, state, ids)
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -123,12 +138,13 @@ def save_description(directory: Path, model: Recommender) -> None:
     """Write `model.json`: the name, settings and sizes from which the model can be rebuilt.
 
     Raises:
-        ConfigError: the model is not in the registry (a wrapped module).
+        ConfigError: nothing tells how to build the model again, see `origin_of`.
     """
+    name, config = origin_of(model)
     description = {
         "format": FORMAT,
-        "model": model_name(model),
-        "config": model.config.model_dump(mode="json"),
+        "model": name,
+        "config": config.model_dump(mode="json"),
         "n_users": model.n_users,
         "n_items": model.n_items,
     }
@@ -156,10 +172,10 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
                 f"{path} has format {description['format']}, but this version of Recoach reads "
                 f"format {FORMAT}. Load it with the version that wrote it."
             )
-        entry = model_entry(description["model"])
-        config = entry.config(**description["config"])
+        name, settings = str(description["model"]), dict(description["config"])
         sizes = (description["n_users"], description["n_items"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
+        config = _entry(name, path).config(**settings)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{path} does not describe a model: {error}. Restore the file or train again."
         ) from error
@@ -169,9 +185,20 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
             f"has {dataset.n_users} and {dataset.n_items}. Use the dataset of that run."
         )
     file = directory / f"{weights}.safetensors"
-    tensors = model_weights(load_tensors(file).tensors)
-    _check_shapes(lambda: entry.model(config, dataset.train, dataset.n_items), tensors, path, file)
-    model = build_from_config(entry, config, dataset.train, dataset.n_items, seed=0)
+    tensors, _, ids = load_tensors(file)
+    if ids not in (None, dataset.ids):
+        raise ModelError(
+            f"{file} was trained on other users or items than those of the dataset, or on the same "
+            "in another order: their numbers stand for other ids. Restore the dataset of that run."
+        )
+    tensors = model_weights(tensors)
+    if name in MODELS:
+        entry = MODELS[name]
+        build = partial(entry.model, config, dataset.train, dataset.n_items)
+        _check_shapes(_shapes_without_memory(build, path), tensors, path, file)
+    model = build_from_config(name, config, dataset, seed=0, pretrained=False)
+    if name not in MODELS:
+        _check_shapes(_shapes(model.state_dict()), tensors, path, file)
     model.load_state_dict(tensors)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ModelError(
@@ -181,19 +208,48 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
     return model.eval()
 
 
+def _entry(name: str, path: Path) -> Entry | BuilderEntry:
+    try:
+        return model_entry(name)
+    except ConfigError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
 def model_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a file that are weights of the model."""
     prefixes = (OPTIMIZER, EXTRA_MODULE)
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _shapes_without_memory(
+    build: Callable[[], Recommender], path: Path
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's weights; it is built on the meta device, without storage.
+
+    Raises:
+        ModelError: the model cannot be built from the description at `path`.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return _shapes(build().state_dict())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = clipped(str(error).splitlines()[0])
+        raise ModelError(
+            f"{path} does not describe a model: {reason}. Restore the file or train again."
+        ) from error
+
+
 def _check_shapes(
-    build: Callable[[], Recommender], tensors: Mapping[str, Tensor], path: Path, file: Path
+    expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path, file: Path
 ) -> None:
-    """Check that the file has the shapes of the described model, before memory is allocated.
+    """Check that a file has the shapes of the described model.
 
     Args:
-        build: builds the model; called on the meta device, where tensors have no storage.
+        expected: the shapes of the model.
         tensors: the weights in the file.
         path: path of the description.
         file: path of the weights.
@@ -201,15 +257,7 @@ def _check_shapes(
     Raises:
         ModelError: a tensor is missing, unexpected or of another shape.
     """
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        reason = clipped(str(error).splitlines()[0])
-        raise ModelError(
-            f"{path} does not describe a model: {reason}. Restore the file or train again."
-        ) from error
-    actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    actual = _shapes(tensors)
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             raise ModelError(

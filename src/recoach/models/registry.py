@@ -5,9 +5,18 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel, ValidationError
 
-from recoach.data.dataset import Dataset, RaggedArray
-from recoach.errors import ConfigError, suggestion
-from recoach.models.base import Recommender
+from recoach.data.dataset import Dataset
+from recoach.errors import ConfigError, clipped, suggestion
+from recoach.models.base import Origin, Recommender
+from recoach.models.external import (
+    WEIGHTS,
+    Builder,
+    BuilderEntry,
+    Entry,
+    entry_point_names,
+    find_external,
+    register,
+)
 from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
 from recoach.models.factorization.neumf import NeuMF, NeuMFConfig
 from recoach.models.graph.gsau import GSAU, GSAUConfig
@@ -25,11 +34,13 @@ from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 
 
-class Entry(NamedTuple):
-    """A model and the class of its settings."""
+class ModelTraits(NamedTuple):
+    """What can be trained in a model."""
 
-    model: type[Recommender]
-    config: type[BaseModel]
+    needs: tuple[str, ...]
+    """Kinds of batches of its own loss; empty if it has none."""
+    has_weights: bool
+    """Whether it has weights that rewards can train."""
 
 
 MODELS: dict[str, Entry] = {
@@ -51,59 +62,122 @@ MODELS: dict[str, Entry] = {
 }
 
 
-def model_entry(name: str) -> Entry:
-    """Return the registry entry of a model.
+def model_entry(name: str) -> Entry | BuilderEntry:
+    """Return the entry of a model.
+
+    Args:
+        name: a key of `MODELS`, the name of an entry point of the group "recoach.models", or the
+            import path "package.module:attribute" of a subclass of `Recommender` or of a function
+            that builds one (`recoach.models.external`).
 
     Raises:
         ConfigError: there is no such model; the message suggests the closest name.
     """
-    if name in MODELS:
-        return MODELS[name]
-    raise ConfigError(f"There is no model called {name!r}. {suggestion(name, MODELS)}")
+    entry = MODELS.get(name) or find_external(name)
+    if entry is not None:
+        return entry
+    names = [*MODELS, *entry_point_names()]
+    raise ConfigError(
+        f"There is no model called {name!r}. {suggestion(name, names)} A model of your own is "
+        "named by its import path, package.module:function."
+    )
 
 
-def build_model(name: str, dataset: Dataset, *, seed: int = 0, **settings: object) -> Recommender:
+def build_model(
+    name: str | type[Recommender] | Builder, dataset: Dataset, *, seed: int = 0, **settings: object
+) -> Recommender:
     """Build an untrained model for a dataset.
 
     Args:
-        name: a key of `MODELS`.
-        dataset: gives the training histories and the number of items.
+        name: see `model_entry`; or a subclass of `Recommender`, or a function that builds a model.
+        dataset: gives the training histories and the items.
         seed: of the initial weights; the global random state is not changed.
         settings: fields of the model's config class.
 
     Raises:
         ConfigError: the model or a setting is unknown, or a value is invalid.
     """
-    entry = model_entry(name)
+    name = name if isinstance(name, str) else register(name)
     try:
-        config = entry.config.model_validate(settings)
+        config = model_entry(name).config.model_validate(settings)
     except ValidationError as error:
         first_error = error.errors()[0]
         key = ".".join(str(part) for part in first_error["loc"])
         raise ConfigError(f"Model {name}, setting {key!r}: {first_error['msg']}.") from error
-    return build_from_config(entry, config, dataset.train, dataset.n_items, seed=seed)
+    return build_from_config(name, config, dataset, seed=seed)
 
 
 def build_from_config(
-    entry: Entry, config: BaseModel, train: RaggedArray, n_items: int, *, seed: int
+    name: str, config: BaseModel, dataset: Dataset, *, seed: int, pretrained: bool = True
 ) -> Recommender:
-    """Build a model whose initial weights depend on the seed only."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return entry.model(config, train, n_items)
+    """Build a model whose initial weights depend on the seed only, and bind it to the dataset.
 
-
-def model_name(model: Recommender) -> str:
-    """Return the name of a model in `MODELS`.
+    Args:
+        name: see `model_entry`.
+        config: an instance of the model's config class.
+        dataset: gives the training histories and the items.
+        seed: of the initial weights.
+        pretrained: whether a function that builds the model reads the file of weights that it is
+            given; False where weights are loaded afterwards.
 
     Raises:
-        ConfigError: the model is not in the registry, such as a wrapped module.
+        ConfigError: the function returns something else than a model for this dataset, or cannot
+            read a file.
     """
+    entry = model_entry(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(entry, Entry):
+            model = entry.model(config, dataset.train, dataset.n_items)
+        else:
+            settings = {field: getattr(config, field) for field in type(config).model_fields}
+            if not pretrained and WEIGHTS in settings:
+                settings[WEIGHTS] = None
+            try:
+                model = entry.build(dataset, **settings)
+            except OSError as error:
+                raise ConfigError(f"The model {name} cannot be built: {error}.") from error
+    if not isinstance(model, Recommender) or model.n_items != dataset.n_items:
+        raise ConfigError(
+            f"{name} must return a Recommender for the {dataset.n_items:,} items of the dataset, "
+            f"such as recoach.wrap(module, dataset, ...); it returned {clipped(repr(model))}."
+        )
+    model.origin, model.ids = Origin(name, config), dataset.ids
+    return model
+
+
+def model_traits(name: str, config: BaseModel, dataset: Dataset) -> ModelTraits:
+    """Return what can be trained in a model, which is built for it unless it is in `MODELS`."""
+    if name in MODELS:
+        needs = MODELS[name].model.needs
+        return ModelTraits(needs, has_weights=bool(needs))
+    key = (name, config.model_dump_json(), dataset.fingerprint)
+    if key not in _TRAITS:
+        model = build_from_config(name, config, dataset, seed=0, pretrained=False)
+        has_weights = any(True for _ in model.parameters())
+        _TRAITS[key] = ModelTraits(model.needs, has_weights)
+    return _TRAITS[key]
+
+
+_TRAITS: dict[tuple[str, str, str], ModelTraits] = {}
+
+
+def origin_of(model: Recommender) -> Origin:
+    """Return the name and settings from which a model can be built again.
+
+    Raises:
+        ConfigError: they are not known, as for a module wrapped without a function that builds it.
+    """
+    if model.origin is not None:
+        name, config = model.origin
+        # Fine-tuning can change the settings of a class; a function builds with its own.
+        same_class = isinstance(model.config, type(config))
+        return Origin(name, model.config if same_class else config)
     for name, entry in MODELS.items():
         if entry.model is type(model):
-            return name
+            return Origin(name, model.config)
     raise ConfigError(
-        f"A {type(model).__name__} model cannot be saved in a run folder, because only models of "
-        "the registry can be rebuilt from model.json. Train without a folder and save your "
-        "module's own state_dict()."
+        f"A {type(model).__name__} model cannot be saved in a run folder, because nothing tells "
+        "how to build it again. Write a function build(dataset) that returns it and pass that to "
+        "recoach.run or recoach.build_model."
     )

@@ -1,24 +1,35 @@
 """Any PyTorch module as a recommender, by functions that return its vectors or its scores."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recoach.config import StrictConfig
-from recoach.data.dataset import Dataset, RaggedArray
+from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries
 from recoach.errors import ConfigError
-from recoach.models.base import DotProductRecommender, Embeddings, GroupName, Recommender
+from recoach.models.base import (
+    DotProductRecommender,
+    Embeddings,
+    GroupName,
+    Recommender,
+    TrainingBatch,
+)
 
-Query = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Module = TypeVar("Module", bound=nn.Module)
+Query = Callable[[Module, Tensor, Tensor], Tensor]
 """(module, users int64[B], histories int64[B, T]) -> float[B, D]; histories are padded on the
 right with n_items, users who are not in the dataset are -1."""
-Items = Callable[[nn.Module], Tensor]
+Items = Callable[[Module], Tensor]
 """(module) -> float[I, D], a row for each item of the dataset, in its order."""
-Score = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+Score = Callable[[Module, Tensor, Tensor, Tensor], Tensor]
 """(module, users int64[B], histories int64[B, T], items int64[C] or int64[B, C]) -> float[B, C],
 the scores of items that all states share, or of the items of each state."""
+Loss = Callable[[Module, Tensor, Tensor, Tensor, torch.Generator], Tensor]
+"""(module, users int64[B], histories int64[B, T], targets int64[B], generator) -> float[], the mean
+loss of the next items; the generator, on the CPU, draws negatives so that a training resumes."""
 
 
 class WrappedConfig(StrictConfig):
@@ -28,8 +39,8 @@ class WrappedConfig(StrictConfig):
     """Number of last items of a history that the functions receive; 0 where they read none."""
 
 
-class Wrapped(DotProductRecommender):
-    """A module whose scores are dot products of the vectors that two functions return.
+class _WrappedModule(Recommender):
+    """A module with its loss; the base class of the two kinds of wrapped modules.
 
     The functions receive the module, because copies of the model hold a module of their own.
     """
@@ -37,20 +48,45 @@ class Wrapped(DotProductRecommender):
     config: WrappedConfig
 
     def __init__(
-        self,
-        config: WrappedConfig,
-        train: RaggedArray,
-        n_items: int,
-        module: nn.Module,
-        functions: tuple[Query, Items],
+        self, module: nn.Module, dataset: Dataset, config: WrappedConfig, loss: Loss[Any] | None
     ) -> None:
-        super().__init__(config, train, n_items)
-        self.module, self._functions = module, functions
+        super().__init__(config, dataset.train, dataset.n_items)
+        self.module, self.ids, self._loss = module, dataset.ids, loss
+        if loss is not None:
+            # Single interactions also train users with one item, whom states leave out.
+            self.needs = ("states",) if config.history_length else ("edges",)
 
     @property
     def history_length(self) -> int:
         """Number of last items of a history that the module reads."""
         return self.config.history_length
+
+    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Return the loss of the function for each state and its next item."""
+        part = batch.states or batch.edges
+        if self._loss is None or part is None:
+            return super().loss(batch, generator)
+        users, histories = _users_and_histories(part.queries, self.n_items)
+        return self._loss(self.module, users, histories, part.targets, generator)
+
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
+        """Return all parameters as "encoder": which of them are embeddings is not known."""
+        return {"encoder": list(self.parameters())}
+
+
+class Wrapped(_WrappedModule, DotProductRecommender):
+    """A module whose scores are dot products of the vectors that two functions return."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        dataset: Dataset,
+        config: WrappedConfig,
+        loss: Loss[Any] | None,
+        functions: tuple[Query[Any], Items[Any]],
+    ) -> None:
+        super().__init__(module, dataset, config, loss)
+        self._functions = functions
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return the vectors of the functions for each state's user and history."""
@@ -58,31 +94,20 @@ class Wrapped(DotProductRecommender):
         users, histories = _users_and_histories(queries, self.n_items)
         return Embeddings(query(self.module, users, histories), items(self.module))
 
-    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return all parameters as "encoder": which of them are embeddings is not known."""
-        return {"encoder": list(self.parameters())}
 
-
-class WrappedScorer(Recommender):
-    """A module whose scores are those that a function returns, see `Wrapped`."""
-
-    config: WrappedConfig
+class WrappedScorer(_WrappedModule):
+    """A module whose scores are those that a function returns."""
 
     def __init__(
         self,
-        config: WrappedConfig,
-        train: RaggedArray,
-        n_items: int,
         module: nn.Module,
-        function: Score,
+        dataset: Dataset,
+        config: WrappedConfig,
+        loss: Loss[Any] | None,
+        function: Score[Any],
     ) -> None:
-        super().__init__(config, train, n_items)
-        self.module, self._function = module, function
-
-    @property
-    def history_length(self) -> int:
-        """Number of last items of a history that the module reads."""
-        return self.config.history_length
+        super().__init__(module, dataset, config, loss)
+        self._function = function
 
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
         """Return the scores of the function, see `Recommender`."""
@@ -90,43 +115,44 @@ class WrappedScorer(Recommender):
             items = torch.arange(self.n_items, device=queries.rows.device)
         return self._function(self.module, *_users_and_histories(queries, self.n_items), items)
 
-    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return all parameters as "encoder": which of them are embeddings is not known."""
-        return {"encoder": list(self.parameters())}
 
-
-def wrap(
-    module: nn.Module,
+def wrap(  # noqa: PLR0913 - the parts of a model
+    module: Module,
     dataset: Dataset,
     *,
-    query: Query | None = None,
-    items: Items | None = None,
-    score: Score | None = None,
+    query: Query[Module] | None = None,
+    items: Items[Module] | None = None,
+    score: Score[Module] | None = None,
+    loss: Loss[Module] | None = None,
     history_length: int = 0,
 ) -> Wrapped | WrappedScorer:
     """Return your own module as a recommender that can be evaluated, fine-tuned and served.
 
     Pass `query` and `items` where a score is a dot product of two vectors, which is faster and has
-    vectors to export, or else `score`.
+    vectors to export, or else `score`. A module wrapped in a function `build(dataset)` can also be
+    trained in a run folder, see `recoach.run`.
 
     Args:
-        module: trained by your own code; fine-tuning changes its parameters in place.
+        module: trained by your own code, or to be trained by `loss`; its parameters are changed in
+            place.
         dataset: the log it was trained on; users and items are numbered as in it.
         query: returns a vector for each user and history, see `Query`.
         items: returns a vector for each item, see `Items`.
         score: returns the scores of items, see `Score`.
-        history_length: number of last items of a history that `query` or `score` receives.
+        loss: returns the module's own loss, see `Loss`; without one it cannot be pre-trained, and
+            its fine-tuning has no control that continues ordinary training.
+        history_length: number of last items of a history that the functions receive.
 
     Raises:
         ConfigError: neither or both ways are given, or a function returns another shape.
     """
     config = WrappedConfig(history_length=history_length)
     if score is not None and query is None and items is None:
-        scorer = WrappedScorer(config, dataset.train, dataset.n_items, module, score)
+        scorer = WrappedScorer(module, dataset, config, loss, score)
         _check_scores(scorer, score)
         return scorer
     if score is None and query is not None and items is not None:
-        model = Wrapped(config, dataset.train, dataset.n_items, module, (query, items))
+        model = Wrapped(module, dataset, config, loss, (query, items))
         _check_vectors(model, query, items)
         return model
     functions = {"query": query, "items": items, "score": score}
@@ -149,7 +175,7 @@ def _two_empty_histories(model: Wrapped | WrappedScorer) -> tuple[Tensor, Tensor
     return users, torch.full((2, model.history_length), model.n_items, device=model.device)
 
 
-def _check_vectors(model: Wrapped, query: Query, items: Items) -> None:
+def _check_vectors(model: Wrapped, query: Query[Any], items: Items[Any]) -> None:
     with torch.no_grad():
         users = query(model.module, *_two_empty_histories(model))
         table = items(model.module)
@@ -160,7 +186,7 @@ def _check_vectors(model: Wrapped, query: Query, items: Items) -> None:
         )
 
 
-def _check_scores(model: WrappedScorer, score: Score) -> None:
+def _check_scores(model: WrappedScorer, score: Score[Any]) -> None:
     shared = torch.arange(3, device=model.device) % model.n_items
     for items in (shared, shared.expand(2, 3)):
         with torch.no_grad():

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries, histories, user_queries
 from recoach.errors import ConfigError, ModelError
-from recoach.models.base import DotProductRecommender, Recommender, dot_product, frozen_copy
+from recoach.models.base import (
+    DotProductRecommender,
+    Recommender,
+    check_ids,
+    dot_product,
+    frozen_copy,
+)
 from recoach.models.checkpoint import write_atomically
 
 _N_CHECKED_USERS = 256
@@ -71,6 +77,7 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
         raise ConfigError(
             f"The ONNX export needs {error.name}. Install it with pip install 'recoach[onnx]'."
         ) from error
+    check_ids(model, dataset)
     model = dot_product(model, "The ONNX export")
     name = type(model).__name__
     if not model.history_length:

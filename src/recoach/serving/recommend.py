@@ -16,7 +16,7 @@ from recoach.data.queries import Seen, histories, join_pairs, seen_before, user_
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores
-from recoach.models.base import Recommender, dot_product, eval_mode
+from recoach.models.base import Recommender, check_ids, dot_product, eval_mode
 from recoach.serving.index import Index, search_index
 
 _BATCH_SIZE = 1024
@@ -54,9 +54,11 @@ def recommend(
         ConfigError: k is below 1.
         DataError: a user is not in the dataset, or no item of a new user's history or no candidate
             is in the catalogue.
+        ModelError: the model was built for other users or items.
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, not {k}.")
+    check_ids(model, dataset)
     if isinstance(users, Mapping):
         user_ids, past = list(users), _new_user_histories(dataset, users)
         rows, user_indices = np.arange(len(user_ids)), np.full(len(user_ids), -1)

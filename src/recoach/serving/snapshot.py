@@ -12,7 +12,7 @@ from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import IntArray, LongArray
 from recoach.data.queries import histories
 from recoach.errors import DataError
-from recoach.models.base import Recommender
+from recoach.models.base import Recommender, check_ids
 from recoach.serving.index import Index
 from recoach.serving.recommend import UserBatch, candidate_indices, rank_items
 
@@ -73,6 +73,8 @@ class ModelSnapshot:
     """int64[n_items], number of interactions with each item."""
 
     def __post_init__(self) -> None:
+        for model in self.models.values():
+            check_ids(model, self.dataset)
         reads = sorted({name for model in self.models.values() for name in model.reads})
         user_histories = histories(self.dataset, "all", reads)
         item_ids = self.dataset.item_ids.to_list()

@@ -15,6 +15,7 @@ from recoach.models.base import (
     DotProductRecommender,
     Embeddings,
     Recommender,
+    check_ids,
     dot_product,
     eval_mode,
 )
@@ -42,6 +43,7 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
         ConfigError: the scores of the model are not dot products.
         RunError: a file cannot be written.
     """
+    check_ids(model, dataset)
     model = dot_product(model, "The export of vectors")
     past = histories(dataset, "all", model.reads)
     user_vectors = [
@@ -66,6 +68,7 @@ def item_vectors(model: Recommender, dataset: Dataset) -> FloatArray:
     Raises:
         ConfigError: the scores of the model are not dot products.
     """
+    check_ids(model, dataset)
     model = dot_product(model, "A faiss index")
     items = _embed(
         model, histories(dataset, "all", model.reads), dataset.trained_users, slice(1)

@@ -319,18 +319,19 @@ class Loop(Generic[Batch]):
         self.progress.seconds = self._saved_at - self._began
         state, model = asdict(self.progress), self.trainer.model
         if best:
-            save_tensors(self.folder / "best.safetensors", gathered_state(model, self._best), state)
+            tensors = gathered_state(model, self._best)
+            save_tensors(self.folder / "best.safetensors", tensors, state, model.ids)
         tensors = gathered_state(model, model.state_dict())
         tensors |= optimiser_tensors(self.trainer.optimiser, model)
         for name, module in self._extra_modules().items():
             module_state = gathered_state(module, module.state_dict())
             tensors |= {f"{EXTRA_MODULE}{name}.{key}": v for key, v in module_state.items()}
         state["sums"], state["count"] = self._sums, self._count
-        save_tensors(self.folder / "last.safetensors", tensors, state)
+        save_tensors(self.folder / "last.safetensors", tensors, state, model.ids)
 
     def _restore(self, folder: Path) -> None:
         path = folder / "last.safetensors"
-        tensors, state = load_tensors(path)
+        tensors, state, _ = load_tensors(path)
         try:
             self._sums, self._count = dict(state.pop("sums")), int(state.pop("count"))
             self.progress = _Progress(**state)
@@ -357,7 +358,7 @@ class Loop(Generic[Batch]):
         The best of a later step is reached again by training. Interpolated weights are not,
         because they are the end of the training: their progress is taken from their own file.
         """
-        best, state = load_tensors(path)
+        best, state, _ = load_tensors(path)
         self._best = local_state(self.trainer.model, best)
         progress = self.progress
         if progress.finished and progress.share is None and state.get("share") is not None:
@@ -377,6 +378,6 @@ def save_trained(folder: Path, model: Recommender, value: float) -> None:
     """
     state = asdict(_Progress(finished=True, best_value=value))
     save_description(folder, model)
-    save_tensors(folder / "best.safetensors", model.state_dict(), state)
+    save_tensors(folder / "best.safetensors", model.state_dict(), state, model.ids)
     state |= {"sums": {}, "count": 0}
-    save_tensors(folder / "last.safetensors", model.state_dict(), state)
+    save_tensors(folder / "last.safetensors", model.state_dict(), state, model.ids)

@@ -18,7 +18,7 @@ from recoach.data.targets import Repeats, targets_of
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate_targets
 from recoach.evaluation.metrics import METRIC_NAME, cutoff
-from recoach.models.base import Recommender, TrainingBatch
+from recoach.models.base import Recommender, TrainingBatch, check_ids
 from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.callbacks import TrainResult
 from recoach.training.context import RunContext, Schedule, accept_former_names
@@ -146,9 +146,10 @@ def pretrain(
 
     Raises:
         DataError: there are no validation targets to select on.
-        ModelError: the training diverged.
+        ModelError: the model was built for other users or items, or the training diverged.
     """
     config, context = config or PretrainConfig(), context or RunContext()
+    check_ids(model, dataset)
     if not model.needs:
         return TrainResult(0, 0.0, 0, 0.0, None)
     schedule = config.schedule(start_is_candidate=start_is_candidate)

@@ -28,7 +28,7 @@ from recoach import distributed
 from recoach.data.batches import StateBatches
 from recoach.data.dataset import Dataset, drop_last
 from recoach.errors import ConfigError
-from recoach.models.base import Recommender, interaction_keys
+from recoach.models.base import Recommender, check_ids, interaction_keys
 from recoach.models.sharded_embedding import (
     first_local_item,
     global_square_sum,
@@ -72,6 +72,7 @@ class RLTrainer:
 
     Raises:
         ConfigError: the settings do not fit the model, the reward functions or the dataset.
+        ModelError: the model was built for other users or items.
     """
 
     @accept_former_names(session="context")
@@ -85,6 +86,7 @@ class RLTrainer:
         callbacks: Sequence[Callback] = (),
         context: RunContext | None = None,
     ) -> None:
+        check_ids(model, train_dataset)
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, context = train_dataset, context or RunContext()
         all_callbacks = [CollapseMonitor(train_dataset.n_items), context.callback, *callbacks]

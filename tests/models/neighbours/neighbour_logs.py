@@ -6,7 +6,7 @@ import torch
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries, gather_windows
-from recoach.models.registry import build_from_config, model_entry
+from recoach.models.registry import MODELS
 
 
 def rows_of(rows, **columns):
@@ -17,10 +17,8 @@ def rows_of(rows, **columns):
 
 def model_of(name, rows, n_items, *, times=None, **settings):
     columns = {} if times is None else {"timestamp": times}
-    entry = model_entry(name)
-    return build_from_config(
-        entry, entry.config(**settings), rows_of(rows, **columns), n_items, seed=0
-    ).eval()
+    entry = MODELS[name]
+    return entry.model(entry.config(**settings), rows_of(rows, **columns), n_items).eval()
 
 
 def queries_of(histories, n_items, users=None):

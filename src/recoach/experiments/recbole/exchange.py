@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from recoach.data.dataset import Dataset
-from recoach.data.prepared import load_dataset, save_dataset
+from recoach.data.prepared import save_dataset
 from recoach.data.targets import Repeats
 from recoach.errors import ModelError, RunError
 from recoach.evaluation.evaluator import evaluate
@@ -19,7 +19,7 @@ from recoach.experiments.recbole.weights import load_weights, to_recbole
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
-from recoach.models.registry import build_from_config, model_entry
+from recoach.models.registry import build_from_config
 from recoach.training.loop import save_trained
 
 ORIGIN = "recbole.json"
@@ -121,7 +121,7 @@ def export_run(
         )
     if output.exists() and output.samefile(checkpoint):
         raise RunError(f"{output} is the original checkpoint; choose another --output.")
-    dataset = load_dataset(folder.dataset)
+    dataset = folder.load_dataset()
     model = load_model(folder.checkpoints(selected), dataset)
     if model.config != folder.config().model:
         raise ModelError(
@@ -147,8 +147,7 @@ def _run_config(
 
 
 def _build_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
-    entry = model_entry(config.model_name)
-    return build_from_config(entry, config.model, dataset.train, dataset.n_items, seed=config.seed)
+    return build_from_config(config.model_name, config.model, dataset, seed=config.seed)
 
 
 def _verify(

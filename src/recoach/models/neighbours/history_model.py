@@ -34,6 +34,7 @@ class HistoryModel(Recommender):
     """
 
     config: HistoryConfig
+    knows_users = False
     scores_at_once = 2**26
 
     def __init__(self, config: HistoryConfig, train: RaggedArray, n_items: int) -> None:

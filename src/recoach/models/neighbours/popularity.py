@@ -16,6 +16,8 @@ class PopularityConfig(StrictConfig):
 class Popularity(DotProductRecommender):
     """Score an item by its number of training interactions."""
 
+    knows_users = False
+
     def __init__(self, config: PopularityConfig, train: RaggedArray, n_items: int) -> None:
         super().__init__(config, train, n_items)
         train_items = torch.from_numpy(train.values).long()

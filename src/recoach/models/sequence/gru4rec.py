@@ -47,6 +47,7 @@ class GRU4Rec(DotProductRecommender):
     """A recurrent network over the last items of a history, with tied item embeddings."""
 
     needs = ("states",)
+    knows_users = False
     config: GRU4RecConfig
 
     def __init__(self, config: GRU4RecConfig, train: RaggedArray, n_items: int) -> None:

@@ -39,6 +39,7 @@ class SASRec(DotProductRecommender):
     """A causal transformer over the last items of a history, with tied item embeddings."""
 
     needs = ("states",)
+    knows_users = False
     config: SASRecConfig
 
     def __init__(self, config: SASRecConfig, train: RaggedArray, n_items: int) -> None:
