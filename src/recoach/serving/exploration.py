@@ -1,0 +1,76 @@
+"""The served policy: deterministic top-k, or Plackett-Luce sampling with exact propensities."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from recoach.errors import ConfigError
+from recoach.serving.snapshot import Recommendation, RecommendQuery
+
+POOL_SIZE = 100
+"""Best items of a user from which an exploring policy samples."""
+
+
+class ServedList(NamedTuple):
+    """A list and the probabilities with which the policy showed its items."""
+
+    recommendation: Recommendation
+    propensities: list[float]
+    """Probability of the item at each position, given the items above it."""
+
+
+class ServedPolicy:
+    """Chooses what is shown from the ranking of a model.
+
+    Without a temperature the k best items are shown, each with propensity 1. With one, k of the
+    `POOL_SIZE` best items (of the k best, if k is larger) are sampled without replacement, at each
+    position with probabilities proportional to exp(score / temperature) among the items left:
+    the Plackett-Luce model, sampled as the k largest of score / temperature + Gumbel noise
+    (Kool et al., 2019, "Stochastic beams and where to find them"). Items outside these have
+    probability 0.
+
+    Args:
+        temperature: None for the k best items.
+
+    Raises:
+        ConfigError: the temperature is not above 0.
+    """
+
+    def __init__(self, temperature: float | None = None) -> None:
+        if temperature is not None and not temperature > 0:
+            raise ConfigError(f"--explore must be above 0, not {temperature:g}.")
+        self.temperature = temperature
+
+    @property
+    def name(self) -> str:
+        """Name of the policy in logs."""
+        return "top-k" if self.temperature is None else f"plackett-luce({self.temperature:g})"
+
+    def ranked_query(self, query: RecommendQuery) -> RecommendQuery:
+        """Return the query whose ranking the policy needs."""
+        if self.temperature is None:
+            return query
+        return query._replace(k=max(query.k, POOL_SIZE))
+
+    def choose(self, ranking: Recommendation, k: int, seed: str) -> ServedList:
+        """Return the list for a ranking of `ranked_query`.
+
+        Args:
+            ranking: the best items, best first.
+            k: maximum length of the list.
+            seed: the same text gives the same list, such as the id of the request.
+        """
+        if self.temperature is None:
+            return ServedList(ranking, [1.0] * len(ranking.items))
+        digest = hashlib.blake2b(seed.encode(), digest_size=16).digest()
+        generator = np.random.default_rng(int.from_bytes(digest, "big"))
+        logits = np.asarray(ranking.scores, dtype=np.float64) / self.temperature
+        order = np.argsort(-(logits + generator.gumbel(size=len(logits))), kind="stable")
+        logits = logits[order]
+        # log of the sum of exp(logit) over each position and all below it
+        log_left = np.logaddexp.accumulate(logits[::-1])[::-1]
+        propensities = np.minimum(np.exp(logits - log_left), 1.0)[:k]
+        shown = order[:k]
+        scores = [ranking.scores[index] for index in shown]
+        return ServedList(Recommendation(ranking.items[shown], scores), propensities.tolist())
