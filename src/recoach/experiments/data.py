@@ -33,7 +33,7 @@ from recoach.data.targets import Part, targets_of
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import DataConfig, ExperimentConfig
 from recoach.experiments.legacy_config import upgrade_evaluation
-from recoach.models.registry import model_traits
+from recoach.models.registry import MODELS, model_traits
 from recoach.simulation.shop import BROWSING, Shop, shop
 
 _UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
@@ -228,8 +228,13 @@ def _differences(
     return {name: value[name] for name in names}, {name: stored.get(name) for name in names}
 
 
-def check_has_weights(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Raise a ConfigError if the model has no weights that could be fine-tuned."""
+def check_has_weights(config: ExperimentConfig, dataset: Dataset | None) -> None:
+    """Raise a ConfigError if the model has no weights that could be fine-tuned.
+
+    Without a dataset only the models of the registry are checked: others are built for it.
+    """
+    if dataset is None and config.model_name not in MODELS:
+        return
     if not model_traits(config.model_name, config.model, dataset).has_weights:
         raise ConfigError(f"{config.model_name} has no weights that could be fine-tuned.")
 

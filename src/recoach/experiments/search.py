@@ -93,6 +93,7 @@ def search(
     config = plan.config
     if plan.trials < 1:
         raise ConfigError(f"--trials must be at least 1, not {plan.trials}.")
+    check_has_weights(config, None)
     folder, base = RunFolder(plan.output), RunFolder(plan.output / "base")
     with folder.lock(), base.lock():
         _check_folder(plan.output)

@@ -146,9 +146,12 @@ def build_from_config(
     return model
 
 
-def model_traits(name: str, config: BaseModel, dataset: Dataset) -> ModelTraits:
-    """Return what can be trained in a model, which is built for it unless it is in `MODELS`."""
-    if name in MODELS:
+def model_traits(name: str, config: BaseModel, dataset: Dataset | None) -> ModelTraits:
+    """Return what can be trained in a model, which is built for it unless it is in `MODELS`.
+
+    Only the models of `MODELS` do without a dataset.
+    """
+    if dataset is None or name in MODELS:
         needs = MODELS[name].model.needs
         return ModelTraits(needs, has_weights=bool(needs))
     key = (name, config.model_dump_json(), dataset.fingerprint)
