@@ -58,7 +58,7 @@ class EvaluationConfig(StrictConfig):
     """Items of the user's history: `new` (masked in the ranking, and no targets), `all` (nothing is
     masked), `repeat` (the only targets; nothing is masked) or `recbole` (masked for models that do
     not read the history, and still targets, as in RecBole)."""
-    ks: tuple[int, ...] = Field(KS, min_length=1)
+    ks: tuple[int, ...] = Field(default=KS, min_length=1)
     """The cut-offs k of the metrics, such as NDCG@k."""
     control: bool = True
     """Also continue supervised training of the base model for as many steps as fine-tuning."""

@@ -35,7 +35,7 @@ class FinetuneConfig(StrictConfig):
     sft_coef: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of the model's own supervised loss, added to the algorithm's; `auto` is 0.3 for a
     model whose loss regularises its vectors (GSAU) and 0 for others."""
-    reward_funcs: tuple[RewardName, ...] = Field(("future",), min_length=1)
+    reward_funcs: tuple[RewardName, ...] = Field(default=("future",), min_length=1)
     """`next`: the next item; `future`: the next `horizon` items, discounted; `train_set`: every
     training item of the user; `rated`: `future`, graded by the user's rating; `cross_fitted`:
     `future`, weighted by base models that were not trained on the item; `value`: `future` times
@@ -48,21 +48,21 @@ class FinetuneConfig(StrictConfig):
     matters where weights and groups are normalised."""
     multi_objective_aggregation: Aggregation = "sum_then_normalize"
     """Add several rewards, or normalise each first (GDPO)."""
-    horizon: int = Field(10, gt=0)
+    horizon: int = Field(default=10, gt=0)
     """Number of next interactions that are rewarded."""
-    discount: float = Field(0.8, gt=0, le=1)
+    discount: float = Field(default=0.8, gt=0, le=1)
     """Reward of the item k interactions later: discount^(k-1)."""
     event_weights: dict[str, float] = Field(default_factory=dict)
     """With reward `events`: the weight of each event type of the log, such as {view = 0.1,
     cart = 0.5, purchase = 1}. Of several events of an item within the horizon the one of the
     highest weight counts."""
-    folds: int = Field(4, ge=2)
+    folds: int = Field(default=4, ge=2)
     """Base models of `cross_fitted`, each trained without its part of every history."""
     reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Part of the log's reward for an item that goes to its neighbours, the items that the same
     users interact with (`recoach.policy.smoothing`); `auto` is 0.3, and 0 for a model whose own
     loss regularises its vectors (GSAU)."""
-    smoothing_neighbours: int = Field(50, ge=1)
+    smoothing_neighbours: int = Field(default=50, ge=1)
     """Neighbours of an item among which that part is divided."""
     state: States | Literal["auto"] = "auto"
     """Every prefix of a history, the last one, or the user with the whole history; `auto` is
@@ -88,29 +88,29 @@ class FinetuneConfig(StrictConfig):
     """Train a graph model's tables, or its propagated vectors as if they were tables."""
     optim: Literal["adamw", "sgd"] = "adamw"
     """The optimiser, which starts anew for fine-tuning."""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     """Step size of the optimiser."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay (decoupled with AdamW)."""
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """States in a step; `auto` is 2,048, or an eighth of all states if that is less."""
-    epochs: int = Field(100, gt=0)
+    epochs: int = Field(default=100, gt=0)
     """Maximum number of epochs."""
     epoch_unit: Literal["states", "users", "interactions"] = "states"
     """What one epoch passes over once; steps over users or interactions still sample states."""
-    max_steps: int = Field(0, ge=0)
+    max_steps: int = Field(default=0, ge=0)
     """Maximum number of steps; 0 leaves it to `epochs`."""
-    eval_steps: int = Field(0, ge=0)
+    eval_steps: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 evaluates after each epoch."""
-    patience: int = Field(10, ge=0)
+    patience: int = Field(default=10, ge=0)
     """Evaluations in a row that do not improve on an earlier step before training stops; 0 never
     stops."""
-    metric: str = Field("ndcg@10", pattern=METRIC_NAME)
+    metric: str = Field(default="ndcg@10", pattern=METRIC_NAME)
     """Validation metric that selects the weights."""
     select: Literal["best", "best_tuned", "last"] = "best"
     """The best on validation with the base model among the candidates, or without it; or the
     last."""
-    ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Evaluate and return an exponential moving average of the weights; 0 turns it off."""
     interpolate: bool = True
     """Return the best point on validation between the base and the best weights (WiSE-FT), or

@@ -28,31 +28,31 @@ from recoach.training.loop import Loop
 class PretrainConfig(StrictConfig):
     """Settings of supervised training."""
 
-    epochs: int = Field(200, gt=0)
+    epochs: int = Field(default=200, gt=0)
     """Maximum number of passes over the training states (or edges)."""
-    batch_size: int = Field(512, gt=0)
+    batch_size: int = Field(default=512, gt=0)
     """States (and edges) in a step."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's step size."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay (AdamW)."""
     rows: Rows = "all_positions"
     """Read all states of a history in one pass, or give each prefix a row of its own (RecBole)."""
-    patience: int = Field(10, ge=0)
+    patience: int = Field(default=10, ge=0)
     """Evaluations without improvement before stopping; 0 never stops."""
-    metric: str = Field("ndcg@10", pattern=METRIC_NAME)
+    metric: str = Field(default="ndcg@10", pattern=METRIC_NAME)
     """Validation metric that selects the weights."""
-    eval_steps: int = Field(0, ge=0)
+    eval_steps: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 evaluates after each epoch."""
-    max_steps: int = Field(0, ge=0)
+    max_steps: int = Field(default=0, ge=0)
     """Maximum number of steps; 0 leaves it to `epochs`."""
     select: Literal["best", "last"] = "best"
     """Which weights to keep."""
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Above 0, evaluate and keep an exponential moving average of the weights."""
     interpolate: bool = False
     """Return the best point on validation between start and best."""
-    hold_out: int = Field(0, ge=0)
+    hold_out: int = Field(default=0, ge=0)
     """Last training items of every user that are left out here, so that fine-tuning rewards items
     the base was not trained on; a graph model must be built without them too (`recoach run` does).
     """

@@ -22,7 +22,7 @@ from recoach.models.losses import bpr
 class BPRMFConfig(StrictConfig):
     """Settings of BPR-MF; the default is RecBole's."""
 
-    dim: int = Field(64, gt=0)
+    dim: int = Field(default=64, gt=0)
     """Dimension of the embeddings."""
 
 

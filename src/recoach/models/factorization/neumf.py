@@ -33,7 +33,7 @@ class NeuMFConfig(StrictConfig):
     """Dimension of the embeddings of the perceptron."""
     hidden_dims: Annotated[tuple[Width, ...], Field(min_length=1)] = (128, 64)
     """Widths of the perceptron's layers."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout rate after each layer of the perceptron."""
     negatives: Width = 4
     """Uniformly drawn negative items for each interaction."""

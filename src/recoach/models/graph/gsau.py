@@ -28,17 +28,17 @@ class GSAUConfig(EncoderConfig):
 
     rec: bool = False
     """GSAU(rec): cross-entropy instead of the alignment of the sequence encoder."""
-    gamma: float = Field(0.1, ge=0)
+    gamma: float = Field(default=0.1, ge=0)
     """Weight of the uniformity losses."""
     user_item_uniformity: bool = True
     """Add uniformity between states and the next items of other states."""
     scorer: Literal["seq", "graph", "fuse_emb", "fuse_score"] = "seq"
     """Score by the sequence (as the authors), the graph, fused vectors (Eq. 3) or fused scores."""
-    fusion_weight: float = Field(0.5, ge=0, le=1)
+    fusion_weight: float = Field(default=0.5, ge=0, le=1)
     """Weight of the graph in `fuse_emb` and `fuse_score`; the sequence has 1 minus it."""
     normalise_views: bool = False
     """Normalise the vectors of both encoders to unit length before they are fused."""
-    cross_view: float = Field(0.0, ge=0)
+    cross_view: float = Field(default=0.0, ge=0)
     """Weight of alignment and uniformity between the two encoders; 0 in the authors' code."""
 
 

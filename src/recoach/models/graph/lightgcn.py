@@ -26,11 +26,11 @@ from recoach.models.losses import bpr
 class LightGCNConfig(StrictConfig):
     """Settings of LightGCN; the defaults are RecBole's."""
 
-    dim: int = Field(64, gt=0)
+    dim: int = Field(default=64, gt=0)
     """Dimension of the embeddings."""
-    layers: int = Field(2, ge=0, le=100)
+    layers: int = Field(default=2, ge=0, le=100)
     """Number of propagation layers (the authors use 3)."""
-    regularisation: float = Field(1e-5, ge=0)
+    regularisation: float = Field(default=1e-5, ge=0)
     """Weight of the penalty on the unpropagated embeddings of a batch."""
     penalty: Literal["norm", "squared"] = "norm"
     """Norm of the embeddings of a batch (RecBole), or half the squared norm (authors)."""

@@ -16,9 +16,9 @@ from recoach.models.neighbours.itemknn import distinct
 class EASEConfig(HistoryConfig):
     """Settings of EASE; the weight of the penalty is RecBole's."""
 
-    reg_weight: float = Field(250.0, gt=0)
+    reg_weight: float = Field(default=250.0, gt=0)
     """L2 penalty, lambda of the paper."""
-    max_items: int = Field(20_000, gt=0)
+    max_items: int = Field(default=20_000, gt=0)
     """Largest catalogue, because memory grows with its square and seconds with its cube."""
 
 

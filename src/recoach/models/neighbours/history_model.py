@@ -18,7 +18,7 @@ from recoach.models.base import GroupName, Recommender
 class HistoryConfig(StrictConfig):
     """Settings of every model that reads a history and has no weights."""
 
-    max_length: int = Field(1000, gt=0)
+    max_length: int = Field(default=1000, gt=0)
     """Last items of a history that are read."""
 
 

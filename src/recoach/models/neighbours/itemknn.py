@@ -33,11 +33,11 @@ class ItemKNNConfig(HistoryConfig):
     query: Literal["history", "last"] = "history"
     """Items whose neighbours are scored: all distinct ones of the history, or the last one (as
     usual for sessions)."""
-    neighbours: int = Field(100, gt=0)
+    neighbours: int = Field(default=100, gt=0)
     """Most similar items kept for each item."""
-    shrinkage: float = Field(20.0, ge=0)
+    shrinkage: float = Field(default=20.0, ge=0)
     """Added to the support of both items, so that rare pairs are less similar."""
-    alpha: float = Field(0.5, ge=0, le=1)
+    alpha: float = Field(default=0.5, ge=0, le=1)
     """Exponent of the support of the item of the history; that of the scored item has 1 - alpha."""
 
 

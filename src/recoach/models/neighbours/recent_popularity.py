@@ -25,11 +25,11 @@ _LOG = logging.getLogger(__name__)
 class RecentPopularityConfig(StrictConfig):
     """Settings of RecentPopularity."""
 
-    days: float = Field(7.0, gt=0)
+    days: float = Field(default=7.0, gt=0)
     """Days before the last training interaction that are counted."""
-    half_life: float | None = Field(None, gt=0)
+    half_life: float | None = Field(default=None, gt=0)
     """Days after which an interaction counts half; None counts all of them as one."""
-    share: float = Field(0.1, gt=0, le=1)
+    share: float = Field(default=0.1, gt=0, le=1)
     """Share of the training interactions, the last of the file, that is counted where the log has
     no times."""
 

@@ -16,11 +16,11 @@ from recoach.models.neighbours.item_table import ItemTable, item_table, table_sc
 class SequentialRulesConfig(HistoryConfig):
     """Settings of SequentialRules; the defaults are those of Ludewig and Jannach (2018)."""
 
-    steps: int = Field(10, gt=0)
+    steps: int = Field(default=10, gt=0)
     """Steps after an item within which another one counts as following it."""
     weighting: Literal["div", "quadratic", "same"] = "div"
     """Weight of an item that follows k steps later: div 1/k, quadratic 1/k^2, same 1."""
-    rules: int = Field(20, gt=0)
+    rules: int = Field(default=20, gt=0)
     """Best rules kept for each item."""
 
 

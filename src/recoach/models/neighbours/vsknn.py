@@ -23,9 +23,9 @@ Weighting = Literal["same", "div", "linear", "log", "quadratic"]
 class VSKNNConfig(HistoryConfig):
     """Settings of VSKNN."""
 
-    neighbours: int = Field(500, gt=0)
+    neighbours: int = Field(default=500, gt=0)
     """Most similar sessions whose items are scored."""
-    sample: int = Field(5000, gt=0)
+    sample: int = Field(default=5000, gt=0)
     """Most recent sessions with a common item that are compared."""
     weighting: Weighting = "quadratic"
     """Weight of the item at place p of L: same 1, div p/L, linear max(0, 1 - (L - p)/10),
@@ -33,7 +33,7 @@ class VSKNNConfig(HistoryConfig):
     decay: Weighting = "div"
     """Factor of a session whose most recent common item is the k-th from the end of the history:
     same 1, div 1/k, linear max(0, 1 - k/10), log 1/log10(k + 1.7), quadratic 1/k^2."""
-    idf_weight: float = Field(5.0, ge=0)
+    idf_weight: float = Field(default=5.0, ge=0)
     """Weight of the inverse document frequency of the scored item."""
 
 

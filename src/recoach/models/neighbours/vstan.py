@@ -40,21 +40,21 @@ class VSTANConfig(HistoryConfig):
     preset: Literal["long_decay", "short_decay"] = "long_decay"
     """Defaults of the other settings: long_decay where targets rarely repeat the history,
     short_decay where they often do."""
-    neighbours: int = Field(1500, gt=0)
+    neighbours: int = Field(default=1500, gt=0)
     """Most similar sessions whose items are scored."""
-    sample: int = Field(5000, gt=0)
+    sample: int = Field(default=5000, gt=0)
     """Most recent sessions with a common item that are compared."""
-    lambda_spw: float = Field(4.9, gt=0)
+    lambda_spw: float = Field(default=4.9, gt=0)
     """Places over which the weight of an item of the history falls to 1/e."""
-    lambda_snh: float = Field(40.0, ge=0)
+    lambda_snh: float = Field(default=40.0, ge=0)
     """Days over which the weight of an older session falls to 1/e, where the log has times; 0 gives
     sessions of every age the same weight."""
-    lambda_inh: float = Field(4.9, gt=0)
+    lambda_inh: float = Field(default=4.9, gt=0)
     """Steps from the last common item over which the weight of a session's item falls to 1/e."""
-    lambda_ipw: float = Field(1.225, ge=0)
+    lambda_ipw: float = Field(default=1.225, ge=0)
     """Places over which the weight of a session falls to 1/e, by the place of the most recent
     common item in the history; 0 gives every place the same weight."""
-    idf_weight: float = Field(10.0, ge=0)
+    idf_weight: float = Field(default=10.0, ge=0)
     """Weight of the inverse document frequency of the scored item."""
 
     @model_validator(mode="before")

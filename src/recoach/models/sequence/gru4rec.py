@@ -29,15 +29,15 @@ from recoach.models.sharded_embedding import first_local_item
 class GRU4RecConfig(StrictConfig):
     """Settings of GRU4Rec; the defaults are RecBole's."""
 
-    dim: int = Field(64, gt=0)
+    dim: int = Field(default=64, gt=0)
     """Dimension of the item embeddings."""
-    hidden_dim: int = Field(128, gt=0)
+    hidden_dim: int = Field(default=128, gt=0)
     """Dimension of the GRU's hidden state."""
-    layers: int = Field(1, gt=0, le=100)
+    layers: int = Field(default=1, gt=0, le=100)
     """Number of GRU layers."""
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     """Dropout rate of the GRU's inputs."""
-    max_length: int = Field(50, gt=0)
+    max_length: int = Field(default=50, gt=0)
     """Number of last items of a history that the model reads."""
     loss: Literal["ce", "bpr"] = "ce"
     """Cross-entropy over all items, or BPR with one uniform negative."""

@@ -31,7 +31,7 @@ class SASRecConfig(EncoderConfig):
 
     loss: Literal["ce", "bce", "sampled_ce"] = "ce"
     """Cross-entropy over all items, binary cross-entropy or cross-entropy with negatives."""
-    negatives: int = Field(1, gt=0)
+    negatives: int = Field(default=1, gt=0)
     """Negative items per target, for the losses `bce` and `sampled_ce`."""
 
 

@@ -17,17 +17,17 @@ from recoach.config import StrictConfig
 class EncoderConfig(StrictConfig):
     """Settings of the sequence encoder; the defaults are RecBole's."""
 
-    dim: int = Field(64, gt=0)
+    dim: int = Field(default=64, gt=0)
     """Dimension of the embeddings and of the states."""
-    layers: int = Field(2, ge=0, le=100)
+    layers: int = Field(default=2, ge=0, le=100)
     """Number of transformer blocks."""
-    heads: int = Field(2, gt=0)
+    heads: int = Field(default=2, gt=0)
     """Number of attention heads; must divide `dim`."""
-    inner_dim: int = Field(256, gt=0)
+    inner_dim: int = Field(default=256, gt=0)
     """Dimension of the feed-forward layers (the original uses `dim`)."""
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
     """Dropout rate of inputs, attention and feed-forward layers."""
-    max_length: int = Field(50, gt=0)
+    max_length: int = Field(default=50, gt=0)
     """Number of last items of a history that the model reads."""
     architecture: Literal["recbole", "original"] = "recbole"
     """RecBole's post-norm BERT block, or the block of Kang & McAuley 2018."""

@@ -33,17 +33,17 @@ class DQNConfig(FinetuneConfig):
     logged_rewards_only: ClassVar[bool] = True
     """See `FinetuneConfig`."""
 
-    reward_funcs: tuple[RewardName, ...] = Field(("next",), min_length=1)
+    reward_funcs: tuple[RewardName, ...] = Field(default=("next",), min_length=1)
     """Rewards of the logged action, the next item; later items are credited by `gamma`, not by
     `horizon` and `discount`."""
-    reward_smoothing: float = Field(0.0, ge=0, lt=1)
+    reward_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Part of the reward that goes to the item's neighbours, which are no actions of the log: it
     lowers the reward of the logged action."""
     temperature: float | Literal["auto"] = 1.0
     """Q is the score over the temperature; `auto` fits it to the validation likelihood."""
     logits: Logits = "raw"
     """Scores as they are; Q values are not normalised."""
-    gamma: float = Field(0.5, ge=0, lt=1)
+    gamma: float = Field(default=0.5, ge=0, lt=1)
     """Discount of the value of the next state."""
     double: bool = True
     """Choose the next action by the model and evaluate it by the target network (van Hasselt et
@@ -52,15 +52,15 @@ class DQNConfig(FinetuneConfig):
     """Add a state value V(s) and subtract the mean score over the catalogue (Wang et al. 2016):
     Q(s, a) = V(s) + score - mean score. V is a linear head over the state vector; the ranking of a
     state remains that of the scores."""
-    target_sync_steps: int = Field(1, ge=1)
+    target_sync_steps: int = Field(default=1, ge=1)
     """Steps between updates of the target network."""
-    tau: float = Field(0.05, gt=0, le=1)
+    tau: float = Field(default=0.05, gt=0, le=1)
     """Part of the model in an update of the target network (Polyak averaging); 1 copies it."""
     td_loss: Literal["huber", "squared"] = "huber"
     """Loss of the temporal difference: Huber with threshold 1, or half the square."""
-    num_negatives: int = Field(10, ge=0)
+    num_negatives: int = Field(default=10, ge=0)
     """Uniformly drawn items per state whose reward is 0 (SNQN, Xin et al. 2022)."""
-    conservative_coef: float = Field(0.1, ge=0)
+    conservative_coef: float = Field(default=0.1, ge=0)
     """Weight of the conservative term, log-sum-exp of Q minus Q of the logged action (CQL, Kumar et
     al. 2020)."""
 

@@ -17,17 +17,17 @@ KLEstimator = Literal["exact", "k1", "k2", "k3", "literal"]
 class RegularisedConfig(FinetuneConfig):
     """Settings of the KL to the reference and of the entropy bonus."""
 
-    beta: float = Field(0.0, ge=0)
+    beta: float = Field(default=0.0, ge=0)
     """Weight of the KL to the reference; at the probabilities of a recommender it takes 0.3 to 10
     to have an effect."""
     kl_estimator: KLEstimator = "exact"
     """Over the catalogue, from drawn items (`k1`, `k2`, `k3`), or the paper's
     KL(old || reference), which has no gradient."""
-    ref_model_sync_steps: int = Field(0, ge=0)
+    ref_model_sync_steps: int = Field(default=0, ge=0)
     """Steps after which the reference is replaced by the current policy; 0 keeps the base."""
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus."""
-    entropy_floor: float | None = Field(None, gt=0)
+    entropy_floor: float | None = Field(default=None, gt=0)
     """Entropy (nats) above which the bonus is constant; None has no limit."""
 
     @model_validator(mode="after")

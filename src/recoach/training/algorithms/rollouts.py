@@ -24,20 +24,20 @@ _ENTROPY_STATES = 32
 class RolloutConfig(RegularisedConfig):
     """Settings of the old policy, the clipped ratio and the groups of drawn items."""
 
-    num_generations: int | None = Field(None, ge=2)
+    num_generations: int | None = Field(default=None, ge=2)
     """Size of a group (G) where groups are drawn: 4096 items, or 16 lists, unless set."""
     replacement: bool = True
     """Draw groups with replacement; without it all G items of a group differ."""
     dead_groups: Literal["zero", "resample", "force_positive"] = "zero"
     """A drawn group whose rewards are all equal has no gradient: keep it; draw it again, at most
     three times; or replace one draw by a rewarded item (biased)."""
-    num_iterations: int = Field(1, ge=1)
+    num_iterations: int = Field(default=1, ge=1)
     """Updates on each batch (mu); the ratio and its clip have an effect from the second on."""
-    old_model_sync_steps: int = Field(1, ge=1)
+    old_model_sync_steps: int = Field(default=1, ge=1)
     """Steps for which the old policy is kept; 1 uses the current weights."""
-    epsilon: float = Field(0.2, gt=0, lt=1)
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
     """Clip of the ratio: 1 - epsilon .. 1 + epsilon."""
-    epsilon_high: float | None = Field(None, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)
     """Upper clip, if it differs."""
 
     @property

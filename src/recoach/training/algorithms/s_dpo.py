@@ -29,11 +29,11 @@ class SDPOConfig(FinetuneConfig):
     logged_rewards_only: ClassVar[bool] = True
     """See `FinetuneConfig`."""
 
-    beta: float = Field(1.0, gt=0)
+    beta: float = Field(default=1.0, gt=0)
     """Strength of a preference: factor of the log-ratio to the reference."""
-    num_negatives: int = Field(64, ge=1)
+    num_negatives: int = Field(default=64, ge=1)
     """Uniformly drawn items that a rewarded item is preferred to."""
-    ref_model_sync_steps: int = Field(0, ge=0)
+    ref_model_sync_steps: int = Field(default=0, ge=0)
     """Steps after which the reference is replaced by the current policy; 0 keeps the base."""
 
     @property

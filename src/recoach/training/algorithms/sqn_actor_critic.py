@@ -38,9 +38,9 @@ class SQNActorCriticConfig(RegularisedConfig):
     logged_rewards_only: ClassVar[bool] = True
     """See `FinetuneConfig`."""
 
-    gamma: float = Field(0.5, ge=0, lt=1)
+    gamma: float = Field(default=0.5, ge=0, lt=1)
     """Discount of the value of the next state (0.5 in the paper)."""
-    num_negatives: int = Field(10, ge=0)
+    num_negatives: int = Field(default=10, ge=0)
     """Uniformly drawn items per state whose reward is 0 (SNQN, Xin et al. 2022)."""
 
 

@@ -26,9 +26,9 @@ class TopKOffPolicyConfig(RegularisedConfig):
     logged_rewards_only: ClassVar[bool] = True
     """See `FinetuneConfig`."""
 
-    top_k: int = Field(10, gt=0)
+    top_k: int = Field(default=10, gt=0)
     """Length K of the list for which the policy is corrected."""
-    max_ratio: float = Field(20.0, gt=0)
+    max_ratio: float = Field(default=20.0, gt=0)
     """Cap of the importance weights (about e^3 in the paper)."""
 
     @property

@@ -31,15 +31,15 @@ class GRPOConfig(RolloutConfig):
     loss_type: LossType = "log"
     """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
     `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` has `grpo` and `dr_grpo`."""
-    pass_k: int = Field(10, gt=0)
+    pass_k: int = Field(default=10, gt=0)
     """The k of `pass_at_k`."""
-    power: float = Field(0.5, gt=0, le=1)
+    power: float = Field(default=0.5, gt=0, le=1)
     """The q of `power`: near 0 it is `log`, at 1 `dr_grpo`."""
-    slate_length: int = Field(10, ge=1)
+    slate_length: int = Field(default=10, ge=1)
     """Items of a list of estimator `slate`."""
-    num_negatives: int = Field(8192, ge=1)
+    num_negatives: int = Field(default=8192, ge=1)
     """Draws of the stratified estimator, shared by the states of a step."""
-    advantage_clip: float | None = Field(None, gt=0)
+    advantage_clip: float | None = Field(default=None, gt=0)
     """Bound of the advantages: of A+ = f'(p)(1-p) for `exact`, of all for drawn groups."""
     scale_rewards: ScaleRewards = "group"
     """What `grpo` divides the rewards of a drawn group by: the group's standard deviation, the
