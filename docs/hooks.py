@@ -1,10 +1,7 @@
 """Hooks of the documentation site: borrowed pages, links, and generated tables of settings."""
 
-import ast
-import inspect
 import posixpath
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -87,13 +84,12 @@ def settings_table(config: type[BaseModel], without: type[BaseModel] | None = No
         config: the class.
         without: leave out the keys that this class has with the same default.
     """
-    meanings = _attribute_docstrings(config)
     lines = ["| key | type | default | |", "|---|---|---|---|"]
     for name, field in config.model_fields.items():
         other = without and without.model_fields.get(name)
         if other and _default(other) == _default(field):
             continue
-        text = field.description or meanings.get(name, "")
+        text = field.description or ""
         cells = (f"`{name}`", _type(field.annotation), _default(field), " ".join(text.split()))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -119,23 +115,6 @@ def _algorithm_tables() -> Iterator[str]:
 def _load(name: str) -> Any:  # noqa: ANN401 - any settings class
     module, _, attribute = name.rpartition(".")
     return getattr(__import__(module, fromlist=[attribute]), attribute)
-
-
-def _attribute_docstrings(config: type[BaseModel]) -> dict[str, str]:
-    """Return the string below each annotated field, for a class and its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(config.__mro__):
-        if not issubclass(base, BaseModel) or base is BaseModel:
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, after in zip(definition.body, definition.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                    value=ast.Constant() as text
-                ):
-                    texts[name] = str(text.value)
-    return texts
 
 
 def _type(annotation: Any) -> str:  # noqa: ANN401 - any annotation

@@ -11,7 +11,7 @@ from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import load_dataset, prepare
 from recoach.data.protocol import Given, LeaveLastOut
-from recoach.errors import DataError
+from recoach.errors import ConfigError, DataError
 
 LOOSE = PrepareConfig(k_core=1)
 
@@ -182,13 +182,13 @@ def test_filters_run_in_the_order_rating_deduplication_core(tmp_path):
 
 
 def test_the_config_is_strict_and_immutable():
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         PrepareConfig(kcore=5)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         PrepareConfig(k_core=-1)
-    with pytest.raises(ValidationError, match=r"auto.*sequence"):
+    with pytest.raises(ConfigError, match=r"auto.*sequence"):
         PrepareConfig(format="xls")
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         PrepareConfig(min_rating=float("nan"))
     with pytest.raises(ValidationError):
         PrepareConfig().k_core = 3

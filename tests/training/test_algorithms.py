@@ -17,11 +17,11 @@ from estimating import (
     roll_out,
     vectors,
 )
-from pydantic import ValidationError
 from torch.nn import functional
 
 from recoach.data.queries import Queries, Seen
 from recoach.data.split import leave_last_out
+from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import Embeddings
 from recoach.models.checkpoint import load_tensors, save_tensors
@@ -467,7 +467,7 @@ def test_a_checkpoint_of_an_earlier_version_is_restored(name, tmp_path):
     ],
 )
 def test_grpo_config_names_the_config_of_another_algorithm(name, config):
-    with pytest.raises(ValidationError, match=f"use {config} from recoach.training.algorithms"):
+    with pytest.raises(ConfigError, match=f"use {config} from recoach.training.algorithms"):
         GRPOConfig(algorithm=name)
 
 
@@ -475,7 +475,7 @@ def test_a_config_accepts_the_name_of_its_own_algorithm_only():
     assert GRPOConfig(algorithm="grpo", beta=0.5) == GRPOConfig(beta=0.5)
     for name, entry in ALGORITHMS.items():
         assert entry.config().algorithm == name
-        with pytest.raises(ValidationError, match=f"should be '{name}'"):
+        with pytest.raises(ConfigError, match=f"should be '{name}'"):
             entry.config(algorithm="another")
 
 
@@ -493,5 +493,5 @@ def test_a_config_accepts_the_name_of_its_own_algorithm_only():
     ],
 )
 def test_invalid_settings_of_an_algorithm_are_refused(name, settings, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         algorithm_entry(name).config(**settings)

@@ -280,7 +280,7 @@ def test_it_looks_ahead_and_not_back():
     [{"folds": 1}, {"reward_funcs": ("cross_fitted", "train_set"), "mask_seen": False}],
 )
 def test_what_cannot_be_is_refused(settings):
-    with pytest.raises(ValueError, match=r"folds|train_set"):
+    with pytest.raises(ConfigError, match=r"folds|train_set"):
         GRPOConfig(**settings)
 
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
@@ -339,7 +338,7 @@ def test_drift_and_temperature_are_reported():
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         GRPOConfig(**settings)
 
 

@@ -2,10 +2,9 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from recoach.data.split import leave_last_out
-from recoach.errors import ModelError
+from recoach.errors import ConfigError, ModelError
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
 from recoach.training import loop
@@ -219,9 +218,9 @@ def test_a_model_without_steps_is_left_as_it_is():
 
 @pytest.mark.parametrize("metric", ["ndcg", "ndcg@0", "hits@10", "ndcg@ten", "@10"])
 def test_an_unknown_metric_is_refused_before_training(metric):
-    with pytest.raises(ValidationError, match="metric"):
+    with pytest.raises(ConfigError, match="metric"):
         PretrainConfig(metric=metric)
-    with pytest.raises(ValidationError, match="metric"):
+    with pytest.raises(ConfigError, match="metric"):
         GRPOConfig(metric=metric)
 
 

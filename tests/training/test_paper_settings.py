@@ -206,7 +206,7 @@ def test_groups_of_different_items_are_refused_where_there_are_too_few():
 
 @pytest.mark.parametrize("settings", [{"replacement": False}, {"dead_groups": "resample"}], ids=str)
 def test_what_belongs_to_groups_is_refused_without_them(settings):
-    with pytest.raises(ValueError, match="belong to estimator 'sampled'"):
+    with pytest.raises(ConfigError, match="belong to estimator 'sampled'"):
         GRPOConfig(**settings)
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
@@ -70,7 +69,7 @@ def train(reward_funcs=None, *, protocol="new", dataset=DATASET, config=GRPOConf
     ],
 )
 def test_settings_without_effect_are_refused(settings, name):
-    with pytest.raises(ValidationError, match=f"{name} has no effect here"):
+    with pytest.raises(ConfigError, match=f"{name} has no effect here"):
         GRPOConfig(**settings)
 
 
@@ -84,7 +83,7 @@ def test_settings_without_effect_are_refused(settings, name):
     ],
 )
 def test_settings_of_another_algorithm_are_refused(config, settings, name):
-    with pytest.raises(ValidationError, match=name):
+    with pytest.raises(ConfigError, match=name):
         config(**settings)
 
 
@@ -109,7 +108,7 @@ def test_settings_with_an_effect_are_accepted(settings):
     "config", [TopKOffPolicyConfig, SDPOConfig, SQNActorCriticConfig, DQNConfig]
 )
 def test_rewards_of_items_are_refused_by_algorithms_that_ignore_them(config):
-    with pytest.raises(ValidationError, match="only from rewards of the log, not from 'novelty'"):
+    with pytest.raises(ConfigError, match="only from rewards of the log, not from 'novelty'"):
         config(reward_funcs=("future", "novelty"))
     message = f"'{config().algorithm}' learns only from rewards of the log.*price"
     with pytest.raises(ConfigError, match=message):
@@ -118,7 +117,7 @@ def test_rewards_of_items_are_refused_by_algorithms_that_ignore_them(config):
 
 def test_past_and_future_do_not_mix():
     with pytest.raises(
-        ValidationError, match="'train_set' rewards past items and 'future' future items"
+        ConfigError, match="'train_set' rewards past items and 'future' future items"
     ):
         GRPOConfig(reward_funcs=("train_set", "future"), mask_seen=False)
     with pytest.raises(ConfigError, match="rewards past items and 'future' future items"):

@@ -9,7 +9,7 @@ from recoach.data.protocol import Auto, LogSplit
 from recoach.data.readers.registry import Format
 
 
-class PrepareConfig(StrictConfig, use_attribute_docstrings=True):
+class PrepareConfig(StrictConfig):
     """How a log becomes a prepared dataset; filters run in the order of the fields."""
 
     min_rating: float | None = None

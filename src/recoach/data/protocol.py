@@ -26,7 +26,7 @@ Moment = Annotated[float | str, BeforeValidator(_date_text)]
 """A quantile of the times, or a date."""
 
 
-class TargetConfig(StrictConfig, use_attribute_docstrings=True):
+class TargetConfig(StrictConfig):
     """Which held-out events are predicted, and from which states."""
 
     target: Target = "all"

@@ -4,19 +4,18 @@ import json
 import logging
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
 
-from recoach.config import StrictConfig
+from recoach.config import StrictConfig, validation_message
 from recoach.data.config import PrepareConfig
 from recoach.data.files import read_text
-from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut, Split
+from recoach.data.protocol import ByTime, Split
 from recoach.data.targets import Repeats
 from recoach.errors import ConfigError, DataError, clipped, suggestion
 from recoach.evaluation.evaluator import KS
@@ -279,43 +278,7 @@ def _validate(config: type[Table], values: Mapping[str, Any], where: str) -> Tab
         # accepted as a tuple.
         return config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        problem, *more = error.errors()
-        key = _key(problem, values)
-        if problem["type"] == "extra_forbidden":
-            *parents, name = map(str, problem["loc"])
-            near = suggestion(name, _fields(config, parents))
-            raise ConfigError(f"{where}: there is no setting {name!r}. {near}") from error
-        if problem["type"] == "union_tag_invalid":
-            tag, tags = (problem["ctx"][name] for name in ("tag", "expected_tags"))
-            raise ConfigError(f"{where}.{key}: {tag!r} is not one of {tags}.") from error
-        reason = problem["msg"].removeprefix("Value error, ")
-        for other in more:  # a union, such as a number or "auto": name every accepted type
-            if _key(other, values) == key:
-                reason += f", or {other['msg'].removeprefix('Input should be ')}"
-        given = f" (given: {problem['input']!r})" if key else ""
-        raise ConfigError(f"{where}{'.' + key if key else ''}: {reason}{given}.") from error
-
-
-def _fields(config: type[BaseModel], parents: Sequence[str]) -> Iterable[str]:
-    """Return the settings of a table, or of the split in it whose kind is the last parent."""
-    if not parents:
-        return config.model_fields
-    kinds = (Auto, LeaveLastOut, ByTime, ByRatio, Given)
-    return next(kind.model_fields for kind in kinds if kind().kind == parents[-1])
-
-
-def _key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
-    """Return the dotted key of an invalid value, without the union members pydantic appends."""
-    first, *rest = problem["loc"] or ("",)
-    path = [str(first)]
-    value: Any = values.get(path[0])
-    for part in rest:
-        is_index = isinstance(value, list) and isinstance(part, int)
-        if not is_index and not (isinstance(value, Mapping) and part in value):
-            break
-        value = value[part]
-        path.append(str(part))
-    return ".".join(path)
+        raise ConfigError(validation_message(error, config, values, where)) from error
 
 
 def _with_override(raw: dict[str, Any], change: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import ValidationError
 
 from recoach.data.benchmark import read_parts
 from recoach.data.config import PrepareConfig
@@ -190,7 +189,7 @@ def _recorded_filters(source: Path | None) -> dict[str, Any]:
     try:
         recorded = upgrade_evaluation({"data": recorded})["data"]
         return PrepareConfig(**recorded).model_dump(mode="json") if recorded else dict(_UNFILTERED)
-    except (TypeError, ValidationError):
+    except (TypeError, ConfigError):
         return dict(_UNFILTERED)
 
 

@@ -175,7 +175,7 @@ def load_model(directory: Path, dataset: Dataset, weights: str = "best") -> Reco
         name, settings = str(description["model"]), dict(description["config"])
         sizes = (description["n_users"], description["n_items"])
         config = _entry(name, path).config(**settings)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
         raise ModelError(
             f"{path} does not describe a model: {error}. Restore the file or train again."
         ) from error

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel, ValidationError
 
+from recoach.config import validation_message
 from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError, clipped, suggestion
 from recoach.models.base import Origin, Recommender
@@ -98,12 +99,12 @@ def build_model(
         ConfigError: the model or a setting is unknown, or a value is invalid.
     """
     name = name if isinstance(name, str) else register(name)
+    kind = model_entry(name).config
     try:
-        config = model_entry(name).config.model_validate(settings)
+        config = kind.model_validate(settings)
     except ValidationError as error:
-        first_error = error.errors()[0]
-        key = ".".join(str(part) for part in first_error["loc"])
-        raise ConfigError(f"Model {name}, setting {key!r}: {first_error['msg']}.") from error
+        where = f"Model {name}"
+        raise ConfigError(validation_message(error, kind, settings, where)) from error
     return build_from_config(name, config, dataset, seed=seed)
 
 

@@ -156,7 +156,7 @@ def _models(
         return model
 
     def tuned(name: str, **changes: object) -> tuple[Recommender, TrainResult]:
-        model, args = base(), GRPOConfig.model_validate(plan.grpo.model_dump() | changes)
+        model, args = base(), GRPOConfig(**plan.grpo.model_dump() | changes)
         trainer = GRPOTrainer(
             model, args=args, train_dataset=dataset, context=context(name, "tuned")
         )

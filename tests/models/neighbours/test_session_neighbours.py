@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from neighbour_logs import model_of, scores_of
-from pydantic import ValidationError
 
+from recoach.errors import ConfigError
 from recoach.models.neighbours.vstan import VSTANConfig
 
 N_ITEMS, DAY = 12, 86_400_000
@@ -159,7 +159,7 @@ def test_a_preset_gives_defaults_that_other_settings_replace():
     assert (config.neighbours, config.sample, config.lambda_inh) == (1000, 2500, 2.0)
     assert VSTANConfig(**config.model_dump()) == config
     assert VSTANConfig() == VSTANConfig(preset="long_decay")
-    with pytest.raises(ValidationError, match="preset"):
+    with pytest.raises(ConfigError, match="preset"):
         VSTANConfig(preset=[])
 
 

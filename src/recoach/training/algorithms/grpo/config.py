@@ -84,7 +84,7 @@ class GRPOConfig(RolloutConfig):
             "ema_decay": 0.0,
             "interpolate": False,
         }
-        return cls.model_validate(quirks | changes)
+        return cls(**quirks | changes)
 
     @field_validator("algorithm", mode="before")
     @classmethod
