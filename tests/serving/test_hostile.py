@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from recoach.serving import limits
 from recoach.serving.app import build_app
 from recoach.serving.recommend import recommend
+from recoach.serving.routing import Routing
 from recoach.serving.service import Service
 
 POSTS = ("/v1/recommend", "/v1/recommend/batch", "/v1/compare")
@@ -24,7 +25,7 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture(scope="module")
 def client(snapshot):
     service = Service(lambda: snapshot, lambda: 0)
-    with TestClient(build_app(service), raise_server_exceptions=False) as opened:
+    with TestClient(build_app(Routing({"run": service})), raise_server_exceptions=False) as opened:
         yield opened
 
 
@@ -137,7 +138,7 @@ def test_keys_are_compared_in_constant_time(snapshot, monkeypatch):
 
     fake_hmac = type("hmac", (), {"compare_digest": staticmethod(compare)})
     monkeypatch.setattr(limits, "hmac", fake_hmac)
-    app = build_app(Service(lambda: snapshot, lambda: 0), api_key="secret")
+    app = build_app(Routing({"run": Service(lambda: snapshot, lambda: 0)}), api_key="secret")
     with TestClient(app) as client:
         for key in ("", "s", "secret", "secretly"):
             client.get("/v1/models", headers={"x-api-key": key})
@@ -187,7 +188,7 @@ def test_a_reload_loses_and_corrupts_no_response(make_snapshot, dataset, count):
         for key, frame in frames.items()
     }
     responses = send_concurrently(
-        build_app(service), service, requests, lambda: state.update(version="two")
+        build_app(Routing({"run": service})), service, requests, lambda: state.update(version="two")
     )
     versions = set()
     for request, response in zip(requests, responses, strict=True):
@@ -204,7 +205,7 @@ def test_internal_errors_are_logged_and_not_sent(snapshot, monkeypatch, caplog):
         raise RuntimeError("/secret/path")
 
     monkeypatch.setattr(type(snapshot), "find_items", broken)
-    app = build_app(Service(lambda: snapshot, lambda: 0))
+    app = build_app(Routing({"run": Service(lambda: snapshot, lambda: 0)}))
     with TestClient(app, raise_server_exceptions=False) as client:
         response = client.get("/v1/items", params={"query": "a"})
     assert response.status_code == 500

@@ -11,6 +11,7 @@ import pytest
 uvicorn = pytest.importorskip("uvicorn", reason="the serve extra is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from recoach.serving.app import build_app  # noqa: E402 - needs the extra
+from recoach.serving.routing import Routing  # noqa: E402
 from recoach.serving.service import Service  # noqa: E402
 from recoach.serving.snapshot import ModelSnapshot  # noqa: E402
 
@@ -36,7 +37,7 @@ class RunningServer:
     def __init__(self, snapshot, **settings):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        app = build_app(Service(lambda: snapshot, lambda: 0), **settings)
+        app = build_app(Routing({"run": Service(lambda: snapshot, lambda: 0)}), **settings)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio"))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 

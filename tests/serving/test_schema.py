@@ -11,6 +11,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from recoach.serving.app import build_app
 from recoach.serving.limits import Limits
+from recoach.serving.routing import Routing
 from recoach.serving.service import Service
 
 OPERATIONS = [("GET", path) for path in ("/health", "/v1/models", "/v1/items", "/v1/users")]
@@ -20,7 +21,7 @@ OPERATIONS += [("POST", f"/v1/{name}") for name in ("recommend", "recommend/batc
 @pytest.fixture
 def schema(snapshot):
     limits = Limits(max_body_bytes=1 << 26)  # above any generated request
-    app = build_app(Service(lambda: snapshot, lambda: 0), limits=limits)
+    app = build_app(Routing({"run": Service(lambda: snapshot, lambda: 0)}), limits=limits)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

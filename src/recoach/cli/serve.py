@@ -4,86 +4,234 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections.abc import Hashable
-from typing import Annotated
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from recoach.cli import interrupts
-from recoach.cli.console import console, print_service_log
-from recoach.cli.options import Decimal, Port, Run
+from recoach.cli.console import console, print_service_log, print_warnings
+from recoach.cli.options import Count, Decimal, Port
 from recoach.data.prepared import MANIFEST
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.served import load_served, served_checkpoints
 from recoach.models.base import DotProductRecommender
+from recoach.serving.exploration import ServedPolicy
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
 from recoach.serving.snapshot import ModelSnapshot
+from recoach.serving.split import Split
 from recoach.serving.vectors import item_vectors
 
+if TYPE_CHECKING:
+    from recoach.serving.routing import Routing
+    from recoach.serving.service import Service
+
 API_KEY_VARIABLE = "RECOACH_API_KEY"
+SALT_VARIABLE = "RECOACH_SALT"
 _STAGES = ("base", "tuned")
 _MODEL_FILES = ("model.json", "best.safetensors", "last.safetensors")
 
 
+@dataclass(frozen=True)
+class ServeOptions:
+    """What a process serves and how."""
+
+    runs: Mapping[str, Path]
+    """Folder of each run by name; the first one is shown by the page."""
+    split: Split
+    salt: str
+    policy: ServedPolicy
+    exposure_log: Path | None
+    shadow: Path | None
+    page: bool
+    reload_seconds: float
+    drain_seconds: float
+    api_key: str | None
+
+
 def serve(
-    path: Run,
-    *,
+    *runs: Annotated[Path, Parameter(help="Run folders.", required=True)],
+    split: Annotated[str | None, Parameter(negative="")] = None,
+    salt: Annotated[str, Parameter(env_var=SALT_VARIABLE)] = "recoach",
+    shadow: Path | None = None,
+    explore: Decimal | None = None,
+    exposure_log: Path | None = None,
     host: str = "127.0.0.1",
     port: Annotated[Port, Parameter(show_default=True)] = 8000,
     page: bool = True,
     reload_seconds: Decimal = 2.0,
+    workers: Annotated[Count, Parameter(show_default=True)] = 1,
+    drain_seconds: Decimal = 2.0,
 ) -> None:
-    """Serve the models of a run over HTTP, with a page at / that compares base and tuned.
+    """Serve the models of runs over HTTP, with a page at / that compares base and tuned.
 
-    If the environment variable RECOACH_API_KEY is set, requests need that key. When the run
+    If the environment variable RECOACH_API_KEY is set, requests need that key. When a run
     changes, its models are loaded again without losing a request.
 
     Args:
+        split: Shares of the users that each of several runs answers, like 0.9,0.1. Default: equal
+            shares.
+        salt: Of the hashes that assign users to runs and stand for histories in logs.
+        shadow: Another run that ranks the requests after they are answered; its lists are only
+            logged.
+        explore: Temperature of a stochastic policy that samples lists from the 100 best items;
+            without it the best items are shown.
+        exposure_log: Folder for the log of the lists that were shown.
         host: Address to listen on; 0.0.0.0 for all interfaces.
         port: Port to listen on; 0 selects a free port.
         page: Serve the page, and the search for items and users that it needs.
-        reload_seconds: Seconds between checks for changes of the run.
+        reload_seconds: Seconds between checks for changes of the runs.
+        workers: Processes that share the address; each one holds the models.
+        drain_seconds: Seconds between SIGTERM and the last accepted request.
     """
     try:
-        import uvicorn  # noqa: PLC0415 - an extra
+        import uvicorn  # noqa: F401, PLC0415 - an extra
 
-        from recoach.serving.app import build_app  # noqa: PLC0415
-        from recoach.serving.service import Service  # noqa: PLC0415
+        from recoach.serving import app, server  # noqa: F401, PLC0415
     except ImportError as error:
         raise ConfigError(
             f"recoach serve needs {error.name}. Install it: pip install 'recoach[serve]'."
         ) from error
     if reload_seconds <= 0:
         raise ConfigError(f"--reload-seconds must be above 0, not {reload_seconds:g}.")
-    folder = RunFolder(path)
-    service = Service(
-        lambda: read_snapshot(folder), lambda: file_versions(folder), reload_seconds=reload_seconds
+    if not 0 <= drain_seconds <= 600:
+        raise ConfigError(f"--drain-seconds must be between 0 and 600, not {drain_seconds:g}.")
+    if shadow is not None and exposure_log is None:
+        raise ConfigError("--shadow needs --exposure-log, where its lists are logged.")
+    names = _run_names(runs)
+    options = ServeOptions(
+        runs=names,
+        split=Split(_shares(list(names), split), salt),
+        salt=salt,
+        policy=ServedPolicy(explore),
+        exposure_log=exposure_log,
+        shadow=shadow,
+        page=page,
+        reload_seconds=reload_seconds,
+        drain_seconds=drain_seconds,
+        api_key=os.environ.get(API_KEY_VARIABLE) or None,
     )
-    app = build_app(service, api_key=os.environ.get(API_KEY_VARIABLE) or None, page=page)
-    server_socket = _listen(host, port)
+    with contextlib.suppress(KeyboardInterrupt), _listen(host, port) as server_socket:
+        address = f"http://{host}:{server_socket.getsockname()[1]}/"
+
+        def report(description: str) -> None:
+            console.print(f"Serving {description} at {address} (API: /docs, stop: Ctrl-C)")
+
+        if workers == 1:
+            serve_at(options, server_socket, report)
+        else:
+            server.run_workers(partial(_work, options), server_socket, workers, report)
+    interrupts.clear_stop_request()  # a signal is the normal way to stop the server
+    console.print("Stopped.")
+
+
+def serve_at(
+    options: ServeOptions, server_socket: socket.socket, report: Callable[[str], None]
+) -> None:
+    """Serve at a socket until a signal arrives.
+
+    Args:
+        options: what to serve.
+        server_socket: a listening socket.
+        report: is called with a description of the models when they are read.
+    """
+    from recoach.serving.app import build_app  # noqa: PLC0415
+    from recoach.serving.server import DrainingServer  # noqa: PLC0415
+
+    routing = _routing(options)
+    app = build_app(routing, api_key=options.api_key, page=options.page)
     print_service_log()
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=15,
-        h11_max_incomplete_event_size=65_536,
+    stages = ", ".join(
+        f"{options.runs[run]} ({', '.join(service.snapshot.models)})"
+        for run, service in routing.services.items()
     )
-    console.print(
-        f"Serving {path} ({', '.join(service.snapshot.models)}) at "
-        f"http://{host}:{server_socket.getsockname()[1]}/ (API: /docs, stop: Ctrl-C)",
-    )
-    if service.snapshot.dataset.n_items > EXACT_UP_TO and not has_faiss():
+    report(stages)
+    sizes = [service.snapshot.dataset.n_items for service in routing.services.values()]
+    if max(sizes) > EXACT_UP_TO and not has_faiss():
         console.print(
             "Every request scores all items. For an approximate index: pip install 'recoach[ann]'."
         )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again
-        uvicorn.Server(config).run(sockets=[server_socket])
-    interrupts.clear_stop_request()  # a signal is the normal way to stop the server
-    console.print("Stopped.")
+    DrainingServer(app, routing, options.drain_seconds).run(sockets=[server_socket])
+
+
+def _work(
+    options: ServeOptions, server_socket: socket.socket, report: Callable[[str], None]
+) -> None:
+    """Serve in a worker process, whose warnings are printed as those of the command are."""
+    with print_warnings():
+        serve_at(options, server_socket, report)
+
+
+def _routing(options: ServeOptions) -> "Routing":
+    """Return the services of the runs, with what is logged of their lists."""
+    from recoach.serving.exposures import ExposureLog  # noqa: PLC0415
+    from recoach.serving.routing import Routing  # noqa: PLC0415
+    from recoach.serving.shadow import Shadow  # noqa: PLC0415
+
+    log_folder = options.exposure_log
+    routing = Routing(
+        {run: _service(path, options) for run, path in options.runs.items()},
+        split=options.split,
+        salt=options.salt,
+        policy=options.policy,
+        exposures=None if log_folder is None else ExposureLog(log_folder),
+    )
+    if options.shadow is not None and log_folder is not None:
+        routing.shadow = Shadow(
+            options.shadow.name,
+            _service(options.shadow, options),
+            ExposureLog(log_folder, name="shadow"),
+            lambda: routing.is_idle,
+        )
+    return routing
+
+
+def _service(path: Path, options: ServeOptions) -> "Service":
+    from recoach.serving.service import Service  # noqa: PLC0415
+
+    folder = RunFolder(path)
+    return Service(
+        lambda: read_snapshot(folder),
+        lambda: file_versions(folder),
+        reload_seconds=options.reload_seconds,
+    )
+
+
+def _run_names(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return the run folders by name: the last part of the path, if that tells them apart.
+
+    Raises:
+        ConfigError: a run is given twice.
+    """
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError(f"A run is given twice: {', '.join(names)}. Give each run once.")
+    return dict(zip(names, paths, strict=True))
+
+
+def _shares(names: Sequence[str], split: str | None) -> dict[str, float]:
+    """Return the share of each run.
+
+    Raises:
+        ConfigError: `split` is not one number for each run.
+    """
+    if split is None:
+        return {name: 1 / len(names) for name in names}
+    try:
+        shares = [float(part) for part in split.split(",")]
+    except ValueError:
+        raise ConfigError(f"--split must be numbers like 0.9,0.1, not {split!r}.") from None
+    if len(shares) != len(names):
+        raise ConfigError(
+            f"--split {split} has {len(shares)} shares for {len(names)} runs. Give one for each."
+        )
+    return dict(zip(names, shares, strict=True))
 
 
 def read_snapshot(folder: RunFolder) -> ModelSnapshot:

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+import re
+import uuid
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import metadata
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -16,12 +18,14 @@ from recoach.errors import DataError
 from recoach.serving import schemas
 from recoach.serving.explanations import compare_models
 from recoach.serving.limits import Limits, LimitsMiddleware
+from recoach.serving.routing import Routing, Shown
 from recoach.serving.schemas import BatchRequest, RecommendRequest, RecommendResponse
 from recoach.serving.service import OverloadedError, Service
-from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
+from recoach.serving.snapshot import ModelSnapshot, RecommendQuery
 
 _log = logging.getLogger("recoach.serving")
 _MAX_SEARCH_RESULTS = 20
+_REQUEST_ID = re.compile(r"[\w.:+=-]{1,128}", re.ASCII)
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
@@ -40,7 +44,7 @@ _ERRORS = {
 
 
 def build_app(
-    service: Service,
+    routing: Routing,
     *,
     limits: Limits | None = None,
     api_key: str | None = None,
@@ -49,7 +53,7 @@ def build_app(
     """Return the ASGI application.
 
     Args:
-        service: computes the recommendations; started and stopped with the application.
+        routing: computes the recommendations; started and stopped with the application.
         limits: largest size and longest times of a request.
         api_key: required on every path except `/` and `/health`; None accepts every caller.
         page: serve the comparison page at `/` and the routes it uses, which list user IDs.
@@ -58,7 +62,7 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service:
+        async with routing:
             yield
 
     app = FastAPI(
@@ -73,48 +77,63 @@ def build_app(
     )
     app.add_middleware(LimitsMiddleware, limits=request_limits, api_key=api_key)
     _add_error_handlers(app)
-    _add_recommend_routes(app, service, request_limits)
+    _add_recommend_routes(app, routing, request_limits)
     if page:
-        _add_page_routes(app, service, request_limits)
+        _add_page_routes(app, routing.page_service, request_limits)
     return app
 
 
-def _add_recommend_routes(app: FastAPI, service: Service, limits: Limits) -> None:
+def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> None:
     @app.get("/health")
     async def health() -> schemas.Health:
         """Return the status of the service and the version of its weights."""
-        return schemas.Health(version=service.snapshot.version)
+        return schemas.Health(version=routing.page_service.snapshot.version)
 
     @app.get("/v1/models")
     async def models() -> schemas.Models:
-        """Return the models of the run and the size of its dataset."""
-        snapshot = service.snapshot
+        """Return the models of all runs, and the dataset of the first run."""
+        snapshot = routing.page_service.snapshot
         return schemas.Models(
             models=[
                 schemas.ModelInfo(
+                    run=run,
                     name=name,
                     kind=type(model).__name__,
                     served=name == snapshot.default_model,
                     search="approximate" if name in snapshot.faiss_indexes else "exact",
+                    version=snapshot.version,
                 )
+                for run, service in routing.services.items()
+                for snapshot in [service.snapshot]
                 for name, model in snapshot.models.items()
             ],
             version=snapshot.version,
             dataset=snapshot.dataset.name,
             users=snapshot.dataset.n_users,
             items=snapshot.dataset.n_items,
-            trouble=service.reload_error,
+            trouble=" ".join(filter(None, (s.reload_error for s in routing.services.values()))),
         )
 
     @app.post("/v1/recommend")
-    async def recommend(request: RecommendRequest) -> RecommendResponse:
+    async def recommend(
+        request: RecommendRequest, call: Request, tasks: BackgroundTasks
+    ) -> RecommendResponse:
         """Return the best items for a user of the log or for a history."""
-        return (await _recommend(service, [request], limits))[0]
+        request_id = _request_id(call)
+        responses = await _recommend(routing, {request_id: request}, limits)
+        tasks.add_task(routing.submit_to_shadow, {request_id: request})
+        return responses[0]
 
     @app.post("/v1/recommend/batch")
-    async def recommend_batch(batch: BatchRequest) -> schemas.BatchResponse:
+    async def recommend_batch(
+        batch: BatchRequest, call: Request, tasks: BackgroundTasks
+    ) -> schemas.BatchResponse:
         """Return one list for each request; one invalid request rejects the whole batch."""
-        return schemas.BatchResponse(responses=await _recommend(service, batch.requests, limits))
+        request_id = _request_id(call)
+        requests = {f"{request_id}/{index}": item for index, item in enumerate(batch.requests)}
+        responses = await _recommend(routing, requests, limits)
+        tasks.add_task(routing.submit_to_shadow, requests)
+        return schemas.BatchResponse(responses=responses)
 
 
 def _add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
@@ -155,21 +174,33 @@ def _add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
         return schemas.SearchResults(ids=ids, titles=ids)
 
 
+def _request_id(call: Request) -> str:
+    """Return the `X-Request-ID` of a call, or a new one."""
+    sent = call.headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
 async def _recommend(
-    service: Service, requests: Sequence[RecommendRequest], limits: Limits
+    routing: Routing, requests: Mapping[str, RecommendRequest], limits: Limits
 ) -> list[RecommendResponse]:
-    """Return the responses to the requests of one call, all from the same snapshot."""
-    snapshot = service.snapshot
-    validated = [_validate(snapshot, request) for request in requests]
-    queries: dict[str, list[RecommendQuery]] = {}
-    for name, query in validated:
-        queries.setdefault(name, []).append(query)
+    """Return the responses to the requests of one call, by ID; those of a run from one snapshot."""
+    snapshots = {run: service.snapshot for run, service in routing.services.items()}
+    queries: dict[tuple[str, str], dict[str, RecommendQuery]] = {}
+    for impression_id, request in requests.items():
+        run = routing.run_of(request)
+        model, query = _validate(snapshots[run], request)
+        queries.setdefault((run, model), {})[impression_id] = query
     async with asyncio.timeout(limits.response_timeout_seconds):
-        lists = await asyncio.gather(
-            *(service.recommend(snapshot, name, group) for name, group in queries.items())
+        groups = await asyncio.gather(
+            *(
+                routing.recommend(run, model, snapshots[run], group)
+                for (run, model), group in queries.items()
+            )
         )
-    results = dict(zip(queries, map(iter, lists), strict=True))
-    return [_response(snapshot, name, next(results[name])) for name, _ in validated]
+    shown = {one.impression_id: one for group in groups for one in group}
+    for impression_id, request in requests.items():
+        routing.log(request, shown[impression_id])
+    return [_response(shown[impression_id]) for impression_id in requests]
 
 
 def _validate(snapshot: ModelSnapshot, request: RecommendRequest) -> tuple[str, RecommendQuery]:
@@ -195,12 +226,13 @@ def _validate(snapshot: ModelSnapshot, request: RecommendRequest) -> tuple[str, 
     return name, query
 
 
-def _response(
-    snapshot: ModelSnapshot, model: str, recommendation: Recommendation
-) -> RecommendResponse:
+def _response(shown: Shown) -> RecommendResponse:
+    snapshot, recommendation = shown.snapshot, shown.served.recommendation
     scored_items = zip(recommendation.items.tolist(), recommendation.scores, strict=True)
     return RecommendResponse(
-        model=model,
+        impression_id=shown.impression_id,
+        run=shown.run,
+        model=shown.model,
         version=snapshot.version,
         items=[
             schemas.Item(

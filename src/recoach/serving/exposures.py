@@ -238,4 +238,4 @@ def _append(file: io.FileIO, content: bytes) -> None:
 
 
 def _line(exposure: Exposure) -> bytes:
-    return json.dumps(exposure._asdict(), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json.dumps(exposure._asdict()).encode() + b"\n"

@@ -71,6 +71,10 @@ class Item(BaseModel):
 class RecommendResponse(BaseModel):
     """A list of items and the model that ranked it."""
 
+    impression_id: str = Field(
+        description="ID of the list in the exposure log; send it back with clicks."
+    )
+    run: str = Field(description="Name of the run that answered; one for each arm of an A/B test.")
     model: str
     version: str = Field(description="Version of the weights.")
     items: list[Item] = Field(description="At most k items, best first.")
@@ -90,19 +94,21 @@ class Health(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A model of the run."""
+    """A model of a run."""
 
+    run: str = Field(description="Name of the run.")
     name: str
     kind: str = Field(description="Name of the model class.")
     served: bool = Field(description="Whether this is the default model.")
     search: Literal["exact", "approximate"]
+    version: str = Field(description="Version of the weights of the run.")
 
 
 class Models(BaseModel):
-    """The models of the run and the size of its dataset."""
+    """The models of all runs and the dataset of the first run."""
 
     models: list[ModelInfo]
-    version: str = Field(description="Version of the weights.")
+    version: str = Field(description="Version of the weights of the first run.")
     dataset: str
     users: int = Field(description="Number of users.")
     items: int = Field(description="Number of items.")
