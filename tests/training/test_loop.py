@@ -273,11 +273,11 @@ def test_a_best_that_is_ahead_of_the_last_is_met_again(tmp_path, monkeypatch):
     model, _, outcome = run("sasrec", tmp_path / "whole", max_steps=4)
     plain, written = loop.save_tensors, []
 
-    def killed(path, tensors, state):
+    def killed(path, tensors, state, ids):
         written.append(path.name)
         if written.count("last.safetensors") == 2:
             raise KeyboardInterrupt
-        plain(path, tensors, state)
+        plain(path, tensors, state, ids)
 
     monkeypatch.setattr(loop, "save_tensors", killed)
     run("sasrec", tmp_path / "part", max_steps=4)
@@ -344,10 +344,10 @@ def test_a_kill_between_the_best_and_the_last_of_the_way_back_changes_nothing(
     run("grpo", tmp_path / "whole", **settings)
     plain = loop.save_tensors
 
-    def killed(path, tensors, state):
+    def killed(path, tensors, state, ids):
         if path.name == "last.safetensors" and state["share"] is not None:
             raise KeyboardInterrupt
-        plain(path, tensors, state)
+        plain(path, tensors, state, ids)
 
     monkeypatch.setattr(loop, "save_tensors", killed)
     assert run("grpo", tmp_path / "part", **settings)[2] is None

@@ -207,8 +207,8 @@ def test_interrupted_on_the_way_back_it_ends_the_same(tmp_path, monkeypatch, sto
     assert outcome.share not in (None, 1.0)
     save = loop.save_tensors
 
-    def stops(path, tensors, state):
-        save(path, tensors, state)
+    def stops(path, tensors, state, ids):
+        save(path, tensors, state, ids)
         if state["share"] is not None and path.stem == stop_after:
             raise KeyboardInterrupt
 
