@@ -9,7 +9,7 @@ demo: .venv/installed
 
 ## make test     set up .venv and run the tests
 test: .venv/tested
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses 2 --dist loadfile
 
 ## make check    lint, types, import layers
 check: .venv/checked
