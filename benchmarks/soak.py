@@ -310,7 +310,7 @@ def _content(path: Path) -> Any:  # noqa: ANN401 - depends on the format
     if path.is_dir():
         return "folder"
     if path.suffix == ".safetensors":
-        tensors, state = load_tensors(path)
+        tensors, state, _ = load_tensors(path)
         values = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
         return values, _without_ignored(state)
     if path.name == "metrics.jsonl":
