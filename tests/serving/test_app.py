@@ -197,6 +197,6 @@ def test_the_routes_of_the_page(client, snapshot):
 def test_the_schema_lists_every_route(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        *("/health", "/v1/models", "/v1/recommend", "/v1/recommend/batch"),
+        *("/health", "/live", "/ready", "/v1/models", "/v1/recommend", "/v1/recommend/batch"),
         *("/v1/compare", "/v1/items", "/v1/users"),
     }

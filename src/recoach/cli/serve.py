@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,16 @@ from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.served import load_served, served_checkpoints
 from recoach.models.base import DotProductRecommender
 from recoach.serving.exploration import ServedPolicy
+from recoach.serving.exposures import ExposureLog
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
 from recoach.serving.snapshot import ModelSnapshot
 from recoach.serving.split import Split
 from recoach.serving.vectors import item_vectors
 
 if TYPE_CHECKING:
-    from recoach.serving.routing import Routing
+    from recoach.serving.processes import Target
     from recoach.serving.service import Service
+    from recoach.serving.shadow import ShadowQueue
 
 API_KEY_VARIABLE = "RECOACH_API_KEY"
 SALT_VARIABLE = "RECOACH_SALT"
@@ -91,7 +93,7 @@ def serve(
     try:
         import uvicorn  # noqa: F401, PLC0415 - an extra
 
-        from recoach.serving import app, server  # noqa: F401, PLC0415
+        from recoach.serving import app, processes  # noqa: F401, PLC0415
     except ImportError as error:
         raise ConfigError(
             f"recoach serve needs {error.name}. Install it: pip install 'recoach[serve]'."
@@ -121,56 +123,33 @@ def serve(
         def report(description: str) -> None:
             console.print(f"Serving {description} at {address} (API: /docs, stop: Ctrl-C)")
 
-        if workers == 1:
-            serve_at(options, server_socket, report)
-        else:
-            server.run_workers(partial(_work, options), server_socket, workers, report)
+        with _shadow(options) as jobs:
+            serve_process = partial(serve_at, server_socket, options, jobs)
+            if workers == 1:
+                serve_process(report)
+            else:
+                processes.run_workers(partial(_in_child, serve_process), workers, report)
     interrupts.clear_stop_request()  # a signal is the normal way to stop the server
     console.print("Stopped.")
 
 
 def serve_at(
-    options: ServeOptions, server_socket: socket.socket, report: Callable[[str], None]
+    server_socket: socket.socket,
+    options: ServeOptions,
+    jobs: "ShadowQueue | None",
+    report: Callable[[str], None],
 ) -> None:
     """Serve at a socket until a signal arrives.
 
     Args:
-        options: what to serve.
         server_socket: a listening socket.
+        options: what to serve.
+        jobs: receives the requests for the shadow.
         report: is called with a description of the models when they are read.
     """
     from recoach.serving.app import build_app  # noqa: PLC0415
-    from recoach.serving.server import DrainingServer  # noqa: PLC0415
-
-    routing = _routing(options)
-    app = build_app(routing, api_key=options.api_key, page=options.page)
-    print_service_log()
-    stages = ", ".join(
-        f"{options.runs[run]} ({', '.join(service.snapshot.models)})"
-        for run, service in routing.services.items()
-    )
-    report(stages)
-    sizes = [service.snapshot.dataset.n_items for service in routing.services.values()]
-    if max(sizes) > EXACT_UP_TO and not has_faiss():
-        console.print(
-            "Every request scores all items. For an approximate index: pip install 'recoach[ann]'."
-        )
-    DrainingServer(app, routing, options.drain_seconds).run(sockets=[server_socket])
-
-
-def _work(
-    options: ServeOptions, server_socket: socket.socket, report: Callable[[str], None]
-) -> None:
-    """Serve in a worker process, whose warnings are printed as those of the command are."""
-    with print_warnings():
-        serve_at(options, server_socket, report)
-
-
-def _routing(options: ServeOptions) -> "Routing":
-    """Return the services of the runs, with what is logged of their lists."""
-    from recoach.serving.exposures import ExposureLog  # noqa: PLC0415
     from recoach.serving.routing import Routing  # noqa: PLC0415
-    from recoach.serving.shadow import Shadow  # noqa: PLC0415
+    from recoach.serving.server import DrainingServer  # noqa: PLC0415
 
     log_folder = options.exposure_log
     routing = Routing(
@@ -179,15 +158,52 @@ def _routing(options: ServeOptions) -> "Routing":
         salt=options.salt,
         policy=options.policy,
         exposures=None if log_folder is None else ExposureLog(log_folder),
+        shadow=jobs,
     )
-    if options.shadow is not None and log_folder is not None:
-        routing.shadow = Shadow(
-            options.shadow.name,
-            _service(options.shadow, options),
-            ExposureLog(log_folder, name="shadow"),
-            lambda: routing.is_idle,
+    app = build_app(routing, api_key=options.api_key, page=options.page)
+    print_service_log()
+    descriptions = [
+        f"{options.runs[run]} ({', '.join(service.snapshot.models)})"
+        for run, service in routing.services.items()
+    ]
+    report(", ".join(descriptions))
+    sizes = [service.snapshot.dataset.n_items for service in routing.services.values()]
+    if max(sizes) > EXACT_UP_TO and not has_faiss():
+        console.print(
+            "Every request scores all items. For an approximate index: pip install 'recoach[ann]'."
         )
-    return routing
+    DrainingServer(app, routing, options.drain_seconds).run(sockets=[server_socket])
+
+
+def _in_child(target: "Target", report: Callable[[str], None]) -> None:
+    """Do the work of a process that the command started, and print its warnings."""
+    with print_warnings():
+        target(report)
+
+
+@contextlib.contextmanager
+def _shadow(options: ServeOptions) -> Iterator["ShadowQueue | None"]:
+    """Run the shadow, if there is one, and return the queue of its requests."""
+    from recoach.serving.shadow import ShadowQueue, shadow_process  # noqa: PLC0415
+
+    if options.shadow is None:
+        yield None
+        return
+    jobs = ShadowQueue()
+    with shadow_process(partial(_in_child, partial(_serve_shadow, options, jobs))):
+        yield jobs
+
+
+def _serve_shadow(
+    options: ServeOptions, jobs: "ShadowQueue", report: Callable[[str], None]
+) -> None:
+    from recoach.serving.shadow import run_shadow  # noqa: PLC0415
+
+    if options.shadow is not None and options.exposure_log is not None:
+        service = _service(options.shadow, options)
+        log = ExposureLog(options.exposure_log, name="shadow")
+        report(str(options.shadow))
+        run_shadow(options.shadow.name, service, log, jobs)
 
 
 def _service(path: Path, options: ServeOptions) -> "Service":

@@ -10,7 +10,7 @@ from importlib import metadata
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -55,7 +55,8 @@ def build_app(
     Args:
         routing: computes the recommendations; started and stopped with the application.
         limits: largest size and longest times of a request.
-        api_key: required on every path except `/` and `/health`; None accepts every caller.
+        api_key: required on every path except `/`, `/health`, `/live` and `/ready`; None accepts
+            every caller.
         page: serve the comparison page at `/` and the routes it uses, which list user IDs.
     """
     request_limits = limits or Limits()
@@ -88,6 +89,19 @@ def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> Non
     async def health() -> schemas.Health:
         """Return the status of the service and the version of its weights."""
         return schemas.Health(version=routing.page_service.snapshot.version)
+
+    @app.get("/live")
+    async def live() -> schemas.Status:
+        """Return 200 while the process runs."""
+        return schemas.Status(status="ok")
+
+    @app.get("/ready")
+    async def ready(response: Response) -> schemas.Status:
+        """Return 200 while the service takes requests, 503 when it is about to stop."""
+        if routing.is_draining:
+            response.status_code = 503
+            return schemas.Status(status="draining")
+        return schemas.Status(status="ok")
 
     @app.get("/v1/models")
     async def models() -> schemas.Models:

@@ -13,8 +13,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_PATHS_WITHOUT_KEY = ("/", "/health")
-"""The page has an input field for the key; load balancers call /health without one."""
+_PATHS_WITHOUT_KEY = ("/", "/health", "/live", "/ready")
+"""The page has an input field for the key; load balancers call the others without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from recoach.serving.exploration import ServedList, ServedPolicy
 from recoach.serving.exposures import Exposure, ExposureLog
 from recoach.serving.schemas import RecommendRequest
 from recoach.serving.service import Service
-from recoach.serving.shadow import Shadow, ShadowJob
+from recoach.serving.shadow import ShadowJob, ShadowQueue
 from recoach.serving.snapshot import ModelSnapshot, RecommendQuery
 from recoach.serving.split import Split, history_hash
 
@@ -37,6 +37,7 @@ class Routing:
         salt: of the hashes of histories.
         policy: chooses what is shown; None for the best items.
         exposures: receives each list that is shown; None logs nothing.
+        shadow: receives each request after its answer; None if there is no shadow.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class Routing:
         salt: str = "recoach",
         policy: ServedPolicy | None = None,
         exposures: ExposureLog | None = None,
+        shadow: ShadowQueue | None = None,
     ) -> None:
         self.services = services
         self.policy = policy or ServedPolicy()
         self.exposures = exposures
-        self.shadow: Shadow | None = None
-        """Ranks the requests again after they are answered."""
+        self.shadow = shadow
         self.is_draining = False
         """Whether the process is about to stop: it answers, but should get no more requests."""
         self._split = split or Split({next(iter(services)): 1.0}, salt)
@@ -65,8 +66,6 @@ class Routing:
             self._stack.callback(self.exposures.close)
         for service in self.services.values():
             await self._stack.enter_async_context(service)
-        if self.shadow is not None:
-            await self._stack.enter_async_context(self.shadow)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -77,11 +76,6 @@ class Routing:
     def page_service(self) -> Service:
         """The service of the first run, which the page shows."""
         return next(iter(self.services.values()))
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request waits for its list."""
-        return all(service.is_idle for service in self.services.values())
 
     def run_of(self, request: RecommendRequest) -> str:
         """Return the name of the run that answers a request.

@@ -86,6 +86,12 @@ class BatchResponse(BaseModel):
     responses: list[RecommendResponse]
 
 
+class Status(BaseModel):
+    """Whether the process runs or takes requests."""
+
+    status: Literal["ok", "draining"]
+
+
 class Health(BaseModel):
     """Status of the service."""
 

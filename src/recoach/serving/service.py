@@ -60,7 +60,6 @@ class Service:
         self.reload_error = ""
         """Message of the last reload; empty if it succeeded."""
         self._pending: list[_Job] = []
-        self._n_active = 0  # calls of `recommend` that are not finished
         self._rank_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-rank")
         self._load_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-load")
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,11 +84,6 @@ class Service:
         self._rank_executor.shutdown()
         self._load_executor.shutdown()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no query waits or is ranked."""
-        return self._n_active == 0
-
     async def recommend(
         self, snapshot: ModelSnapshot, model: str, queries: Sequence[RecommendQuery]
     ) -> list[Recommendation]:
@@ -105,12 +99,10 @@ class Service:
         loop = asyncio.get_running_loop()
         jobs = [_Job(snapshot, model, query, loop.create_future()) for query in queries]
         self._pending += jobs
-        self._n_active += 1
         self._has_pending.set()
         try:
             return list(await asyncio.gather(*(job.future for job in jobs)))
         finally:
-            self._n_active -= 1
             for job in jobs:
                 if not job.future.cancel() and not job.future.cancelled():
                     job.future.exception()  # marks it as retrieved: the first one has been raised

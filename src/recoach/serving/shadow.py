@@ -1,17 +1,27 @@
-"""Shadow mode: a second run ranks the requests too, and its lists are only logged."""
+"""Shadow mode: another run ranks the requests too, in a process of its own, and is only logged."""
 
 import asyncio
+import logging
+import os
+import queue
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import NamedTuple, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from typing import NamedTuple
 
 from recoach.errors import DataError
 from recoach.serving.exposures import Exposure, ExposureLog
+from recoach.serving.processes import Target, start_process, stop_processes, wait_for_start
 from recoach.serving.schemas import RecommendRequest
-from recoach.serving.service import OverloadedError, Service
+from recoach.serving.service import Service
 
-_POLL_SECONDS = 0.005
+_QUEUE_SIZE = 1000
+_POLL_SECONDS = 0.2
+_LOWEST_PRIORITY = 19
+_log = logging.getLogger("recoach.serving")
 
 
 class ShadowJob(NamedTuple):
@@ -22,94 +32,113 @@ class ShadowJob(NamedTuple):
     history_hash: str | None
 
 
-class Shadow:
-    """Ranks answered requests with another run while no request waits for an answer.
+class ShadowQueue:
+    """Requests on their way to the shadow; several processes write, the shadow reads."""
 
-    Args:
-        run: name of the run in the log.
-        service: ranks for the shadow only.
-        log: receives the lists; propensity 1 is that of the shadow's own policy.
-        is_idle: whether no request waits for an answer.
-        queue_size: largest number of requests that wait for the shadow; more are dropped.
-    """
-
-    def __init__(
-        self,
-        run: str,
-        service: Service,
-        log: ExposureLog,
-        is_idle: Callable[[], bool],
-        *,
-        queue_size: int = 256,
-    ) -> None:
-        self.run, self.service, self.log = run, service, log
-        self._is_idle = is_idle
-        self._queue: asyncio.Queue[ShadowJob] = asyncio.Queue(queue_size)
-        self._task: asyncio.Task[None] | None = None
-        self.ranked = 0
+    def __init__(self) -> None:
+        self._queue: Queue[ShadowJob] = get_context("spawn").Queue(_QUEUE_SIZE)
+        self.submitted = 0
         self.dropped = 0
-        """Requests dropped because the queue was full."""
-        self.failed = 0
-        """Requests whose user or items the shadow's run does not know."""
-
-    async def __aenter__(self) -> Self:
-        """Start to rank what is submitted."""
-        await self.service.__aenter__()
-        self._task = asyncio.create_task(self._rank_all())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop; what still waits is not ranked."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        await self.service.__aexit__()
-        self.log.close()
+        """Requests that this process dropped because the queue was full."""
 
     def submit(self, job: ShadowJob) -> None:
         """Queue a request that has been answered, or drop it if the queue is full."""
+        self._queue.cancel_join_thread()  # what is queued does not keep the process from ending
         try:
             self._queue.put_nowait(job)
-        except asyncio.QueueFull:
+            self.submitted += 1
+        except queue.Full:
             self.dropped += 1
 
-    async def _rank_all(self) -> None:
-        while True:
-            job = await self._queue.get()
-            while not self._is_idle():
-                await asyncio.sleep(_POLL_SECONDS)
-            try:
-                exposure = await self._rank(job)
-            except (KeyError, DataError, OverloadedError):
-                self.failed += 1
-            else:
-                self.log.write(exposure)
-                self.ranked += 1
+    def get(self) -> ShadowJob | None:
+        """Return the next request; None if there is none for a moment."""
+        try:
+            return self._queue.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            return None
 
-    async def _rank(self, job: ShadowJob) -> Exposure:
-        request, snapshot = job.request, self.service.snapshot
-        model = request.model or snapshot.default_model
-        if model not in snapshot.models:
-            raise KeyError(model)
-        query = snapshot.build_query(
-            user=request.user,
-            history=request.history,
-            k=request.k,
-            exclude_seen=request.exclude_seen,
-            candidates=request.candidates,
-        )
-        (ranking,) = await self.service.recommend(snapshot, model, [query])
-        return Exposure(
-            impression_id=job.impression_id,
-            timestamp=time.time_ns() // 1_000_000,
-            user_id=request.user,
-            history_hash=job.history_hash,
-            run=self.run,
-            model=model,
-            version=snapshot.version,
-            policy="top-k",
-            item_ids=[snapshot.item_ids[item] for item in ranking.items],
-            scores=ranking.scores,
-            propensities=[1.0] * len(ranking.items),
-        )
+
+@contextmanager
+def shadow_process(target: Target) -> Iterator[None]:
+    """Run a shadow beside the service in the `with` block.
+
+    Raises:
+        RunError: it cannot start.
+    """
+    child = start_process(target)
+    try:
+        wait_for_start(child)
+        yield
+    finally:
+        stop_processes([child])
+
+
+def run_shadow(run: str, service: Service, log: ExposureLog, jobs: ShadowQueue) -> None:
+    """Rank requests with the shadow's run and log the lists, until SIGTERM arrives.
+
+    The process gets the lowest priority, so that it computes when the service does not.
+
+    Args:
+        run: name of the run in the log.
+        service: ranks for the shadow.
+        log: receives the lists.
+        jobs: the requests.
+    """
+    if hasattr(os, "nice"):
+        os.nice(_LOWEST_PRIORITY)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one stops it
+    asyncio.run(_rank_until_stopped(run, service, log, jobs))
+    log.close()
+
+
+async def _rank_until_stopped(
+    run: str, service: Service, log: ExposureLog, jobs: ShadowQueue
+) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stop.set))
+    n_failed = 0
+    async with service:
+        while not stop.is_set():
+            job = await loop.run_in_executor(None, jobs.get)
+            if job is None:
+                continue
+            try:
+                log.write(await _rank(run, service, job))
+            except (KeyError, DataError):
+                n_failed += 1
+    if n_failed:
+        _log.warning("%s could not rank %d requests: unknown users, items or models", run, n_failed)
+
+
+async def _rank(run: str, service: Service, job: ShadowJob) -> Exposure:
+    """Return the list of the shadow for a request.
+
+    Raises:
+        KeyError: its run has no such user or model.
+        DataError: its run has none of the items.
+    """
+    request, snapshot = job.request, service.snapshot
+    model = request.model or snapshot.default_model
+    if model not in snapshot.models:
+        raise KeyError(model)
+    query = snapshot.build_query(
+        user=request.user,
+        history=request.history,
+        k=request.k,
+        exclude_seen=request.exclude_seen,
+        candidates=request.candidates,
+    )
+    (ranking,) = await service.recommend(snapshot, model, [query])
+    return Exposure(
+        impression_id=job.impression_id,
+        timestamp=time.time_ns() // 1_000_000,
+        user_id=request.user,
+        history_hash=job.history_hash,
+        run=run,
+        model=model,
+        version=snapshot.version,
+        policy="top-k",
+        item_ids=[snapshot.item_ids[item] for item in ranking.items],
+        scores=ranking.scores,
+        propensities=[1.0] * len(ranking.items),
+    )
