@@ -218,16 +218,18 @@ def _service(path: Path, options: ServeOptions) -> "Service":
 
 
 def _run_names(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return the run folders by name: the last part of the path, if that tells them apart.
+    """Return the run folders by name: as many last parts of the paths as tell them apart.
 
     Raises:
         ConfigError: a run is given twice.
     """
-    names = [path.resolve().name for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError(f"A run is given twice: {', '.join(names)}. Give each run once.")
+    folders = [path.resolve() for path in paths]
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"A run is given twice: {', '.join(map(str, paths))}. Give each once.")
+    for n_parts in range(1, 1 + max(len(folder.parts) for folder in folders)):
+        names = ["/".join(folder.parts[-n_parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
     return dict(zip(names, paths, strict=True))
 
 
