@@ -121,12 +121,15 @@ def test_workers_split_users_feed_a_shadow_and_are_started_again(run_copy, finis
             again = [request_json(f"{url}/v1/recommend", {"user": user}) for user in users]
             assert [one["run"] for one in again] == [one["run"] for one in first]
         time.sleep(1)  # the shadow
+        metrics = [metric_values(url, "recoach_exposures_total") for _ in range(10)]
         children = descendants(process.pid)
         assert len(children) >= 3
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert not any(is_running(child) for child in children)
     shown = read_exposures(log)
+    n_lists = shown["impression_id"].n_unique()
+    assert metrics == [[n_lists]] * 10  # of all workers, also of the one that was killed
     assert set(shown["run"]) == names
     assert shown.n_unique(["user_id", "run"]) == 30  # the same user always gets the same run
     assert len(list(log.glob("shadow-*"))) == 1
@@ -146,6 +149,12 @@ def test_workers_end_with_the_process_that_started_them(finished):
         while any(is_running(child) for child in children):
             assert time.time() < deadline
             time.sleep(0.1)
+
+
+def metric_values(url, name):
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return [float(line.split()[-1]) for line in lines if line.startswith(name)]
 
 
 def descendants(process_id):

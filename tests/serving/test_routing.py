@@ -1,5 +1,6 @@
 """Several runs in one service: who answers whom, what is shown and what is logged."""
 
+import re
 import time
 
 import pytest
@@ -126,18 +127,29 @@ def test_another_id_replaces_one_that_no_log_should_hold(snapshots, sent):
     assert len(answer["impression_id"]) == 32
 
 
+def shadow_requests(client):
+    text = client.get("/metrics").text
+    found = [
+        re.search(rf'recoach_shadow_requests_total{{outcome="{name}"}} (.*)', text)
+        for name in ("submitted", "dropped")
+    ]
+    return [float(match[1]) if match else 0 for match in found]
+
+
 def test_the_shadow_receives_requests_after_they_are_answered_and_drops_what_is_too_much(
     snapshots, monkeypatch
 ):
     monkeypatch.setattr("recoach.serving.shadow._QUEUE_SIZE", 3)
     shadow = ShadowQueue()
     with make_client(snapshots, shadow=shadow) as client:
+        before = shadow_requests(client)
         requests = [{"user": "u1", "k": 2}, {"history": ["i3"]}]
         batch = client.post("/v1/recommend/batch", json={"requests": requests}).json()["responses"]
         client.post("/v1/recommend", json={"user": "nobody"})
         for _ in range(3):
             assert client.post("/v1/recommend", json={"user": "u2"}).status_code == 200
-    assert (shadow.submitted, shadow.dropped) == (3, 2)
+        after = shadow_requests(client)
+    assert [n - m for n, m in zip(after, before, strict=True)] == [3, 2]
     jobs = [shadow.get() for _ in range(3)]
     assert [job.impression_id for job in jobs[:2]] == [one["impression_id"] for one in batch]
     assert [(job.request.user, job.request.k) for job in jobs] == [

@@ -93,7 +93,7 @@ def serve(
     try:
         import uvicorn  # noqa: F401, PLC0415 - an extra
 
-        from recoach.serving import app, processes  # noqa: F401, PLC0415
+        from recoach.serving import app, metrics, processes  # noqa: F401, PLC0415
     except ImportError as error:
         raise ConfigError(
             f"recoach serve needs {error.name}. Install it: pip install 'recoach[serve]'."
@@ -128,7 +128,8 @@ def serve(
             if workers == 1:
                 serve_process(report)
             else:
-                processes.run_workers(partial(_in_child, serve_process), workers, report)
+                with metrics.shared_metrics():
+                    processes.run_workers(partial(_in_child, serve_process), workers, report)
     interrupts.clear_stop_request()  # a signal is the normal way to stop the server
     console.print("Stopped.")
 
@@ -148,16 +149,21 @@ def serve_at(
         report: is called with a description of the models when they are read.
     """
     from recoach.serving.app import build_app  # noqa: PLC0415
+    from recoach.serving.metrics import EXPOSURES  # noqa: PLC0415
     from recoach.serving.routing import Routing  # noqa: PLC0415
     from recoach.serving.server import DrainingServer  # noqa: PLC0415
 
-    log_folder = options.exposure_log
+    exposures = None
+    if options.exposure_log is not None:
+        exposures = ExposureLog(
+            options.exposure_log, count=lambda outcome, n: EXPOSURES.labels(outcome).inc(n)
+        )
     routing = Routing(
         {run: _service(path, options) for run, path in options.runs.items()},
         split=options.split,
         salt=options.salt,
         policy=options.policy,
-        exposures=None if log_folder is None else ExposureLog(log_folder),
+        exposures=exposures,
         shadow=jobs,
     )
     app = build_app(routing, api_key=options.api_key, page=options.page)

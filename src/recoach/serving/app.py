@@ -12,12 +12,14 @@ from typing import Annotated
 
 from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from recoach.errors import DataError
 from recoach.serving import schemas
 from recoach.serving.explanations import compare_models
 from recoach.serving.limits import Limits, LimitsMiddleware
+from recoach.serving.metrics import LISTS, MetricsMiddleware, metrics_text
 from recoach.serving.routing import Routing, Shown
 from recoach.serving.schemas import BatchRequest, RecommendRequest, RecommendResponse
 from recoach.serving.service import OverloadedError, Service
@@ -77,14 +79,16 @@ def build_app(
         },
     )
     app.add_middleware(LimitsMiddleware, limits=request_limits, api_key=api_key)
+    app.add_middleware(MetricsMiddleware)
     _add_error_handlers(app)
+    _add_status_routes(app, routing)
     _add_recommend_routes(app, routing, request_limits)
     if page:
         _add_page_routes(app, routing.page_service, request_limits)
     return app
 
 
-def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> None:
+def _add_status_routes(app: FastAPI, routing: Routing) -> None:
     @app.get("/health")
     async def health() -> schemas.Health:
         """Return the status of the service and the version of its weights."""
@@ -102,6 +106,10 @@ def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> Non
             response.status_code = 503
             return schemas.Status(status="draining")
         return schemas.Status(status="ok")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models")
     async def models() -> schemas.Models:
@@ -128,6 +136,8 @@ def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> Non
             trouble=" ".join(filter(None, (s.reload_error for s in routing.services.values()))),
         )
 
+
+def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> None:
     @app.post("/v1/recommend")
     async def recommend(
         request: RecommendRequest, call: Request, tasks: BackgroundTasks
@@ -213,6 +223,7 @@ async def _recommend(
         )
     shown = {one.impression_id: one for group in groups for one in group}
     for impression_id, request in requests.items():
+        LISTS.labels(shown[impression_id].run, shown[impression_id].model).inc()
         routing.log(request, shown[impression_id])
     return [_response(shown[impression_id]) for impression_id in requests]
 

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -72,6 +72,8 @@ class ExposureLog:
         name: beginning of the file names.
         max_bytes: size after which a new file begins.
         queue_size: largest number of exposures that wait for the disk.
+        count: is called with "written" or "dropped" and a number of exposures, also from the
+            thread that writes.
 
     Raises:
         ConfigError: no file can be created in the folder.
@@ -84,6 +86,7 @@ class ExposureLog:
         name: str = "exposures",
         max_bytes: int = 64 * 2**20,
         queue_size: int = 10_000,
+        count: Callable[[str, int], None] | None = None,
     ) -> None:
         self._folder, self._name, self._max_bytes = folder, name, max_bytes
         self._queue: queue.Queue[Exposure | None] = queue.Queue(queue_size)
@@ -93,6 +96,7 @@ class ExposureLog:
         self._last_warning = -_WARNING_INTERVAL_SECONDS
         self.written = 0
         self.dropped = 0
+        self._count = count or (lambda *_: None)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".{name}-{os.getpid()}"
@@ -112,6 +116,7 @@ class ExposureLog:
             self._queue.put_nowait(exposure)
         except queue.Full:
             self.dropped += 1
+            self._count("dropped", 1)
 
     def close(self) -> None:
         """Write what is queued and close the file; give up after 10 s."""
@@ -145,8 +150,10 @@ class ExposureLog:
         try:
             _append(self._open_file(), b"".join(map(_line, exposures)))
             self.written += len(exposures)
+            self._count("written", len(exposures))
         except OSError as error:
             self.dropped += len(exposures)
+            self._count("dropped", len(exposures))
             if time.monotonic() > self._last_warning + _WARNING_INTERVAL_SECONDS:
                 self._last_warning = time.monotonic()
                 _log.warning("Exposures cannot be written to %s: %s", self._folder, error.strerror)

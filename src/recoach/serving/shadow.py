@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from recoach.errors import DataError
 from recoach.serving.exposures import Exposure, ExposureLog
+from recoach.serving.metrics import SHADOW
 from recoach.serving.processes import Target, start_process, stop_processes, wait_for_start
 from recoach.serving.schemas import RecommendRequest
 from recoach.serving.service import Service
@@ -37,18 +38,16 @@ class ShadowQueue:
 
     def __init__(self) -> None:
         self._queue: Queue[ShadowJob] = get_context("spawn").Queue(_QUEUE_SIZE)
-        self.submitted = 0
-        self.dropped = 0
-        """Requests that this process dropped because the queue was full."""
 
     def submit(self, job: ShadowJob) -> None:
         """Queue a request that has been answered, or drop it if the queue is full."""
         self._queue.cancel_join_thread()  # what is queued does not keep the process from ending
         try:
             self._queue.put_nowait(job)
-            self.submitted += 1
         except queue.Full:
-            self.dropped += 1
+            SHADOW.labels("dropped").inc()
+        else:
+            SHADOW.labels("submitted").inc()
 
     def get(self) -> ShadowJob | None:
         """Return the next request; None if there is none for a moment."""

@@ -1,0 +1,55 @@
+"""Metrics: what is counted, under which names."""
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the serve extra is not installed")
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from recoach.serving.app import build_app
+from recoach.serving.routing import Routing
+from recoach.serving.service import Service
+
+
+def values(client):
+    """Return the values of the metrics by name and labels, in alphabetical order of their names."""
+    response = client.get("/metrics", headers={"Authorization": "Bearer secret"})
+    assert response.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def test_requests_and_lists_are_counted_by_route_and_status(snapshot):
+    routing = Routing({"metered": Service(lambda: snapshot, lambda: 0)})
+    with TestClient(build_app(routing, api_key="secret")) as client:
+        before = values(client)
+        client.headers["X-API-Key"] = "secret"
+        for user in ("u1", "u2", "nobody"):
+            client.post("/v1/recommend", json={"user": user, "model": "base"})
+        requests = [{"user": "u1"}, {"history": ["i3"]}]
+        client.post("/v1/recommend/batch", json={"requests": requests})
+        client.get("/nothing/here")
+        client.get("/v1/models", headers={"X-API-Key": "wrong"})
+        after = values(client)
+
+    def growth(*key):
+        return after[key] - before.get(key, 0)
+
+    assert growth("recoach_requests_total", "/v1/recommend", "200") == 2
+    assert growth("recoach_requests_total", "/v1/recommend", "404") == 1
+    assert growth("recoach_requests_total", "/v1/recommend/batch", "200") == 1
+    assert growth("recoach_requests_total", "other", "404") == 1
+    assert growth("recoach_requests_total", "other", "401") == 1
+    assert growth("recoach_lists_total", "base", "metered") == 2
+    assert growth("recoach_lists_total", "tuned", "metered") == 2
+    assert growth("recoach_request_duration_seconds_count", "/v1/recommend") == 3
+    assert 0 < growth("recoach_request_duration_seconds_sum", "/v1/recommend") < 10
+
+
+def test_metrics_need_the_key(snapshot):
+    routing = Routing({"metered": Service(lambda: snapshot, lambda: 0)})
+    with TestClient(build_app(routing, api_key="secret")) as client:
+        assert client.get("/metrics").status_code == 401
