@@ -19,13 +19,24 @@ _PATHS_WITHOUT_KEY = ("/", "/health", "/live", "/ready")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Largest size and longest times of a request."""
+    """Largest sizes and longest times of requests and connections, in one process."""
 
+    max_connections: int = 1024
+    """Fewer if the process may open fewer than 64 files more."""
+    max_head_bytes: int = 32_768
+    """Of the request line and the headers."""
+    max_headers: int = 100
+    head_timeout_seconds: float = 10.0
+    """For receiving the headers, from the opening of the connection or from their first byte."""
+    idle_timeout_seconds: float = 30.0
+    """Between the requests of a connection."""
     max_body_bytes: int = 1_048_576
     body_timeout_seconds: float = 10.0
     """For receiving the body."""
     response_timeout_seconds: float = 10.0
     """For computing the response."""
+    max_lookups: int = 16
+    """Look-ups of the page that wait for others."""
 
 
 class LimitsMiddleware:

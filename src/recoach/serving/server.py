@@ -7,7 +7,8 @@ from typing import Final
 
 import uvicorn
 
-from recoach.serving.limits import App, Message, Receive, Scope, Send
+from recoach.serving.connections import limited_protocol
+from recoach.serving.limits import App, Limits, Message, Receive, Scope, Send
 from recoach.serving.routing import Routing
 
 STOP_SECONDS: Final = 15
@@ -25,17 +26,22 @@ class DrainingServer(uvicorn.Server):
         app: the ASGI application.
         routing: is told that the drain has begun.
         drain_seconds: duration of the drain.
+        limits: of connections and heads.
     """
 
-    def __init__(self, app: App, routing: Routing, drain_seconds: float) -> None:
+    def __init__(
+        self, app: App, routing: Routing, drain_seconds: float, limits: Limits | None = None
+    ) -> None:
+        limits = limits or Limits()
         config = uvicorn.Config(
             _closing_when_draining(app, routing),
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_keep_alive=30,
+            http=limited_protocol(limits),
+            ws="none",
+            timeout_keep_alive=limits.idle_timeout_seconds,
             timeout_graceful_shutdown=STOP_SECONDS,
-            h11_max_incomplete_event_size=65_536,
         )
         super().__init__(config)
         self._routing, self._drain_seconds = routing, drain_seconds
