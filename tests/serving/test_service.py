@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -87,7 +88,8 @@ def test_a_failed_reload_keeps_the_old_snapshot_until_the_run_is_repaired(make_s
             state["version"] = 1
             while not service.reload_error:
                 await asyncio.sleep(0.01)
-            assert service.reload_error == "half a file"
+            assert "version 0 is still served" in service.reload_error
+            assert "half" not in service.reload_error  # it may name files
             assert service.snapshot.version == "0"
             state["version"] = 2
             while service.reload_error:
@@ -167,3 +169,54 @@ def test_an_error_reaches_every_caller_and_the_service_continues(snapshot, monke
 
     expected = original(snapshot, "base", [query(snapshot, "u1")])[0]
     assert asyncio.run(fail())[0].items.tolist() == expected.items.tolist()
+
+
+def test_a_reload_without_the_tuned_model_keeps_the_old_snapshot(make_snapshot, caplog):
+    state = {"version": 0}
+
+    def load():
+        loaded = make_snapshot(str(state["version"]))
+        if state["version"] == 1:
+            return replace(loaded, models={"base": loaded.models["base"]})
+        return loaded
+
+    async def follow():
+        async with make_service(load, lambda: state["version"], reload_seconds=0.01) as service:
+            state["version"] = 1
+            while not service.reload_error:
+                await asyncio.sleep(0.01)
+            assert service.snapshot.default_model == "tuned"
+            assert "version 0 is still served" in service.reload_error
+
+    asyncio.run(follow())
+    assert "the tuned model is no longer there" in caplog.text
+
+
+def test_look_ups_run_beside_the_ranking_and_are_limited(snapshot):
+    release = threading.Event()
+
+    async def follow():
+        async with make_service(lambda: snapshot, max_lookups=3) as service:
+            blocked = [asyncio.create_task(service.look_up(release.wait)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            with pytest.raises(OverloadedError, match="queue of 3 look-ups is full"):
+                await service.look_up(lambda: 1)
+            ranked = await asyncio.wait_for(
+                service.recommend(snapshot, "base", [query(snapshot, "u3")]), 5
+            )
+            release.set()
+            assert await asyncio.gather(*blocked) == [True, True, True]
+            assert await service.look_up(lambda: 1) == 1
+            return ranked
+
+    assert len(asyncio.run(follow())[0].items) == 5
+
+
+def test_a_look_up_that_fails_raises_its_error_and_frees_its_place(snapshot):
+    async def follow():
+        async with make_service(lambda: snapshot, max_lookups=1) as service:
+            for _ in range(3):
+                with pytest.raises(ZeroDivisionError):
+                    await service.look_up(lambda: 1 // 0)
+
+    asyncio.run(follow())

@@ -68,6 +68,8 @@ def test_items_are_found_by_title_or_id_most_popular_first(snapshot):
     assert (np.diff(counts) <= 0).all()
     assert snapshot.find_items("Title of i1", 2) == matches[:2]
     assert snapshot.find_items(".*", 20) == []
+    for item, title in enumerate(snapshot.titles):  # a whole title comes before longer ones
+        assert snapshot.find_items(title.upper(), 1) == [item]
     assert snapshot.find_users("u1", 3) == ["u1", "u10", "u11"]
 
 

@@ -14,12 +14,13 @@ from cyclopts import Parameter
 
 from recoach.cli import interrupts
 from recoach.cli.console import console, print_service_log, print_warnings
-from recoach.cli.options import Count, Decimal, Port
+from recoach.cli.options import Count, Decimal, Port, Words
 from recoach.data.prepared import MANIFEST
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.served import load_served, served_checkpoints
 from recoach.models.base import DotProductRecommender
+from recoach.serving.access import allowed_hosts, check_public, checked_key
 from recoach.serving.exploration import ServedPolicy
 from recoach.serving.exposures import ExposureLog
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
@@ -53,6 +54,7 @@ class ServeOptions:
     reload_seconds: float
     drain_seconds: float
     api_key: str | None
+    allowed_hosts: Sequence[str]
 
 
 def serve(
@@ -63,6 +65,8 @@ def serve(
     explore: Decimal | None = None,
     exposure_log: Path | None = None,
     host: str = "127.0.0.1",
+    allowed_host: Words = None,
+    no_key: Annotated[bool, Parameter(negative="")] = False,
     port: Annotated[Port, Parameter(show_default=True)] = 8000,
     page: bool = True,
     reload_seconds: Decimal = 2.0,
@@ -71,7 +75,8 @@ def serve(
 ) -> None:
     """Serve the models of runs over HTTP, with a page at / that compares base and tuned.
 
-    If the environment variable RECOACH_API_KEY is set, requests need that key. When a run
+    If the environment variable RECOACH_API_KEY is set, requests need that key; without it the
+    service listens on this machine only, unless --no-key is given. When a run
     changes, its models are loaded again without losing a request.
 
     Args:
@@ -84,6 +89,9 @@ def serve(
             without it the best items are shown.
         exposure_log: Folder for the log of the lists that were shown.
         host: Address to listen on; 0.0.0.0 for all interfaces.
+        allowed_host: Host names that requests may be addressed to, like api.example.com. Default:
+            the local names for a local address, all for others.
+        no_key: Serve everybody who can reach the address.
         port: Port to listen on; 0 selects a free port.
         page: Serve the page, and the search for items and users that it needs.
         reload_seconds: Seconds between checks for changes of the runs.
@@ -104,6 +112,8 @@ def serve(
         raise ConfigError(f"--drain-seconds must be between 0 and 600, not {drain_seconds:g}.")
     if shadow is not None and exposure_log is None:
         raise ConfigError("--shadow needs --exposure-log, where its lists are logged.")
+    api_key = checked_key(os.environ.get(API_KEY_VARIABLE), API_KEY_VARIABLE)
+    check_public(host, has_key=api_key is not None, no_key=no_key)
     names = _run_names(runs)
     options = ServeOptions(
         runs=names,
@@ -115,7 +125,8 @@ def serve(
         page=page,
         reload_seconds=reload_seconds,
         drain_seconds=drain_seconds,
-        api_key=os.environ.get(API_KEY_VARIABLE) or None,
+        api_key=api_key,
+        allowed_hosts=allowed_hosts(host, allowed_host or ()),
     )
     with contextlib.suppress(KeyboardInterrupt), _listen(host, port) as server_socket:
         address = f"http://{host}:{server_socket.getsockname()[1]}/"
@@ -166,7 +177,12 @@ def serve_at(
         exposures=exposures,
         shadow=jobs,
     )
-    app = build_app(routing, api_key=options.api_key, page=options.page)
+    app = build_app(
+        routing,
+        api_key=options.api_key,
+        page=options.page,
+        allowed_hosts=options.allowed_hosts,
+    )
     print_service_log()
     descriptions = [
         f"{options.runs[run]} ({', '.join(service.snapshot.models)})"

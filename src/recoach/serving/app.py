@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
 from importlib.resources import files
@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from recoach.errors import DataError
 from recoach.serving import schemas
 from recoach.serving.explanations import compare_models
-from recoach.serving.limits import Limits, LimitsMiddleware
+from recoach.serving.limits import HostMiddleware, Limits, LimitsMiddleware
 from recoach.serving.metrics import LISTS, MetricsMiddleware, metrics_text
 from recoach.serving.routing import Routing, Shown
 from recoach.serving.schemas import BatchRequest, RecommendRequest, RecommendResponse
@@ -29,10 +29,11 @@ _log = logging.getLogger("recoach.serving")
 _MAX_SEARCH_RESULTS = 20
 _REQUEST_ID = re.compile(r"[\w.:+=-]{1,128}", re.ASCII)
 _PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
-Text = Annotated[str, Query(max_length=200)]
+Text = Annotated[str, Query(max_length=512)]
 _ERRORS = {
     400: "The body is not valid UTF-8.",
     401: "The API key is missing or wrong.",
@@ -51,6 +52,7 @@ def build_app(
     limits: Limits | None = None,
     api_key: str | None = None,
     page: bool = True,
+    allowed_hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -60,6 +62,7 @@ def build_app(
         api_key: required on every path except `/`, `/health`, `/live` and `/ready`; None accepts
             every caller.
         page: serve the comparison page at `/` and the routes it uses, which list user IDs.
+        allowed_hosts: values of the header Host that are answered, "*" for all.
     """
     request_limits = limits or Limits()
 
@@ -79,6 +82,7 @@ def build_app(
         },
     )
     app.add_middleware(LimitsMiddleware, limits=request_limits, api_key=api_key)
+    app.add_middleware(HostMiddleware, allowed_hosts=allowed_hosts)
     app.add_middleware(MetricsMiddleware)
     _add_error_handlers(app)
     _add_status_routes(app, routing)
@@ -174,15 +178,14 @@ def _add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
         snapshot = service.snapshot
         _, query = _validate(snapshot, request)
         async with asyncio.timeout(limits.response_timeout_seconds):
-            return await service.run_in_rank_thread(lambda: compare_models(snapshot, query))
+            return await service.look_up(lambda: compare_models(snapshot, query))
 
     @app.get("/v1/items")
     async def items(query: Text = "") -> schemas.SearchResults:
         """Return items whose title or ID contains the query, most popular first."""
         snapshot = service.snapshot
-        matches = await service.run_in_rank_thread(
-            lambda: snapshot.find_items(query, _MAX_SEARCH_RESULTS)
-        )
+        async with asyncio.timeout(limits.response_timeout_seconds):
+            matches = await service.look_up(lambda: snapshot.find_items(query, _MAX_SEARCH_RESULTS))
         return schemas.SearchResults(
             ids=[snapshot.item_ids[item] for item in matches],
             titles=[snapshot.titles[item] for item in matches],
@@ -192,9 +195,8 @@ def _add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
     async def users(query: Text = "") -> schemas.SearchResults:
         """Return user IDs that begin with the query."""
         snapshot = service.snapshot
-        ids = await service.run_in_rank_thread(
-            lambda: snapshot.find_users(query, _MAX_SEARCH_RESULTS)
-        )
+        async with asyncio.timeout(limits.response_timeout_seconds):
+            ids = await service.look_up(lambda: snapshot.find_users(query, _MAX_SEARCH_RESULTS))
         return schemas.SearchResults(ids=ids, titles=ids)
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_PORT = re.compile(r":\d*$")
 _PATHS_WITHOUT_KEY = ("/", "/health", "/live", "/ready")
 """The page has an input field for the key; load balancers call the others without one."""
 
@@ -28,15 +30,37 @@ class Limits:
     max_headers: int = 100
     head_timeout_seconds: float = 10.0
     """For receiving the headers, from the opening of the connection or from their first byte."""
-    idle_timeout_seconds: float = 30.0
+    idle_timeout_seconds: int = 30
     """Between the requests of a connection."""
     max_body_bytes: int = 1_048_576
     body_timeout_seconds: float = 10.0
     """For receiving the body."""
     response_timeout_seconds: float = 10.0
     """For computing the response."""
-    max_lookups: int = 16
-    """Look-ups of the page that wait for others."""
+
+
+class HostMiddleware:
+    """Refuses requests that are addressed to another host name, by the header Host.
+
+    Args:
+        app: the wrapped application.
+        allowed_hosts: names without a port; "*" allows all.
+    """
+
+    def __init__(self, app: App, allowed_hosts: Sequence[str]) -> None:
+        self._app = app
+        self._allowed = frozenset(name.lower() for name in allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on or refuse it."""
+        if scope["type"] == "http" and "*" not in self._allowed:
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+            if _PORT.sub("", host) not in self._allowed:
+                await _reject(
+                    send, 421, "The service does not answer to this Host. Allow it: --allowed-host."
+                )
+                return
+        await self._app(scope, receive, send)
 
 
 class LimitsMiddleware:

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 MAX_K, MAX_ITEMS, MAX_BATCH = 1000, 10_000, 256
+MAX_BATCH_ITEMS = 10_000
+"""Largest sum of k in a batch, about a megabyte of JSON."""
 
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -56,7 +58,20 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_BATCH)
+    requests: list[RecommendRequest] = Field(
+        min_length=1,
+        max_length=MAX_BATCH,
+        description=f"The sum of all k is at most {MAX_BATCH_ITEMS:,}.",
+    )
+
+    @model_validator(mode="after")
+    def _check_sum_of_k(self) -> Self:
+        total = sum(request.k for request in self.requests)
+        if total > MAX_BATCH_ITEMS:
+            raise ValueError(
+                f"the requests ask for {total:,} items, more than {MAX_BATCH_ITEMS:,}; split them"
+            )
+        return self
 
 
 class Item(BaseModel):

@@ -1,18 +1,20 @@
 """Micro-batches concurrent requests and hot-reloads the model when the run changes.
 
-One thread ranks. Requests that arrive while it works are queued and then ranked as one batch. Every
-request keeps the snapshot it was validated against, so a reload changes no pending request.
+One thread ranks, another one looks up what the page asks for. Requests that arrive while lists are
+ranked are queued and then ranked as one batch. Every request keeps the snapshot it was validated
+against, so a reload changes no pending request.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
-from recoach.errors import RecoachError
+from recoach.errors import RecoachError, RunError
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
 MICRO_BATCH_SIZE = 64
@@ -42,6 +44,7 @@ class Service:
         load: reads the run.
         fingerprint: returns a cheap value that changes when the run changes.
         queue_size: largest number of pending queries.
+        max_lookups: largest number of pending look-ups.
         reload_seconds: time between two checks for a change.
     """
 
@@ -51,16 +54,21 @@ class Service:
         fingerprint: Callable[[], Hashable],
         *,
         queue_size: int = 2048,
+        max_lookups: int = 16,
         reload_seconds: float = 2.0,
     ) -> None:
         self._load, self._fingerprint = load, fingerprint
         self._queue_size, self._reload_seconds = queue_size, reload_seconds
+        self._max_lookups, self._n_lookups, self._lookup_seconds = max_lookups, 0, 0.0
+        self._lookup_lock = asyncio.Lock()
+        self._is_ranking = False
         self._loaded_fingerprint = fingerprint()
         self.snapshot = load()
         self.reload_error = ""
         """Message of the last reload; empty if it succeeded."""
         self._pending: list[_Job] = []
         self._rank_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-rank")
+        self._lookup_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-lookup")
         self._load_executor = ThreadPoolExecutor(1, thread_name_prefix="recoach-load")
         self._tasks: list[asyncio.Task[None]] = []
         self._has_pending = asyncio.Event()
@@ -82,6 +90,7 @@ class Service:
         for job in self._pending:
             job.future.cancel()
         self._rank_executor.shutdown()
+        self._lookup_executor.shutdown()
         self._load_executor.shutdown()
 
     async def recommend(
@@ -107,18 +116,41 @@ class Service:
                 if not job.future.cancel() and not job.future.cancelled():
                     job.future.exception()  # marks it as retrieved: the first one has been raised
 
-    async def run_in_rank_thread(self, function: Callable[[], Result]) -> Result:
-        """Return the result of a function that runs in the thread that ranks."""
-        return await asyncio.get_running_loop().run_in_executor(self._rank_executor, function)
+    async def look_up(self, function: Callable[[], Result]) -> Result:
+        """Return the result of a function of the page, which runs in a thread of its own.
+
+        One look-up runs at a time. While lists are ranked, the thread rests after a look-up as long
+        as it took (at most a second), so that lists keep most of the processor.
+
+        Raises:
+            OverloadedError: too many look-ups are pending.
+        """
+        if self._n_lookups >= self._max_lookups:
+            raise OverloadedError(
+                f"The queue of {self._max_lookups} look-ups is full. Try again later."
+            )
+        self._n_lookups += 1
+        try:
+            async with self._lookup_lock:
+                if self._is_ranking:
+                    await asyncio.sleep(self._lookup_seconds)
+                start = time.monotonic()
+                finished = await _run_until_done(self._lookup_executor, function)
+                self._lookup_seconds = min(1.0, time.monotonic() - start)
+                return finished.result()
+        finally:
+            self._n_lookups -= 1
 
     async def _process_queue(self) -> None:
         while True:
             await self._has_pending.wait()
             self._has_pending.clear()
+            self._is_ranking = True
             while self._pending:
                 jobs = self._pending[:MICRO_BATCH_SIZE]
                 self._pending = self._pending[MICRO_BATCH_SIZE:]
                 await self._rank([job for job in jobs if not job.future.done()])
+            self._is_ranking = False
 
     async def _rank(self, jobs: Sequence[_Job]) -> None:
         groups: dict[tuple[int, str], list[_Job]] = {}
@@ -145,14 +177,28 @@ class Service:
             fingerprint = await loop.run_in_executor(self._load_executor, self._fingerprint)
             if fingerprint == self._loaded_fingerprint:
                 continue
-            finished = await _run_until_done(self._load_executor, self._load)
+            finished = await _run_until_done(self._load_executor, self._load_again)
             if error := finished.exception():  # half-copied or damaged: keep the old snapshot
-                self.reload_error = str(error)
+                self.reload_error = (
+                    f"The run has changed and cannot be read; version {self.snapshot.version} is "
+                    "still served. The log of the service has the reason."
+                )
                 _log.warning("The run has changed and cannot be read: %s", error)
             else:
                 self.snapshot, self.reload_error = finished.result(), ""
                 _log.info("Serving version %s", self.snapshot.version)
             self._loaded_fingerprint = fingerprint
+
+    def _load_again(self) -> ModelSnapshot:
+        """Read the run; RunError if a model that is served is no longer there."""
+        snapshot = self._load()
+        missing = self.snapshot.models.keys() - snapshot.models.keys()
+        if missing:
+            raise RunError(
+                f"the {', '.join(sorted(missing))} model is no longer there. Restore it, or start "
+                "the service again to serve the others."
+            )
+        return snapshot
 
 
 async def _run_until_done(

@@ -22,6 +22,8 @@ service ranks few states at a time. The other states of a block change a score b
 only, and only if the model reads histories of different lengths."""
 
 
+_SEARCH_BLOCK: Final = 1 << 15
+"""Rows of the search table that are searched at once; the search ends with enough matches."""
 _NO_ITEMS: Final = np.empty(0, dtype=np.int32)
 
 
@@ -71,6 +73,8 @@ class ModelSnapshot:
     """Index of each item ID."""
     item_counts: LongArray = field(init=False)
     """int64[n_items], number of interactions with each item."""
+    search_table: pl.DataFrame = field(init=False)
+    """Columns item, id and title, the latter in lower case; the most popular items first."""
 
     def __post_init__(self) -> None:
         for model in self.models.values():
@@ -79,12 +83,17 @@ class ModelSnapshot:
         user_histories = histories(self.dataset, "all", reads)
         item_ids = self.dataset.item_ids.to_list()
         user_ids = self.dataset.user_ids.to_list()
+        item_counts = np.bincount(user_histories.values, minlength=self.dataset.n_items)
+        search_table = pl.DataFrame({"id": item_ids, "title": self.titles}).select(
+            pl.int_range(pl.len()).alias("item"), pl.col("id", "title").str.to_lowercase()
+        )
         derived = {
+            "search_table": search_table[np.argsort(-item_counts, kind="stable")],
             "user_histories": user_histories,
             "item_ids": item_ids,
             "user_index": {user_id: index for index, user_id in enumerate(user_ids)},
             "item_index": {item_id: index for index, item_id in enumerate(item_ids)},
-            "item_counts": np.bincount(user_histories.values, minlength=self.dataset.n_items),
+            "item_counts": item_counts,
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -127,14 +136,19 @@ class ModelSnapshot:
         return RecommendQuery(user_index, item_indices, k, exclude_seen, allowed, rejected)
 
     def find_items(self, text: str, limit: int) -> list[int]:
-        """Return items whose title or ID contains a text, ignoring case, most popular first."""
-        table = pl.DataFrame({"id": self.item_ids, "title": self.titles})
-        contains = pl.any_horizontal(
-            pl.col("id", "title").str.to_lowercase().str.contains(text.lower(), literal=True)
-        )
-        matches = np.flatnonzero(table.select(contains).to_series().to_numpy())
-        order = np.argsort(-self.item_counts[matches], kind="stable")
-        return [int(item) for item in matches[order][:limit]]
+        """Return items whose title or ID is a text or contains it, ignoring case.
+
+        Those with exactly this title or ID are first, then the most popular.
+        """
+        columns, text = pl.col("id", "title"), text.lower()
+        exact = self.search_table.filter(pl.any_horizontal(columns == text))
+        found = dict.fromkeys(exact["item"].to_list()[:limit])
+        contains = pl.any_horizontal(columns.str.contains(text, literal=True))
+        for block in self.search_table.iter_slices(_SEARCH_BLOCK):
+            if len(found) >= limit:
+                break
+            found |= dict.fromkeys(block.filter(contains)["item"].to_list())
+        return list(found)[:limit]
 
     def find_users(self, text: str, limit: int) -> list[str]:
         """Return the first users whose ID begins with a text."""
