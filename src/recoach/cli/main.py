@@ -91,6 +91,11 @@ for name, (target, purpose, example) in {
         "Serve the models of a run over HTTP.",
         "recoach serve runs/mine --port 8080",
     ),
+    "update": (
+        "recoach.cli.update:update",
+        "Extend a run by the events of new days and train on them.",
+        "recoach update runs/mine --data 2024-09-01.csv",
+    ),
 }.items():
     app.command(target, name=name, help=purpose, help_epilogue=example_line(example))
 for name, (target, purpose) in {

@@ -74,5 +74,7 @@ class StageProgress(Callback):
 def _title(stage: str) -> str:
     """Return the title of a stage of the run folder."""
     name = stage.removesuffix(RETRAINED)
+    if name.startswith("setting-"):
+        return f"Training on the new events, setting {name.removeprefix('setting-')}"
     title = _TITLES.get(name) or f"Training the base of {name.replace('-', ' ')}"
     return f"{title}, again on train and validation" if name != stage else title

@@ -11,6 +11,7 @@ from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError, RunError, clipped
 from recoach.experiments.run_folder import RunFolder, check_table_suffix, write_frame
 from recoach.experiments.served import load_served
+from recoach.experiments.versions import served_folder
 from recoach.models.base import Recommender
 from recoach.serving.histories import (
     NewHistories,
@@ -95,7 +96,7 @@ def _show(frame: pl.DataFrame, stage: str, output: Path | None) -> None:
 
 
 def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset]:
-    """Return the stage, the model and the data set of a run.
+    """Return the stage, the model and the data set of the served version of a run.
 
     Args:
         path: the run folder.
@@ -107,8 +108,14 @@ def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset
     """
     folder = RunFolder(path)
     folder.config()
-    selected = stage or ("tuned" if folder.has_checkpoint("tuned") else "base")
-    if not folder.has_checkpoint(selected):
+    served = served_folder(folder)
+    selected = stage or ("tuned" if served.has_checkpoint("tuned") else "base")
+    if not served.has_checkpoint(selected):
+        if served is not folder:
+            raise RunError(
+                f"{path} serves version {served.path.name}, which has no {selected} model. Leave "
+                "--stage out."
+            )
         raise RunError(f"{path} has no {selected} model yet. Finish the run first.")
     dataset, (model,) = load_served(folder, [selected])
     return selected, model, dataset

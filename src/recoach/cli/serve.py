@@ -18,7 +18,8 @@ from recoach.cli.options import Count, Decimal, Port, Words
 from recoach.data.prepared import MANIFEST
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RETRAINED, RunFolder
-from recoach.experiments.served import load_served, served_checkpoints
+from recoach.experiments.served import load_served, served_checkpoints, served_stages
+from recoach.experiments.versions import VERSIONS, served_folder
 from recoach.models.base import DotProductRecommender
 from recoach.serving.access import allowed_hosts, check_public, checked_key
 from recoach.serving.exploration import ServedPolicy
@@ -277,15 +278,18 @@ def _shares(names: Sequence[str], split: str | None) -> dict[str, float]:
 def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     """Return the models of a run to serve: the base and, if it is complete, the tuned model.
 
-    Those that were trained again on train and validation take their places.
+    Those that were trained again on train and validation take their places. A run that was updated
+    serves the model of its served version.
 
     Raises:
         RunError: the base is not trained yet, or the run cannot be read.
     """
     folder.config()
-    if not folder.is_complete("base"):
+    served = served_folder(folder)
+    stages = served_stages(served)
+    if not stages or (served is folder and "base" not in stages):
         raise RunError(f"{folder.path} has no trained base yet. Finish the run first.")
-    stages = [stage for stage in _STAGES if folder.is_complete(stage)]
+    folder = served
     digest = hashlib.sha256()
     for path in served_checkpoints(folder, stages):
         digest.update((path / "best.safetensors").read_bytes())
@@ -308,8 +312,11 @@ def file_versions(folder: RunFolder) -> Hashable:
     A changed value means that the models have to be loaded again.
     """
     stages = [*_STAGES, *(f"{stage}{RETRAINED}" for stage in _STAGES)]
+    history = folder.path / VERSIONS
+    with contextlib.suppress(RunError):  # the attempt to load the models reports it
+        folder = served_folder(folder)
     paths = [folder.checkpoints(stage) / name for stage in stages for name in _MODEL_FILES]
-    paths += [folder.path / "titles.parquet", folder.dataset / MANIFEST]
+    paths += [folder.path / "titles.parquet", folder.dataset / MANIFEST, history]
     versions: list[tuple[int, int, int] | None] = []
     for file in paths:
         try:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -43,9 +44,10 @@ class StateBatches:
             user, before the last item; "user": one state per user, after all items.
         rows: "all_positions": the states "prefix" of a window share one row, for causal models,
             which encode all of them in one pass; "prefix": one row per state, as in RecBole.
+        targets: bool[m], which of `train.values` are next items; None: all.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the states are and how they are batched
         self,
         train: RaggedArray,
         *,
@@ -54,7 +56,9 @@ class StateBatches:
         batch_size: int,
         states: States = "prefix",
         rows: Rows = "all_positions",
+        targets: npt.NDArray[np.bool_] | None = None,
     ) -> None:
+        self._targets = targets
         self.train, self.n_items, self.batch_size = train, n_items, batch_size
         self.history_length = history_length
         self.states: States = states
@@ -65,6 +69,14 @@ class StateBatches:
         else:
             users, starts, stops = _state_ranges(train, states)
             self._sizes = np.ones(len(users), dtype=np.int64)
+        if targets is not None:
+            before = np.append(0, np.cumsum(targets, dtype=np.int64))
+            first = starts + 1 if self._shares_rows else stops
+            self._sizes = before[stops + 1] - before[first]
+            keep = self._sizes > 0
+            self._sizes, users, starts, stops = (
+                values[keep] for values in (self._sizes, users, starts, stops)
+            )
         self._ranges = users, starts, stops
 
     @property
@@ -105,6 +117,11 @@ class StateBatches:
         rows = np.repeat(np.arange(len(users)), sizes)
         index_in_row = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         positions = starts[rows] + index_in_row + 1
+        if self._targets is not None:
+            is_target = self._targets[positions]
+            rows, index_in_row, positions = (
+                values[is_target] for values in (rows, index_in_row, positions)
+            )
         queries = Queries(
             users=torch.from_numpy(users.astype(np.int64)),
             history=gather_windows(values, starts, stops, self.n_items),
@@ -143,20 +160,34 @@ def _state_ranges(train: RaggedArray, states: States) -> tuple[np.ndarray, np.nd
 
 
 class EdgeBatches:
-    """Batches of training interactions as (user, item) pairs."""
+    """Batches of training interactions as (user, item) pairs.
 
-    def __init__(self, train: RaggedArray, *, batch_size: int) -> None:
+    Args:
+        train: the training histories.
+        batch_size: number of pairs in a batch, summed over all processes.
+        targets: bool[m], which of `train.values` are learned; None: all.
+    """
+
+    def __init__(
+        self,
+        train: RaggedArray,
+        *,
+        batch_size: int,
+        targets: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self.train, self.batch_size = train.keep_columns(()), batch_size
         self._users = np.repeat(np.arange(len(train)), train.lengths)
+        self._positions = np.arange(len(self._users)) if targets is None else targets.nonzero()[0]
 
     def __len__(self) -> int:
-        return max(1, -(-len(self._users) // self.batch_size))
+        return max(1, -(-len(self._positions) // self.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield one epoch of batches in an order drawn from the generator."""
-        order = torch.randperm(len(self._users), generator=generator)
+        order = torch.randperm(len(self._positions), generator=generator)
         for batch in torch.split(order, self.batch_size):
-            positions, values = distributed.shard_rows(batch).numpy(), self.train.values
+            positions = self._positions[distributed.shard_rows(batch).numpy()]
+            values = self.train.values
             ranges = (self._users[positions], positions, positions)
             queries = single_state_queries(self.train, ranges, history_length=0, n_items=0)
             yield Batch(queries, positions, torch.from_numpy(values[positions].astype(np.int64)))

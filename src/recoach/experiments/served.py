@@ -1,12 +1,16 @@
-"""The models of a run that are served: those trained on train and validation, if there are any."""
+"""The models of a run that are served: those of its served version, trained again if they were."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from recoach.data.dataset import Dataset, merge_valid
+from recoach.errors import RunError
 from recoach.experiments.run_folder import RETRAINED, RunFolder
+from recoach.experiments.versions import served_folder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
+
+_STAGES = ("base", "tuned")
 
 
 def served_checkpoints(folder: RunFolder, stages: Sequence[str]) -> list[Path]:
@@ -14,9 +18,34 @@ def served_checkpoints(folder: RunFolder, stages: Sequence[str]) -> list[Path]:
 
     They are those of the models that were trained again, if all of these have been.
     """
+    return _checkpoints(served_folder(folder), stages)
+
+
+def _checkpoints(folder: RunFolder, stages: Sequence[str]) -> list[Path]:
     retrained = [f"{stage}{RETRAINED}" for stage in stages]
     names = retrained if all(map(folder.is_complete, retrained)) else stages
     return [folder.checkpoints(name) for name in names]
+
+
+def served_stages(folder: RunFolder) -> list[str]:
+    """Return the finished stages of the served version that lists can come from, best last.
+
+    A version of an update has one model; the run as it was trained has "base" and "tuned".
+    """
+    served = served_folder(folder)
+    return [stage for stage in _STAGES if served.is_complete(stage)]
+
+
+def served_stage(folder: RunFolder) -> str:
+    """Return the stage that is served by default.
+
+    Raises:
+        RunError: no stage is finished.
+    """
+    stages = served_stages(folder)
+    if not stages:
+        raise RunError(f"{folder.path} has no trained base yet. Finish the run first.")
+    return stages[-1]
 
 
 def load_served(folder: RunFolder, stages: Sequence[str]) -> tuple[Dataset, list[Recommender]]:
@@ -24,10 +53,11 @@ def load_served(folder: RunFolder, stages: Sequence[str]) -> tuple[Dataset, list
 
     Raises:
         DataError: the dataset of the run cannot be read.
-        RunError: it is another one than the run was made with.
+        RunError: it is another one than the run was made with, or the served version is gone.
         ModelError: the weights cannot be read.
     """
-    dataset, paths = folder.load_dataset(), served_checkpoints(folder, stages)
+    served = served_folder(folder)
+    dataset, paths = served.load_dataset(), _checkpoints(served, stages)
     if paths[0].name.endswith(RETRAINED):
         dataset = merge_valid(dataset)
     return dataset, [load_model(path, dataset) for path in paths]

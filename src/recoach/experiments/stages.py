@@ -156,7 +156,7 @@ class Run:
         model = build_from_config(name, config, replace(dataset, train=train), seed=seed)
         model = model.to(_device())
         if not model.needs:
-            _save_untrained(model, self.folder.checkpoints(self.stage_folder(stage)))
+            save_untrained(model, self.folder.checkpoints(self.stage_folder(stage)))
             return TrainedModel(model, TrainResult(0, 0.0, 0, 0.0, None))
         result = pretrain(model, dataset, self.config.pretrain, self.context(stage))
         return TrainedModel(model, result)
@@ -277,7 +277,8 @@ def _control_budget(run: Run, result: TrainResult) -> tuple[int, int]:
     return result.steps, evaluated_steps[0] if evaluated_steps else result.steps
 
 
-def _save_untrained(model: Recommender, directory: Path) -> None:
+def save_untrained(model: Recommender, directory: Path) -> None:
+    """Save a model that is not trained by steps as a finished stage."""
     save_description(directory, model)
     for name in ("best", "last"):
         path = directory / f"{name}.safetensors"

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from recoach.data.targets import Repeats, accept_mask_seen
 from recoach.training.callbacks import Callback, TrainResult
 
@@ -86,6 +89,9 @@ class RunContext:
     """The result of an earlier training whose selection is repeated, for training again on train
     and validation (`recoach.data.dataset.merge_valid`): exactly its `best_step` steps, with its
     moving average and its `share`. Nothing is evaluated, and patience has no effect."""
+    targets: npt.NDArray[np.bool_] | None = None
+    """bool[m], which events of train are learned as next items or as interactions; None: all. All
+    of them remain in the histories and in the graph."""
 
     def schedule(self, schedule: Schedule) -> Schedule:
         """Return the schedule of this training, which an earlier selection replaces."""

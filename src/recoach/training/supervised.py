@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from pydantic import Field
@@ -68,15 +70,21 @@ class PretrainConfig(StrictConfig):
 
 
 class SupervisedTrainer:
-    """Trains all weights of a model by its own loss."""
+    """Trains all weights of a model by its own loss; `targets` as in `RunContext`."""
 
-    def __init__(self, model: Recommender, config: PretrainConfig, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        config: PretrainConfig,
+        dataset: Dataset,
+        targets: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self.model, self._user_ids = model, dataset.user_ids
         if config.shard_items:
             shard_embedding(model)
         train = drop_last(dataset.train, config.hold_out)
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
-            kind: _loader(kind, model, config, train) for kind in model.needs
+            kind: _loader(kind, model, config, train, targets) for kind in model.needs
         }
         self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -158,7 +166,8 @@ def pretrain(
         if is_validated(dataset, schedule, context)
         else lambda _: {}
     )
-    return Loop(SupervisedTrainer(model, config, dataset), schedule, evaluate, context).run()
+    trainer = SupervisedTrainer(model, config, dataset, context.targets)
+    return Loop(trainer, schedule, evaluate, context).run()
 
 
 def is_validated(dataset: Dataset, schedule: Schedule, context: RunContext) -> bool:
@@ -217,16 +226,21 @@ def _to_device(batch: Batch, model: Recommender) -> Batch:
 
 
 def _loader(
-    kind: str, model: Recommender, config: PretrainConfig, train: RaggedArray
+    kind: str,
+    model: Recommender,
+    config: PretrainConfig,
+    train: RaggedArray,
+    targets: npt.NDArray[np.bool_] | None = None,
 ) -> StateBatches | EdgeBatches:
     if kind == "edges":
-        return EdgeBatches(train, batch_size=config.batch_size)
+        return EdgeBatches(train, batch_size=config.batch_size, targets=targets)
     return StateBatches(
         train.keep_columns(model.reads),
         n_items=model.n_items,
         history_length=model.history_length,
         batch_size=config.batch_size,
         rows=config.rows,
+        targets=targets,
     )
 
 

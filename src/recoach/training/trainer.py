@@ -125,6 +125,7 @@ class RLTrainer:
             history_length=model.history_length,
             batch_size=self.args.largest_batch,
             states=self._builder.states,
+            targets=context.targets,
         )
         self._states.limit_batch_size(self.args.fewest_steps)
         self._check_group_size()
