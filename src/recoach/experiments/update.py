@@ -391,7 +391,7 @@ class _Trial:
                 "reason": "the newest events have no target to compare the versions on.",
             }
         new = load_model(self.version.checkpoints(plan.stage), dataset).to(_device())
-        padded = _with_rows(plan.served.train, dataset.n_users)
+        padded = with_empty_rows(plan.served.train, dataset.n_users)
         old = grow(plan.model, plan.served, replace(dataset, train=padded)).to(_device())
         old = WithoutNewItems(old, plan.served.n_items)
         ks = sorted({10, cutoff(metric) or 10})
@@ -414,7 +414,7 @@ class _Trial:
         }
 
 
-def _with_rows(rows: RaggedArray, n_rows: int) -> RaggedArray:
+def with_empty_rows(rows: RaggedArray, n_rows: int) -> RaggedArray:
     """Return the rows followed by empty ones."""
     added = np.full(n_rows - len(rows), rows.offsets[-1])
     return replace(rows, offsets=np.concatenate([rows.offsets, added]))
