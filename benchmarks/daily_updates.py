@@ -11,6 +11,7 @@ first one was interrupted, after the last whole day.
 """
 
 import argparse
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -33,6 +34,7 @@ from recoach.experiments.stages import execute, open_run
 from recoach.experiments.update import UpdateConfig, update, with_empty_rows
 from recoach.experiments.versions import version_folder
 from recoach.models.base import Recommender
+from recoach.models.checkpoint import load_model
 from recoach.models.growing import WithoutNewItems, grow
 from recoach.training.callbacks import Callback
 
@@ -94,7 +96,7 @@ def _divide(options: argparse.Namespace) -> list[Path]:
     bounds = np.linspace(options.first, 1, options.days + 2) * len(log)
     bounds = np.concatenate([[0], bounds]).round().astype(int)
     files = []
-    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         file = options.output / f"part-{number}.csv"
         if not file.exists():
             log[int(start) : int(stop)].write_csv(file)
@@ -147,8 +149,6 @@ def _day(
 
 
 def _load_first(folder: RunFolder, dataset: Dataset) -> Recommender:
-    from recoach.models.checkpoint import load_model
-
     return load_model(folder.checkpoints("base"), dataset)
 
 

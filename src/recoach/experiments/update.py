@@ -4,6 +4,7 @@ An update that a kill interrupts leaves an unfinished version, which the same up
 another one takes the events of.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ from recoach.experiments.versions import (
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.growing import WithoutNewItems, grow
+from recoach.models.registry import MODELS
 from recoach.training.callbacks import CallbackList
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
@@ -145,7 +147,7 @@ def update(
         stage = served_stage(folder)
         plan = _Plan(folder, run_config, config, stage)
         events = read_log(new, layout or _layout(run_config))
-        work = plan.prepare(events, _described(new), items)
+        work = plan.prepare(events, items)
         if work is None:
             counts = plan.counts
             history = read_history(folder)
@@ -178,12 +180,12 @@ class _Plan:
     ) -> None:
         self.folder, self.run_config, self.config, self.stage = folder, run_config, config, stage
         self.served, (self.model,) = load_served(folder, [stage])
+        self.settings = config.settings(self.model)
         self.counts = RowCounts(0, 0, 0, 0, 0, 0, 0)
 
     def prepare(
         self,
         events: Interactions,
-        source: Mapping[str, Any],
         items: Path | None,
     ) -> tuple[int, RowCounts] | None:
         """Write the dataset of a new version, or find the unfinished one of the same update.
@@ -193,7 +195,8 @@ class _Plan:
         """
         history = read_history(self.folder)
         plan = {
-            "source": dict(source),
+            "events": _digest(events),
+            "items": None if items is None else describe_source(items),
             "config": self.config.model_dump(mode="json"),
             "parent": history.served,
         }
@@ -201,6 +204,8 @@ class _Plan:
         for number in started:
             recover(version_folder(self.folder, number).dataset)
         with_data = [n for n in started if self._has_data(n)]
+        for number in set(started).difference(with_data):
+            shutil.rmtree(version_folder(self.folder, number).path)
         if with_data:
             stored = version_folder(self.folder, with_data[-1]).read_json(_PLAN)
             if all(stored.get(key) == plan[key] for key in plan):
@@ -210,10 +215,8 @@ class _Plan:
         self.counts = extension.counts
         if not extension.counts.new and not with_data:
             return None
-        number = max([0, *started, *(int(entry["version"]) for entry in history.versions)]) + 1
+        number = max([0, *with_data, *(int(entry["version"]) for entry in history.versions)]) + 1
         self._write(number, extension.dataset, plan, items)
-        for earlier in started:  # its events are part of the new one
-            shutil.rmtree(version_folder(self.folder, earlier).path, ignore_errors=True)
         return number, extension.counts
 
     def _has_data(self, number: int) -> bool:
@@ -254,6 +257,8 @@ class _Plan:
     ) -> None:
         if items is not None:
             dataset = replace(dataset, item_table=read_item_table(items, dataset.item_ids))
+        if self.run_config.model_name not in MODELS:  # raises before anything is written
+            grow(self.model, self.served, dataset)
         unlearned = events_not_in(dataset.train, self.served.train)
         held_out, _ = hold_out_newest(dataset, unlearned, self.config.valid_share)
         version = version_folder(self.folder, number)
@@ -278,7 +283,7 @@ class _Trial:
         """Train with every setting and return the record of the version."""
         began, cpu = time.monotonic(), time.process_time()
         self.version.begin(self.run_config, self.dataset)
-        settings = self.config.settings(self.plan.model)
+        settings = self.plan.settings
         record: dict[str, Any] = {
             "version": self.number,
             "parent": read_history(self.plan.folder).served,
@@ -424,11 +429,12 @@ def _layout(config: ExperimentConfig) -> PrepareConfig:
     return PrepareConfig(**config.data.model_dump(include=set(PrepareConfig.model_fields)))
 
 
-def _described(new: object) -> dict[str, Any]:
-    """Return what identifies the source of new events."""
-    if isinstance(new, str | Path):
-        return describe_source(Path(new))
-    return {"frame": True}
+def _digest(events: Interactions) -> str:
+    """Return a hash of events, by which an interrupted update is recognised."""
+    digest = hashlib.sha256(events.users.tobytes() + events.items.tobytes())
+    for values in (events.user_ids, events.item_ids, *events.columns.values()):
+        digest.update(values.hash(0).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _state(folder: Path) -> dict[str, Any]:

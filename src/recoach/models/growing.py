@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from recoach.data.dataset import Dataset, join_rows
+from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries
 from recoach.errors import ModelError
 from recoach.models.base import GroupName, Recommender, check_ids
@@ -44,7 +44,8 @@ def grow(model: Recommender, old: Dataset, new: Dataset, *, seed: int = 0) -> Re
     Args:
         model: built for the old dataset.
         old: its users and items.
-        new: begins with the same users and items in the same order, see `recoach.data.extend`.
+        new: begins with the same users and items in the same order, see `recoach.data.extend`; only
+            its train part is read.
         seed: of weights that a function builds and that are not copied.
 
     Raises:
@@ -142,8 +143,7 @@ class _Neighbours:
 
     def __init__(self, old: Dataset, new: Dataset) -> None:
         self._old, self._new = old, new
-        log = join_rows([part.keep_columns(()) for part in (new.train, new.valid, new.test)])
-        self._matrix = interaction_matrix(log, new.n_items).tocsr()
+        self._matrix = interaction_matrix(new.train, new.n_items).tocsr()
 
     def new_items(self, table: Tensor) -> Tensor:
         """Return the rows of new items, of a table of the old ones."""
