@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from recoach.errors import DataError
 from recoach.serving import schemas
+from recoach.serving.api_docs import add_api_docs
 from recoach.serving.explanations import compare_models
 from recoach.serving.limits import HostMiddleware, Limits, LimitsMiddleware
 from recoach.serving.metrics import LISTS, MetricsMiddleware, metrics_text
@@ -59,8 +60,8 @@ def build_app(
     Args:
         routing: computes the recommendations; started and stopped with the application.
         limits: largest size and longest times of a request.
-        api_key: required on every path except `/`, `/health`, `/live` and `/ready`; None accepts
-            every caller.
+        api_key: required on every path except `/`, `/docs`, `/health`, `/live` and `/ready`; None
+            accepts every caller.
         page: serve the comparison page at `/` and the routes it uses, which list user IDs.
         allowed_hosts: values of the header Host that are answered, "*" for all.
     """
@@ -76,6 +77,8 @@ def build_app(
         description="Recommendations from a base model and its fine-tuned version.",
         version=metadata.version("recoach"),
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         responses={
             status: {"model": schemas.ErrorResponse, "description": description}
             for status, description in _ERRORS.items()
@@ -89,6 +92,7 @@ def build_app(
     _add_recommend_routes(app, routing, request_limits)
     if page:
         _add_page_routes(app, routing.page_service, request_limits)
+    add_api_docs(app, has_key=api_key is not None)
     return app
 
 

@@ -15,8 +15,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _PORT = re.compile(r":\d*$")
-_PATHS_WITHOUT_KEY = ("/", "/health", "/live", "/ready")
-"""The page has an input field for the key; load balancers call the others without one."""
+PATHS_WITHOUT_KEY = frozenset(("/", "/docs", "/health", "/live", "/ready"))
+"""The two pages have an input field for the key; load balancers call the others without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class LimitsMiddleware:
         await self._app(scope, _replay_body(body, receive), send)
 
     def _has_valid_key(self, scope: Scope) -> bool:
-        if self._api_key is None or scope["path"] in _PATHS_WITHOUT_KEY:
+        if self._api_key is None or scope["path"] in PATHS_WITHOUT_KEY:
             return True
         headers = dict(scope["headers"])
         sent_key = headers.get(b"x-api-key", b"")
