@@ -16,11 +16,11 @@ from scale import random_log
 
 from recoach import distributed
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.models.sharded_embedding import gather_embedding
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer
-from recoach.training.trainer import GRPOTrainer
 
 _N_RANKED_USERS = 8192
 

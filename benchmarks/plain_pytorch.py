@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach.data.dataset import Dataset
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Recommender
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.loop import stream
-from recoach.training.trainer import GRPOTrainer
 
 LENGTH = 50
 

@@ -28,6 +28,7 @@ from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Embeddings
 from recoach.models.losses import cross_entropy
 from recoach.models.registry import build_model
@@ -37,7 +38,6 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.loop import stream
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
-from recoach.training.trainer import GRPOTrainer
 
 SEED = 2020
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

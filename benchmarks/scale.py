@@ -23,6 +23,7 @@ from recoach.data.ingest import read_interactions
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.config import resolve
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_from_config, build_model
 from recoach.reproduction.paper_cells import Source, table3
 from recoach.reproduction.paper_results import TABLE1
@@ -30,7 +31,6 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
-from recoach.training.trainer import GRPOTrainer
 
 
 def random_log(users: int, items: int, length: int) -> Dataset:

@@ -109,7 +109,7 @@ TINY = {"max_steps": 1, "batch_size": 64}
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
 SETTINGS = [
     {},
-    {"beta": 0.1},
+    {"beta": 0.1, "warmup_steps": 1},
     {"reward_funcs": ("future", "novelty")},
     DRAWN,
     {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3},

@@ -1,7 +1,38 @@
-"""Reinforcement fine-tuning for recommenders."""
+"""Reinforcement fine-tuning for recommenders.
+
+Data:
+    read_interactions: read an interaction log from a file or a frame.
+    deduplicate, k_core: filter a log.
+    leave_last_out, split_log: split a log into train, valid and test.
+    LeaveLastOut, ByTime, ByRatio, Given, Rolling: the settings of a split.
+    read_benchmark: read a log that is already split into files.
+    Dataset: a split log; Dataset.from_frames joins frames that are already split.
+    prepare, load_dataset: write a prepared dataset to a folder, read it.
+    audit: check a log and its split before training.
+    shop: simulate a shop, with its log and the true preferences.
+
+Models:
+    build_model: build a model by name, or with a function of your own.
+    wrap: make a recommender of your own PyTorch module.
+    load, LoadedModel: open a trained model of a run folder; recommend and evaluate with it.
+
+Training:
+    pretrain, PretrainConfig: train a model by its own loss.
+    GRPOTrainer, GRPOConfig: fine-tune a model with rewards.
+    RunContext: seed, folder, callback, progress and validation of a training.
+    run: train base, fine-tuned model and control in a run folder, with a report.
+
+Evaluation and use:
+    evaluate: compute the metrics of a model on held-out events.
+    paired_bootstrap: compare two models, with confidence intervals.
+    recommend: return the best items of users as a frame.
+
+Errors:
+    RecoachError: base of all errors with a message for the user.
+"""
 
 import warnings
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +48,8 @@ if TYPE_CHECKING:
     from recoach.evaluation.audit import audit
     from recoach.evaluation.evaluator import evaluate
     from recoach.evaluation.significance import paired_bootstrap
+    from recoach.experiments.trainer import GRPOTrainer
+    from recoach.loaded import LoadedModel, load
     from recoach.models.registry import build_model
     from recoach.models.wrapped import wrap
     from recoach.serving.recommend import recommend
@@ -24,7 +57,6 @@ if TYPE_CHECKING:
     from recoach.training.algorithms.grpo.config import GRPOConfig
     from recoach.training.context import RunContext
     from recoach.training.supervised import PretrainConfig, pretrain
-    from recoach.training.trainer import GRPOTrainer
 
 __all__ = [
     "ByRatio",
@@ -34,6 +66,7 @@ __all__ = [
     "GRPOTrainer",
     "Given",
     "LeaveLastOut",
+    "LoadedModel",
     "PretrainConfig",
     "RecoachError",
     "Rolling",
@@ -44,6 +77,7 @@ __all__ = [
     "evaluate",
     "k_core",
     "leave_last_out",
+    "load",
     "load_dataset",
     "paired_bootstrap",
     "prepare",
@@ -62,9 +96,10 @@ _MODULES = {
     "ByTime": "recoach.data.protocol",
     "Dataset": "recoach.data.dataset",
     "GRPOConfig": "recoach.training.algorithms.grpo.config",
-    "GRPOTrainer": "recoach.training.trainer",
+    "GRPOTrainer": "recoach.experiments.trainer",
     "Given": "recoach.data.protocol",
     "LeaveLastOut": "recoach.data.protocol",
+    "LoadedModel": "recoach.loaded",
     "PretrainConfig": "recoach.training.supervised",
     "RecoachError": "recoach.errors",
     "Rolling": "recoach.data.protocol",
@@ -75,6 +110,7 @@ _MODULES = {
     "evaluate": "recoach.evaluation.evaluator",
     "k_core": "recoach.data.filters",
     "leave_last_out": "recoach.data.split",
+    "load": "recoach.loaded",
     "load_dataset": "recoach.data.prepared",
     "paired_bootstrap": "recoach.evaluation.significance",
     "prepare": "recoach.data.prepared",
@@ -89,6 +125,8 @@ _MODULES = {
 }
 
 
+__version__: str
+
 _RENAMED = {"Session": "RunContext"}
 """Renamed public names: the old name and the current one."""
 
@@ -102,6 +140,13 @@ def __getattr__(name: str) -> object:
             stacklevel=2,
         )
         name = _RENAMED[name]
+    if name == "__version__":
+        return metadata.version("recoach")
     if name not in _MODULES:
         raise AttributeError(f"module 'recoach' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are not imported yet too."""
+    return sorted({*globals(), *__all__, "__version__"})

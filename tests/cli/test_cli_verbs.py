@@ -253,7 +253,7 @@ def test_help_names_every_verb(recoach):
 def test_an_unknown_or_missing_tracker_is_refused_before_the_run(
     recoach, log, tmp_path, monkeypatch, name, message
 ):
-    monkeypatch.setattr("recoach.experiments.trackers.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("recoach.training.trackers.importlib.util.find_spec", lambda _: None)
     out = tmp_path / "run"
     refused = recoach("pretrain", log, "--output", out, "--report-to", name)
     assert refused.code == 2

@@ -13,6 +13,7 @@ from recoach.data.queries import Queries, user_queries
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import TrainingBatch, draw_negatives
 from recoach.models.dense_softmax import catalogue_scores
 from recoach.policy.policy import calibrate_temperature
@@ -21,7 +22,6 @@ from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
 
 ESTIMATORS = {

@@ -482,8 +482,10 @@ def test_a_data_set_is_the_same_log_in_memory_and_on_disk(
     assert len(log) == len(rows)
     streamed = stream_interactions(path, target, PrepareConfig())
     frame = pl.read_parquet(target)
-    assert frame["user_id"].cast(pl.String).to_list() == log.frame()["user_id"].to_list()
-    assert frame["item_id"].cast(pl.String).to_list() == log.frame()["item_id"].to_list()
+    for column in ("user_id", "item_id"):
+        ids = log.frame()[column]
+        assert frame[column].cast(pl.String).to_list() == ids.cast(pl.String).to_list()
+    assert streamed.id_types == log.id_types
     for column, values in log.columns.items():
         assert frame[column].cast(streamed.types[column]).equals(values)
 

@@ -21,7 +21,7 @@ def pandas(**columns):
 
 
 def pairs_of(log):
-    return log.frame().select("user_id", "item_id").rows()
+    return log.frame().select(pl.col("user_id", "item_id").cast(pl.String)).rows()
 
 
 UNUSED = {

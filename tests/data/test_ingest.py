@@ -35,7 +35,7 @@ def write(path, text):
 
 
 def pairs_of(log):
-    return log.frame().select("user_id", "item_id").rows()
+    return log.frame().select(pl.col("user_id", "item_id").cast(pl.String)).rows()
 
 
 def assert_expected_log(log):

@@ -10,6 +10,7 @@ from recoach.data.batches import EdgeBatches, StateBatches
 from recoach.data.queries import histories, user_queries
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Embeddings, TrainingBatch
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
@@ -19,7 +20,6 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.loop import stream
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

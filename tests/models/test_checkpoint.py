@@ -179,7 +179,7 @@ def test_the_error_for_a_misspelt_model_suggests_the_closest_name():
 
 
 def test_the_error_for_an_invalid_setting_names_model_and_setting():
-    with pytest.raises(ConfigError, match=r"Model sasrec.dim: Input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"Model sasrec\.dim: Input should be greater than 0"):
         build_model("sasrec", DATASET, dim=0)
 
 

@@ -8,12 +8,12 @@ from recoach import recommend, wrap
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.ppo import PPOConfig
 from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
 from recoach.training.context import RunContext
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
 N_ITEMS = 12

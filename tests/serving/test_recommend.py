@@ -117,8 +117,8 @@ def test_integer_ids_are_ids_and_not_indices(build):
     frame = pl.DataFrame({"user": [7] * 3 + [3] * 3, "item": [5, 6, 8, 8, 9, 5]})
     dataset = leave_last_out(read_interactions(frame))
     lists = recommend(build("popularity", dataset), dataset, [7], k=3)
-    assert lists["user_id"].to_list() == ["7"]
-    assert lists["item_id"].to_list() == ["9"]
+    assert lists["user_id"].to_list() == [7]
+    assert lists["item_id"].to_list() == [9]
 
 
 @pytest.mark.parametrize("k", [0, -1])

@@ -10,6 +10,7 @@ import torch
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models import softmax
 from recoach.models.registry import build_model
 from recoach.policy.policy import calibrate_temperature
@@ -18,7 +19,6 @@ from recoach.simulation.shop import shop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import popularity_world, with_ratings
 
 DATASET = leave_last_out(popularity_world(60, 25))

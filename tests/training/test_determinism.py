@@ -6,11 +6,11 @@ import torch
 from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))

@@ -7,6 +7,7 @@ import torch
 
 import recoach
 from recoach.data.split import leave_last_out
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.policy import reward_funcs
 from recoach.training import callbacks, config
@@ -14,7 +15,6 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback, CallbackList, TrainResult
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))

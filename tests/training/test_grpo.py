@@ -8,6 +8,7 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo import exact as exact_module
@@ -20,7 +21,6 @@ from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph, cycle
 
 N_ITEMS = 12

@@ -9,12 +9,12 @@ import torch
 from recoach.data.split import leave_last_out
 from recoach.data.targets import targets_of
 from recoach.evaluation.evaluator import top_lists
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.health import COVERAGE, CollapseMonitor, coverage, health_warnings
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
 GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5}

@@ -5,6 +5,7 @@ import torch
 
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError, ModelError
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.checkpoint import load_model, load_tensors
 from recoach.models.registry import build_model
 from recoach.training import loop
@@ -13,7 +14,6 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.loop import derive
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
@@ -156,7 +156,7 @@ def test_what_is_below_the_start_is_not_given_up_while_it_rises(tmp_path, monkey
             rows.append(row)
 
     monkeypatch.setattr(
-        "recoach.training.trainer.validation", lambda *_: lambda _: {"ndcg@10": told[len(rows)]}
+        "recoach.training.supervised.validation", lambda *_: lambda _: {"ndcg@10": told[len(rows)]}
     )
 
     def train(stop_at, *, resume):

@@ -8,6 +8,7 @@ from recoach.data.dataset import RaggedArray, drop_last
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy, calibrate_temperature
 from recoach.training.algorithms.grpo import exact, sampled
@@ -15,7 +16,6 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
 N_ITEMS = 12

@@ -8,13 +8,13 @@ import torch
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.training import loop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext, Schedule
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph, cycle
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
@@ -182,7 +182,7 @@ def _after_a_step(peak, monkeypatch, **settings):
     distance = Distance(model, peak, **settings)
     args = GRPOConfig(batch_size=64, max_steps=1, learning_rate=0.1, ema_decay=0.0)
     tuner = GRPOTrainer(model, args=args, train_dataset=DATASET)
-    monkeypatch.setattr("recoach.training.trainer.validation", lambda *_: distance)
+    monkeypatch.setattr("recoach.training.supervised.validation", lambda *_: distance)
     outcome = tuner.train()
     return distance.gone(model), outcome
 
@@ -231,7 +231,7 @@ def _drawn_back(folder, resume=False, **settings):
     context = RunContext(folder=folder, resume=resume)
     tuner = GRPOTrainer(model, args=args, train_dataset=DATASET, context=context)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("recoach.training.trainer.validation", lambda *_: distance)
+        patched.setattr("recoach.training.supervised.validation", lambda *_: distance)
         return model, tuner.train()
 
 

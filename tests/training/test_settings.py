@@ -10,6 +10,7 @@ import torch
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.policy.reward_funcs import (
     calibration,
@@ -30,7 +31,6 @@ from recoach.training.algorithms.s_dpo import SDPOConfig
 from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.context import RunContext
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))

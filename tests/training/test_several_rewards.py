@@ -10,6 +10,7 @@ from estimating import exact, make_batch, numbers, roll_out, sampled, step, vect
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.candidates import Proposal, restrict_to_candidates
@@ -22,7 +23,6 @@ from recoach.training.algorithms.grpo.sampled import SampledGRPOEstimator, rewar
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle, with_ratings
 
 DATASET = leave_last_out(cycle(24, 12, length=7))

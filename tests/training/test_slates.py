@@ -10,6 +10,7 @@ from torch.nn import functional
 from recoach.data.queries import Seen
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.policy import Policy
@@ -18,7 +19,6 @@ from recoach.policy.rewards import CombinedReward, LoggedItems
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.grpo.slate import SlateEstimator, plackett_luce
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import cycle
 
 LENGTH = 2

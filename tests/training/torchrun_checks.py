@@ -16,6 +16,7 @@ from recoach.data.queries import Seen
 from recoach.data.split import leave_last_out
 from recoach.evaluation import evaluator
 from recoach.evaluation.evaluator import evaluate, top_lists
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models import losses
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Block
@@ -28,7 +29,6 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.crossfit import log_p_of_places
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
-from recoach.training.trainer import GRPOTrainer
 from toy_logs import block_graph
 
 USERS, LENGTH = 37, 9

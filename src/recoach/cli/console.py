@@ -93,9 +93,9 @@ def text_table(*columns: str, justify: JustifyMethod = "left", **options: Any) -
     return table
 
 
-def task_column(prefix: str = "") -> TextColumn:
+def task_column() -> TextColumn:
     """Return the column of a progress bar that shows the name of the task."""
-    return TextColumn(f"{prefix}{{task.description}}", markup=False)
+    return TextColumn("{task.description}", markup=False)
 
 
 def example_line(command: str) -> str:

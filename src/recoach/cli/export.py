@@ -7,7 +7,8 @@ from cyclopts import App
 from recoach.cli.console import console, example_line
 from recoach.cli.options import Run, Stage
 from recoach.cli.recbole import export_recbole
-from recoach.cli.recommend import open_model
+from recoach.experiments.run_folder import RunFolder
+from recoach.experiments.served import open_model
 from recoach.serving.index import build_index, write_index
 from recoach.serving.onnx import export_onnx as write_onnx
 from recoach.serving.vectors import export_vectors as write_vectors
@@ -32,7 +33,7 @@ def export_vectors(path: Run, *, output: Path, stage: Stage = None) -> None:
     Args:
         output: The folder for users.parquet and items.parquet.
     """
-    selected, model, dataset = open_model(path, stage)
+    selected, model, dataset = open_model(RunFolder(path), stage)
     _print_files(selected, [*write_vectors(model, dataset, output)])
 
 
@@ -48,7 +49,7 @@ def export_faiss(path: Run, *, output: Path, stage: Stage = None) -> None:
     Args:
         output: The folder for users.parquet, items.parquet and items.faiss.
     """
-    selected, model, dataset = open_model(path, stage)
+    selected, model, dataset = open_model(RunFolder(path), stage)
     index = build_index(item_vectors(model, dataset))
     files = [*write_vectors(model, dataset, output), output / "items.faiss"]
     write_index(index, files[-1])
@@ -64,7 +65,7 @@ def export_onnx(path: Run, *, output: Path, stage: Stage = None) -> None:
     Args:
         output: The folder for query.onnx, users.parquet and items.parquet.
     """
-    selected, model, dataset = open_model(path, stage)
+    selected, model, dataset = open_model(RunFolder(path), stage)
     file, difference = write_onnx(model, dataset, output)
     _print_files(selected, [file, *write_vectors(model, dataset, output)])
     console.print(f"onnxruntime and PyTorch differ by at most {difference:.1g}.")

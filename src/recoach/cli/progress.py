@@ -1,11 +1,12 @@
 """The progress of a training stage in the terminal."""
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.progress import TaskID
 
 from recoach.cli import interrupts
-from recoach.cli.console import bold, console, task_column
+from recoach.cli.console import bold, console
 from recoach.experiments.run_folder import RETRAINED
 from recoach.training.callbacks import Callback, TrainResult
+from recoach.training.reporting import step_progress
 
 _TITLES = {
     "base": "Training the base",
@@ -15,19 +16,13 @@ _TITLES = {
 _PRINTED = ("loss", "objective", "reward", "kl", "valid/ndcg@10", "valid/recall@10")
 
 
-def step_progress() -> Progress:
-    """Return a progress bar that counts steps and disappears when it stops."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(task_column("  "), *columns, console=console, transient=True)
-
-
 class StageProgress(Callback):
     """Shows a progress bar for a stage and prints a line for each evaluation."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._title = _title(stage)
-        self._progress = step_progress()
+        self._progress = step_progress(console)
         self._task: TaskID | None = None
 
     def on_begin(self, total_steps: int, step: int) -> None:
@@ -45,14 +40,17 @@ class StageProgress(Callback):
 
     def on_row(self, row: dict[str, float]) -> None:
         """Print the metrics of an evaluation."""
-        metrics = "  ".join(f"{name} {row[name]:.4f}" for name in _PRINTED if name in row)
+        # A surrogate of the reward is 0, or minus the reward, where the policies are the same.
+        hidden = {"loss"} if "reward" in row else set()
+        names = [name for name in _PRINTED if name in row and name not in hidden]
+        metrics = "  ".join(f"{name} {row[name]:.4f}" for name in names)
         console.print(f"  step {row['step']:>6}  {metrics}")
 
     def on_end(self, outcome: TrainResult) -> None:
-        """Remove the progress bar and print which step was selected."""
+        """Remove the progress bar, and print which step was selected unless a signal came."""
         self._progress.stop()
-        console.print(f"  {self._selection(outcome)}")
         interrupts.end_training()
+        console.print(f"  {self._selection(outcome)}")
 
     def stops(self) -> bool:
         """Return whether Ctrl-C or SIGTERM was received."""

@@ -8,11 +8,9 @@ import polars as pl
 from recoach.cli.console import console, text_table
 from recoach.cli.options import Count, Layout, Run, Stage, Words
 from recoach.data.dataset import Dataset
-from recoach.errors import ConfigError, RunError, clipped
+from recoach.errors import ConfigError, clipped
 from recoach.experiments.run_folder import RunFolder, check_table_suffix, write_frame
-from recoach.experiments.served import load_served
-from recoach.experiments.versions import served_folder
-from recoach.models.base import Recommender
+from recoach.experiments.served import open_model
 from recoach.serving.histories import (
     NewHistories,
     layout_of_histories,
@@ -52,7 +50,7 @@ def recommend(
         raise ConfigError("--column, --columns and --format belong to --histories. Give both.")
     if output is not None:
         check_table_suffix(output)
-    selected, model, dataset = open_model(path, stage)
+    selected, model, dataset = open_model(RunFolder(path), stage)
     new = None if histories is None else _read_new(path, histories, dataset, layout)
     queries = new.histories if new else _known_users(users, dataset)
     frame = recommend_items(model, dataset, queries, k=k, exclude_seen=exclude_seen)
@@ -93,29 +91,3 @@ def _show(frame: pl.DataFrame, stage: str, output: Path | None) -> None:
     console.print(table)
     if frame.height > 200:
         console.print(f"... {frame.height - 200:,} more rows. Write all of them with --output.")
-
-
-def open_model(path: Path, stage: str | None) -> tuple[str, Recommender, Dataset]:
-    """Return the stage, the model and the data set of the served version of a run.
-
-    Args:
-        path: the run folder.
-        stage: the stage of the model; None selects "tuned" if it is trained, otherwise "base". A
-            model that was trained again on train and validation takes its place.
-
-    Raises:
-        RunError: the path is not a run folder, or the stage is not trained yet.
-    """
-    folder = RunFolder(path)
-    folder.config()
-    served = served_folder(folder)
-    selected = stage or ("tuned" if served.has_checkpoint("tuned") else "base")
-    if not served.has_checkpoint(selected):
-        if served is not folder:
-            raise RunError(
-                f"{path} serves version {served.path.name}, which has no {selected} model. Leave "
-                "--stage out."
-            )
-        raise RunError(f"{path} has no {selected} model yet. Finish the run first.")
-    dataset, (model,) = load_served(folder, [selected])
-    return selected, model, dataset

@@ -16,12 +16,12 @@ from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.data import data_notes
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import execute, open_run
-from recoach.experiments.trackers import TrackerName, check_trackers, trackers
 from recoach.models.registry import MODELS
 from recoach.report.html import write_report
 from recoach.report.protocol import split_lines
 from recoach.report.tables import comparison_table, summary
 from recoach.training.callbacks import Callback, CallbackList
+from recoach.training.trackers import TrackerName, check_trackers, trackers
 
 ReportTo = Annotated[
     list[TrackerName] | None,
@@ -169,7 +169,7 @@ def execute_and_show(
     def make_callback(stage: str) -> Callback:
         if not distributed.is_main_process():
             return Callback()
-        tracking = trackers(report_to or [], config, RunFolder(path), stage)
+        tracking = trackers(report_to or [], config.tables(), path, stage)
         return CallbackList([StageProgress(stage), *tracking])
 
     check_trackers(report_to or [])

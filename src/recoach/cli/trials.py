@@ -9,7 +9,7 @@ from typing import Any
 
 from recoach.cli import interrupts
 from recoach.cli.console import bold, console
-from recoach.cli.progress import StageProgress, step_progress
+from recoach.cli.progress import StageProgress
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.search import SearchCallback, SearchPlan
 from recoach.experiments.search import search as run_search
@@ -23,6 +23,7 @@ from recoach.report.search import (
 )
 from recoach.report.tables import format_metric
 from recoach.training.callbacks import TrainResult
+from recoach.training.reporting import step_progress
 
 
 class _TrialProgress(SearchCallback):
@@ -30,7 +31,7 @@ class _TrialProgress(SearchCallback):
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._progress = step_progress()
+        self._progress = step_progress(console)
         self._task = self._progress.add_task("steps")
 
     def on_search(self, base: float, done: int) -> None:

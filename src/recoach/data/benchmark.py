@@ -1,6 +1,7 @@
 """Logs that are already split into files for training, validation and test."""
 
 import glob
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import polars as pl
 from recoach.data.columns import has_id_columns
 from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
+from recoach.data.interactions import Interactions
 from recoach.data.protocol import Given
 from recoach.data.readers.lines import numbered_lines
 from recoach.data.readers.registry import recognise
 from recoach.data.readers.table import convert_read_errors
 from recoach.data.readers.text import LogFile
 from recoach.data.split import from_parts
-from recoach.errors import DataError
+from recoach.errors import ConfigError, DataError
 
 
 def read_benchmark(
@@ -81,6 +83,30 @@ def read_parts(
     )
     logs = (train_log, valid_log, test_log)
     return dataset, [log.report.line() for log in logs if log is not None and log.report]
+
+
+def join_frames(
+    train: object,
+    valid: object | None,
+    test: object | None,
+    name: str,
+    columns: Mapping[str, str] | None,
+) -> Dataset:
+    """Return the dataset of `Dataset.from_frames`."""
+    if test is None:
+        raise ConfigError(
+            "from_frames: pass test=, the interactions that are reported; they may be those of "
+            "valid."
+        )
+    logs: dict[str, Interactions] = {}
+    for part, source in (("train", train), ("valid", valid), ("test", test)):
+        if source is None:
+            continue
+        try:
+            logs[part] = read_interactions(source, columns=columns)
+        except DataError as error:
+            raise DataError(f"from_frames, {part}: {str(error).removeprefix('frame: ')}") from error
+    return from_parts(logs["train"], logs.get("valid"), logs["test"], name)
 
 
 _SESSIONS = Given(target="last", valid="users")

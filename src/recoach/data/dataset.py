@@ -1,15 +1,16 @@
 """A split log: for each user one row of items in train, valid and test."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recoach.data.interactions import FloatArray, IntArray, LongArray
+from recoach.data.interactions import TEXT_IDS, FloatArray, IdTypes, IntArray, LongArray
 from recoach.data.log_columns import Columns, concatenate, take
 from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut
 
@@ -101,6 +102,7 @@ class Dataset:
             column "after": the number of events of the user's sequence before the rejection.
         item_table: a row for each item, in their order, with what is known about it (title,
             category, text, vectors); the first column is item_id. None without a table.
+        id_types: the types of the ids in the source of the log, which lists of items get back.
     """
 
     name: str
@@ -113,7 +115,41 @@ class Dataset:
     split: LeaveLastOut | ByTime | ByRatio | Given = field(default_factory=LeaveLastOut)
     negatives: RaggedArray | None = None
     item_table: pl.DataFrame | None = None
+    id_types: IdTypes = TEXT_IDS
     _hashes: dict[int, tuple[pl.Series, str]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_frames(
+        cls,
+        train: object,
+        valid: object | None = None,
+        test: object | None = None,
+        *,
+        name: str = "",
+        columns: Mapping[str, str] | None = None,
+    ) -> "Dataset":
+        """Return the dataset of frames that are already split.
+
+        Args:
+            train: a pandas, polars or arrow frame of interactions, or a path, with the columns of
+                `recoach.read_interactions`.
+            valid: the interactions that select weights; without them each user's last training
+                event does.
+            test: the interactions that are reported.
+            name: the name in reports.
+            columns: column name of Recoach -> the name in the frames, see `read_interactions`.
+
+        Users and items of all frames are numbered together. The order of the parts holds also where
+        times would mix them.
+
+        Raises:
+            ConfigError: there is no `test`.
+            DataError: a frame cannot be read or is empty.
+        """
+        # By name, because the readers of logs build datasets.
+        benchmark = import_module("recoach.data.benchmark")
+        dataset: Dataset = benchmark.join_frames(train, valid, test, name, columns)
+        return dataset
 
     @property
     def ids(self) -> IdsFingerprint:

@@ -67,6 +67,11 @@ def id_conversion(dtype: pl.DataType) -> Conversion | None:
     return None
 
 
+def source_type(dtype: pl.DataType) -> pl.DataType:
+    """Return the type that ids get back, of a column that `id_conversion` has converted."""
+    return dtype if dtype.is_integer() and dtype != pl.Int128 else pl.String()
+
+
 def _whole_numbers(column: pl.Expr) -> pl.Expr:
     exact = pl.when(column.cast(pl.Float64).abs() <= _MAX_EXACT_FLOAT).then(column)
     return _if_equal(exact.cast(pl.Int64, strict=False), column)

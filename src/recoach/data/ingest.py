@@ -13,7 +13,8 @@ import polars as pl
 
 from recoach.data.columns import ID_COLUMNS, USUAL_NAMES, check_mapping, has_id_columns
 from recoach.data.config import PrepareConfig
-from recoach.data.interactions import IntArray, Interactions, encode_ids, renumber
+from recoach.data.ids import source_type
+from recoach.data.interactions import IdTypes, IntArray, Interactions, encode_ids, renumber
 from recoach.data.log_columns import COLUMN_TYPES
 from recoach.data.log_reader import LogReader
 from recoach.data.read_report import ReadReport
@@ -55,6 +56,7 @@ def read_interactions(
     reader = LogReader(table, mapping, events, negative_events)
     with convert_read_errors(table.label, table.diagnose):
         rows = reader.read(lambda rows: rows.collect(engine="streaming"))
+    id_types = _id_types(rows.schema)
     users, user_ids = _encode(reader, rows, "user_id")  # frees the column's text
     items, item_ids = _encode(reader, rows, "item_id")
     if "event_type" in rows.columns:
@@ -73,7 +75,7 @@ def read_interactions(
     log_columns = {name: log[name].alias("") for name in COLUMN_TYPES if name in log.columns}
     keys = pl.LazyFrame({"user_id": users, "item_id": items, **log_columns})
     report = _report(table, reader, keys)
-    return Interactions(users, items, user_ids, item_ids, log_columns, report)
+    return Interactions(users, items, user_ids, item_ids, log_columns, report, id_types)
 
 
 class StreamedLog(NamedTuple):
@@ -82,10 +84,12 @@ class StreamedLog(NamedTuple):
     Attributes:
         types: column -> its type in `log_columns`; the file has text for event types.
         report: what was read.
+        id_types: the types of the ids in the source; the file has text.
     """
 
     types: Mapping[str, pl.DataType]
     report: ReadReport
+    id_types: IdTypes
 
 
 def read_log(source: object, config: PrepareConfig) -> Interactions:
@@ -121,6 +125,7 @@ def stream_interactions(source: Path, target: Path, config: PrepareConfig) -> St
 
     with convert_read_errors(table.label, table.diagnose):
         rows = reader.read(collect)
+    id_types = _id_types(rows.collect_schema())
     ids = {column: _repaired_ids(reader, rows, column) for column in ID_COLUMNS}
     reader.order_event_types(_types_by_appearance(rows))
     log = rows.select(**ids, **reader.final_columns())
@@ -138,9 +143,8 @@ def stream_interactions(source: Path, target: Path, config: PrepareConfig) -> St
     types = dict(log.collect_schema())
     numbered.with_columns(pl.col(pl.Enum).cast(pl.String)).sink_parquet(target)
     raw_rows.unlink()
-    return StreamedLog(
-        types, _report(table, reader, pl.scan_parquet(target, glob=False).drop("row"))
-    )
+    report = _report(table, reader, pl.scan_parquet(target, glob=False).drop("row"))
+    return StreamedLog(types, report, id_types)
 
 
 _REORDERED = "rows are put in order of time, because times are finer than a millisecond"
@@ -161,6 +165,10 @@ def _open(
         mapped=any(mapping.values()),
     )
     return table, mapping
+
+
+def _id_types(schema: pl.Schema) -> IdTypes:
+    return IdTypes(*(source_type(schema[column]) for column in ID_COLUMNS))
 
 
 def _encode(reader: LogReader, rows: pl.DataFrame, column: str) -> tuple[IntArray, pl.Series]:

@@ -1,6 +1,7 @@
 """An interaction log as arrays: dense user and item numbers, external ids, optional columns."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,47 @@ from recoach.data.read_report import ReadReport
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+
+
+class IdTypes(NamedTuple):
+    """The types that the ids have in the source of a log; ids are text in all computations."""
+
+    users: pl.DataType = pl.String()
+    """An integer type, or String for every other source."""
+    items: pl.DataType = pl.String()
+    """The same for items."""
+
+    def names(self) -> dict[str, str]:
+        """Return the names of the types, as `from_names` takes them."""
+        return {side: str(dtype) for side, dtype in self._asdict().items()}
+
+    @classmethod
+    def from_names(cls, names: object) -> "IdTypes":
+        """Return the types of these names; text for everything else than an integer type."""
+        names = names if isinstance(names, dict) else {}
+        users, items = (_INTEGERS.get(str(names.get(side)), pl.String()) for side in cls._fields)
+        return cls(users, items)
+
+    def users_of(self, ids: pl.Series) -> pl.Series:
+        """Return ids of users in the type of the source; as text if one of them is none of it."""
+        return _as_type(ids, self.users)
+
+    def items_of(self, ids: pl.Series) -> pl.Series:
+        """Return ids of items in the type of the source; as text if one of them is none of it."""
+        return _as_type(ids, self.items)
+
+
+TEXT_IDS = IdTypes()
+_INTEGERS = {
+    str(dtype): dtype()
+    for dtype in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
+}
+
+
+def _as_type(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    typed = ids.cast(dtype, strict=False)
+    # Not "007" for 7: the text must come back.
+    return typed if typed.null_count() == 0 and bool((typed.cast(pl.String) == ids).all()) else ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +68,7 @@ class Interactions:
         columns: the optional columns of the log, see `log_columns`; N values each. Without
             "timestamp" file order is time order.
         report: how the log was read; None for a log that was not read from a source.
+        id_types: the types of the ids in the source.
     """
 
     users: IntArray
@@ -34,6 +77,7 @@ class Interactions:
     item_ids: pl.Series
     columns: Columns = field(default_factory=dict)
     report: ReadReport | None = None
+    id_types: IdTypes = TEXT_IDS
 
     @property
     def times(self) -> LongArray | None:
@@ -64,13 +108,16 @@ class Interactions:
         )
 
     def frame(self) -> pl.DataFrame:
-        """Return the log with its external ids: user_id, item_id and the optional columns."""
+        """Return the log with its external ids: user_id, item_id and the optional columns.
+
+        The ids have the types of the source.
+        """
         columns = dict(self.columns)
         if "timestamp" in columns:
             columns["timestamp"] = columns["timestamp"].cast(pl.Datetime("ms"))
         ids = {
-            "user_id": self.user_ids.gather(self.users),
-            "item_id": self.item_ids.gather(self.items),
+            "user_id": self.id_types.users_of(self.user_ids).gather(self.users),
+            "item_id": self.id_types.items_of(self.item_ids).gather(self.items),
         }
         return pl.DataFrame(ids | columns)
 
@@ -88,6 +135,7 @@ class Interactions:
             self.item_ids.gather(item_codes),
             take(self.columns, rows),
             self.report,
+            self.id_types,
         )
 
 

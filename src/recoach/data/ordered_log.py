@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recoach.data.dataset import RaggedArray
-from recoach.data.interactions import IntArray, Interactions, LongArray
+from recoach.data.interactions import TEXT_IDS, IdTypes, IntArray, Interactions, LongArray
 from recoach.data.log_columns import Columns
 
 
@@ -28,6 +28,8 @@ class OrderedLog(NamedTuple):
     """int64[N], row of each interaction in `columns`: they are gathered once, for each part."""
     negatives: RaggedArray | None = None
     """The rejected items, see `Dataset.negatives`."""
+    id_types: IdTypes = TEXT_IDS
+    """The types of the ids in the source."""
 
     @property
     def times(self) -> LongArray | None:
@@ -41,7 +43,8 @@ def order_log(interactions: Interactions) -> OrderedLog:
     order = chronological(interactions)
     ids = (interactions.user_ids, interactions.item_ids)
     users, items = interactions.users[order], interactions.items[order]
-    return ordered_log(ids, users, items, interactions.columns, order)
+    log = ordered_log(ids, users, items, interactions.columns, order)
+    return log._replace(id_types=interactions.id_types)
 
 
 def ordered_log(

@@ -28,6 +28,7 @@ from recoach.data.dataset import Dataset, RaggedArray, fingerprint
 from recoach.data.files import read_parquet
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_log
+from recoach.data.interactions import IdTypes
 from recoach.data.lock import lock_folder
 from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Split
 from recoach.data.read_report import ReadReport
@@ -175,6 +176,7 @@ def _save(
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "split": dataset.split.model_dump(),
+        "id_types": dataset.id_types.names(),
         "columns_fingerprint": columns_fingerprint(dataset),
         "statistics": None if statistics is None else dataclasses.asdict(statistics),
         **origin,
@@ -243,7 +245,8 @@ def load_dataset(directory: Path) -> Dataset:
         path = directory / _ITEM_TABLE
         item_table = read_parquet(path) if path.exists() else None
         name, rows = str(manifest.get("name", "")), (train, valid, test)
-        dataset = Dataset(name, users, items, *rows, actual, split, negatives, item_table)
+        types = IdTypes.from_names(manifest.get("id_types"))
+        dataset = Dataset(name, users, items, *rows, actual, split, negatives, item_table, types)
         expected_columns = manifest.get("columns_fingerprint")
         if expected_columns not in (None, columns_fingerprint(dataset)):
             actual = "changed columns"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recoach.data.dataset import Dataset, RaggedArray, assemble
-from recoach.data.interactions import Interactions, LongArray
+from recoach.data.interactions import IdTypes, Interactions, LongArray
 from recoach.data.log_columns import Columns, concatenate, take
 from recoach.data.ordered_log import (
     OrderedLog,
@@ -134,7 +134,7 @@ def divide(
         columns = take(log.columns, log.rows[mask])
         rows.append(RaggedArray.from_lengths(lengths, log.items[mask], columns))
     dataset = assemble(name, (log.user_ids, log.item_ids), (rows[0], rows[1], rows[2]))
-    return replace(dataset, split=split, negatives=log.negatives)
+    return replace(dataset, split=split, negatives=log.negatives, id_types=log.id_types)
 
 
 def leaked_share(dataset: Dataset) -> float | None:
@@ -197,6 +197,7 @@ def from_parts(
     log = ordered_log(
         ids, users[by_user].astype(np.int32), items[by_user].astype(np.int32), columns
     )
+    log = log._replace(id_types=_common_types([part.id_types for part in logs]))
     if split.ties == "random":
         log = shuffle_ties(log, split.split_seed, parts)
     if valid is not None:
@@ -327,6 +328,15 @@ def _moment(times: LongArray, at: float | str, key: str) -> float:
 def _date(milliseconds: int) -> str:
     days = np.datetime64(int(milliseconds), "ms").astype("datetime64[D]")
     return str(days)
+
+
+def _common_types(types: Sequence[IdTypes]) -> IdTypes:
+    """Return the types of the ids of all logs; text where they differ."""
+    users, items = ({getattr(one, side) for one in types} for side in ("users", "items"))
+    text = pl.String()
+    return IdTypes(
+        users.pop() if len(users) == 1 else text, items.pop() if len(items) == 1 else text
+    )
 
 
 def _union(vocabularies: Sequence[pl.Series]) -> tuple[pl.Series, list[LongArray]]:

@@ -189,6 +189,7 @@ def _run_trial(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> 
             seed=config.seed,
             repeats=config.evaluation.repeats,
             callback=CallbackList([callback, _Pruning(trial, args.metric)]),
+            progress=False,
         )
         model = run.load_base()
         run.finetune(model, args, context)

@@ -61,3 +61,28 @@ def load_served(folder: RunFolder, stages: Sequence[str]) -> tuple[Dataset, list
     if paths[0].name.endswith(RETRAINED):
         dataset = merge_valid(dataset)
     return dataset, [load_model(path, dataset) for path in paths]
+
+
+def open_model(folder: RunFolder, stage: str | None) -> tuple[str, Recommender, Dataset]:
+    """Return the stage, the model and the dataset of the served version of a run.
+
+    Args:
+        folder: the run folder.
+        stage: the stage of the model; None selects "tuned" if it is trained, otherwise "base". A
+            model that was trained again on train and validation takes its place.
+
+    Raises:
+        RunError: the path is not a run folder, or the stage is not trained yet.
+    """
+    folder.config()
+    served = served_folder(folder)
+    selected = stage or ("tuned" if served.has_checkpoint("tuned") else "base")
+    if not served.has_checkpoint(selected):
+        if served is not folder:
+            raise RunError(
+                f"{folder.path} serves version {served.path.name}, which has no {selected} model. "
+                "Leave the stage out."
+            )
+        raise RunError(f"{folder.path} has no {selected} model yet. Finish the run first.")
+    dataset, (model,) = load_served(folder, [selected])
+    return selected, model, dataset

@@ -65,6 +65,8 @@ class Run:
     make_callback: CallbackFactory
     selected: Mapping[str, TrainResult] = field(default_factory=dict)
     """The results of the stages that are trained again, if these are."""
+    progress: bool = False
+    """Whether trainings show a progress bar of their own."""
 
     def again(self, trained: Mapping[StageName, TrainedModel]) -> "Run":
         """Return the run that trains its stages again on train and validation."""
@@ -96,6 +98,7 @@ class Run:
             callback=CallbackList([MetricsLogger(self.folder, name), self.make_callback(name)]),
             resume=True,
             selected=self.selected.get(stage, self.selected.get("base")),
+            progress=self.progress,
         )
 
     def train_base(self) -> TrainedModel:
@@ -126,11 +129,17 @@ class Run:
                     function.weights()
         return trainer.train()
 
-    def train_control(self, steps: int, eval_steps: int) -> TrainedModel:
-        """Continue supervised training of the base model with the budget of fine-tuning."""
+    def train_control(self, steps: int, eval_steps: int, decay_steps: int = 0) -> TrainedModel:
+        """Continue supervised training of the base model with the budget of fine-tuning.
+
+        Args:
+            steps: number of steps.
+            eval_steps: steps between two evaluations.
+            decay_steps: steps over which the learning rate is scheduled; 0 stands for `steps`.
+        """
         model, settings = self.load_base(), self.config
         config = continued_training_config(settings.pretrain, settings.finetune, steps, eval_steps)
-        context = self.context("control")
+        context = replace(self.context("control"), decay_steps=decay_steps)
         result = pretrain(model, self.dataset, config, context, start_is_candidate=True)
         return TrainedModel(model, result)
 
@@ -185,6 +194,9 @@ def continued_training_config(
     return base.model_copy(
         update={
             "learning_rate": args.learning_rate,
+            "max_grad_norm": args.max_grad_norm,
+            "lr_scheduler_type": args.lr_scheduler_type,
+            "warmup_steps": args.warmup_steps,
             "batch_size": args.largest_batch,
             "max_steps": steps,
             "epochs": steps,
@@ -267,14 +279,15 @@ def _train_stages(run: Run) -> dict[StageName, TrainedModel]:
     return trained
 
 
-def _control_budget(run: Run, result: TrainResult) -> tuple[int, int]:
-    """Return the number of steps GRPO took, and of steps between its evaluations."""
+def _control_budget(run: Run, result: TrainResult) -> tuple[int, int, int]:
+    """Return the steps that GRPO took, between its evaluations, and of its learning rates."""
     evaluated_steps = [
         int(row["step"])
         for row in run.folder.metrics()
         if row["stage"] == "tuned" and row["step"] > 0
     ]
-    return result.steps, evaluated_steps[0] if evaluated_steps else result.steps
+    eval_steps = evaluated_steps[0] if evaluated_steps else result.steps
+    return result.steps, eval_steps, result.total_steps
 
 
 def save_untrained(model: Recommender, directory: Path) -> None:

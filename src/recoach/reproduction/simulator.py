@@ -20,6 +20,7 @@ from recoach.evaluation.significance import paired_bootstrap, seeds_interval
 from recoach.experiments.results import StageName
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import CallbackFactory, continued_training_config
+from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
 from recoach.simulation.shop import BROWSING, Habits, shop
@@ -27,7 +28,6 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import TrainResult
 from recoach.training.context import RunContext
 from recoach.training.supervised import PretrainConfig, pretrain
-from recoach.training.trainer import GRPOTrainer
 
 try:
     from recoach.simulation.bandits import SlateBandit, oracle, random_policy
@@ -147,6 +147,7 @@ def _models(
             seed=seed,
             folder=folder.path / "checkpoints" / name,
             callback=make_callback(stage),
+            progress=False,
             resume=True,
         )
 

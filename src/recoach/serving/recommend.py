@@ -1,8 +1,8 @@
 """Top-k lists as a table, for users of the log or for new users, with external IDs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores
 from recoach.models.base import Recommender, check_ids, dot_product, eval_mode
 from recoach.serving.index import Index, search_index
 
+Ids = str | int | Iterable[str | int]
+"""One external id, or several."""
+Users = Ids | Mapping[Any, Ids] | None
+"""Ids of known users, or new users as `{id: [item ids, oldest first]}`; None for all users."""
 _BATCH_SIZE = 1024
 _NEW_USER_HISTORY_LENGTH = 50
 """Last items from which a model that reads no history represents a new user."""
@@ -27,28 +31,29 @@ _NEW_USER_HISTORY_LENGTH = 50
 def recommend(
     model: Recommender,
     dataset: Dataset,
-    users: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    users: Users = None,
     *,
     k: int = 10,
     exclude_seen: bool = True,
-    candidates: Sequence[str] | None = None,
+    candidates: Ids | None = None,
 ) -> pl.DataFrame:
     """Return the k best items of each user, given the user's whole history.
 
     Args:
         model: any recommender.
         dataset: has the IDs and the histories of its users.
-        users: external IDs of known users, or new users as `{id: [item ids, oldest first]}`;
-            None stands for all users of the dataset.
+        users: the external ID of a known user, or several, or new users as
+            `{id: [item ids, oldest first]}`; None stands for all users of the dataset.
         k: maximum length of a list.
         exclude_seen: exclude items of the user's history.
         candidates: item IDs to choose from, such as the items in stock; None for the whole
             catalogue.
 
     Returns:
-        A frame with columns user_id, rank (from 1), item_id and score; the rows of a user are
-        consecutive. Items of a new user's history and candidates that are not in the catalogue are
-        skipped.
+        A polars frame with columns user_id, rank (from 1), item_id and score; the rows of a user
+        are consecutive; `.to_pandas()` converts it. The ids have the types of the log (text where
+        it has text, or where the ids of new users are no numbers). Items of a new user's history
+        and candidates that are not in the catalogue are skipped.
 
     Raises:
         ConfigError: k is below 1.
@@ -60,11 +65,11 @@ def recommend(
         raise ConfigError(f"k must be at least 1, not {k}.")
     check_ids(model, dataset)
     if isinstance(users, Mapping):
-        user_ids, past = list(users), _new_user_histories(dataset, users)
+        user_ids, past = [str(user) for user in users], _new_user_histories(dataset, users)
         rows, user_indices = np.arange(len(user_ids)), np.full(len(user_ids), -1)
         rejected = None
     else:
-        user_ids = dataset.user_ids.to_list() if users is None else [str(user) for user in users]
+        user_ids = dataset.user_ids.to_list() if users is None else _as_ids(users)
         past = histories(dataset, "all", model.reads)
         rows = _user_indices(dataset, user_ids)
         user_indices = dataset.trained_users[rows]
@@ -138,13 +143,13 @@ def rank_items(
     return TopItems(allowed[top.items].masked_fill(top.items < 0, -1), top.scores)
 
 
-def candidate_indices(dataset: Dataset, item_ids: Sequence[str]) -> LongArray:
+def candidate_indices(dataset: Dataset, item_ids: Ids) -> LongArray:
     """Return the sorted distinct indices of those item IDs that are in the catalogue.
 
     Raises:
         DataError: none of them is.
     """
-    requested = pl.Series([str(item_id) for item_id in item_ids], dtype=pl.String)
+    requested = pl.Series(_as_ids(item_ids), dtype=pl.String)
     indices = np.flatnonzero(dataset.item_ids.is_in(requested.implode()).to_numpy())
     if not len(indices):
         raise DataError(
@@ -164,16 +169,23 @@ def _seen_candidates(seen: Seen | None, candidates: Tensor | None) -> Seen | Non
 
 
 def _to_frame(dataset: Dataset, user_ids: list[str], results: list[TopItems]) -> pl.DataFrame:
-    schema = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float32}
+    users = dataset.id_types.users_of(pl.Series(user_ids, dtype=pl.String))
+    catalogue = dataset.id_types.items_of(dataset.item_ids)
+    schema = {
+        "user_id": users.dtype,
+        "rank": pl.Int32(),
+        "item_id": catalogue.dtype,
+        "score": pl.Float32(),
+    }
     if not results:
         return pl.DataFrame(schema=schema)
     items = torch.cat([result.items for result in results]).cpu().numpy()
     scores = torch.cat([result.scores for result in results]).cpu().numpy()
     rows, positions = np.nonzero(items >= 0)
     columns = {
-        "user_id": pl.Series(user_ids, dtype=pl.String).gather(rows),
+        "user_id": users.gather(rows),
         "rank": positions + 1,
-        "item_id": dataset.item_ids.gather(items[rows, positions]),
+        "item_id": catalogue.gather(items[rows, positions]),
         "score": scores[rows, positions],
     }
     return pl.DataFrame(columns, schema=schema)
@@ -190,10 +202,17 @@ def _user_indices(dataset: Dataset, user_ids: list[str]) -> np.ndarray:
     return np.array([index_of[user_id] for user_id in user_ids], dtype=np.int64)
 
 
-def _new_user_histories(dataset: Dataset, users: Mapping[str, Sequence[str]]) -> RaggedArray:
+def _as_ids(ids: Ids) -> list[str]:
+    """Return ids as text; text or a number is one id."""
+    if isinstance(ids, str | int | np.integer):
+        return [str(ids)]
+    return [str(one) for one in ids]
+
+
+def _new_user_histories(dataset: Dataset, users: Mapping[Any, Ids]) -> RaggedArray:
     index_of = {item_id: index for index, item_id in enumerate(dataset.item_ids.to_list())}
     rows = [
-        [index_of[str(item)] for item in history if str(item) in index_of]
+        [index_of[item] for item in _as_ids(history) if item in index_of]
         for history in users.values()
     ]
     for user_id, row in zip(users, rows, strict=True):

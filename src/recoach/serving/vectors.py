@@ -50,10 +50,15 @@ def export_vectors(model: Recommender, dataset: Dataset, directory: Path) -> tup
         _embed(model, past, dataset.trained_users, slice(start, start + _BATCH_SIZE)).users
         for start in range(0, dataset.n_users, _BATCH_SIZE)
     ]
+    types = dataset.id_types
     users = pl.DataFrame(
-        {"user_id": dataset.user_ids, "vector": torch.cat(user_vectors).float().cpu().numpy()}
+        {
+            "user_id": types.users_of(dataset.user_ids),
+            "vector": torch.cat(user_vectors).float().cpu().numpy(),
+        }
     )
-    items = pl.DataFrame({"item_id": dataset.item_ids, "vector": item_vectors(model, dataset)})
+    item_ids = types.items_of(dataset.item_ids)
+    items = pl.DataFrame({"item_id": item_ids, "vector": item_vectors(model, dataset)})
     for name, table in (("users", users), ("items", items)):
         buffer = io.BytesIO()
         table.write_parquet(buffer)

@@ -1,7 +1,9 @@
 """Callbacks: receive every step, every evaluation and the end of a training."""
 
+import math
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -17,6 +19,8 @@ class TrainResult(NamedTuple):
     share: float | None = None
     """Position of the returned weights between the start (0) and the best (1), where weights were
     interpolated."""
+    total_steps: int = 0
+    """Maximum number of steps, over which the learning rate is scheduled."""
 
 
 class Callback:
@@ -38,8 +42,61 @@ class Callback:
         """Training has ended and the selected weights are in the model."""
 
     def stops(self) -> bool:
-        """Return whether training should save after this step and raise KeyboardInterrupt."""
+        """Return whether training should end after this step.
+
+        It saves a checkpoint and returns the best weights so far (without an evaluation yet, the
+        present ones), without interpolation. A checkpoint resumes as if it had not been stopped.
+        """
         return False
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """How far a training is, in the words of `TrainerState` in transformers."""
+
+    global_step: int = 0
+    """Number of steps taken."""
+    max_steps: int = 0
+    """Maximum number of steps."""
+    epoch: float = 0.0
+    """Number of finished epochs at the last evaluation."""
+    best_metric: float | None = None
+    """Best validation value so far; after the end, that of the returned weights."""
+    best_global_step: int | None = None
+    """The step of that value; 0 is the model before training."""
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    """The row of each evaluation (see docs/reference/diagnostics.md), oldest first; of a resumed
+    training those since it resumed."""
+
+
+class StateRecorder(Callback):
+    """Keeps a `TrainerState` up to date."""
+
+    def __init__(self, state: TrainerState, metric: str) -> None:
+        self._state, self._name = state, f"valid/{metric}"
+
+    def on_begin(self, total_steps: int, step: int) -> None:
+        """Record the maximum number of steps."""
+        self._state.max_steps, self._state.global_step = total_steps, step
+
+    def on_step(self, step: int, logs: dict[str, float]) -> None:
+        """Record the step."""
+        self._state.global_step = step
+
+    def on_row(self, row: dict[str, float]) -> None:
+        """Record the row, and its value if it is the best."""
+        state, value = self._state, row.get(self._name)
+        state.log_history.append(dict(row))
+        state.epoch = row["epoch"]
+        if value is not None and (state.best_metric is None or value > state.best_metric):
+            state.best_metric, state.best_global_step = value, int(row["step"])
+
+    def on_end(self, outcome: TrainResult) -> None:
+        """Record what was selected."""
+        state = self._state
+        state.global_step = outcome.steps
+        if math.isfinite(outcome.best_value):
+            state.best_metric, state.best_global_step = outcome.best_value, outcome.best_step
 
 
 class CallbackList(Callback):

@@ -18,6 +18,7 @@ from recoach.policy.policy import Logits, calibrate_temperature
 from recoach.policy.reward_funcs import DISCOUNTED, RewardName
 from recoach.policy.rewards import Aggregation
 from recoach.training.context import Schedule
+from recoach.training.optimizer_step import SchedulerType
 
 
 class FinetuneConfig(StrictConfig):
@@ -92,6 +93,13 @@ class FinetuneConfig(StrictConfig):
     """Step size of the optimiser."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay (decoupled with AdamW)."""
+    max_grad_norm: float = Field(default=0.0, ge=0)
+    """Scale the gradient of a step down to this norm if it is larger; 0 never does."""
+    lr_scheduler_type: SchedulerType = "constant"
+    """How the learning rate changes: `constant`, or down to 0 at the maximum number of steps, in a
+    `linear` or `cosine` way. Steps that `patience` saves count."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0."""
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """States in a step; `auto` is 2,048, or an eighth of all states if that is less."""
     epochs: int = Field(default=100, gt=0)
@@ -232,7 +240,8 @@ class FinetuneConfig(StrictConfig):
 
     def schedule(self) -> Schedule:
         """Return the settings of the training loop."""
-        names = ("epochs", "metric", "patience", "max_steps", "eval_steps", "ema_decay")
+        names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "ema_decay"]
+        names += ["lr_scheduler_type", "warmup_steps"]
         return Schedule(
             **{name: getattr(self, name) for name in names},
             select="last" if self.select == "last" else "best",

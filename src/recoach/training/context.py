@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
@@ -10,11 +10,16 @@ from typing import Literal, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from recoach.data.dataset import Dataset
 from recoach.data.targets import Repeats, accept_mask_seen
+from recoach.models.base import Recommender
 from recoach.training.callbacks import Callback, TrainResult
+from recoach.training.optimizer_step import SchedulerType
+from recoach.training.trackers import TrackerName
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+ValidationMetric = Callable[[Recommender, Dataset], float]
 
 
 def accept_former_names(
@@ -66,6 +71,10 @@ class Schedule:
     """Whether to evaluate weights between these and the best."""
     ema_decay: float = 0.0
     """Decay of the moving average that is evaluated and kept instead of the model; 0 has none."""
+    lr_scheduler_type: SchedulerType = "constant"
+    """How the learning rate changes over the maximum number of steps."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
     share: float | None = None
     """With `select = "last"`: position of the returned weights between the start (0) and the last
     (1); None returns the last."""
@@ -79,12 +88,24 @@ class RunContext:
     """Seed of batches, dropout and draws."""
     repeats: Repeats = "new"
     """Protocol of the validation ranking."""
-    folder: Path | None = None
+    folder: Path | str | None = None
     """Folder of the checkpoints; None keeps the best weights in memory."""
     callback: Callback = field(default_factory=Callback)
     """Called at every step and evaluation."""
     resume: bool = False
     """Continue from the folder's last checkpoint, if there is one."""
+    progress: bool = True
+    """Show a progress bar, where there is a terminal or a notebook."""
+    report_to: TrackerName | Sequence[TrackerName] = ()
+    """Trackers to log to: `tensorboard`, `mlflow`, `wandb`; local ones write into the folder."""
+    eval_dataset: Dataset | None = None
+    """The dataset whose validation events select the weights, with the same users and items; None
+    takes those of the dataset that is trained on."""
+    validation_metric: ValidationMetric | None = None
+    """Selects the weights in place of the `metric` of the settings: (model, validation dataset) ->
+    a number, higher is better. It is logged under the name of the function."""
+    decay_steps: int = 0
+    """Steps over which the learning rate is scheduled; 0 stands for the maximum of the training."""
     selected: TrainResult | None = None
     """The result of an earlier training whose selection is repeated, for training again on train
     and validation (`recoach.data.dataset.merge_valid`): exactly its `best_step` steps, with its
@@ -92,6 +113,16 @@ class RunContext:
     targets: npt.NDArray[np.bool_] | None = None
     """bool[m], which events of train are learned as next items or as interactions; None: all. All
     of them remain in the histories and in the graph."""
+
+    @property
+    def trackers(self) -> tuple[TrackerName, ...]:
+        """The names of `report_to`."""
+        return (self.report_to,) if isinstance(self.report_to, str) else tuple(self.report_to)
+
+    @property
+    def scheduled_steps(self) -> int:
+        """Steps over which the learning rate is scheduled; 0 if the training itself says so."""
+        return self.decay_steps or (self.selected.total_steps if self.selected else 0)
 
     def schedule(self, schedule: Schedule) -> Schedule:
         """Return the schedule of this training, which an earlier selection replaces."""

@@ -8,10 +8,10 @@ import itertools
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
@@ -35,42 +35,14 @@ from recoach.models.sharded_embedding import (
 )
 from recoach.training.callbacks import Callback, TrainResult
 from recoach.training.context import RunContext, Schedule
+from recoach.training.contract import Batch, Trainer
 from recoach.training.health import divergence, last_good, non_finite_groups
 from recoach.training.optimizer_state import fill_optimiser, optimiser_tensors
+from recoach.training.optimizer_step import learning_rate_factor
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
 """Positions between the start (0) and the best weights (1) that interpolation evaluates."""
-
-Batch = TypeVar("Batch")
-
-
-class Trainer(Protocol[Batch]):
-    """What the loop runs: batches, and a step that updates the weights."""
-
-    model: Recommender
-    optimiser: torch.optim.Optimizer
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield the batches of one epoch."""
-
-    def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
-        """Update the weights on a batch and return what to log, including `loss`."""
-
-    def users(self, batch: Batch) -> list[str]:
-        """Return the ids of the first users of a batch, for messages."""
-
-    def before_step(self, step: int) -> None:
-        """Called before the next step, after `step` steps; a resumed run calls it once too."""
-
-    def checkpointed_modules(self) -> Mapping[str, nn.Module]:
-        """Return the modules beside the model that change in training, under stable names."""
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return what to log at each evaluation."""
-
-    def __len__(self) -> int:
-        """Return the approximate number of batches in an epoch, for a progress bar."""
 
 
 @dataclass(slots=True)
@@ -112,12 +84,17 @@ class Loop(Generic[Batch]):
     ) -> None:
         self.trainer, self.evaluate = trainer, evaluate
         self.schedule = schedule = context.schedule(schedule)
-        self.context, self.folder, self.seed = context, context.folder, context.seed
+        self.context, self.seed = context, context.seed
+        self.folder = None if context.folder is None else Path(context.folder)
+        self._decay_steps = context.scheduled_steps or self._total_steps()
+        self._base_rates = [group["lr"] for group in trainer.optimiser.param_groups]
         self.callback = context.callback if distributed.is_main_process() else Callback()
         self._sharded = sharded_table(trainer.model) is not None
         self.progress = _Progress()
         self._evaluated_model = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
-        self._start = self._best = self._copy()
+        self.start = self._best = self._copy()
+        """The weights before the first step."""
+        self._stopped = False
         self._sums: dict[str, float] = {}
         self._count = 0
         self._saved_at = self._began = time.monotonic()
@@ -149,11 +126,12 @@ class Loop(Generic[Batch]):
                 self._evaluate()
             if self.context.selected is not None and not self.context.selected.best_step:
                 self._evaluate(last=True)
-            while not progress.finished:
+            while not (progress.finished or self._stopped):
                 self._epoch()
-            if self.schedule.interpolate and progress.share is None:
+            if self.schedule.interpolate and progress.share is None and not self._stopped:
                 self._interpolate()
-        is_best = self.schedule.select == "best"
+        # A training that is stopped early may have evaluated no weights.
+        is_best = self.schedule.select == "best" and progress.best_value > -math.inf
         self.trainer.model.load_state_dict(self._best if is_best else self._last())
         return TrainResult(
             progress.step,
@@ -162,6 +140,7 @@ class Loop(Generic[Batch]):
             progress.best_value,
             progress.start_value,
             progress.share if is_best else self.schedule.share,
+            self._decay_steps,
         )
 
     def _epoch(self) -> None:
@@ -170,30 +149,46 @@ class Loop(Generic[Batch]):
         for batch in itertools.islice(batches, progress.batch, None):
             self._step(batch)
             last = bool(schedule.max_steps) and progress.step >= schedule.max_steps
-            if last or (schedule.eval_steps and progress.step % schedule.eval_steps == 0):
+            evaluates = last or bool(
+                schedule.eval_steps and progress.step % schedule.eval_steps == 0
+            )
+            if evaluates:
                 self._evaluate(last=last)
-            elif self._due():
-                self._save()
             if progress.finished:
                 return
-            if self.callback.stops():
-                raise KeyboardInterrupt
+            self._stopped = distributed.broadcast_bool(self.callback.stops())
+            if not evaluates and (self._stopped or self._due()):
+                self._save()
+            if self._stopped:
+                return
         progress.epoch, progress.batch = progress.epoch + 1, 0
         last = progress.epoch >= schedule.epochs
         if last or not schedule.eval_steps:
             self._evaluate(last=last)
+            self._stopped = distributed.broadcast_bool(self.callback.stops())
 
     def _due(self) -> bool:
         """Return whether to save between evaluations; rank 0 decides where all ranks take part."""
-        due = time.monotonic() - self._saved_at > _SAVE_SECONDS or self.callback.stops()
+        due = time.monotonic() - self._saved_at > _SAVE_SECONDS
         return distributed.broadcast_bool(due) if self._sharded else due
+
+    def _schedule_learning_rate(self) -> dict[str, float]:
+        """Set the learning rate of the next step and return it for the log, if it is scheduled."""
+        kind, warmup = self.schedule.lr_scheduler_type, self.schedule.warmup_steps
+        if kind == "constant" and not warmup:
+            return {}
+        factor = learning_rate_factor(kind, self.progress.step, warmup, self._decay_steps)
+        for group, rate in zip(self.trainer.optimiser.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+        return {"learning_rate": self._base_rates[0] * factor}
 
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         self.trainer.before_step(progress.step)
         name = f"dropout {distributed.data_rank()}" if distributed.data_rank() else "dropout"
         torch.manual_seed(derive(self.seed, name, progress.step))
-        logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step))
+        rate = self._schedule_learning_rate()
+        logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step)) | rate
         self._average()
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if not math.isfinite(logs["loss"]):
@@ -302,7 +297,7 @@ class Loop(Generic[Batch]):
     def _between(self, weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
         """Return the weights at a position between the start (0) and these (1)."""
         return {
-            name: torch.lerp(self._start[name], end, share) if end.is_floating_point() else end
+            name: torch.lerp(self.start[name], end, share) if end.is_floating_point() else end
             for name, end in weights.items()
         }
 
@@ -321,13 +316,28 @@ class Loop(Generic[Batch]):
         if best:
             tensors = gathered_state(model, self._best)
             save_tensors(self.folder / "best.safetensors", tensors, state, model.ids)
+        tensors = self._tensors()
+        state["sums"], state["count"] = self._sums, self._count
+        save_tensors(self.folder / "last.safetensors", tensors, state, model.ids)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the weights, the state of the optimiser and the extra modules."""
+        model = self.trainer.model
         tensors = gathered_state(model, model.state_dict())
         tensors |= optimiser_tensors(self.trainer.optimiser, model)
         for name, module in self._extra_modules().items():
             module_state = gathered_state(module, module.state_dict())
             tensors |= {f"{EXTRA_MODULE}{name}.{key}": v for key, v in module_state.items()}
-        state["sums"], state["count"] = self._sums, self._count
-        save_tensors(self.folder / "last.safetensors", tensors, state, model.ids)
+        return tensors
+
+    def save_result(self, folder: Path) -> None:
+        """Write the model as it is now into a folder, as the result of a finished training."""
+        model = self.trainer.model
+        state = asdict(self.progress) | {"finished": True, "share": self.progress.share or 1.0}
+        save_description(folder, model)
+        save_tensors(folder / "best.safetensors", model.state_dict(), state, model.ids)
+        state |= {"sums": {}, "count": 0}
+        save_tensors(folder / "last.safetensors", self._tensors(), state, model.ids)
 
     def _restore(self, folder: Path) -> None:
         path = folder / "last.safetensors"
@@ -368,16 +378,20 @@ class Loop(Generic[Batch]):
             self._save()
 
 
-def save_trained(folder: Path, model: Recommender, value: float) -> None:
+def save_trained(
+    folder: Path, model: Recommender, value: float, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write a model that was trained elsewhere as the result of a finished training.
 
     Args:
         folder: receives the description and both weights files.
-        model: holds the selected weights.
+        model: the model.
         value: its validation value.
+        weights: the weights to write; None stands for those of the model.
     """
     state = asdict(_Progress(finished=True, best_value=value))
+    tensors = model.state_dict() if weights is None else weights
     save_description(folder, model)
-    save_tensors(folder / "best.safetensors", model.state_dict(), state, model.ids)
+    save_tensors(folder / "best.safetensors", tensors, state, model.ids)
     state |= {"sums": {}, "count": 0}
-    save_tensors(folder / "last.safetensors", model.state_dict(), state, model.ids)
+    save_tensors(folder / "last.safetensors", tensors, state, model.ids)

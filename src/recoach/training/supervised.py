@@ -1,7 +1,9 @@
 """Supervised training of a recommender by its own loss."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +27,8 @@ from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.callbacks import TrainResult
 from recoach.training.context import RunContext, Schedule, accept_former_names
 from recoach.training.loop import Loop
+from recoach.training.optimizer_step import SchedulerType, clip_gradients
+from recoach.training.reporting import reporting
 
 
 class PretrainConfig(StrictConfig):
@@ -38,6 +42,13 @@ class PretrainConfig(StrictConfig):
     """Adam's step size."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay (AdamW)."""
+    max_grad_norm: float = Field(default=0.0, ge=0)
+    """Scale the gradient of a step down to this norm if it is larger; 0 never does."""
+    lr_scheduler_type: SchedulerType = "constant"
+    """How the learning rate changes: `constant`, or down to 0 at the maximum number of steps, in a
+    `linear` or `cosine` way. Steps that `patience` saves count."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0."""
     rows: Rows = "all_positions"
     """Read all states of a history in one pass, or give each prefix a row of its own (RecBole)."""
     patience: int = Field(default=10, ge=0)
@@ -64,8 +75,9 @@ class PretrainConfig(StrictConfig):
 
     def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
         """Return the settings of the training loop."""
-        names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select"]
-        values = {name: getattr(self, name) for name in [*names, "ema_decay", "interpolate"]}
+        names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select", "ema_decay"]
+        names += ["interpolate", "lr_scheduler_type", "warmup_steps"]
+        values = {name: getattr(self, name) for name in names}
         return Schedule(**values, start_is_candidate=start_is_candidate)
 
 
@@ -80,6 +92,7 @@ class SupervisedTrainer:
         targets: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.model, self._user_ids = model, dataset.user_ids
+        self._max_grad_norm = config.max_grad_norm
         if config.shard_items:
             shard_embedding(model)
         train = drop_last(dataset.train, config.hold_out)
@@ -113,8 +126,11 @@ class SupervisedTrainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         distributed.all_reduce_gradients(self.model.parameters())
+        logs = {"loss": distributed.data_sum(float(loss.detach()))}
+        if self._max_grad_norm:
+            logs["grad_norm"] = clip_gradients(self.model, self.optimiser, self._max_grad_norm)
         self.optimiser.step()
-        return {"loss": distributed.data_sum(float(loss.detach()))}
+        return logs
 
     def users(self, batch: TrainingBatch) -> list[str]:
         """Return the ids of the first users of a batch, for messages."""
@@ -145,7 +161,7 @@ def pretrain(
     """Train a model by its own loss and leave the selected weights in it.
 
     Args:
-        model: trained in place; one without a loss (popularity) is left as it is.
+        model: trained in place; one without weights (popularity) is left as it is.
         dataset: trains on `train`, selects on `valid`; without validation events `select` must be
             "last".
         config: settings.
@@ -153,32 +169,55 @@ def pretrain(
         start_is_candidate: whether the initial weights may be selected as the best.
 
     Raises:
+        ConfigError: the model has weights and no loss to train them by.
         DataError: there are no validation targets to select on.
         ModelError: the model was built for other users or items, or the training diverged.
     """
     config, context = config or PretrainConfig(), context or RunContext()
     check_ids(model, dataset)
     if not model.needs:
+        if any(True for _ in model.parameters()):
+            raise ConfigError(
+                f"{type(model).__name__} has no loss to train it by. Pass loss= to recoach.wrap, "
+                "or fine-tune the model as it is with recoach.GRPOTrainer."
+            )
         return TrainResult(0, 0.0, 0, 0.0, None)
     schedule = config.schedule(start_is_candidate=start_is_candidate)
-    evaluate = (
-        validation(dataset, config.metric, context.repeats)
-        if is_validated(dataset, schedule, context)
-        else lambda _: {}
-    )
+    evaluate, schedule = selection(dataset, schedule, context)
     trainer = SupervisedTrainer(model, config, dataset, context.targets)
-    return Loop(trainer, schedule, evaluate, context).run()
+    settings = {"seed": context.seed, "pretrain": config.model_dump(mode="json")}
+    with reporting(context, "base", settings, schedule.metric) as reported:
+        return Loop(trainer, schedule, evaluate, reported).run()
 
 
-def is_validated(dataset: Dataset, schedule: Schedule, context: RunContext) -> bool:
-    """Return whether a training is evaluated on validation events.
+def selection(
+    dataset: Dataset, schedule: Schedule, context: RunContext
+) -> tuple[Callable[[Recommender], dict[str, float]], Schedule]:
+    """Return the function that evaluates a model in training, and the schedule with its metric.
 
-    It is not where an earlier selection is repeated, or where the last weights are returned and
-    the dataset has no validation events.
+    Nothing is evaluated where an earlier selection is repeated, or where the last weights are
+    returned and there are no validation events.
+
+    Raises:
+        ConfigError: see `validation`; or the metric of the context returns no finite number.
+        DataError: there is no validation item to select on.
     """
-    if context.selected is not None:
-        return False
-    return schedule.select == "best" or bool(len(dataset.valid.values))
+    held_out, own_metric = context.eval_dataset or dataset, context.validation_metric
+    has_events = bool(len(held_out.valid.values))
+    if context.selected is not None or not (schedule.select == "best" or has_events):
+        return (lambda _: {}), schedule
+    if own_metric is None:
+        return validation(held_out, schedule.metric, context.repeats), schedule
+    name = getattr(own_metric, "__name__", type(own_metric).__name__)
+    metrics = validation(held_out, schedule.metric, context.repeats) if has_events else None
+
+    def evaluate(model: Recommender) -> dict[str, float]:
+        value = float(own_metric(model, held_out))
+        if not math.isfinite(value):
+            raise ConfigError(f"the validation metric {name} returned {value}; return a number.")
+        return ({} if metrics is None else metrics(model)) | {name: value}
+
+    return evaluate, replace(schedule, metric=name)
 
 
 def validation(

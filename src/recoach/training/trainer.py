@@ -16,9 +16,7 @@ The default, GRPO, departs from the paper (Jeon et al. 2025):
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import torch
@@ -27,13 +25,14 @@ from torch import nn
 from recoach import distributed
 from recoach.data.batches import StateBatches
 from recoach.data.dataset import Dataset, drop_last
+from recoach.data.targets import Part
 from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import KS, Evaluation, evaluate
 from recoach.models.base import Recommender, check_ids, interaction_keys
 from recoach.models.sharded_embedding import (
     first_local_item,
     global_square_sum,
     shard_embedding,
-    sharded_table,
 )
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import RewardFunc
@@ -41,17 +40,14 @@ from recoach.training.algorithms.base import Learner, RLBatch
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.registry import algorithm_entry, build_algorithm
 from recoach.training.batch_builder import BatchBuilder
-from recoach.training.callbacks import Callback, CallbackList, TrainResult
+from recoach.training.callbacks import Callback, StateRecorder, TrainerState, TrainResult
 from recoach.training.config import FinetuneConfig
-from recoach.training.context import RunContext, accept_former_names
+from recoach.training.context import RunContext, Schedule, accept_former_names
 from recoach.training.health import CollapseMonitor, coverage
 from recoach.training.loop import Loop
-from recoach.training.supervised import (
-    first_ids,
-    is_validated,
-    supervised_batches,
-    validation,
-)
+from recoach.training.optimizer_step import clip_gradients, optimizer_parameters
+from recoach.training.reporting import reporting
+from recoach.training.supervised import first_ids, selection, supervised_batches
 
 _LOG = logging.getLogger(__name__)
 _SFT_COEF: Final = 0.3
@@ -68,7 +64,10 @@ class RLTrainer:
         args: settings, whose class selects the algorithm (`recoach.training.algorithms`).
         train_dataset: its `train` gives the rewards, its `valid` selects the weights.
         callbacks: called at every step, at every evaluation and at the end.
-        context: seed, checkpoints, protocol of the validation.
+        context: seed, checkpoints, protocol of the validation, progress and trackers.
+
+    Attributes:
+        state: how far the training is, see `TrainerState`.
 
     Raises:
         ConfigError: the settings do not fit the model, the reward functions or the dataset.
@@ -89,14 +88,16 @@ class RLTrainer:
         check_ids(model, train_dataset)
         self.model, self.args = model, args or GRPOConfig()
         self.dataset, context = train_dataset, context or RunContext()
-        all_callbacks = [CollapseMonitor(train_dataset.n_items), context.callback, *callbacks]
-        self.context = replace(context, callback=CallbackList(all_callbacks))
+        self.context, self._callbacks = context, tuple(callbacks)
+        self.state = TrainerState()
+        self.loop: Loop[RLBatch] | None = None
         self._mask_seen = self.args.masks(context.repeats, model)
         self._sft_coef = self._supervised_weight()
         if self.args.level == "final":
             model.materialize_propagation()
-        protocol, seed = context.repeats, context.seed
-        temperature = self.args.temperature_of(model, train_dataset, protocol, seed)
+        temperature = self.args.temperature_of(
+            model, context.eval_dataset or train_dataset, context.repeats, context.seed
+        )
         if self.args.shards_items:
             shard_embedding(model)
         self.policy = Policy(
@@ -105,16 +106,15 @@ class RLTrainer:
             exact_products=self.args.compares_policies,
             first_item=first_local_item(model),
         )
-        functions = _as_sequence(reward_funcs, self.args)
+        self.reward_funcs = functions = _as_sequence(reward_funcs, self.args)
         masked_args = self.args.model_copy(update={"mask_seen": self._mask_seen})
-        needs_transitions = algorithm_entry(self.args.algorithm).algorithm.needs_transitions
         self._builder = BatchBuilder(
             masked_args,
             train_dataset,
             functions,
             model,
-            transitions=needs_transitions,
-            mask_rejected=protocol != "recbole",
+            transitions=algorithm_entry(self.args.algorithm).algorithm.needs_transitions,
+            mask_rejected=context.repeats != "recbole",
         )
         learner = Learner(model, self.policy, self._builder.reward)
         self.algorithm = build_algorithm(self.args, learner)
@@ -142,8 +142,18 @@ class RLTrainer:
 
         Logs a warning if the base is selected because no step improved on it.
         """
+        metrics, schedule = self._selection()
+        settings = {"seed": self.context.seed, "finetune": self.args.model_dump(mode="json")}
+        self.state = TrainerState()
+        callbacks = [
+            CollapseMonitor(self.dataset.n_items),
+            StateRecorder(self.state, schedule.metric),
+            *self._callbacks,
+        ]
         try:
-            result = Loop(self, self.args.schedule(), self._validation(), self.context).run()
+            with reporting(self.context, "tuned", settings, schedule.metric, callbacks) as context:
+                self.loop = Loop(self, schedule, metrics, context)
+                result = self.loop.run()
         finally:
             self.model.requires_grad_(True)
         base_kept = self.args.select == "best" and result.steps and not result.best_step
@@ -152,20 +162,37 @@ class RLTrainer:
                 "No step of %s was better than the base on validation (%s %.4f): the model has "
                 "the base's weights.",
                 _display_name(self.args),
-                self.args.metric,
+                schedule.metric,
                 result.best_value,
             )
         return result
 
-    def _validation(self) -> Callable[[Recommender], dict[str, float]]:
-        """Return the function that evaluates a model on the validation targets."""
-        protocol = self.context.repeats
-        if not is_validated(self.dataset, self.args.schedule(), self.context):
-            return lambda _: {}
-        metrics = validation(self.dataset, self.args.metric, protocol)
-        return lambda model: (
-            metrics(model) | {"coverage@10": coverage(model, self.dataset, protocol)}
-        )
+    def evaluate(self, part: Part = "test", *, ks: Sequence[int] = KS) -> Evaluation:
+        """Evaluate the model as it is now, under the protocol of the training's validation.
+
+        Args:
+            part: "test" or "valid".
+            ks: the cut-offs of the metrics.
+
+        Raises:
+            DataError: no user has a target in this part.
+        """
+        held_out = self.context.eval_dataset if part == "valid" else None
+        dataset, repeats = held_out or self.dataset, self.context.repeats
+        return evaluate(self.model, dataset, part, ks=ks, repeats=repeats)
+
+    def _selection(self) -> tuple[Callable[[Recommender], dict[str, float]], Schedule]:
+        """Return the function that evaluates a model in training, and the schedule."""
+        protocol, held_out = self.context.repeats, self.context.eval_dataset or self.dataset
+        metrics, schedule = selection(self.dataset, self.args.schedule(), self.context)
+
+        def evaluate_model(model: Recommender) -> dict[str, float]:
+            row = metrics(model)
+            if row and len(held_out.valid.values):
+                row = row | {"coverage@10": coverage(model, held_out, protocol)}
+            return row
+
+        return evaluate_model, schedule
 
     def __repr__(self) -> str:
         settings = ", ".join(
@@ -227,8 +254,8 @@ class RLTrainer:
                 loss = loss + self._sft_coef * self.model.loss(batch.supervised, generator)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            distributed.all_reduce_gradients(_parameters(self.optimiser))
-            norm = self._gradient_norm()
+            distributed.all_reduce_gradients(optimizer_parameters(self.optimiser))
+            norm = clip_gradients(self.model, self.optimiser, self.args.max_grad_norm)
             self.optimiser.step()
         logs = {"loss": distributed.data_sum(float(loss.detach())), "grad_norm": norm}
         return logs | statistics.means()
@@ -251,12 +278,6 @@ class RLTrainer:
     def _square_sum(self, parameter: torch.Tensor, values: torch.Tensor) -> float:
         """Return the sum of squares of values with a parameter's rows, over all processes."""
         return float(global_square_sum(self.model, parameter, values.square().sum()))
-
-    def _gradient_norm(self) -> float:
-        gradients = [(p, p.grad) for p in _parameters(self.optimiser) if p.grad is not None]
-        if sharded_table(self.model):
-            return math.sqrt(sum(self._square_sum(p, gradient) for p, gradient in gradients))
-        return float(torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
 
     def _supervised_weight(self) -> float:
         """Return the weight of the model's own loss."""
@@ -308,13 +329,6 @@ class RLTrainer:
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-class GRPOTrainer(RLTrainer):
-    """Fine-tunes a model with GRPO, or with the algorithm whose settings are given.
-
-    See `RLTrainer` for the arguments.
-    """
-
-
 def _as_sequence(
     functions: RewardFunc | str | Sequence[RewardFunc | str] | None, args: FinetuneConfig
 ) -> Sequence[RewardFunc | str]:
@@ -327,7 +341,3 @@ def _as_sequence(
 
 def _display_name(args: FinetuneConfig) -> str:
     return "GRPO" if args.algorithm == "grpo" else f"algorithm {args.algorithm!r}"
-
-
-def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [p for group in optimiser.param_groups for p in group["params"]]

@@ -99,6 +99,7 @@ class _SQLLog:
     def __init__(self, engine: Engine, log: StreamedLog) -> None:
         self._engine, self._create = engine, engine.create_table
         self._types, self._event_types = log.types, log.report.event_types
+        self._id_types = log.id_types
         self._columns = {name: ours for name, ours in _LOG_COLUMNS.items() if name in log.types}
 
     def load(self, rows: Path) -> None:
@@ -190,7 +191,8 @@ class _SQLLog:
             for name, ours in self._columns.items()
         }
         ids = (users["id"].alias(""), items["id"].alias(""))
-        return ordered_log(ids, rows["user"].to_numpy(), rows["item"].to_numpy(), series)
+        log = ordered_log(ids, rows["user"].to_numpy(), rows["item"].to_numpy(), series)
+        return log._replace(id_types=self._id_types)
 
     def statistics(self) -> Statistics:
         """Return the statistics of the filtered log."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from recoach.errors import ConfigError
-from recoach.experiments.config import ExperimentConfig
-from recoach.experiments.run_folder import RunFolder
+import tomli_w
+
+from recoach.errors import ConfigError, suggestion
 from recoach.training.callbacks import Callback, TrainResult
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
@@ -19,11 +19,11 @@ _NOT_METRICS: Final = ("step", "epoch")
 class TensorBoard(Callback):
     """Writes event files to `tensorboard/STAGE` in the run's folder."""
 
-    def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
+    def __init__(self, settings: Mapping[str, Any], folder: Path, stage: str) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
 
         self._writer: Any = SummaryWriter(str(folder / "tensorboard" / stage))
-        self._writer.add_text("config", f"```toml\n{config.toml()}\n```")
+        self._writer.add_text("config", f"```toml\n{tomli_w.dumps(settings)}\n```")
 
     def on_row(self, row: dict[str, float]) -> None:
         """Write every metric of a row."""
@@ -42,7 +42,7 @@ class MLflow(Callback):
     The environment variable MLFLOW_TRACKING_URI selects another store.
     """
 
-    def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
+    def __init__(self, settings: Mapping[str, Any], folder: Path, stage: str) -> None:
         import mlflow  # noqa: PLC0415 (an extra)
 
         self._client = mlflow.MlflowClient(_store(folder))
@@ -55,7 +55,7 @@ class MLflow(Callback):
         run = runs[0] if runs else self._client.create_run(experiment, run_name=stage)
         self._id = run.info.run_id
         if not runs:
-            for key, value in _flatten(config.tables()).items():
+            for key, value in _flatten(settings).items():
                 self._client.log_param(self._id, key, str(value)[:500])
 
     def on_row(self, row: dict[str, float]) -> None:
@@ -72,7 +72,7 @@ class MLflow(Callback):
 class WandB(Callback):
     """Logs to Weights & Biases; offline in the run's folder unless WANDB_MODE is set."""
 
-    def __init__(self, config: ExperimentConfig, folder: Path, stage: str) -> None:
+    def __init__(self, settings: Mapping[str, Any], folder: Path, stage: str) -> None:
         import wandb  # noqa: PLC0415 (an extra)
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class WandB(Callback):
             job_type=stage,
             dir=str(folder),
             mode=os.environ.get("WANDB_MODE", "offline"),
-            config=config.tables(),
+            config=dict(settings),
             reinit="create_new",
         )
 
@@ -104,8 +104,11 @@ _TRACKERS: Final[dict[str, type[TensorBoard | MLflow | WandB]]] = {
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Raise a ConfigError if a tracker is not installed; called before training."""
+    """Raise a ConfigError if a tracker is unknown or not installed; called before training."""
     for name in names:
+        if name not in _TRACKERS:
+            near = suggestion(name, _TRACKERS)
+            raise ConfigError(f"report_to: there is no tracker {name!r}. {near}")
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
                 f"--report-to {name}: it is not installed; pip install 'recoach[trackers]'."
@@ -113,13 +116,17 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
 
 
 def trackers(
-    names: Sequence[TrackerName], config: ExperimentConfig, folder: RunFolder, stage: str
+    names: Sequence[TrackerName], settings: Mapping[str, Any], folder: Path, stage: str
 ) -> list[Callback]:
-    """Return the callbacks that log a stage; local stores are written into the run's folder.
+    """Return the callbacks that log a stage.
 
-    The trackers must be installed, see `check_trackers`.
+    Args:
+        names: installed trackers, see `check_trackers`.
+        settings: tables of settings, which are logged too.
+        folder: local stores are written into it.
+        stage: the name of the stage.
     """
-    return [_TRACKERS[name](config, folder.path, stage) for name in names]
+    return [_TRACKERS[name](settings, folder, stage) for name in names]
 
 
 def _metrics(row: Mapping[str, float]) -> dict[str, float]:

@@ -5,11 +5,10 @@ import importlib.util
 import pytest
 
 from recoach.errors import ConfigError
-from recoach.experiments import trackers as module
 from recoach.experiments.config import read_config
-from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.trackers import check_trackers, trackers
+from recoach.training import trackers as module
 from recoach.training.callbacks import TrainResult
+from recoach.training.trackers import check_trackers, trackers
 
 ROWS = [
     {"step": 0, "epoch": 0, "seconds": 0.5, "valid/ndcg@10": 0.1},
@@ -20,7 +19,7 @@ CONFIG = read_config(None, ["finetune.beta=0.25"])
 
 
 def log_rows(name, tmp_path, rows=ROWS):
-    (tracker,) = trackers([name], CONFIG, RunFolder(tmp_path / "run"), "tuned")
+    (tracker,) = trackers([name], CONFIG.tables(), tmp_path / "run", "tuned")
     for row in rows:
         tracker.on_row(row)
     tracker.on_end(END)

@@ -1,0 +1,39 @@
+"""What the training loop runs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from recoach.models.base import Recommender
+
+Batch = TypeVar("Batch")
+
+
+class Trainer(Protocol[Batch]):
+    """What the loop runs: batches, and a step that updates the weights."""
+
+    model: Recommender
+    optimiser: torch.optim.Optimizer
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+
+    def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Update the weights on a batch and return what to log, including `loss`."""
+
+    def users(self, batch: Batch) -> list[str]:
+        """Return the ids of the first users of a batch, for messages."""
+
+    def before_step(self, step: int) -> None:
+        """Called before the next step, after `step` steps; a resumed run calls it once too."""
+
+    def checkpointed_modules(self) -> Mapping[str, nn.Module]:
+        """Return the modules beside the model that change in training, under stable names."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return what to log at each evaluation."""
+
+    def __len__(self) -> int:
+        """Return the approximate number of batches in an epoch, for a progress bar."""
