@@ -114,6 +114,7 @@ def extend(
         split=dataset.split,
         negatives=_negatives(dataset, past, (users, items, ~is_event), len(user_ids)),
         item_table=table,
+        id_types=dataset.id_types,
     )
     counts = RowCounts(
         rows=len(new_events),
@@ -194,6 +195,7 @@ def hold_out_newest(
         split=split,
         negatives=dataset.negatives,
         item_table=dataset.item_table,
+        id_types=dataset.id_types,
     )
     return result, held_out
 

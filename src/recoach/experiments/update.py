@@ -336,6 +336,7 @@ class _Trial:
             folder=folder,
             callback=CallbackList(callbacks),
             resume=True,
+            progress=False,
             targets=self._targets(replay),
         )
         if method == "supervised":
