@@ -27,8 +27,8 @@ def test_requests_and_lists_are_counted_by_route_and_status(snapshot):
     with TestClient(build_app(routing, api_key="secret")) as client:
         before = values(client)
         client.headers["X-API-Key"] = "secret"
-        for user in ("u1", "u2", "nobody"):
-            client.post("/v1/recommend", json={"user": user, "model": "base"})
+        for k in (1, 2, 0):
+            client.post("/v1/recommend", json={"user": "u1", "model": "base", "k": k})
         requests = [{"user": "u1"}, {"history": ["i3"]}]
         client.post("/v1/recommend/batch", json={"requests": requests})
         client.get("/nothing/here")
@@ -39,7 +39,7 @@ def test_requests_and_lists_are_counted_by_route_and_status(snapshot):
         return after[key] - before.get(key, 0)
 
     assert growth("recoach_requests_total", "/v1/recommend", "200") == 2
-    assert growth("recoach_requests_total", "/v1/recommend", "404") == 1
+    assert growth("recoach_requests_total", "/v1/recommend", "422") == 1
     assert growth("recoach_requests_total", "/v1/recommend/batch", "200") == 1
     assert growth("recoach_requests_total", "other", "404") == 1
     assert growth("recoach_requests_total", "other", "401") == 1

@@ -76,7 +76,7 @@ def test_what_is_shown_is_logged_under_the_id_of_the_request(snapshots, tmp_path
         one = client.post("/v1/recommend", json={"user": "u3", "k": 4}, headers=headers).json()
         requests = [{"history": ["i3", "nothing"], "k": 2, "model": "base"}, {"user": "u4", "k": 1}]
         batch = client.post("/v1/recommend/batch", json={"requests": requests}).json()["responses"]
-        client.post("/v1/recommend", json={"user": "nobody"})
+        client.post("/v1/recommend", json={"user": "u3", "model": "none"})
         client.post("/v1/compare", json={"user": "u3"})  # shown to people who compare
     frame = read_exposures(tmp_path)
     assert one["impression_id"] == "call-1"
@@ -145,7 +145,7 @@ def test_the_shadow_receives_requests_after_they_are_answered_and_drops_what_is_
         before = shadow_requests(client)
         requests = [{"user": "u1", "k": 2}, {"history": ["i3"]}]
         batch = client.post("/v1/recommend/batch", json={"requests": requests}).json()["responses"]
-        client.post("/v1/recommend", json={"user": "nobody"})
+        client.post("/v1/recommend", json={"user": "u3", "model": "none"})
         for _ in range(3):
             assert client.post("/v1/recommend", json={"user": "u2"}).status_code == 200
         after = shadow_requests(client)

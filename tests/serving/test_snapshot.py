@@ -49,11 +49,12 @@ def test_a_mixed_batch_equals_single_queries_and_recommend(make_snapshot, name):
             assert item_ids(snapshot, recommendation) == frame["item_id"].to_list()
 
 
-def test_unknown_users_and_items_are_rejected(snapshot):
-    with pytest.raises(KeyError):
-        query(snapshot, "nobody")
-    with pytest.raises(DataError, match="None of the 2 items"):
-        query(snapshot, history=["x", "y"])
+def test_unknown_users_and_items_give_cold_queries(snapshot):
+    assert query(snapshot, "nobody").is_cold
+    unknown = query(snapshot, history=["x", "y"])
+    assert (unknown.is_cold, unknown.skipped) == (True, ("x", "y"))
+    known = query(snapshot, history=["x", "i1"])
+    assert (known.is_cold, known.skipped) == (False, ("x",))
     with pytest.raises(DataError, match="None of the 1 candidates"):
         query(snapshot, "u3", candidates=["x"])
 

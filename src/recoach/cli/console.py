@@ -5,6 +5,7 @@ would move the cursor or start a new line are shown escaped.
 """
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,6 +76,8 @@ def print_service_log() -> None:
     _handler.setLevel(logging.INFO)
     _handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("recoach").setLevel(logging.INFO)
+    access = logging.getLogger("recoach.access")  # each record is a line of JSON
+    access.handlers, access.propagate = [logging.StreamHandler(sys.stderr)], False
 
 
 _handler = _Handler()

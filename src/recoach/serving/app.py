@@ -1,46 +1,40 @@
-"""The HTTP API: routes, error responses and the comparison page."""
+"""The HTTP API: the application, its middleware, the routes of lists and error responses."""
 
-import asyncio
 import logging
-import re
-import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
-from importlib.resources import files
-from typing import Annotated
 
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from recoach.errors import DataError
 from recoach.serving import schemas
+from recoach.serving.access_log import AccessLogMiddleware
+from recoach.serving.answers import answer, described
 from recoach.serving.api_docs import add_api_docs
-from recoach.serving.explanations import compare_models
 from recoach.serving.limits import HostMiddleware, Limits, LimitsMiddleware
-from recoach.serving.metrics import LISTS, MetricsMiddleware, metrics_text
-from recoach.serving.routing import Routing, Shown
-from recoach.serving.schemas import BatchRequest, RecommendRequest, RecommendResponse
-from recoach.serving.service import OverloadedError, Service
-from recoach.serving.snapshot import ModelSnapshot, RecommendQuery
+from recoach.serving.metrics import MetricsMiddleware, metrics_text
+from recoach.serving.page_routes import add_page_routes
+from recoach.serving.routing import Routing
+from recoach.serving.schemas import (
+    BatchRequest,
+    RecommendRequest,
+    RecommendResponse,
+    RequestError,
+)
+from recoach.serving.service import OverloadedError
 
 _log = logging.getLogger("recoach.serving")
-_MAX_SEARCH_RESULTS = 20
-_REQUEST_ID = re.compile(r"[\w.:+=-]{1,128}", re.ASCII)
-_PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
-
-Text = Annotated[str, Query(max_length=512)]
 _ERRORS = {
     400: "The body is not valid UTF-8.",
     401: "The API key is missing or wrong.",
-    404: "The user or the model does not exist.",
+    404: "The model does not exist.",
     408: "The body took too long to arrive.",
     413: "The body is too large.",
+    415: "The body is not sent as JSON.",
+    421: "The service does not answer to this host name.",
     422: "A value is out of range, or no ID is in the catalogue.",
     503: "The queue is full.",
     504: "The response took too long.",
@@ -87,26 +81,30 @@ def build_app(
     app.add_middleware(LimitsMiddleware, limits=request_limits, api_key=api_key)
     app.add_middleware(HostMiddleware, allowed_hosts=allowed_hosts)
     app.add_middleware(MetricsMiddleware)
+    app.add_middleware(AccessLogMiddleware)
     _add_error_handlers(app)
     _add_status_routes(app, routing)
     _add_recommend_routes(app, routing, request_limits)
     if page:
-        _add_page_routes(app, routing.page_service, request_limits)
+        add_page_routes(app, routing.page_service, request_limits)
     add_api_docs(app, has_key=api_key is not None)
     return app
 
 
 def _add_status_routes(app: FastAPI, routing: Routing) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> schemas.Health:
         """Return the status of the service and the version of its weights."""
         return schemas.Health(version=routing.page_service.snapshot.version)
 
+    @app.head("/live", include_in_schema=False)
     @app.get("/live")
     async def live() -> schemas.Status:
         """Return 200 while the process runs."""
         return schemas.Status(status="ok")
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready")
     async def ready(response: Response) -> schemas.Status:
         """Return 200 while the service takes requests, 503 when it is about to stop."""
@@ -151,138 +149,47 @@ def _add_recommend_routes(app: FastAPI, routing: Routing, limits: Limits) -> Non
         request: RecommendRequest, call: Request, tasks: BackgroundTasks
     ) -> RecommendResponse:
         """Return the best items for a user of the log or for a history."""
-        request_id = _request_id(call)
-        responses = await _recommend(routing, {request_id: request}, limits)
-        tasks.add_task(routing.submit_to_shadow, {request_id: request})
-        return responses[0]
+        requests = {call.state.request_id: request}
+        answers = await answer(routing, requests, limits)
+        call.state.access_log |= described(answers, requests)
+        (only,) = answers.values()
+        if isinstance(only, RequestError):
+            raise HTTPException(only.status, only.detail)
+        tasks.add_task(routing.submit_to_shadow, requests)
+        return only
 
     @app.post("/v1/recommend/batch")
     async def recommend_batch(
         batch: BatchRequest, call: Request, tasks: BackgroundTasks
     ) -> schemas.BatchResponse:
-        """Return one list for each request; one invalid request rejects the whole batch."""
-        request_id = _request_id(call)
+        """Return a list or an error for each request.
+
+        A body that does not follow the schema is refused as a whole, with the place of the error.
+        """
+        request_id = call.state.request_id
         requests = {f"{request_id}/{index}": item for index, item in enumerate(batch.requests)}
-        responses = await _recommend(routing, requests, limits)
+        answers = await answer(routing, requests, limits)
+        call.state.access_log |= described(answers, requests)
         tasks.add_task(routing.submit_to_shadow, requests)
-        return schemas.BatchResponse(responses=responses)
+        return schemas.BatchResponse(responses=list(answers.values()))
 
 
-def _add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
-    content = files("recoach.serving").joinpath("page.html").read_text(encoding="utf-8")
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> HTMLResponse:
-        headers = {"content-security-policy": _PAGE_POLICY, "x-content-type-options": "nosniff"}
-        return HTMLResponse(content, headers=headers)
-
-    @app.post("/v1/compare")
-    async def compare(request: RecommendRequest) -> schemas.Comparison:
-        """Return the lists of the base and the default model, and their differences."""
-        snapshot = service.snapshot
-        _, query = _validate(snapshot, request)
-        async with asyncio.timeout(limits.response_timeout_seconds):
-            return await service.look_up(lambda: compare_models(snapshot, query))
-
-    @app.get("/v1/items")
-    async def items(query: Text = "") -> schemas.SearchResults:
-        """Return items whose title or ID contains the query, most popular first."""
-        snapshot = service.snapshot
-        async with asyncio.timeout(limits.response_timeout_seconds):
-            matches = await service.look_up(lambda: snapshot.find_items(query, _MAX_SEARCH_RESULTS))
-        return schemas.SearchResults(
-            ids=[snapshot.item_ids[item] for item in matches],
-            titles=[snapshot.titles[item] for item in matches],
-        )
-
-    @app.get("/v1/users")
-    async def users(query: Text = "") -> schemas.SearchResults:
-        """Return user IDs that begin with the query."""
-        snapshot = service.snapshot
-        async with asyncio.timeout(limits.response_timeout_seconds):
-            ids = await service.look_up(lambda: snapshot.find_users(query, _MAX_SEARCH_RESULTS))
-        return schemas.SearchResults(ids=ids, titles=ids)
-
-
-def _request_id(call: Request) -> str:
-    """Return the `X-Request-ID` of a call, or a new one."""
-    sent = call.headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
-
-
-async def _recommend(
-    routing: Routing, requests: Mapping[str, RecommendRequest], limits: Limits
-) -> list[RecommendResponse]:
-    """Return the responses to the requests of one call, by ID; those of a run from one snapshot."""
-    snapshots = {run: service.snapshot for run, service in routing.services.items()}
-    queries: dict[tuple[str, str], dict[str, RecommendQuery]] = {}
-    for impression_id, request in requests.items():
-        run = routing.run_of(request)
-        model, query = _validate(snapshots[run], request)
-        queries.setdefault((run, model), {})[impression_id] = query
-    async with asyncio.timeout(limits.response_timeout_seconds):
-        groups = await asyncio.gather(
-            *(
-                routing.recommend(run, model, snapshots[run], group)
-                for (run, model), group in queries.items()
-            )
-        )
-    shown = {one.impression_id: one for group in groups for one in group}
-    for impression_id, request in requests.items():
-        LISTS.labels(shown[impression_id].run, shown[impression_id].model).inc()
-        routing.log(request, shown[impression_id])
-    return [_response(shown[impression_id]) for impression_id in requests]
-
-
-def _validate(snapshot: ModelSnapshot, request: RecommendRequest) -> tuple[str, RecommendQuery]:
-    """Return the name of the model and the query of a request, or raise an HTTP error."""
-    name = request.model or snapshot.default_model
-    if name not in snapshot.models:
-        names = ", ".join(snapshot.models)
-        raise HTTPException(404, f"No model called {name!r}. Choose one of {names}.")
-    try:
-        query = snapshot.build_query(
-            user=request.user,
-            history=request.history,
-            k=request.k,
-            exclude_seen=request.exclude_seen,
-            candidates=request.candidates,
-        )
-    except KeyError:
-        raise HTTPException(
-            404, f"No user {request.user!r} in the log. Send the history of a new user instead."
-        ) from None
-    except DataError as error:
-        raise HTTPException(422, str(error)) from None
-    return name, query
-
-
-def _response(shown: Shown) -> RecommendResponse:
-    snapshot, recommendation = shown.snapshot, shown.served.recommendation
-    scored_items = zip(recommendation.items.tolist(), recommendation.scores, strict=True)
-    return RecommendResponse(
-        impression_id=shown.impression_id,
-        run=shown.run,
-        model=shown.model,
-        version=snapshot.version,
-        items=[
-            schemas.Item(
-                rank=rank,
-                item_id=snapshot.item_ids[item],
-                score=score,
-                title=snapshot.titles[item],
-            )
-            for rank, (item, score) in enumerate(scored_items, start=1)
-        ],
-    )
+def _place(location: Sequence[str | int]) -> str:
+    """Return the place of an error in a request, like `body.requests[3].history`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(call: Request, error: RequestValidationError) -> JSONResponse:
+        media_type = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if call.method == "POST" and media_type != "application/json":
+            detail = "Send the body as JSON, with the header content-type: application/json."
+            return JSONResponse({"detail": detail}, 415)
         first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"detail": f"{location}: {first['msg']}"}, 422)
+        message = first["msg"].removeprefix("Value error, ")
+        return JSONResponse({"detail": f"{_place(first['loc'])}: {message}"}, 422)
 
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:

@@ -10,7 +10,7 @@ from recoach.serving.exposures import Exposure, ExposureLog
 from recoach.serving.schemas import RecommendRequest
 from recoach.serving.service import Service
 from recoach.serving.shadow import ShadowJob, ShadowQueue
-from recoach.serving.snapshot import ModelSnapshot, RecommendQuery
+from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 from recoach.serving.split import Split, history_hash
 
 
@@ -22,7 +22,9 @@ class Shown(NamedTuple):
     run: str
     """Name of the run that answers."""
     model: str
+    """Name of the model; "popularity" for a cold query."""
     snapshot: ModelSnapshot
+    query: RecommendQuery
     served: ServedList
 
 
@@ -96,16 +98,16 @@ class Routing:
         """
         ranked_queries = [self.policy.ranked_query(query) for query in queries.values()]
         rankings = await self.services[run].recommend(snapshot, model, ranked_queries)
-        return [
-            Shown(
-                impression_id,
-                run,
-                model,
-                snapshot,
-                self.policy.choose(ranking, query.k, seed=impression_id),
-            )
-            for (impression_id, query), ranking in zip(queries.items(), rankings, strict=True)
-        ]
+        shown = []
+        for (impression_id, query), ranking in zip(queries.items(), rankings, strict=True):
+            if query.is_cold:
+                best = Recommendation(ranking.items[: query.k], ranking.scores[: query.k])
+                served = ServedList(best, [1.0] * len(best.items))
+            else:
+                served = self.policy.choose(ranking, query.k, seed=impression_id)
+            name = "popularity" if query.is_cold else model
+            shown.append(Shown(impression_id, run, name, snapshot, query, served))
+        return shown
 
     def log(self, request: RecommendRequest, shown: Shown) -> None:
         """Log a list that is about to be sent."""

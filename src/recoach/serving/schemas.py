@@ -29,13 +29,14 @@ class RecommendRequest(BaseModel):
         json_schema_extra={"oneOf": [_exactly("user", "history"), _exactly("history", "user")]},
     )
 
-    user: Id | None = Field(None, description="ID of a user in the log.")
+    user: Id | None = Field(
+        None, description="ID of a user. One who is not in the log gets a `cold` list."
+    )
     history: list[Id] | None = Field(
         None,
-        min_length=1,
         max_length=MAX_ITEMS,
         description="Item IDs of a new user, oldest first, instead of `user`. Unknown IDs are "
-        "skipped.",
+        "skipped and returned as `skipped`.",
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Maximum length of the list.")
     exclude_seen: bool = Field(True, description="Exclude items of the user's history.")
@@ -92,13 +93,25 @@ class RecommendResponse(BaseModel):
     run: str = Field(description="Name of the run that answered; one for each arm of an A/B test.")
     model: str
     version: str = Field(description="Version of the weights.")
+    cold: bool = Field(
+        description="Whether nothing is known of the user: the items are the most popular ones, "
+        "and their scores are numbers of interactions."
+    )
+    skipped: list[str] = Field(description="IDs of the history that are not in the catalogue.")
     items: list[Item] = Field(description="At most k items, best first.")
 
 
-class BatchResponse(BaseModel):
-    """One response for each request, in the same order."""
+class RequestError(BaseModel):
+    """Why one request of a batch has no list."""
 
-    responses: list[RecommendResponse]
+    status: int = Field(description="The status that the request alone would have got.")
+    detail: str = Field(description="What is wrong and what to do.")
+
+
+class BatchResponse(BaseModel):
+    """A list or an error for each request, in the same order."""
+
+    responses: list[RecommendResponse | RequestError]
 
 
 class Status(BaseModel):

@@ -11,7 +11,6 @@ import torch
 from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import IntArray, LongArray
 from recoach.data.queries import histories
-from recoach.errors import DataError
 from recoach.models.base import Recommender, check_ids
 from recoach.serving.index import Index
 from recoach.serving.recommend import UserBatch, candidate_indices, rank_items
@@ -40,6 +39,10 @@ class RecommendQuery(NamedTuple):
     """Sorted distinct item indices to rank; None ranks the whole catalogue."""
     rejected: IntArray = _NO_ITEMS
     """Items that the user rejected."""
+    skipped: tuple[str, ...] = ()
+    """IDs of the history that are not in the catalogue."""
+    is_cold: bool = False
+    """Whether nothing is known of the user: the most popular items are recommended."""
 
 
 class Recommendation(NamedTuple):
@@ -119,21 +122,27 @@ class ModelSnapshot:
     ) -> RecommendQuery:
         """Return a query with dataset indices, for either a user ID or a history of item IDs.
 
+        The query of an unknown user, and of a history without an item of the catalogue, is cold.
+
         Raises:
-            KeyError: the user is not in the dataset.
-            DataError: no item of the history, or no candidate, is in the catalogue.
+            DataError: no candidate is in the catalogue.
         """
-        rejected = _NO_ITEMS
-        if user is not None:
-            row = self.user_index[user]
+        rejected, skipped = _NO_ITEMS, []
+        row = None if user is None else self.user_index.get(user)
+        if row is not None:
             user_index = int(self.dataset.trained_users[row])
             item_indices = self.user_histories.row(row)
             if self.dataset.negatives is not None:
                 rejected = self.dataset.negatives.row(row)
         else:
-            user_index, item_indices = -1, self._history_indices(history or ())
+            user_index = -1
+            known = [self.item_index[item] for item in history or () if item in self.item_index]
+            item_indices = np.array(known, dtype=np.int32)
+            skipped = [item for item in history or () if item not in self.item_index]
         allowed = None if candidates is None else candidate_indices(self.dataset, candidates)
-        return RecommendQuery(user_index, item_indices, k, exclude_seen, allowed, rejected)
+        query = RecommendQuery(user_index, item_indices, k, exclude_seen, allowed, rejected)
+        is_cold = user_index < 0 and not len(item_indices)
+        return query._replace(skipped=tuple(skipped), is_cold=is_cold)
 
     def find_items(self, text: str, limit: int) -> list[int]:
         """Return items whose title or ID is a text or contains it, ignoring case.
@@ -158,13 +167,17 @@ class ModelSnapshot:
     def recommend(self, stage: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
         """Return the recommendations of one stage's model, one for each query.
 
-        Queries with the same candidates are ranked in one batch.
+        Queries with the same candidates are ranked in one batch. Cold queries get the most popular
+        items, with their numbers of interactions as scores.
         """
         groups: dict[bytes | None, list[int]] = {}
+        results: dict[int, Recommendation] = {}
         for index, query in enumerate(queries):
+            if query.is_cold:
+                results[index] = self._most_popular(query)
+                continue
             key = None if query.candidates is None else query.candidates.tobytes()
             groups.setdefault(key, []).append(index)
-        results: dict[int, Recommendation] = {}
         for indices in groups.values():
             group_results = self._rank_group(stage, [queries[index] for index in indices])
             results |= zip(indices, group_results, strict=True)
@@ -195,14 +208,12 @@ class ModelSnapshot:
             for items, scores, query in zip(top.items.cpu(), top.scores.cpu(), queries, strict=True)
         ]
 
-    def _history_indices(self, history: Sequence[str]) -> IntArray:
-        indices = [self.item_index[item] for item in history if item in self.item_index]
-        if not indices:
-            raise DataError(
-                f"None of the {len(history)} items of the history is in the catalogue. Check that "
-                "the IDs are those of the log."
-            )
-        return np.array(indices, dtype=np.int32)
+    def _most_popular(self, query: RecommendQuery) -> Recommendation:
+        items: LongArray = self.search_table["item"].to_numpy()
+        if query.candidates is not None:
+            items = items[np.isin(items, query.candidates)]
+        items = items[~np.isin(items, query.rejected)][: query.k]
+        return Recommendation(items, self.item_counts[items].astype(float).tolist())
 
 
 def _first_k(items: torch.Tensor, scores: torch.Tensor, k: int) -> Recommendation:
