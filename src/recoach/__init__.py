@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from recoach.evaluation.significance import paired_bootstrap
     from recoach.experiments.trainer import GRPOTrainer
     from recoach.loaded import LoadedModel, load
+    from recoach.models.base import Recommender
     from recoach.models.registry import build_model
     from recoach.models.wrapped import wrap
     from recoach.serving.recommend import recommend
@@ -69,6 +70,7 @@ __all__ = [
     "LoadedModel",
     "PretrainConfig",
     "RecoachError",
+    "Recommender",
     "Rolling",
     "RunContext",
     "audit",
@@ -102,6 +104,7 @@ _MODULES = {
     "LoadedModel": "recoach.loaded",
     "PretrainConfig": "recoach.training.supervised",
     "RecoachError": "recoach.errors",
+    "Recommender": "recoach.models.base",
     "Rolling": "recoach.data.protocol",
     "RunContext": "recoach.training.context",
     "audit": "recoach.evaluation.audit",

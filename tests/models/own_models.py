@@ -78,6 +78,20 @@ def misbehaves(dataset):
     return dataset
 
 
+def raises(dataset, *, n_rows: int = 3):
+    """Its module has too few rows for the padding."""
+    module = LastItem(n_rows, 8)
+    return wrap(module, dataset, query=last_of, items=table_of, history_length=5)
+
+
+def needs_a_gpu(dataset):
+    return build(dataset).to("cuda:99")
+
+
+def without_storage(dataset):
+    return build(dataset).to("meta")
+
+
 def takes_anything(dataset, **settings):
     return build(dataset)
 

@@ -1,6 +1,7 @@
 """Models of other packages: by import path, by entry point, or handed over."""
 
 from dataclasses import replace
+from functools import partial
 
 import own_models
 import polars as pl
@@ -12,6 +13,7 @@ from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError, ModelError
 from recoach.models import external
 from recoach.models.checkpoint import load_model, load_tensors
+from recoach.models.external import register
 from recoach.models.registry import model_entry, model_traits, origin_of
 from recoach.training.context import RunContext
 from recoach.training.loop import save_trained
@@ -72,8 +74,7 @@ def test_the_loss_of_a_wrapped_module_trains_it_and_resumes(tmp_path):
             context = RunContext(folder=tmp_path / name, resume=True)
             if max_steps == 15:
                 context = RunContext(folder=tmp_path / name, callback=_StopAt(15))
-                with pytest.raises(KeyboardInterrupt):
-                    pretrain(model, DATA, config.model_copy(update={"max_steps": 40}), context)
+                pretrain(model, DATA, config.model_copy(update={"max_steps": 40}), context)
             else:
                 results[name] = pretrain(model, DATA, config, context)
         results[f"{name} weights"] = model.module.table.weight
@@ -103,8 +104,18 @@ def test_an_entry_point_is_a_name(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("no_such_module:build", "cannot be imported .*no_such_module.*Install its package"),
-        ("own_models:bild", "has no 'bild'.*own_models.py"),
+        (
+            "no_such_module:build",
+            "no_such_module:build cannot be imported: there is no.*Install its package",
+        ),
+        ("own_model:build", "there is no module 'own_model' in the working directory"),
+        ("own_models.py:build", "write own_models:build, the name of the module without .py"),
+        ("folder/own_models.py:build", r"is no import path.*examples.towers:build for"),
+        ("__main__:build", r"is no import path.*recoach.load\(run, build="),
+        ("own_models:bild", "has no 'bild'.*own_models.py. Did you mean 'build'"),
+        ("own_models:raises", r"cannot be built: IndexError at own_models.py:\d+: index out of"),
+        ("own_models:needs_a_gpu", r"cannot be built: \w+ at own_models.py:\d+: "),
+        ("own_models:without_storage", "must return a model with weights.* on the device meta"),
         ("own models:build", "'own models:build' is no import path"),
         ("own_models:not_callable", "neither a subclass of Recommender nor a function"),
         ("own_models:LastItem", "neither a subclass of Recommender nor a function"),
@@ -116,6 +127,36 @@ def test_an_entry_point_is_a_name(monkeypatch):
 def test_code_that_is_no_model_is_refused_in_a_sentence(name, words):
     with pytest.raises(ConfigError, match=words):
         build_model(name, DATA)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def build(dataset:\n", r"cannot be imported \(SyntaxError at broken_model.py:1: "),
+        ("import no_such_package\n", "it imports no_such_package, which is not installed"),
+        ("x = 1\ny = x + unknown\n", r"\(NameError at broken_model.py:2: name 'unknown'"),
+        ("from recoach import wraps\n", r"\(ImportError at broken_model.py:1: cannot import"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_line(
+    code, words, tmp_path, monkeypatch
+):
+    (tmp_path / "broken_model.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        build_model("broken_model:build", DATA)
+
+
+def test_only_functions_and_classes_are_handed_over():
+    with pytest.raises(ConfigError, match=r"is no model: give a function build\(dataset\)"):
+        build_model(partial(own_models.build, dim=4), DATA)
+
+
+def test_a_name_that_is_registered_again_stands_for_the_new_code():
+    config = model_entry(register(own_models.build, "again:build")).config()
+    assert model_traits("again:build", config, DATA).needs == ("states",)
+    config = model_entry(register(own_models.build_without_loss, "again:build")).config()
+    assert model_traits("again:build", config, DATA).needs == ()
 
 
 def test_a_setting_that_the_function_does_not_take_is_refused():

@@ -1,5 +1,7 @@
 """A user's own module, evaluated, fine-tuned and used for lists."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -181,6 +183,53 @@ def test_either_vectors_or_scores_are_given(functions, passed):
 def test_vectors_of_other_shapes_are_refused(changes):
     with pytest.raises(ConfigError, match=r"must be \[2, D\] and \[12, D\]"):
         wrapped(**changes)
+
+
+def draw(users, generator=None):
+    return torch.randint(1000, (len(users),), generator=generator).sum().float()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda m, u, h, targets, g: targets.float(), r"loss returned shape \(8,\); it must"),
+        (lambda m, u, h, targets, g: targets.sum(), r"loss returned shape \(\); it must"),
+        (lambda m, u, h, targets, g: 0.5, r"loss returned 0\.5; it must return a tensor"),
+        (lambda m, u, h, targets, g: torch.tensor(torch.nan), "one item each, loss returned nan"),
+        (
+            lambda m, users, h, t, g: torch.tensor(float(next(NUMBERS))),
+            r"returned 0 and then 1 with the same generator\. Draw",
+        ),
+    ],
+)
+def test_a_loss_that_cannot_train_is_refused(loss, message):
+    with pytest.raises(ConfigError, match=message):
+        wrapped(loss=loss)
+
+
+NUMBERS = itertools.count()
+
+
+def test_a_loss_receives_a_history_and_its_next_item():
+    received = []
+
+    def loss(module, users, histories, targets, generator):
+        received.append((users, histories, targets))
+        return (last_of(module, users, histories) * draw(users, generator)).mean()
+
+    state = torch.get_rng_state()
+    model = wrapped(loss=loss)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.needs == ("states",)
+    for user, history, target in zip(*received[0], strict=True):
+        items = DATASET.train.row(int(user)).tolist()
+        assert history.tolist() == [items[0]] + [N_ITEMS] * 4
+        assert target == items[1]
+
+
+def test_a_negative_length_of_histories_is_refused():
+    with pytest.raises(ConfigError, match="history_length is -1; it must be 0 or more"):
+        wrapped(history_length=-1)
 
 
 def test_a_wrapped_module_is_not_saved_in_a_run_folder(tmp_path):

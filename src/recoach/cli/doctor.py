@@ -14,6 +14,7 @@ from recoach.cli.console import console
 
 _EXTRAS: Final = {
     "ann": "recoach export faiss, recoach serve with more than a million items",
+    "content": "text of the table of items as numbers (recoach update)",
     "duckdb": "logs larger than memory (recoach data prepare --memory)",
     "onnx": "recoach export onnx",
     "pandas": "pandas DataFrames as interaction logs",
@@ -24,7 +25,7 @@ _EXTRAS: Final = {
     "trackers": "TensorBoard, MLflow, Weights & Biases (--report-to)",
     "tune": "recoach search",
 }
-_MODULES: Final = {"faiss-cpu": "faiss", "pyyaml": "yaml"}
+_MODULES: Final = {"faiss-cpu": "faiss", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Module names of the distributions whose module has another name."""
 
 

@@ -11,15 +11,18 @@ weights of a run folder are loaded, so that the folder does not depend on that f
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+import torch
 from pydantic import BaseModel, create_model
 
+import recoach
 from recoach.config import StrictConfig
-from recoach.errors import ConfigError, clipped
+from recoach.errors import ConfigError, clipped, suggestion
 from recoach.models.base import Recommender
 
 ENTRY_POINTS = "recoach.models"
@@ -28,6 +31,22 @@ WEIGHTS = "weights"
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+CODE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What the code of a model outside this package may raise by mistake; see `located`."""
+_OTHERS_CODE = tuple(str(Path(str(module.__file__)).parent) for module in (torch, recoach))
 
 Builder = Callable[..., Recommender]
 """(dataset, **settings) -> Recommender, see the module."""
@@ -64,6 +83,11 @@ def register(model: type[Recommender] | Builder, name: str | None = None) -> str
     Raises:
         ConfigError: see `entry_of`.
     """
+    if not inspect.isfunction(model) and not isinstance(model, type):
+        raise ConfigError(
+            f"{clipped(repr(model))} is no model: give a function build(dataset) or a subclass of "
+            "Recommender, or its import path, package.module:function."
+        )
     if name is None:
         module = str(model.__module__)
         file = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -96,28 +120,65 @@ def entry_point_names() -> list[str]:
     return sorted(entry_point.name for entry_point in metadata.entry_points(group=ENTRY_POINTS))
 
 
+def located(error: BaseException) -> str:
+    """Return what an error of a model's code says, in one line, and the line of that code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = clipped(" ".join(lines) or "no message", 300)
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if _is_own(frame)]
+    if isinstance(error, SyntaxError) and error.filename:  # the message of others has the place
+        places = [f"{Path(error.filename).name}:{error.lineno}"]
+        message = error.msg
+    return f"{type(error).__name__}{f' at {places[-1]}' if places else ''}: {message}"
+
+
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    is_generated = frame.filename.startswith("<frozen")
+    return not is_generated and not frame.filename.startswith(_OTHERS_CODE)
+
+
 def _imported(path: str) -> object:
-    if not _IMPORT_PATH.fullmatch(path):
+    if not _IMPORT_PATH.fullmatch(path) or path.startswith("__main__:"):
         raise ConfigError(
-            f"model.name: {clipped(path)!r} is no import path. Write package.module:function, of a "
-            "function that can be imported; pass build= in Python for one of a notebook."
+            f"model.name: {clipped(path)!r} is no import path. Write package.module:function "
+            "(examples.towers:build for examples/towers.py), of a function in a file. In Python, "
+            "recoach.load(run, build=...) opens a run whose function is in a notebook."
         )
     module_name, _, attributes = path.partition(":")
     try:
         value: object = import_module(module_name)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        raise ConfigError(_not_found(path, module_name, error)) from error
+    except CODE_ERRORS as error:
         raise ConfigError(
-            f"The code of model {path} cannot be imported ({error}). Install its package, or run "
-            "the command where the module is."
+            f"The code of model {path} cannot be imported ({located(error)})."
         ) from error
     for attribute in attributes.split("."):
         if not hasattr(value, attribute):
+            names = [name for name in dir(value) if not name.startswith("_")]
             raise ConfigError(
-                f"The code of model {path} has no {attribute!r} (it is read from "
-                f"{getattr(sys.modules[module_name], '__file__', module_name)})."
+                f"The code of model {path} has no {attribute!r}. It is read from "
+                f"{getattr(sys.modules[module_name], '__file__', module_name)}. "
+                f"{suggestion(attribute, names)}"
             )
         value = getattr(value, attribute)
     return value
+
+
+def _not_found(path: str, module_name: str, error: ModuleNotFoundError) -> str:
+    """Return why a module cannot be imported: it does not exist, or one that it imports."""
+    start = f"The code of model {path} cannot be imported"
+    name = error.name or module_name
+    if module_name != name and not module_name.startswith(f"{name}."):
+        return f"{start}: it imports {name}, which is not installed ({located(error)})."
+    if module_name.endswith(".py"):
+        return f"{start}: write {path.replace('.py:', ':')}, the name of the module without .py."
+    modules = [file.stem for file in Path.cwd().glob("*.py")]
+    closest = suggestion(module_name, modules) if modules else ""
+    return (
+        f"{start}: there is no module {name!r} in the working directory {Path.cwd()} or among the "
+        f"installed packages. Install its package, or run the command where the file is. {closest}"
+    ).rstrip()
 
 
 def entry_of(model: object, name: str) -> Entry | BuilderEntry:

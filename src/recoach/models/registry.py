@@ -10,12 +10,14 @@ from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError, clipped, suggestion
 from recoach.models.base import Origin, Recommender
 from recoach.models.external import (
+    CODE_ERRORS,
     WEIGHTS,
     Builder,
     BuilderEntry,
     Entry,
     entry_point_names,
     find_external,
+    located,
     register,
 )
 from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
@@ -122,28 +124,43 @@ def build_from_config(
             given; False where weights are loaded afterwards.
 
     Raises:
-        ConfigError: the function returns something else than a model for this dataset, or cannot
-            read a file.
+        ConfigError: the function raises an error, or returns something else than a model for this
+            dataset.
     """
     entry = model_entry(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if name in MODELS and isinstance(entry, Entry):
+            model = entry.model(config, dataset.train, dataset.n_items)
+        else:
+            model = _build_external(name, entry, config, dataset, pretrained=pretrained)
+    model.origin, model.ids = Origin(name, config), dataset.ids
+    return model
+
+
+def _build_external(
+    name: str, entry: Entry | BuilderEntry, config: BaseModel, dataset: Dataset, *, pretrained: bool
+) -> Recommender:
+    settings = {field: getattr(config, field) for field in type(config).model_fields}
+    if not pretrained and WEIGHTS in settings:
+        settings[WEIGHTS] = None
+    try:
         if isinstance(entry, Entry):
             model = entry.model(config, dataset.train, dataset.n_items)
         else:
-            settings = {field: getattr(config, field) for field in type(config).model_fields}
-            if not pretrained and WEIGHTS in settings:
-                settings[WEIGHTS] = None
-            try:
-                model = entry.build(dataset, **settings)
-            except OSError as error:
-                raise ConfigError(f"The model {name} cannot be built: {error}.") from error
+            model = entry.build(dataset, **settings)
+    except CODE_ERRORS as error:
+        raise ConfigError(f"The model {name} cannot be built: {located(error)}") from error
     if not isinstance(model, Recommender) or model.n_items != dataset.n_items:
         raise ConfigError(
             f"{name} must return a Recommender for the {dataset.n_items:,} items of the dataset, "
             f"such as recoach.wrap(module, dataset, ...); it returned {clipped(repr(model))}."
         )
-    model.origin, model.ids = Origin(name, config), dataset.ids
+    meta = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
+    if meta:
+        raise ConfigError(
+            f"{name} must return a model with weights; those of {meta[0]} are on the device meta."
+        )
     return model
 
 
@@ -155,7 +172,9 @@ def model_traits(name: str, config: BaseModel, dataset: Dataset | None) -> Model
     if dataset is None or name in MODELS:
         needs = MODELS[name].model.needs
         return ModelTraits(needs, has_weights=bool(needs))
-    key = (name, config.model_dump_json(), dataset.fingerprint)
+    entry = model_entry(name)  # a name that is registered again stands for other code
+    code = entry.model if isinstance(entry, Entry) else entry.build
+    key = (code, config.model_dump_json(), dataset.fingerprint)
     if key not in _TRAITS:
         model = build_from_config(name, config, dataset, seed=0, pretrained=False)
         has_weights = any(True for _ in model.parameters())
@@ -163,7 +182,7 @@ def model_traits(name: str, config: BaseModel, dataset: Dataset | None) -> Model
     return _TRAITS[key]
 
 
-_TRAITS: dict[tuple[str, str, str], ModelTraits] = {}
+_TRAITS: dict[tuple[Builder, str, str], ModelTraits] = {}
 
 
 def origin_of(model: Recommender) -> Origin:

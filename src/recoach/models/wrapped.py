@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from recoach.models.base import (
     GroupName,
     Recommender,
     TrainingBatch,
+    eval_mode,
 )
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -29,7 +31,11 @@ Score = Callable[[Module, Tensor, Tensor, Tensor], Tensor]
 the scores of items that all states share, or of the items of each state."""
 Loss = Callable[[Module, Tensor, Tensor, Tensor, torch.Generator], Tensor]
 """(module, users int64[B], histories int64[B, T], targets int64[B], generator) -> float[], the mean
-loss of the next items; the generator, on the CPU, draws negatives so that a training resumes."""
+loss of the next items; negatives are drawn from the generator, which is on the CPU, so that a
+resumed training is the same."""
+
+
+_USERS_TO_CHECK = 8
 
 
 class WrappedConfig(StrictConfig):
@@ -144,16 +150,21 @@ def wrap(  # noqa: PLR0913 - the parts of a model
         history_length: number of last items of a history that the functions receive.
 
     Raises:
-        ConfigError: neither or both ways are given, or a function returns another shape.
+        ConfigError: neither or both ways are given, a function returns another shape, or the loss
+            is no finite scalar or another one with the same generator.
     """
+    if history_length < 0:
+        raise ConfigError(f"history_length is {history_length}; it must be 0 or more.")
     config = WrappedConfig(history_length=history_length)
     if score is not None and query is None and items is None:
         scorer = WrappedScorer(module, dataset, config, loss, score)
         _check_scores(scorer, score)
+        _check_loss(scorer, dataset, loss)
         return scorer
     if score is None and query is not None and items is not None:
         model = Wrapped(module, dataset, config, loss, (query, items))
         _check_vectors(model, query, items)
+        _check_loss(model, dataset, loss)
         return model
     functions = {"query": query, "items": items, "score": score}
     passed = [f"{name}=" for name, function in functions.items() if function is not None]
@@ -196,3 +207,45 @@ def _check_scores(model: WrappedScorer, score: Score[Any]) -> None:
                 f"for 2 users and items of shape {tuple(items.shape)}, score returned shape "
                 f"{tuple(scores.shape)}; it must be [2, 3], a score for each user and item."
             )
+
+
+def _check_loss(model: Wrapped | WrappedScorer, dataset: Dataset, loss: Loss[Any] | None) -> None:
+    """Call a loss on the second items of a few users, twice with the same generator."""
+    users = np.flatnonzero(dataset.train.lengths >= 2)[:_USERS_TO_CHECK]
+    if loss is None or not len(users):
+        return
+    starts = dataset.train.offsets[users]
+    first, second = (
+        torch.from_numpy(dataset.train.values[starts + place].astype(np.int64)).to(model.device)
+        for place in (0, 1)
+    )
+    histories = torch.full((len(users), model.history_length), model.n_items, device=model.device)
+    histories[:, :1] = first[:, None]
+    values: list[float] = []
+    for _ in range(2):
+        with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            value = loss(
+                model.module,
+                torch.from_numpy(users).to(model.device),
+                histories,
+                second,
+                torch.Generator().manual_seed(0),
+            )
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ConfigError(
+                f"for {len(users)} users, loss returned {what}; it must return a tensor with one "
+                "number, such as loss.mean()."
+            )
+        values.append(float(value))
+    if not np.isfinite(values).all():
+        raise ConfigError(
+            f"for users {users.tolist()} with one item each, loss returned {values[0]}; it must "
+            "be finite."
+        )
+    if not np.isclose(*values, rtol=1e-3):
+        raise ConfigError(
+            f"loss returned {values[0]:.6g} and then {values[1]:.6g} with the same generator. Draw "
+            "random numbers from the generator, so that a resumed training is the same."
+        )
