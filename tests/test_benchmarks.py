@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.serving import make_run
+from recoach.cli.serve import read_snapshot
 from recoach.simulation.shop import shop
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -54,3 +56,10 @@ def test_a_task_writes_its_results(task, options, keys, recoach_run, folder, tmp
     result = json.loads(out.read_text())
     assert set(result) == keys | {"peak_mib", "versions"}
     assert all(result[key] > 0 for key in keys)
+
+
+def test_the_run_of_the_load_test_can_be_served(tmp_path):
+    snapshot = read_snapshot(make_run(tmp_path / "run", n_items=50, n_users=20))
+    assert (snapshot.dataset.n_users, snapshot.dataset.n_items) == (20, 50)
+    query = snapshot.build_query(user="u3", history=None, k=3, exclude_seen=True, candidates=None)
+    assert len(snapshot.recommend("base", [query])[0].items) == 3

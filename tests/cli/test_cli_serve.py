@@ -85,6 +85,7 @@ def test_the_server_answers_reloads_drains_and_stops(served, tmp_path):
     while status(f"{url}/ready") == 200:
         time.sleep(0.01)
     assert status(f"{url}/ready") == 503
+    time.sleep(0.5)  # of 1 s
     last = request_json(f"{url}/v1/recommend", query)  # answered while it drains
     assert process.wait(20) == 0
     assert process.stdout.read().strip().endswith("Stopped.")

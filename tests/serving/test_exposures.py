@@ -105,10 +105,14 @@ def test_a_full_disk_loses_whole_lines_and_they_are_counted(tmp_path, monkeypatc
             return getattr(self.file, name)
 
     log._file = FullDisk(log._file)
-    log.write(exposure(1))
+    log.write(exposure(1, item_ids=["x"] * 500, scores=[0.0] * 500, propensities=[1.0] * 500))
+    while not log.dropped:
+        time.sleep(0.001)
+    log._file = log._file.file  # there is room again
+    log.write(exposure(2))
     log.close()
-    assert (log.written, log.dropped) == (1, 1)
-    assert read_exposures(tmp_path)["impression_id"].unique().to_list() == ["r0"]
+    assert (log.written, log.dropped) == (2, 1)
+    assert read_exposures(tmp_path)["impression_id"].to_list() == ["r0", "r0", "r2", "r2"]
     assert "No space left" in caplog.text
 
 

@@ -78,6 +78,7 @@ def test_what_is_shown_is_logged_under_the_id_of_the_request(snapshots, tmp_path
         batch = client.post("/v1/recommend/batch", json={"requests": requests}).json()["responses"]
         client.post("/v1/recommend", json={"user": "u3", "model": "none"})
         client.post("/v1/compare", json={"user": "u3"})  # shown to people who compare
+    assert not log._thread.is_alive()  # it is closed with the service
     frame = read_exposures(tmp_path)
     assert one["impression_id"] == "call-1"
     assert [answer["impression_id"][-2:] for answer in batch] == ["/0", "/1"]
