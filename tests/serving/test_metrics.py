@@ -1,11 +1,14 @@
 """Metrics: what is counted, under which names."""
 
+import asyncio
+
 import pytest
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from recoach.errors import ModelError
 from recoach.serving.app import build_app
 from recoach.serving.routing import Routing
 from recoach.serving.service import Service
@@ -53,3 +56,40 @@ def test_metrics_need_the_key(snapshot):
     routing = Routing({"metered": Service(lambda: snapshot, lambda: 0)})
     with TestClient(build_app(routing, api_key="secret")) as client:
         assert client.get("/metrics").status_code == 401
+
+
+def test_batches_queue_and_versions_are_measured(make_snapshot):
+    state = {"version": "one"}
+
+    def load():
+        if state["version"] == "broken":
+            raise ModelError("half a file")
+        return make_snapshot(state["version"])
+
+    async def follow():
+        service = Service(load, lambda: state["version"], run="measured", reload_seconds=0.01)
+        async with service:
+            snapshot = service.snapshot
+            query = snapshot.build_query(
+                user="u1", history=None, k=2, exclude_seen=True, candidates=None
+            )
+            await asyncio.gather(*(service.recommend(snapshot, "base", [query]) for _ in range(5)))
+            for version in ("broken", "two"):
+                state["version"] = version
+                while (version == "two") != (service.snapshot.version == "two") or (
+                    version == "broken" and not service.reload_error
+                ):
+                    await asyncio.sleep(0.01)
+        return service
+
+    service = asyncio.run(follow())
+    with TestClient(build_app(Routing({"measured": service}), api_key="secret")) as client:
+        found = values(client)
+    assert found["recoach_batch_size_sum", "measured"] == 5
+    assert found["recoach_batch_size_count", "measured"] <= 2
+    assert found["recoach_queue_length", "measured"] == 0
+    assert found["recoach_queue_duration_seconds_count", "measured"] == 5
+    assert found["recoach_reloads_total", "failed", "measured"] == 1
+    assert found["recoach_reloads_total", "loaded", "measured"] == 1
+    assert found["recoach_model_info", "measured", "one"] == 0
+    assert found["recoach_model_info", "measured", "two"] == 1

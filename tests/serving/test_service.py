@@ -220,3 +220,26 @@ def test_a_look_up_that_fails_raises_its_error_and_frees_its_place(snapshot):
                     await service.look_up(lambda: 1 // 0)
 
     asyncio.run(follow())
+
+
+def test_a_reload_with_items_in_another_order_keeps_the_old_snapshot(make_snapshot, caplog):
+    first = make_snapshot("0")
+    shuffled = replace(first.dataset, item_ids=first.dataset.item_ids.reverse())
+    state = {"version": 0}
+
+    def load():
+        return first if state["version"] == 0 else replace(first, dataset=shuffled, version="1")
+
+    async def follow():
+        async with make_service(load, lambda: state["version"], reload_seconds=0.01) as service:
+            state["version"] = 1
+            while not service.reload_error:
+                await asyncio.sleep(0.01)
+            return service
+
+    service = asyncio.run(follow())
+    assert service.snapshot is first
+    assert "version 0 is still served" in service.reload_error
+    assert "ids" in caplog.text
+    with pytest.raises(RecoachError, match="ids"):
+        make_service(lambda: replace(first, dataset=shuffled))

@@ -171,7 +171,7 @@ def serve_at(
             options.exposure_log, count=lambda outcome, n: EXPOSURES.labels(outcome).inc(n)
         )
     routing = Routing(
-        {run: _service(path, options) for run, path in options.runs.items()},
+        {run: _service(run, path, options) for run, path in options.runs.items()},
         split=options.split,
         salt=options.salt,
         policy=options.policy,
@@ -223,19 +223,20 @@ def _serve_shadow(
     from recoach.serving.shadow import run_shadow  # noqa: PLC0415
 
     if options.shadow is not None and options.exposure_log is not None:
-        service = _service(options.shadow, options)
+        service = _service(options.shadow.name, options.shadow, options)
         log = ExposureLog(options.exposure_log, name="shadow")
         report(str(options.shadow))
         run_shadow(options.shadow.name, service, log, jobs)
 
 
-def _service(path: Path, options: ServeOptions) -> "Service":
+def _service(run: str, path: Path, options: ServeOptions) -> "Service":
     from recoach.serving.service import Service  # noqa: PLC0415
 
     folder = RunFolder(path)
     return Service(
         lambda: read_snapshot(folder),
         lambda: file_versions(folder),
+        run=run,
         reload_seconds=options.reload_seconds,
     )
 

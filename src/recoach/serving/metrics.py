@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from recoach.serving.limits import App, Message, Receive, Scope, Send
@@ -20,6 +27,25 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 LISTS = Counter("recoach_lists", "Lists that were sent.", ["run", "model"])
+QUEUE = Gauge(
+    "recoach_queue_length", "Lists that wait to be ranked.", ["run"], multiprocess_mode="livesum"
+)
+QUEUE_SECONDS = Histogram(
+    "recoach_queue_duration_seconds",
+    "Time from a request for a list to the beginning of its ranking.",
+    ["run"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+BATCH_SIZE = Histogram(
+    "recoach_batch_size", "Lists ranked together.", ["run"], buckets=(1, 2, 4, 8, 16, 32, 64)
+)
+MODEL_INFO = Gauge(
+    "recoach_model_info",
+    "1 for the version of a run's weights that is served.",
+    ["run", "version"],
+    multiprocess_mode="livemax",
+)
+RELOADS = Counter("recoach_reloads", "Attempts to load a changed run.", ["run", "outcome"])
 EXPOSURES = Counter("recoach_exposures", "Lists that were logged or dropped.", ["outcome"])
 SHADOW = Counter("recoach_shadow_requests", "Requests passed to the shadow or not.", ["outcome"])
 

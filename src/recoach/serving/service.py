@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from recoach.errors import RecoachError, RunError
+from recoach.serving.metrics import BATCH_SIZE, MODEL_INFO, QUEUE, QUEUE_SECONDS, RELOADS
 from recoach.serving.snapshot import ModelSnapshot, Recommendation, RecommendQuery
 
 MICRO_BATCH_SIZE = 64
@@ -33,6 +34,8 @@ class _Job(NamedTuple):
     model: str
     query: RecommendQuery
     future: "asyncio.Future[Recommendation]"
+    start: float
+    """Time of the request, by `time.monotonic`."""
 
 
 class Service:
@@ -43,6 +46,7 @@ class Service:
     Args:
         load: reads the run.
         fingerprint: returns a cheap value that changes when the run changes.
+        run: name of the run in metrics.
         queue_size: largest number of pending queries.
         max_lookups: largest number of pending look-ups.
         reload_seconds: time between two checks for a change.
@@ -53,17 +57,19 @@ class Service:
         load: Callable[[], ModelSnapshot],
         fingerprint: Callable[[], Hashable],
         *,
+        run: str = "run",
         queue_size: int = 2048,
         max_lookups: int = 16,
         reload_seconds: float = 2.0,
     ) -> None:
-        self._load, self._fingerprint = load, fingerprint
+        self._load, self._fingerprint, self._run = load, fingerprint, run
         self._queue_size, self._reload_seconds = queue_size, reload_seconds
         self._max_lookups, self._n_lookups, self._lookup_seconds = max_lookups, 0, 0.0
         self._lookup_lock = asyncio.Lock()
         self._is_ranking = False
         self._loaded_fingerprint = fingerprint()
         self.snapshot = load()
+        MODEL_INFO.labels(run, self.snapshot.version).set(1)
         self.reload_error = ""
         """Message of the last reload; empty if it succeeded."""
         self._pending: list[_Job] = []
@@ -106,8 +112,10 @@ class Service:
                 f"The queue of {self._queue_size} requests is full. Try again later."
             )
         loop = asyncio.get_running_loop()
-        jobs = [_Job(snapshot, model, query, loop.create_future()) for query in queries]
+        start = time.monotonic()
+        jobs = [_Job(snapshot, model, query, loop.create_future(), start) for query in queries]
         self._pending += jobs
+        QUEUE.labels(self._run).set(len(self._pending))
         self._has_pending.set()
         try:
             return list(await asyncio.gather(*(job.future for job in jobs)))
@@ -149,6 +157,7 @@ class Service:
             while self._pending:
                 jobs = self._pending[:MICRO_BATCH_SIZE]
                 self._pending = self._pending[MICRO_BATCH_SIZE:]
+                QUEUE.labels(self._run).set(len(self._pending))
                 await self._rank([job for job in jobs if not job.future.done()])
             self._is_ranking = False
 
@@ -158,6 +167,10 @@ class Service:
             groups.setdefault((id(job.snapshot), job.model), []).append(job)
         for (_, model), group in groups.items():
             queries = [job.query for job in group]
+            BATCH_SIZE.labels(self._run).observe(len(group))
+            now = time.monotonic()
+            for job in group:
+                QUEUE_SECONDS.labels(self._run).observe(now - job.start)
             finished = await _run_until_done(
                 self._rank_executor, partial(group[0].snapshot.recommend, model, queries)
             )
@@ -184,8 +197,12 @@ class Service:
                     "still served. The log of the service has the reason."
                 )
                 _log.warning("The run has changed and cannot be read: %s", error)
+                RELOADS.labels(self._run, "failed").inc()
             else:
+                MODEL_INFO.labels(self._run, self.snapshot.version).set(0)
                 self.snapshot, self.reload_error = finished.result(), ""
+                MODEL_INFO.labels(self._run, self.snapshot.version).set(1)
+                RELOADS.labels(self._run, "loaded").inc()
                 _log.info("Serving version %s", self.snapshot.version)
             self._loaded_fingerprint = fingerprint
 
