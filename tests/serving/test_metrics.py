@@ -74,17 +74,16 @@ def test_batches_queue_and_versions_are_measured(make_snapshot):
                 user="u1", history=None, k=2, exclude_seen=True, candidates=None
             )
             await asyncio.gather(*(service.recommend(snapshot, "base", [query]) for _ in range(5)))
-            for version in ("broken", "two"):
-                state["version"] = version
-                while (version == "two") != (service.snapshot.version == "two") or (
-                    version == "broken" and not service.reload_error
-                ):
-                    await asyncio.sleep(0.01)
+            state["version"] = "broken"
+            while not service.reload_error:
+                await asyncio.sleep(0.01)
+            state["version"] = "two"
+            while service.snapshot.version != "two":
+                await asyncio.sleep(0.01)
         return service
 
     service = asyncio.run(follow())
-    with TestClient(build_app(Routing({"measured": service}), api_key="secret")) as client:
-        found = values(client)
+    found = values(TestClient(build_app(Routing({"measured": service}), api_key="secret")))
     assert found["recoach_batch_size_sum", "measured"] == 5
     assert found["recoach_batch_size_count", "measured"] <= 2
     assert found["recoach_queue_length", "measured"] == 0

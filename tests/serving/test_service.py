@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from recoach.errors import ModelError
+pytest.importorskip("prometheus_client", reason="the serve extra is not installed")
+from recoach.errors import ModelError, RecoachError
 from recoach.serving import service as module
 from recoach.serving.service import OverloadedError, Service
 
