@@ -110,9 +110,9 @@ def results(run):
 
 
 def numbers(run):
-    """Return results.json without durations and the name of the folder."""
+    """Return results.json without date, durations and the name of the folder."""
     record = results(run)
-    record.pop("name")
+    record.pop("name"), record.pop("date", None)
     for model in record["models"].values():
         model.pop("seconds", None)
     return record

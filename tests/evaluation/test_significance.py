@@ -4,6 +4,9 @@ from scipy import stats
 
 from recoach.evaluation import significance as module
 from recoach.evaluation.significance import (
+    holm_levels,
+    holm_p_values,
+    mean_interval,
     minimal_detectable_effect,
     paired_bootstrap,
     seeds_interval,
@@ -141,3 +144,46 @@ def test_the_interval_over_seeds_is_student_t():
     low, high = seeds_interval([1.0, 2.0, 3.0])
     assert (low + high) / 2 == pytest.approx(2)
     assert (high - low) / 2 == pytest.approx(4.302653 / 3**0.5)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [  # multipletests(p_values, method="holm")[1] of statsmodels 0.14
+        ([0.01, 0.04, 0.03, 0.005, 0.2], [0.04, 0.09, 0.09, 0.025, 0.2]),
+        ([0.02, 0.02, 0.6, 0.7], [0.08, 0.08, 1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_agrees_with_statsmodels(p_values, adjusted):
+    assert holm_p_values(p_values) == pytest.approx(adjusted)
+
+
+def test_the_levels_of_holm_reject_what_its_p_values_reject():
+    p_values = [0.01, 0.04, 0.03, 0.005, 0.2]
+    levels = holm_levels(p_values)
+    assert levels == pytest.approx([0.0125, 0.05 / 3, 0.05 / 3, 0.01, 0.05 / 3])
+    rejected = [p <= level for p, level in zip(p_values, levels, strict=True)]
+    assert rejected == [p <= 0.05 for p in holm_p_values(p_values)]
+    assert holm_levels([0.01, 0.02]) == [0.025, 0.05]
+
+
+def test_a_higher_level_gives_a_wider_interval():
+    wide, narrow = (paired_bootstrap(OURS, THEIRS, alpha=alpha) for alpha in (0.001, 0.05))
+    assert wide.low < narrow.low < narrow.high < wide.high
+    assert wide.p_value == narrow.p_value
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+    hits = (THEIRS > 0.7).astype(float)
+    half_width = 1.96 * hits.std() / len(hits) ** 0.5
+    expected = (hits.mean() - half_width, hits.mean() + half_width)
+    assert mean_interval(hits) == pytest.approx(expected, rel=0.03)
+    assert mean_interval(np.append(hits, np.nan)) == mean_interval(hits)
+    assert all(np.isnan(mean_interval(np.array([np.nan]))))
+
+
+@pytest.mark.parametrize("n_clusters", [900, 1800])  # resampled, and from the standard error
+def test_the_interval_of_a_mean_counts_users_not_states(n_clusters):
+    values = np.repeat(np.random.default_rng(0).random(n_clusters), 3)
+    low, high = mean_interval(values, clusters=np.repeat(np.arange(n_clusters), 3))
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / n_clusters**0.5, rel=0.04)

@@ -19,7 +19,8 @@ from recoach.experiments.stages import execute, open_run
 from recoach.models.registry import MODELS
 from recoach.report.html import write_report
 from recoach.report.protocol import split_lines
-from recoach.report.tables import comparison_table, summary
+from recoach.report.tables import comparison_table, headline, summary
+from recoach.report.verdict import control_warning, verdict_sentence
 from recoach.training.callbacks import Callback, CallbackList
 from recoach.training.trackers import TrackerName, check_trackers, trackers
 
@@ -193,6 +194,10 @@ def _show(path: Path, results: dict[str, Any]) -> None:
     if not distributed.is_main_process():
         return
     report_path = write_report(path)
+    shown = headline(results)
+    for line in (verdict_sentence(shown), control_warning(shown)):
+        if line:
+            console.print(line)
     console.print(comparison_table(results))
     console.print(summary(results))
     console.print(f"Run folder: {path}. Report: {report_path}")

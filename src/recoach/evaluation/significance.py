@@ -1,4 +1,4 @@
-"""Significance of differences: paired bootstrap, detectable effect, t interval over seeds."""
+"""Significance: bootstrap intervals, Holm's adjustment, detectable effect, t over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ from scipy import stats
 _MAX_COUNTS = 2**25
 """Counts of resamples in memory at most, 256 MiB."""
 
+_MOST_DISTINCT = 1000
+"""Distinct values of clusters up to which `mean_interval` resamples."""
+
 Verdict = Literal["better", "worse", "no difference"]
 
 
@@ -18,9 +21,9 @@ class Comparison(NamedTuple):
 
     difference: float
     low: float
-    """Lower end of the 95 % interval of the difference."""
+    """Lower end of the interval of the difference, 95 % unless another level was given."""
     high: float
-    """Upper end of the 95 % interval of the difference."""
+    """Upper end of that interval."""
     relative: float
     """Difference divided by the mean of the second model; 0 if that mean is 0."""
     p_value: float
@@ -34,6 +37,7 @@ def paired_bootstrap(
     samples: int = 2000,
     seed: int = 0,
     clusters: np.ndarray | None = None,
+    alpha: float = 0.05,
 ) -> Comparison:
     """Compare two models on the same states by a paired bootstrap of the mean difference.
 
@@ -52,19 +56,87 @@ def paired_bootstrap(
         samples: number of resamples.
         seed: of the resampling.
         clusters: int64[B] cluster of each state, such as its user. Default: each state is one.
+        alpha: two-sided level; 0.05 gives the 95 % interval.
 
     Returns:
-        The percentile interval (95 %), the two-sided p-value and a verdict on the first model.
+        The percentile interval, the two-sided p-value and a verdict on the first model.
     """
     totals, sizes, counts = _distinct_clusters(ours - theirs, clusters)
     means = _resampled_means(totals, sizes, counts, samples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     tail = min((means <= 0).sum(), (means >= 0).sum())
     p_value = min(1.0, 2 * (int(tail) + 1) / (samples + 1))
     difference, base = float(np.mean(ours) - np.mean(theirs)), float(np.mean(theirs))
     relative = difference / base if base else 0.0
     interval = float(low), float(high)
     return Comparison(difference, *interval, relative, p_value, verdict(*interval))
+
+
+def mean_interval(
+    values: np.ndarray, *, samples: int = 2000, seed: int = 0, clusters: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean over states, see `paired_bootstrap`.
+
+    With more than 1,000 distinct values the interval is mean ± 1.96 cluster-robust standard errors:
+    there the distribution of the mean is normal, and the bootstrap takes seconds for each metric.
+
+    Args:
+        values: float[B] a metric of each state; nan where it is not defined, left out.
+        samples: number of resamples.
+        seed: of the resampling.
+        clusters: int64[B] cluster of each state, such as its user. Default: each state is one.
+
+    Returns:
+        Lower and upper end; nan without a defined value.
+    """
+    is_defined = ~np.isnan(values)
+    if not is_defined.any():
+        return math.nan, math.nan
+    values, clusters = values[is_defined], None if clusters is None else clusters[is_defined]
+    totals, sizes, counts = _distinct_clusters(values, clusters)
+    if len(totals) > _MOST_DISTINCT:
+        residuals = totals - values.mean() * sizes
+        n_clusters = counts.sum()
+        variance = n_clusters / (n_clusters - 1) * (counts @ residuals**2)
+        half_width = stats.norm.ppf(0.975) * math.sqrt(variance) / len(values)
+        return float(values.mean() - half_width), float(values.mean() + half_width)
+    means = _resampled_means(totals, sizes, counts, samples, np.random.default_rng(seed))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def holm_p_values(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values of a family of tests, adjusted by Holm's step-down procedure.
+
+    The j-th smallest of m p-values is multiplied by m - j + 1; an adjusted p-value is at least
+    that of every smaller one, and at most 1. Tests whose adjusted p-value is at most 0.05 can be
+    called significant together: the probability of one false call or more is at most 5 %.
+
+    Source: Holm 1979; `multipletests(method="holm")` of statsmodels.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(_ascending(p_values)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
+    """Return the level at which Holm's procedure tests each hypothesis, for its interval.
+
+    alpha / (m - j + 1) for the j-th smallest of m p-values, up to the first that is not rejected;
+    the later ones keep the level of that one. An interval of level 1 - `level` then excludes 0
+    where the adjusted p-value is at most alpha, up to the rounding of the bootstrap.
+    """
+    levels = [alpha] * len(p_values)
+    is_rejecting, level = True, alpha
+    for place, index in enumerate(_ascending(p_values)):
+        if is_rejecting:
+            level = alpha / (len(p_values) - place)
+            is_rejecting = p_values[index] <= level
+        levels[index] = level
+    return levels
 
 
 def minimal_detectable_effect(
@@ -114,6 +186,10 @@ def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:
     half_width = float(stats.t.ppf(0.975, len(values) - 1) * standard_error)
     mean = float(values.mean())
     return mean - half_width, mean + half_width
+
+
+def _ascending(p_values: Sequence[float]) -> list[int]:
+    return sorted(range(len(p_values)), key=lambda index: p_values[index])
 
 
 def _distinct_clusters(

@@ -1,6 +1,7 @@
 """The results of a run: metrics with their protocol, values per user, lists of a few users."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,19 +10,16 @@ import polars as pl
 from recoach.data.dataset import Dataset
 from recoach.data.split import leaked_share
 from recoach.data.targets import Part, Targets, cold_targets_of, targets_of
-from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
-from recoach.evaluation.metrics import METRICS, TargetRanks
-from recoach.evaluation.significance import paired_bootstrap
-from recoach.evaluation.strata import (
-    Activity,
-    Bucket,
-    Stratum,
-    activity_groups,
-    popularity_buckets,
-    target_strata,
-)
 from recoach.experiments.config import ExperimentConfig
+from recoach.experiments.measures import (
+    LIST_LENGTH,
+    beyond_accuracy,
+    comparisons,
+    mean_intervals,
+    strata_metrics,
+)
+from recoach.experiments.resolved import resolved_settings
 from recoach.experiments.run_folder import RETRAINED, RunFolder, environment
 from recoach.models.base import Recommender
 from recoach.models.registry import MODELS, build_model
@@ -30,7 +28,6 @@ from recoach.training.health import health_warnings
 
 FORMAT = 1
 _EXAMPLE_USERS = 6
-_LIST_LENGTH = 10
 
 StageName = Literal["base", "tuned", "control"]
 """The trained models of a run: base, fine-tuned, and after continued supervised training."""
@@ -100,20 +97,22 @@ def write_results(
         "dataset": _dataset_summary(dataset),
         "model": config.model_name,
         "seed": config.seed,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "protocol": _protocol(config, evaluated, is_retrained=retrained is not None),
-        **_model_results(evaluated, selected),
+        **_model_results(evaluated, selected, config.finetune.metric),
     }
     frames = [_per_user(evaluated)]
     best = evaluated
     if retrained is not None:
         targets = {"test": cold_targets_of(targets["test"], retrained.dataset)}
         best = _evaluate(retrained, targets, config)
-        results["retrained"] = _model_results(best, retrained)
+        results["retrained"] = _model_results(best, retrained, config.finetune.metric)
         frames.append(_per_user(best, ending=RETRAINED))
     results |= {
         "diagnostics": _diagnostics(
             folder.metrics(), dataset.n_items, getattr(config.finetune, "beta", 0.0)
         ),
+        "resolved": resolved_settings(config, dataset, folder.metrics(), _tuned(selected)),
         "config": config.tables(),
         "environment": environment(),
     }
@@ -122,6 +121,11 @@ def write_results(
     folder.write_json("lists.json", _lists(config, best, titles))
     folder.write_json("results.json", results)
     return results
+
+
+def _tuned(stages: TrainedStages) -> Recommender | None:
+    trained = stages.models.get("tuned")
+    return None if trained is None else trained.model
 
 
 def _evaluate(
@@ -142,23 +146,24 @@ def _evaluate(
         for name, model in models.items()
     }
     lists = {
-        name: top_lists(model, dataset, targets["test"], _LIST_LENGTH)
+        name: top_lists(model, dataset, targets["test"], LIST_LENGTH)
         for name, model in models.items()
     }
     return _Evaluated(dataset, models, evaluations, lists)
 
 
-def _model_results(evaluated: _Evaluated, stages: TrainedStages) -> dict[str, Any]:
+def _model_results(evaluated: _Evaluated, stages: TrainedStages, primary: str) -> dict[str, Any]:
     """Return the part of the record on the models of one dataset."""
     tests = evaluated.tests
     return {
         "models": {
             name: _metrics(evaluated.evaluations[name], stages.models.get(name))  # type: ignore[call-overload]
-            | _beyond_accuracy(name, evaluated)
-            | _strata(tests[name])
+            | {"intervals": mean_intervals(tests[name].metrics, tests[name].users)}
+            | beyond_accuracy(tests[name], evaluated.dataset, evaluated.lists, name)
+            | strata_metrics(tests[name])
             for name in evaluated.models
         },
-        "comparisons": _comparisons(tests),
+        "comparisons": comparisons(tests, primary),
     }
 
 
@@ -178,72 +183,6 @@ def _metrics(
         if result.share is not None:
             summary["share"] = result.share
     return summary
-
-
-def _beyond_accuracy(name: str, evaluated: _Evaluated) -> dict[str, Any]:
-    """Return list metrics, and recall by popularity of the target and by length of the history.
-
-    A recommended item is unexpected if the popularity model does not recommend it.
-    """
-    dataset, lists, test = evaluated.dataset, evaluated.lists, evaluated.tests[name]
-    buckets = popularity_buckets(
-        test.targets.items, test.ranks, dataset.train, dataset.n_items, k=_LIST_LENGTH
-    )
-    test_users = np.repeat(test.users, test.targets.counts)
-    groups = activity_groups(dataset.train.lengths[test_users], test.ranks, k=_LIST_LENGTH)
-    recommended = RecommendationLists(
-        lists[name],
-        dataset.train,
-        dataset.n_items,
-        targets=(test.targets.states, test.targets.items),
-        expected=lists["popularity"],
-    )
-    metrics = list_metrics(recommended)
-    return {
-        "lists": {metric: round(value, 6) for metric, value in metrics.items()},
-        "popularity_buckets": [_group_entry(bucket) for bucket in buckets if bucket.targets],
-        "activity_groups": [_group_entry(group) for group in groups],
-    }
-
-
-def _strata(test: Evaluation) -> dict[str, Any]:
-    """Return the metrics by kind of target, for the kinds of which the targets are several."""
-    targets = test.targets
-    kinds: dict[str, tuple[np.ndarray, Sequence[str]]] = {
-        "repeats": (targets.repeated.astype(np.int64), ("new", "repeat")),
-        "cold": (targets.cold.astype(np.int64), ("warm", "cold")),
-    }
-    event_types = targets.column("event_type")
-    if event_types is not None and isinstance(event_types.dtype, pl.Enum):
-        labels = event_types.to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
-        kinds["event_type"] = (labels, event_types.dtype.categories.to_list())
-    ranks = TargetRanks(test.ranks, targets.states, targets.counts)
-    names = [name for name in METRICS if name != "value"]
-    strata = {}
-    for kind, (labels, labelled) in kinds.items():
-        if kind == "event_type" or len(np.unique(labels)) > 1:
-            strata[kind] = {
-                name: stratum
-                for name, stratum in target_strata(
-                    ranks, labels, labelled, test.protocol["ks"], names
-                ).items()
-                if stratum.states
-            }
-    return {"strata": {kind: _stratum_entries(found) for kind, found in strata.items()}}
-
-
-def _stratum_entries(strata: Mapping[str, Stratum]) -> dict[str, Any]:
-    return {
-        name: {"states": stratum.states, "targets": stratum.targets}
-        | {metric: round(value, 6) for metric, value in stratum.means.items()}
-        for name, stratum in strata.items()
-    }
-
-
-def _group_entry(group: Bucket | Activity) -> dict[str, Any]:
-    entry: dict[str, Any] = group._asdict()
-    recall = entry.pop("recall")
-    return entry | {f"recall@{_LIST_LENGTH}": round(recall, 6)}
 
 
 def _dataset_summary(dataset: Dataset) -> dict[str, Any]:
@@ -278,6 +217,7 @@ def _protocol(
             "best_tuned": f"valid/{config.finetune.metric}",
             "last": "the last step",
         }[config.finetune.select],
+        "primary": config.finetune.metric,
         "retrained": is_retrained,
         "control_missing": _why_no_control(config, evaluated),
         "interval": "95 %, paired bootstrap over users"
@@ -293,24 +233,6 @@ def _why_no_control(config: ExperimentConfig, evaluated: _Evaluated) -> str | No
     if not config.evaluation.control:
         return "evaluation.control is off"
     return "the model has no loss of its own to continue with"
-
-
-def _comparisons(tests: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    pairs = [("tuned", "base"), ("control", "base"), ("tuned", "control"), ("base", "popularity")]
-    return [
-        {"a": a, "b": b, "split": "test", "metric": metric}
-        | {
-            name: round(value, 8) if isinstance(value, float) else value
-            for name, value in paired_bootstrap(
-                tests[a].metrics[metric], tests[b].metrics[metric], clusters=tests[a].users
-            )
-            ._asdict()
-            .items()
-        }
-        for a, b in pairs
-        if a in tests and b in tests
-        for metric in tests[a].metrics
-    ]
 
 
 def _per_user(evaluated: _Evaluated, ending: str = "") -> pl.DataFrame:
@@ -340,7 +262,7 @@ def _lists(
     place = np.cumsum(examples) - 1
     names = [name for name in ("base", "tuned") if name in models]
     lists = {
-        name: top_lists(models[name], dataset, targets.select(examples), _LIST_LENGTH)
+        name: top_lists(models[name], dataset, targets.select(examples), LIST_LENGTH)
         for name in names
     }
     first = np.cumsum(targets.counts) - targets.counts

@@ -40,10 +40,10 @@ def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultT
     are_retrained = all("retrained" in results for results in runs.values())
     if are_retrained:
         runs = {name: headline(results) for name, results in runs.items()}
-    first_name, first = next(iter(runs.items()))
+    check_comparable(runs)
+    first = next(iter(runs.values()))
     rows: list[tuple[str, ...]] = []
     for name, results in runs.items():
-        _check_comparable(first_name, first, name, results)
         is_first = not rows
         for key, label in MODELS.items():
             if key in results["models"] and (is_first or key not in _REFERENCES):
@@ -61,6 +61,13 @@ def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultT
     )
     columns = ("Model", *(metric_label(metric) for metric in metrics))
     return ResultTable("Comparison of runs", columns, rows, note)
+
+
+def check_comparable(runs: Mapping[str, Results]) -> None:
+    """Raise a RunError if the runs differ in data or evaluation protocol."""
+    first_name, first = next(iter(runs.items()))
+    for name, results in runs.items():
+        _check_comparable(first_name, first, name, results)
 
 
 def default_metrics(runs: Mapping[str, Results]) -> list[str]:

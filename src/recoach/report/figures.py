@@ -1,20 +1,22 @@
 """The figures of a report as SVG text, in small panels that stack on a narrow screen.
 
 Equal records give equal bytes. The colours are from the palette of Okabe and Ito; line styles and
-markers differ as well, so that the figures can be read without colour.
+markers differ as well, so that the figures can be read without colour. In the SVG they are CSS
+variables of the page, which has a dark mode.
 """
 
 import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from recoach.report.curves import Curve, Panel, curve_panel
 from recoach.report.tables import (
     MODELS,
     Results,
@@ -33,6 +35,13 @@ COLOURS: Final = {
     "tuned": "#0072b2",
 }
 DASHES: Final = {"base": "-", "control": "--", "tuned": "-"}
+SVG_DASHES: Final = {"base": "", "control": "6 4", "tuned": ""}
+_VARIABLES: Final = {
+    "#1a1a1a": "var(--text)",
+    "#8a8a8a": "var(--axis)",
+    "#e6e6e6": "var(--grid)",
+    **{COLOURS[stage]: f"var(--{stage})" for stage in ("base", "control", "tuned")},
+}
 MARKERS: Final = {"base": "D", "control": "s", "tuned": "o"}
 VALIDATION: Final = "valid/ndcg@10"
 GRPO_CURVES: Final = {
@@ -64,14 +73,6 @@ STYLE: Final[dict[Any, Any]] = {
 Metrics = Sequence[Mapping[str, Any]]
 
 
-class Panel(NamedTuple):
-    """A figure: its heading and its <svg> element."""
-
-    title: str
-    svg: str
-
-
-@mpl.rc_context(STYLE)
 def pretraining_panels(metrics: Metrics, results: Results) -> list[Panel]:
     """Return loss and validation NDCG@10 of the base by step, without what was not logged."""
     loss = _curve_panel(metrics, "Training loss of the base", "loss", ("base",))
@@ -80,7 +81,6 @@ def pretraining_panels(metrics: Metrics, results: Results) -> list[Panel]:
     return [panel for panel in (loss, ndcg) if panel is not None]
 
 
-@mpl.rc_context(STYLE)
 def grpo_panels(metrics: Metrics, results: Results) -> list[Panel]:
     """Return validation NDCG@10 of base, control and GRPO by step, then what GRPO logged."""
     stages = ("control", "tuned")
@@ -115,8 +115,8 @@ def user_group_panels(results: Results) -> list[Panel]:
         _group_panel(
             "Recall@10 by popularity of the target",
             _groups(results, "popularity_buckets"),
-            lambda bucket: f"{bucket['items']:,}",
-            "items in the group, most popular group first",
+            bucket_name,
+            "popularity: items by share of all training interactions",
         ),
         _coverage_panel(results),
     ]
@@ -127,7 +127,7 @@ def user_group_panels(results: Results) -> list[Panel]:
 def result_panels(results: Results, names: Sequence[str]) -> list[Panel]:
     """Return bars of NDCG and recall and, for tuned models, the change of all metrics.
 
-    Error bars are the 95 % interval of the difference from the base.
+    Error bars are 95 % intervals: of the value in bars, of the difference from the base else.
 
     Args:
         results: the content of results.json.
@@ -162,20 +162,21 @@ def _curve_panel(
     curves = {stage: curve for stage, curve in curves.items() if curve[0]}
     if not curves:
         return None
-    axes = _axes()
+    drawn = [
+        Curve(
+            MODELS[stage],
+            f"var(--{stage})",
+            SVG_DASHES[stage],
+            *curve,
+            selected=(best or {}).get(stage),
+        )
+        for stage, curve in curves.items()
+    ]
     if level is not None:
-        axes.axhline(level, color=COLOURS["base"], linestyle=":", label=MODELS["base"])
-    for stage, (steps, values) in curves.items():
-        marker = "" if len(steps) > 1 else "."
-        axes.plot(steps, values, **_style(stage), linestyle=DASHES[stage], marker=marker)
-        best_step = (best or {}).get(stage)
-        if best_step in steps:
-            best_value = values[steps.index(best_step)]
-            axes.plot(
-                [best_step], [best_value], MARKERS[stage], color=COLOURS[stage], label="_selected"
-            )
-    axes.margins(x=0.03)
-    return _panel(axes, heading, "step", legend=len(curves) > 1 or level is not None)
+        steps = [step for steps, _ in curves.values() for step in steps]
+        ends = [min(steps), max(steps)]
+        drawn.insert(0, Curve(MODELS["base"], "var(--base)", "2 4", ends, [level, level]))
+    return curve_panel(heading, drawn)
 
 
 def _drift_panel(metrics: Metrics) -> Panel | None:
@@ -185,10 +186,12 @@ def _drift_panel(metrics: Metrics) -> Panel | None:
     curves = {name: curve for name, curve in curves.items() if any(curve[1])}
     if not curves:
         return None
-    axes = _axes()
-    for index, (name, (steps, drift)) in enumerate(curves.items()):
-        axes.plot(steps, drift, ("-", "--", ":", "-.")[index % 4], label=name.split("/")[1])
-    return _panel(axes, "Relative change of the parameters", "step")
+    styles = [("var(--tuned)", ""), ("var(--control)", "6 4"), ("var(--base)", "2 4")]
+    drawn = [
+        Curve(name.split("/")[1], *styles[index % len(styles)], *curve)
+        for index, (name, curve) in enumerate(curves.items())
+    ]
+    return curve_panel("Relative change of the parameters", drawn)
 
 
 def _groups(results: Results, part: str) -> dict[str, Metrics]:
@@ -202,6 +205,14 @@ def _length_range(group: Mapping[str, int]) -> str:
     return "–".join(str(length) for length in lengths)
 
 
+def bucket_name(bucket: Mapping[str, Any]) -> str:
+    """Return the name of a popularity group: "top 20 %", "20–40 %"; of old records its size."""
+    if "interactions" not in bucket:
+        return f"{bucket['items']:,}"
+    low, high = (round(100 * end) for end in bucket["interactions"])
+    return f"{low}–{high} %" if low else f"top {high} %"
+
+
 def _group_panel(
     heading: str,
     models: Mapping[str, Metrics],
@@ -212,11 +223,15 @@ def _group_panel(
     if not models:
         return None
     axes = _axes()
-    for key, groups in models.items():
+    for shift, (key, groups) in enumerate(models.items(), start=-1):
         values = [group["recall@10"] for group in groups]
-        axes.plot(range(len(groups)), values, MARKERS[key], **_style(key), linestyle=DASHES[key])
+        places = [place + 0.06 * shift for place in range(len(groups))]
+        for place, group in zip(places, groups, strict=True):
+            if "interval" in group:
+                axes.plot([place] * 2, group["interval"], color=COLOURS[key], linewidth=1.2)
+        axes.plot(places, values, MARKERS[key], **_style(key), linestyle=DASHES[key])
     names = [name_of(group) for group in next(iter(models.values()))]
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(bottom=0)
     return _panel(axes, heading, label)
 
@@ -241,25 +256,32 @@ def _coverage_panel(results: Results) -> Panel | None:
 
 
 def _bar_panel(results: Results, metric: str) -> Panel:
-    """Draw a bar for each model with its value above and an error bar."""
-    axes = _axes()
+    """Draw a bar for each model with its value and its interval.
+
+    Records of earlier versions have the interval of the difference from the base instead.
+    """
     models = [key for key in MODELS if metric_value(results, key, metric) is not None]
-    heights = [metric_value(results, key, metric) or 0.0 for key in models]
-    axes.bar(range(len(models)), heights, width=0.62, color=[COLOURS[key] for key in models])
+    axes = _axes(height=0.9 + 0.46 * len(models))
+    values = [metric_value(results, key, metric) or 0.0 for key in models]
+    axes.barh(range(len(models)), values, height=0.62, color=[COLOURS[key] for key in models])
     base = metric_value(results, "base", metric) or 0.0
     for index, key in enumerate(models):
         entry = find_comparison(results, key, "base", metric)
-        top = heights[index]
-        if entry is not None and key != "popularity":
+        interval = results["models"][key].get("intervals", {}).get(metric)
+        if interval is None and entry is not None and key != "popularity":
             interval = (base + entry["low"], base + entry["high"])
-            axes.plot([index, index], interval, color="#1a1a1a", linewidth=1.5)
-            top = max(top, interval[1])
-        label = f"{heights[index]:.4f}"
-        axes.annotate(label, (index, top), (0, 4), textcoords="offset points", ha="center")
-    axes.set_xticks(range(len(models)), [MODELS[key].replace(" + ", "\n+ ") for key in models])
-    axes.tick_params(axis="x", length=0, labelsize=9)
-    axes.grid(visible=False, axis="x")
-    axes.margins(y=0.15)
+        right = values[index]
+        if interval is not None:
+            axes.plot(interval, [index, index], color="#1a1a1a", linewidth=1.5)
+            right = max(right, interval[1])
+        label = f"{values[index]:.4f}"
+        axes.annotate(label, (right, index), (4, 0), textcoords="offset points", va="center")
+    names = [MODELS[key].replace(" + ", "\n+ ") for key in models]
+    axes.set_yticks(range(len(models)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.18)
     return _panel(axes, f"{metric_label(metric)} on the test items", legend=False)
 
 
@@ -311,14 +333,17 @@ def _panel(axes: Axes, heading: str, xlabel: str = "", *, legend: bool = True) -
     The SVG is one <svg> element without date, metadata or random ids.
     """
     axes.set_xlabel(xlabel)
+    axes.set_facecolor("none")
     if legend:
-        axes.legend(loc="best")
+        axes.figure.legend(loc="outside upper center", ncols=2)
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": heading}):
-        axes.figure.canvas.print_figure(buffer, format="svg", metadata=metadata)
+        axes.figure.canvas.print_figure(buffer, format="svg", metadata=metadata, facecolor="none")
     text = buffer.getvalue()
     text = re.sub(r'<g id="[^"]*">', "<g>", text[text.index("<svg") :])
     text = re.sub(r"\s*<!--.*?-->", "", text, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
     svg = text.replace("<svg ", f'<svg role="img" aria-label="{heading}" ', 1)
     return Panel(heading, svg)

@@ -1,27 +1,34 @@
 """The report of a run, one HTML page: summary, metrics, figures, example lists, configuration.
 
-The page contains its style and figures and loads nothing from the network. All text from the data
-(ids, titles, names) is escaped.
+The page contains its style, figures and script and loads nothing from the network. All text from
+the data (ids, titles, names) is escaped.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from markupsafe import Markup
 
 from recoach.errors import RunError
 from recoach.experiments.run_folder import RunFolder
+from recoach.report.curves import Panel
 from recoach.report.figures import (
-    Panel,
+    bucket_name,
     grpo_panels,
     pretraining_panels,
     result_panels,
     user_group_panels,
 )
 from recoach.report.protocol import protocol_sentences, record_warning
-from recoach.report.table_formats import render
+from recoach.report.run_files import (
+    parse_json,
+    read_lists,
+    read_metrics,
+    read_results,
+    read_text,
+)
+from recoach.report.table_formats import page_parts, render
 from recoach.report.tables import (
     CONTROL,
     MARKS,
@@ -34,6 +41,7 @@ from recoach.report.tables import (
     format_interval,
     format_metric,
     format_percent,
+    format_range,
     headline,
     main_metrics,
     metric_label,
@@ -41,20 +49,8 @@ from recoach.report.tables import (
     strata_rows,
     summary,
 )
+from recoach.report.verdict import control_warning, primary_metric, verdict_sentence
 
-Json = TypeVar("Json", dict[str, Any], list[Any])
-
-FORMAT: Final = 1
-REQUIRED: Final = {
-    "name": str,
-    "dataset": dict,
-    "model": str,
-    "protocol": dict,
-    "models": dict,
-}
-COMPARISON_KEYS: Final = frozenset(
-    ("a", "b", "split", "metric", "relative", "low", "high", "p_value", "verdict")
-)
 STATISTICS: Final = {
     "users": "Users",
     "items": "Items",
@@ -81,11 +77,11 @@ def write_report(run_directory: Path) -> Path:
 
 def _render(run: Path) -> str:
     """Read the files of the run and fill the template."""
-    results = _read_results(run / "results.json")
-    metrics = _read_metrics(run / "metrics.jsonl")
-    lists = _read_lists(run / "lists.json") if (run / "lists.json").exists() else []
-    config = _read_text(run / "config.toml")
-    environment: dict[str, Any] = _parse_json(run / "env.json", _read_text(run / "env.json"), dict)
+    results = read_results(run / "results.json")
+    metrics = read_metrics(run / "metrics.jsonl")
+    lists = read_lists(run / "lists.json") if (run / "lists.json").exists() else []
+    config = read_text(run / "config.toml")
+    environment: dict[str, Any] = parse_json(run / "env.json", read_text(run / "env.json"), dict)
     try:
         context = _context(results, metrics, lists)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -93,25 +89,36 @@ def _render(run: Path) -> str:
             f"{run}: the files of the run do not match ({type(error).__name__}: {error}). Another "
             "version of recoach may have written them. Run the experiment again."
         ) from error
-    return render("report.html.j2", **context, config=config, environment=environment)
+    parts = page_parts()
+    return render("report.html.j2", **context, **parts, config=config, environment=environment)
 
 
 def _context(
     results: Results, metrics: list[dict[str, Any]], lists: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the variables of the template."""
-    names = columns(results)
+    primary = primary_metric(results)
+    names = [primary, *(name for name in columns(results) if name != primary)]
     record, results = results, headline(results)
     return {
         "name": results["name"],
         "model": results["model"],
         "seed": results.get("seed", "–"),
-        "summary": summary(results),
+        "date": results.get("date", ""),
+        "verdict": verdict_sentence(results),
+        "summary": summary(record),
+        "primary": metric_label(primary),
+        "resolved": sorted(results.get("resolved", {}).items()),
+        "is_adjusted": any("adjusted" in entry for entry in results.get("comparisons", ())),
+        "buckets": _buckets(results),
+        "list_rows": _list_rows(results),
         "method": _method(results),
         "dataset": results["dataset"].get("name", "–"),
         "statistics": _statistics(results["dataset"]),
         "protocol": protocol_sentences(results["protocol"]),
-        "warning": record_warning(results["protocol"]),
+        "warnings": [
+            text for text in (control_warning(results), record_warning(results["protocol"])) if text
+        ],
         "columns": [metric_label(name) for name in names],
         "rows": rows(results, names),
         "marks": MARKS,
@@ -121,7 +128,7 @@ def _context(
         "strata_columns": [metric_label(name) for name in main_metrics(results)],
         "strata": [(heading, strata_rows(results, key)) for key, heading in STRATA.items()],
         "stages": _stages(record),
-        "sections": _figure_sections(record, results, metrics),
+        "sections": _figure_sections(record, results, metrics, names),
         "lists": lists,
         "tuned": "tuned" in results["models"],
     }
@@ -143,7 +150,7 @@ def _method(results: Results) -> list[str]:
 
 
 def _figure_sections(
-    record: Results, results: Results, metrics: list[dict[str, Any]]
+    record: Results, results: Results, metrics: list[dict[str, Any]], names: list[str]
 ) -> list[tuple[str, list[Panel]]]:
     """Return (heading, panels) of each section that has panels; the SVG is marked as safe.
 
@@ -151,17 +158,63 @@ def _figure_sections(
         record: the results with the selected models, whose training is shown.
         results: those of the first table, see `headline`.
         metrics: the logged evaluations.
+        names: the metrics whose change is drawn.
     """
     sections = {
-        "Results": result_panels(results, columns(results)),
+        "Results": result_panels(results, names),
         "Results by user and item group": user_group_panels(results),
         "Fine-tuning": grpo_panels(metrics, record),
         "Training of the base": pretraining_panels(metrics, record),
     }
     return [
-        (heading, [Panel(panel.title, Markup(panel.svg)) for panel in panels])
+        (heading, [panel._replace(svg=Markup(panel.svg)) for panel in panels])
         for heading, panels in sections.items()
         if panels
+    ]
+
+
+def _buckets(results: Results) -> list[tuple[str, str, str, list[tuple[str, str]]]]:
+    """Return (group, items, targets, [(recall@10, interval) of each trained model])."""
+    by_model = {
+        key: results["models"][key].get("popularity_buckets", [])
+        for key in ("base", "control", "tuned")
+        if key in results["models"]
+    }
+    first = by_model["base"]
+    return [
+        (
+            bucket_name(bucket),
+            _format(bucket["items"]),
+            _format(bucket.get("targets", "–")),
+            [
+                (
+                    format_metric(groups[place]["recall@10"]),
+                    format_range(groups[place].get("interval")),
+                )
+                for groups in by_model.values()
+                if place < len(groups)
+            ],
+        )
+        for place, bucket in enumerate(first)
+    ]
+
+
+def _list_rows(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return (list metric, [(value, interval) of each model that is in the tables])."""
+    models = [results["models"][key] for key in MODELS if key in results["models"]]
+    names = models[-1].get("lists", {})
+    return [
+        (
+            name,
+            [
+                (
+                    _format(model.get("lists", {}).get(name, "–")),
+                    " – ".join(map(_format, model.get("list_intervals", {}).get(name, ()))),
+                )
+                for model in models
+            ],
+        )
+        for name in names
     ]
 
 
@@ -217,81 +270,3 @@ def _selected_step(stage: str, record: Mapping[str, Any]) -> list[str]:
     if stage != "base" and record["best_step"] == 0:
         return ["no improvement: base kept"]
     return [f"step {_format(record['best_step'])} kept"]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{path}: the file is missing. Name the folder of a finished run."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot read the file ({error}).") from error
-
-
-def _parse_json(path: Path, text: str, kind: type[Json], line: int | None = None) -> Json:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunError(
-            f"{path}:{line or error.lineno}: not valid JSON ({error.msg}). Run the experiment "
-            "again."
-        ) from error
-    if not isinstance(value, kind):
-        name = "object" if kind is dict else "list"
-        raise RunError(f"{path}: expected a JSON {name}, found {type(value).__name__}.")
-    return value
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    """Read results.json and check the keys that every report needs."""
-    record: dict[str, Any] = _parse_json(path, _read_text(path), dict)
-    if record.get("format") != FORMAT:
-        raise RunError(
-            f"{path}: format {record.get('format')!r} is not supported, only {FORMAT}. "
-            "Another version of recoach wrote the file. Run the experiment again."
-        )
-    for key, kind in REQUIRED.items():
-        if not isinstance(record.get(key), kind):
-            raise RunError(f"{path}: {key!r} is missing or not a {kind.__name__}.")
-    if "base" not in record["models"]:
-        raise RunError(f"{path}: 'models' has no 'base'. Pretrain the run first.")
-    for index, entry in enumerate(record.get("comparisons", [])):
-        if missing := sorted(COMPARISON_KEYS - set(entry)):
-            raise RunError(f"{path}: comparisons[{index}] lacks {', '.join(missing)}.")
-    return record
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl without its blank lines."""
-    rows = {
-        number: _parse_json(path, line, dict, number)
-        for number, line in enumerate(_read_text(path).splitlines(), start=1)
-        if line.strip()
-    }
-    for number, row in rows.items():
-        if not {"stage", "step"} <= row.keys():
-            raise RunError(f"{path}:{number}: a row needs the keys 'stage' and 'step'.")
-    return list(rows.values())
-
-
-def _read_lists(path: Path) -> list[dict[str, Any]]:
-    """Read lists.json; users without a list of the fine-tuned model have only the base's."""
-    entries: list[Any] = _parse_json(path, _read_text(path), list)
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not {"user", "history", "target", "base"} <= set(entry):
-            raise RunError(f"{path}: entry {index} needs the keys user, history, target and base.")
-    return [
-        {
-            "user": entry["user"],
-            "history": entry["history"],
-            "target": entry["target"],
-            "lists": [
-                (MODELS[key], entry[key], entry.get(f"{key}_rank"))
-                for key in ("base", "tuned")
-                if entry.get(key) is not None
-            ],
-        }
-        for entry in entries
-    ]

@@ -6,8 +6,10 @@ from importlib.resources import files
 from typing import Final, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from rich.table import Table
 
+_PARTS: Final = {"style": "report.css", "script": "report.js"}
 _LATEX: Final = str.maketrans(
     {
         "&": r"\&",
@@ -91,11 +93,20 @@ def html_page(
     return render("tables.html.j2", title=title, tables=tables, lead=lead, picture=encoded)
 
 
+def page_parts() -> dict[str, Markup]:
+    """Return the style sheet and the script of a report, to be written into its page."""
+    return {name: Markup(_package_text(file)) for name, file in _PARTS.items()}
+
+
 def render(template: str, **values: object) -> str:
     """Return a template of this package with its values; they are escaped unless marked as safe."""
-    source = files("recoach.report").joinpath(template).read_text(encoding="utf-8")
+    source = _package_text(template)
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return page.from_string(source).render(values)
+
+
+def _package_text(name: str) -> str:
+    return files("recoach.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def console_table(table: ResultTable) -> Table:

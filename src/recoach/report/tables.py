@@ -56,6 +56,11 @@ class Cell(NamedTuple):
     value: str
     change: str
     verdict: str
+    interval: str = ""
+    """95 % interval of the value; "" in records of earlier versions."""
+    change_interval: str = ""
+    is_best: bool = False
+    """Whether no other model of the run has a higher value."""
 
 
 class StratumRow(NamedTuple):
@@ -66,6 +71,8 @@ class StratumRow(NamedTuple):
     model: str
     ndcg: str  # of `main_metric`
     recall: str
+    ndcg_interval: str = ""
+    recall_interval: str = ""
 
 
 class Row(NamedTuple):
@@ -96,6 +103,10 @@ def strata_rows(results: Results, kind: str) -> list[StratumRow]:
             MODELS[key],
             format_metric(strata[name].get(main_metric(results, "ndcg"))),
             format_metric(strata[name].get(main_metric(results, "recall"))),
+            *(
+                format_range(strata[name].get("intervals", {}).get(main_metric(results, metric)))
+                for metric in ("ndcg", "recall")
+            ),
         )
         for name in names
         for key, strata in by_model.items()
@@ -190,12 +201,15 @@ def describe_masking(protocol: Mapping[str, Any]) -> str:
 
 
 def find_comparison(results: Results, a: str, b: str, metric: str) -> Mapping[str, Any] | None:
-    """Return the recorded comparison of model `a` with model `b` on the test items, or None."""
+    """Return the recorded comparison of model `a` with model `b` on the test items, or None.
+
+    For a secondary metric p-value, interval and verdict are those adjusted by Holm's procedure; in
+    records of earlier versions nothing is adjusted.
+    """
     key = (a, b, "test", metric)
     for entry in results.get("comparisons", ()):
         if (entry["a"], entry["b"], entry["split"], entry["metric"]) == key:
-            result: Mapping[str, Any] = entry
-            return result
+            return {**entry, **entry.get("adjusted", {})}
     return None
 
 
@@ -238,19 +252,37 @@ def _signed_percent(fraction: float | None) -> str:
     return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")
 
 
+def format_range(interval: Iterable[float] | None) -> str:
+    """Return an interval as "0.0590–0.0650"; "" if there is none."""
+    return "" if interval is None else "–".join(f"{end:.4f}" for end in interval)
+
+
 def _cell(results: Results, model: str, metric: str) -> Cell:
-    value = format_metric(metric_value(results, model, metric))
+    value = metric_value(results, model, metric)
+    values = [metric_value(results, key, metric) for key in results["models"]]
+    best = max((v for v in values if v is not None and math.isfinite(v)), default=None)
+    cell = Cell(
+        format_metric(value),
+        *("", ""),
+        interval=format_range(results["models"][model].get("intervals", {}).get(metric)),
+        is_best=value is not None and value == best,
+    )
     entry = find_comparison(results, model, "base", metric)
     if entry is None:
-        return Cell(value, "", "")
-    return Cell(value, format_percent(entry["relative"]), entry["verdict"])
+        return cell
+    return cell._replace(
+        change=format_percent(entry["relative"]),
+        verdict=entry["verdict"],
+        change_interval=format_interval(results, entry),
+    )
 
 
 def _with_style(cell: Cell) -> Text:
+    value = Text(cell.value, style="bold" if cell.is_best else "")
     if not cell.change:
-        return Text(cell.value)
+        return value
     style = STYLES.get(cell.verdict, "default")
-    return Text.assemble(f"{cell.value} ", (f"{cell.change} {MARKS.get(cell.verdict, '')}", style))
+    return Text.assemble(value, " ", (f"{cell.change} {MARKS.get(cell.verdict, '')}", style))
 
 
 def _gain_clause(results: Results, metric: str) -> str:

@@ -108,7 +108,11 @@ def _statistics(records: Iterable[Mapping[str, Any]], stage: str) -> dict[str, A
             statistics[name] = [model[name] for model in models]
     buckets = [model.get("popularity_buckets", []) for model in models]
     statistics["popularity_buckets"] = [
-        {name: round(float(np.mean([b[name] for b in same])), 6) for name in same[0]}
+        {
+            name: round(float(np.mean([b[name] for b in same])), 6)
+            for name, value in same[0].items()
+            if not isinstance(value, list)  # intervals of one seed
+        }
         for same in zip(*buckets, strict=True)
     ]
     return statistics

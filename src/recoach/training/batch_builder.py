@@ -92,11 +92,11 @@ class BatchBuilder:
             None if self._sample_size is None else Proposal(dataset.train, dataset.n_items)
         )
         self._smoothing = None
-        weight = _smoothing_weight(args, model)
+        weight = smoothing_weight(args, model)
         if weight and any(scope_of(function) == "log" for function in resolved):
             count = args.smoothing_neighbours
             self._smoothing = Smoothing(dataset.train, dataset.n_items, weight, count)
-        self.states: States = _served_states(model) if args.state == "auto" else args.state
+        self.states: States = served_states(model) if args.state == "auto" else args.state
 
     def build(self, batch: Batch, device: torch.device) -> RLBatch:
         """Return a batch of states with rewards, masks and, if needed, transitions.
@@ -176,12 +176,13 @@ class BatchBuilder:
             )
 
 
-def _served_states(model: Recommender) -> States:
+def served_states(model: Recommender) -> States:
     """Return the states in which a model is served."""
     return "prefix" if model.history_length else "last_prefix"
 
 
-def _smoothing_weight(args: FinetuneConfig, model: Recommender) -> float:
+def smoothing_weight(args: FinetuneConfig, model: Recommender) -> float:
+    """Return the part of a reward that goes to the item's neighbours."""
     if args.reward_smoothing != "auto":
         return args.reward_smoothing
     return 0.0 if model.regularises else _SMOOTHING

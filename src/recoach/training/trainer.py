@@ -92,7 +92,7 @@ class RLTrainer:
         self.state = TrainerState()
         self.loop: Loop[RLBatch] | None = None
         self._mask_seen = self.args.masks(context.repeats, model)
-        self._sft_coef = self._supervised_weight()
+        self._sft_coef = supervised_weight(self.args, model)
         if self.args.level == "final":
             model.materialize_propagation()
         temperature = self.args.temperature_of(
@@ -279,18 +279,6 @@ class RLTrainer:
         """Return the sum of squares of values with a parameter's rows, over all processes."""
         return float(global_square_sum(self.model, parameter, values.square().sum()))
 
-    def _supervised_weight(self) -> float:
-        """Return the weight of the model's own loss."""
-        weight = self.args.sft_coef
-        if weight == "auto":
-            return _SFT_COEF * self.model.regularises
-        if weight and not self.model.needs:
-            raise ConfigError(
-                f"sft_coef = {weight:g} adds the model's own loss, but "
-                f"{type(self.model).__name__} has none; set sft_coef = 0."
-            )
-        return weight
-
     def _check_group_size(self) -> None:
         """Check that enough items are not masked to draw different ones."""
         setting, distinct = self.args.distinct_draws
@@ -341,3 +329,20 @@ def _as_sequence(
 
 def _display_name(args: FinetuneConfig) -> str:
     return "GRPO" if args.algorithm == "grpo" else f"algorithm {args.algorithm!r}"
+
+
+def supervised_weight(args: FinetuneConfig, model: Recommender) -> float:
+    """Return the weight of the model's own loss in fine-tuning.
+
+    Raises:
+        ConfigError: the weight is given and not 0, and the model has no loss.
+    """
+    weight = args.sft_coef
+    if weight == "auto":
+        return _SFT_COEF * model.regularises
+    if weight and not model.needs:
+        raise ConfigError(
+            f"sft_coef = {weight:g} adds the model's own loss, but "
+            f"{type(model).__name__} has none; set sft_coef = 0."
+        )
+    return weight

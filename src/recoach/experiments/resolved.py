@@ -1,0 +1,43 @@
+"""The values that settings of `auto` had in a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recoach.data.dataset import Dataset
+from recoach.experiments.config import ExperimentConfig
+from recoach.models.base import Recommender
+from recoach.training.batch_builder import served_states, smoothing_weight
+from recoach.training.trainer import supervised_weight
+
+
+def resolved_settings(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    rows: Sequence[Mapping[str, Any]],
+    tuned: Recommender | None,
+) -> dict[str, Any]:
+    """Return the value of each setting that is `auto`, by its dotted name.
+
+    Args:
+        config: the settings of the run.
+        dataset: its data.
+        rows: of metrics.jsonl; the temperature is read from the last one of the fine-tuning.
+        tuned: the fine-tuned model; None for a run without one.
+    """
+    resolved: dict[str, Any] = {"data.split": dataset.split.kind}
+    if config.evaluation.retrain == "auto":
+        resolved["evaluation.retrain"] = config.evaluation.retrains(dataset.split)
+    if tuned is None:
+        return resolved
+    args = config.finetune
+    values = {
+        "sft_coef": supervised_weight(args, tuned),
+        "reward_smoothing": smoothing_weight(args, tuned),
+        "state": served_states(tuned),
+        "mask_seen": args.masks(config.evaluation.repeats, tuned),
+    }
+    temperatures = [r["temperature"] for r in rows if r["stage"] == "tuned" and "temperature" in r]
+    if temperatures:
+        values["temperature"] = round(temperatures[-1], 6)
+    is_auto = {name for name in values if getattr(args, name) == "auto"}
+    return resolved | {f"finetune.{n}": value for n, value in values.items() if n in is_auto}
