@@ -1,6 +1,7 @@
 """Runs from Python: train a run folder with a dataset and a model of one's own."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     *,
     resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train base, fine-tuned model and control in a run folder and write its report.
 
@@ -40,6 +42,7 @@ def run(
         settings: those of a TOML file with the table before the key, `{"finetune.beta": 0.02}`;
             `model.KEY` are settings of the model. Others have their defaults.
         resume: whether an unfinished run may be continued.
+        progress: show a progress bar for each training, where there is a terminal or a notebook.
 
     Returns:
         The content of results.json.
@@ -58,7 +61,7 @@ def run(
         if resumes and folder.has_results_for(config):
             return folder.read_json("results.json")
         opened = open_run(config, folder.path, resume=resume, make_callback=lambda _: Callback())
-        results = execute(opened)
+        results = execute(replace(opened, progress=progress))
     write_report(folder.path)
     return results
 
