@@ -22,13 +22,20 @@ from recoach.serving.limits import Limits
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 
 async def app(scope, receive, send):
+    if scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(200):
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
     headers = [(b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"ok"})
 
 server_socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
 print(server_socket.getsockname()[1], flush=True)
-limits = Limits(head_timeout_seconds=float(sys.argv[1]), idle_timeout_seconds=30)
+limits = Limits(head_timeout_seconds=float(sys.argv[1]), idle_timeout_seconds=30,
+                write_timeout_seconds=float(sys.argv[1]))
 config = uvicorn.Config(app, http=limited_protocol(limits), log_level="critical", lifespan="off",
                         timeout_keep_alive=30)
 uvicorn.Server(config).run(sockets=[server_socket])
@@ -131,6 +138,26 @@ def test_the_head_of_a_later_request_has_the_same_deadline(quick_server):
         assert answer_of(connection).endswith(b"ok")
         connection.sendall(b"GET /x HTTP/1.1\r\n")
         assert answer_of(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_does_not_read_is_closed(quick_server):
+    request = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"
+    with socket.create_connection(quick_server, timeout=5) as stalled:
+        stalled.sendall(request)
+        time.sleep(1.0)
+        assert 0 < n_bytes_until_closed(stalled) < 20_000_000
+    with socket.create_connection(quick_server, timeout=5) as reading:
+        reading.sendall(request + head(b"connection: close"))
+        assert n_bytes_until_closed(reading) > 20_000_000
+
+
+def n_bytes_until_closed(connection):
+    """Return how many bytes a server sends until it closes the connection."""
+    size = 0
+    with contextlib.suppress(OSError):
+        while part := connection.recv(1 << 20):
+            size += len(part)
+    return size
 
 
 def test_bytes_that_are_no_request_are_refused(quick_server):

@@ -37,6 +37,8 @@ class Limits:
     """For receiving the body."""
     response_timeout_seconds: float = 10.0
     """For computing the response."""
+    write_timeout_seconds: float = 30.0
+    """For a client that has stopped to read its response to go on."""
 
 
 class HostMiddleware:
