@@ -234,8 +234,9 @@ def test_a_reload_with_items_in_another_order_keeps_the_old_snapshot(make_snapsh
     async def follow():
         async with make_service(load, lambda: state["version"], reload_seconds=0.01) as service:
             state["version"] = 1
-            while not service.reload_error:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(10):
+                while not service.reload_error:
+                    await asyncio.sleep(0.01)
             return service
 
     service = asyncio.run(follow())
