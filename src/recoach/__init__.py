@@ -14,6 +14,7 @@ Data:
 Models:
     build_model: build a model by name, or with a function of your own.
     wrap: make a recommender of your own PyTorch module.
+    Recommender: the base class of all models, and of one of your own.
     load, LoadedModel: open a trained model of a run folder; recommend and evaluate with it.
 
 Training:
