@@ -31,7 +31,9 @@ from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.served import load_served, served_stage
 from recoach.experiments.stages import execute, open_run
-from recoach.experiments.update import UpdateConfig, update, with_empty_rows
+from recoach.experiments.update import update
+from recoach.experiments.update_config import UpdateConfig
+from recoach.experiments.update_training import with_empty_rows
 from recoach.experiments.versions import version_folder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model

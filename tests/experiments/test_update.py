@@ -12,9 +12,12 @@ import torch
 import recoach
 from recoach.data.prepared import load_dataset
 from recoach.errors import ConfigError, RunError
+from recoach.experiments.config import resolve
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.served import load_served, served_stage
-from recoach.experiments.update import UpdateConfig, update
+from recoach.experiments.stages import execute, open_run
+from recoach.experiments.update import update
+from recoach.experiments.update_config import UpdateConfig
 from recoach.experiments.versions import (
     read_history,
     rollback,
@@ -23,6 +26,7 @@ from recoach.experiments.versions import (
     version_folder,
 )
 from recoach.models.checkpoint import load_model
+from recoach.training.callbacks import Callback
 
 FAST = UpdateConfig(epochs=2, replay=(0.3,))
 START = 1_500_000_000
@@ -235,7 +239,7 @@ def test_the_events_of_an_interrupted_update_are_part_of_the_next_one(run, monke
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("recoach.experiments.update.pretrain", killed)
+        patch.setattr("recoach.experiments.update_training.pretrain", killed)
         with pytest.raises(Killed):
             update(run, NEW_DAY, FAST)
     assert unfinished(RunFolder(run)) == [1]
@@ -250,3 +254,37 @@ def test_damaged_versions_are_reported(run):
     (run / "versions.json").write_text(json.dumps({"served": "x"}))
     with pytest.raises(RunError, match=r"versions\.json is damaged"):
         lists(run)
+
+
+def test_items_of_the_table_without_events_are_recommended(tmp_path):
+    items = [f"i{n}" for n in range(25)] + ["only-in-the-table"]
+    content = [[np.cos(n / 4), np.sin(n / 4)] for n in [*range(25), 3]]
+    table = pl.DataFrame({"item_id": items, "vector": content})
+    table.write_parquet(tmp_path / "items.parquet")
+    day(0, 8).write_csv(tmp_path / "log.csv")
+    config = resolve(
+        {
+            "data": {
+                "path": str(tmp_path / "log.csv"),
+                "items": str(tmp_path / "items.parquet"),
+                "catalogue": "items",
+                "split": "time",
+                "k_core": 0,
+            },
+            "model": {"name": "bprmf", "dim": 4},
+            "pretrain": {"epochs": 1},
+            "finetune": {"enabled": False},
+        },
+        "test",
+    )
+    folder = tmp_path / "run"
+    execute(open_run(config, folder, resume=False, make_callback=lambda _: Callback()))
+    dataset, (model,) = load_served(RunFolder(folder), ["base"])
+    assert dataset.item_ids.to_list()[-1] == "only-in-the-table"
+    stored = load_model(RunFolder(folder).checkpoints("base_retrained"), dataset)
+    assert not torch.equal(model.items.weight[25], stored.items.weight[25])
+    assert torch.equal(model.items.weight[:25], stored.items.weight[:25])
+    update(folder, NEW_DAY, FAST)  # the new item follows
+    grown = version_folder(RunFolder(folder), 1).load_dataset()
+    assert grown.item_ids.to_list()[-2:] == ["only-in-the-table", "fresh"]
+    execute(open_run(config, folder, resume=True, make_callback=lambda _: Callback()))

@@ -16,8 +16,9 @@ from recoach.data.config import PrepareConfig
 from recoach.errors import ConfigError
 from recoach.experiments.config import toml_value
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.update import UpdateConfig, UpdateResult
+from recoach.experiments.update import UpdateResult
 from recoach.experiments.update import update as update_run
+from recoach.experiments.update_config import UpdateConfig
 from recoach.experiments.versions import read_history, rollback
 from recoach.models.registry import model_entry
 

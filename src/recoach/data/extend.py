@@ -128,6 +128,15 @@ def extend(
     return Extension(extended, counts)
 
 
+def with_catalogue(dataset: Dataset, item_table: pl.DataFrame) -> Dataset:
+    """Return the dataset with all items of a table, whose first rows are those of its own items."""
+    rows = (dataset.train, dataset.valid, dataset.test)
+    extended = assemble(dataset.name, (dataset.user_ids, item_table["item_id"].alias("")), rows)
+    return replace(
+        extended, split=dataset.split, negatives=dataset.negatives, item_table=item_table
+    )
+
+
 def events_not_in(train: RaggedArray, earlier: RaggedArray) -> BoolArray:
     """Return bool[m], which events of train are not in the train part of an earlier dataset.
 
@@ -204,7 +213,8 @@ def _are_last_of_user(mask: BoolArray, rows: RaggedArray) -> BoolArray:
     """Return bool[m], whether an event and all later ones of its user are in the mask."""
     outside: LongArray = np.cumsum(~mask)
     n_outside = np.append(0, outside)[rows.offsets[1:]]
-    return mask & (outside == np.repeat(n_outside, rows.lengths))
+    result: BoolArray = mask & (outside == np.repeat(n_outside, rows.lengths))
+    return result
 
 
 def _check_columns(past: RaggedArray, new_events: Interactions, config: PrepareConfig) -> None:

@@ -13,13 +13,14 @@ from recoach.errors import DataError, clipped, listed
 _TITLE_NAMES = ("title", "name", "item_name", "product_title", "movie_title", "label")
 
 
-def read_item_table(source: Path, item_ids: pl.Series) -> pl.DataFrame:
+def read_item_table(source: Path, item_ids: pl.Series, *, all_items: bool = False) -> pl.DataFrame:
     """Read what is known about the items of a dataset.
 
     Args:
         source: a table with an item column and others (title, category, text, vectors), in any
             format of logs except sequences; RecBole's `.item` too. The first row of an item counts.
         item_ids: String[n_items].
+        all_items: whether the items of the table that are not among them follow, in its order.
 
     Returns:
         A row for each item, in their order: item_id and the other columns as they are in the file,
@@ -49,9 +50,12 @@ def read_item_table(source: Path, item_ids: pl.Series) -> pl.DataFrame:
             f"{table.label}: none of its items is in the log (an item of the table is {example}, "
             f"one of the log is {clipped(repr(item_ids[0]))}). Use the ids of the log."
         )
-    return pl.DataFrame({"item_id": item_ids}).join(
+    known = pl.DataFrame({"item_id": item_ids}).join(
         rows, on="item_id", how="left", maintain_order="left"
     )
+    if not all_items:
+        return known
+    return pl.concat([known, rows.filter(~pl.col("item_id").is_in(item_ids.implode()))])
 
 
 def titles_of(item_table: pl.DataFrame | None) -> pl.Series | None:

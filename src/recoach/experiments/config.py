@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recoach.config import StrictConfig, validation_message
 from recoach.data.config import PrepareConfig
@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class DataConfig(PrepareConfig):
-    """Where the interaction log of a run is and how it is filtered."""
+    """Where the interaction log of a run is, how it is filtered, and what is recommended."""
 
     path: str | None = None
     """A log file, or a folder made by `recoach data prepare`; a relative path starts at the working
@@ -48,6 +48,16 @@ class DataConfig(PrepareConfig):
     items: str | None = None
     """A table of items: titles, which printed lists show, and whatever else a model of one's own
     reads (`Dataset.item_table`)."""
+    catalogue: Literal["log", "items"] = "log"
+    """Which items are recommended: those of the log, or also those that only the table of items
+    has. With `items`, a model whose scores are dot products gets the vectors of items without
+    training events from their content (`recoach.models.content`)."""
+
+    @model_validator(mode="after")
+    def _has_items(self) -> Self:
+        if self.catalogue == "items" and self.items is None:
+            raise ValueError('catalogue = "items" needs a table of items: set items = "FILE"')
+        return self
 
 
 class EvaluationConfig(StrictConfig):

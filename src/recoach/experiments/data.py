@@ -10,6 +10,7 @@ import polars as pl
 from recoach.data.benchmark import read_parts
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset, drop_last
+from recoach.data.extend import with_catalogue
 from recoach.data.item_table import read_item_table
 from recoach.data.prepared import (
     MANIFEST,
@@ -83,9 +84,20 @@ def run_dataset(
     else:
         dataset = prepare(source, directory, _filters(config))
     if (item_table := _run_item_table(config, dataset)) is not None:
-        add_item_table(directory, item_table)
-        dataset = replace(dataset, item_table=item_table)
+        dataset = _with_item_table(dataset, item_table, directory)
     return replace(dataset, name=config.name) if config.name else dataset
+
+
+def _with_item_table(dataset: Dataset, item_table: pl.DataFrame, directory: Path) -> Dataset:
+    """Return the dataset with a table of items, and write it into the copy."""
+    if len(item_table) == dataset.n_items:
+        add_item_table(directory, item_table)
+        return replace(dataset, item_table=item_table)
+    dataset = with_catalogue(dataset, item_table)
+    manifest = read_manifest(directory)
+    origin = {name: manifest[name] for name in _ORIGIN if name in manifest}
+    save_dataset(dataset, directory, origin=origin)
+    return dataset
 
 
 def _check_unchanged(
@@ -102,6 +114,8 @@ def _check_unchanged(
         return
     else:
         current = read_and_split(source, _filters(config))[0]
+    if config.catalogue == "items" and copy.item_table is not None:
+        current = with_catalogue(current, copy.item_table)
     stored, now = copy.fingerprint, current.fingerprint
     if stored == now and manifest.get("columns_fingerprint"):
         stored, now = str(manifest["columns_fingerprint"]), columns_fingerprint(current) or "none"
@@ -139,7 +153,7 @@ def _read_parts(config: DataConfig, source: Path) -> tuple[Dataset, list[str]]:
 
 
 def _filters(config: DataConfig) -> PrepareConfig:
-    return PrepareConfig(**config.model_dump(exclude={"path", "name", "items"}))
+    return PrepareConfig(**config.model_dump(exclude={"path", "name", "items", "catalogue"}))
 
 
 def applied_settings(
@@ -300,7 +314,8 @@ def _run_item_table(config: DataConfig, dataset: Dataset) -> pl.DataFrame | None
         DataError: the table cannot be read.
     """
     if config.items is not None:
-        return read_item_table(Path(config.items), dataset.item_ids)
+        all_items = config.catalogue == "items"
+        return read_item_table(Path(config.items), dataset.item_ids, all_items=all_items)
     if config.path is None:
         titles = pl.Series(embedded_shop().item_titles, dtype=pl.String)
         return pl.DataFrame({"item_id": dataset.item_ids, "title": titles})

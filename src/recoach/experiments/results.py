@@ -11,6 +11,7 @@ from recoach.data.dataset import Dataset
 from recoach.data.split import leaked_share
 from recoach.data.targets import Part, Targets, cold_targets_of, targets_of
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
+from recoach.experiments.cold_items import cold_item_results
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.measures import (
     LIST_LENGTH,
@@ -161,10 +162,17 @@ def _model_results(evaluated: _Evaluated, stages: TrainedStages, primary: str) -
             | {"intervals": mean_intervals(tests[name].metrics, tests[name].users)}
             | beyond_accuracy(tests[name], evaluated.dataset, evaluated.lists, name)
             | strata_metrics(tests[name])
+            | _cold_items(name, evaluated)
             for name in evaluated.models
         },
         "comparisons": comparisons(tests, primary),
     }
+
+
+def _cold_items(name: str, evaluated: _Evaluated) -> dict[str, Any]:
+    model, test = evaluated.models[name], evaluated.tests[name]
+    has_ndcg = "ndcg@10" in test.metrics
+    return cold_item_results(model, evaluated.dataset, test) if has_ndcg else {}
 
 
 def _metrics(

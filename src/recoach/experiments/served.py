@@ -9,6 +9,7 @@ from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.versions import served_folder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
+from recoach.models.content import place_cold_items
 
 _STAGES = ("base", "tuned")
 
@@ -51,6 +52,9 @@ def served_stage(folder: RunFolder) -> str:
 def load_served(folder: RunFolder, stages: Sequence[str]) -> tuple[Dataset, list[Recommender]]:
     """Return the models that are served for some stages, and the dataset they were trained on.
 
+    With `catalogue = "items"` items without training events have the vectors that their content
+    predicts.
+
     Raises:
         DataError: the dataset of the run cannot be read.
         RunError: it is another one than the run was made with, or the served version is gone.
@@ -60,7 +64,11 @@ def load_served(folder: RunFolder, stages: Sequence[str]) -> tuple[Dataset, list
     dataset, paths = served.load_dataset(), _checkpoints(served, stages)
     if paths[0].name.endswith(RETRAINED):
         dataset = merge_valid(dataset)
-    return dataset, [load_model(path, dataset) for path in paths]
+    models = [load_model(path, dataset) for path in paths]
+    if served.config().data.catalogue == "items":
+        for model in models:
+            place_cold_items(model, dataset)
+    return dataset, models
 
 
 def open_model(folder: RunFolder, stage: str | None) -> tuple[str, Recommender, Dataset]:

@@ -5,6 +5,7 @@ in closed form, as in Gantner et al. 2010, "Learning attribute-to-feature mappin
 recommendations"); those of other items are predicted.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from scipy import sparse
 from torch import Tensor
 
 from recoach.data.dataset import Dataset
-from recoach.errors import ConfigError
 from recoach.models.base import DotProductRecommender, Recommender
 
+_LOG = logging.getLogger(__name__)
 BoolArray = npt.NDArray[np.bool_]
 _MAX_WORDS, _MAX_CATEGORIES = 2000, 500
 _ALPHAS = tuple(10.0**power for power in range(-2, 5))
@@ -42,10 +43,7 @@ def content_matrix(item_table: pl.DataFrame | None) -> sparse.csr_matrix | None:
     A column of vectors (List or Array of numbers) gives its numbers, a number gives itself, both
     standardised; text of few different values and lists of text give an indicator for each of the
     500 most frequent values; other text gives TF-IDF weights of its 2,000 most frequent words,
-    which takes scikit-learn. An item has zeros where a value is missing.
-
-    Raises:
-        ConfigError: there is a column of text, and scikit-learn is not installed.
+    and without scikit-learn is left out with a warning. An item has zeros where a value is missing.
     """
     if item_table is None:
         return None
@@ -122,10 +120,12 @@ def _words(values: pl.Series) -> sparse.csr_matrix | None:
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 (an extra)
     except ImportError:
-        raise ConfigError(
-            f"The table of items has text ({values.name or 'a column'}), and scikit-learn is not "
-            "installed: pip install 'recoach[content]', or leave the column out."
-        ) from None
+        _LOG.warning(
+            "The text in column %r of the table of items is not used, because scikit-learn is not "
+            "installed: pip install 'recoach[content]'.",
+            values.name,
+        )
+        return None
     texts = values.fill_null("").to_list()
     vectorizer = TfidfVectorizer(max_features=_MAX_WORDS, token_pattern=r"(?u)\b\w+\b")
     if not any(any(letter.isalnum() for letter in text) for text in texts):
