@@ -3,8 +3,8 @@
 import shutil
 
 
-def test_a_day_is_added_listed_and_rolled_back(recoach, tuned_run, tmp_path):
-    run = shutil.copytree(tuned_run, tmp_path / "run")
+def test_a_day_is_added_listed_and_rolled_back(recoach, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
     lines = ["user_id,item_id,timestamp"]
     lines += [f"u{user},i{(user + 1) % 40},{1600000000 + user}" for user in range(60)]
     (tmp_path / "day.csv").write_text("\n".join([*lines, "u1,fresh,1600000100"]))
@@ -20,7 +20,7 @@ def test_a_day_is_added_listed_and_rolled_back(recoach, tuned_run, tmp_path):
     assert lists.code == 0, lists.err
 
 
-def test_wrong_settings_and_options_are_named(recoach, tuned_run):
+def test_wrong_settings_and_options_are_named(recoach, finished):
     day = ("--data", "missing.csv")
     for options, message in (
         ((*day, "--set", "update.replays=1"), "there is no setting 'replays'"),
@@ -30,6 +30,6 @@ def test_wrong_settings_and_options_are_named(recoach, tuned_run):
         (day, "missing.csv: there is no such file"),
         (("--rollback",), "there is no way back"),
     ):
-        refused = recoach("update", tuned_run, *options)
+        refused = recoach("update", finished, *options)
         assert refused.code == 2
         assert message in " ".join(refused.err.split()), refused.err
