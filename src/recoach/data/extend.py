@@ -133,7 +133,11 @@ def with_catalogue(dataset: Dataset, item_table: pl.DataFrame) -> Dataset:
     rows = (dataset.train, dataset.valid, dataset.test)
     extended = assemble(dataset.name, (dataset.user_ids, item_table["item_id"].alias("")), rows)
     return replace(
-        extended, split=dataset.split, negatives=dataset.negatives, item_table=item_table
+        extended,
+        split=dataset.split,
+        negatives=dataset.negatives,
+        item_table=item_table,
+        id_types=dataset.id_types,
     )
 
 
