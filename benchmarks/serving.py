@@ -11,12 +11,13 @@ import argparse
 import itertools
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,8 @@ from recoach.models.checkpoint import save_description, save_tensors
 from recoach.models.registry import build_model
 
 N_USERS = 20_000
+ROUNDS = 5
+"""Rounds in which a load is measured without and with something, one after the other."""
 RECOMMEND = """
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
@@ -113,7 +116,7 @@ def service(*arguments: str | Path) -> Iterator[tuple[str, int]]:
 
 def send_load(url: str, connections: int, seconds: float, script: str = "") -> Load:
     """Run wrk over a number of connections; by default it requests lists of random users."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "20s"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write((script or RECOMMEND % (N_USERS - 1)) + RESULT)
         file.flush()
@@ -148,29 +151,47 @@ def measure_throughput(n_items: int, n_workers: int, seconds: int, work: Path) -
             )
 
 
-def print_comparison(name: str, without: Load, with_it: Load) -> None:
-    """Print a row of a table of loads beside the same load without something."""
+def print_comparison(name: str, pairs: Sequence[tuple[Load, Load]]) -> None:
+    """Print a row of a table of loads with something beside the same loads without it.
+
+    Args:
+        name: what is beside the load, the catalogue and the connections.
+        pairs: loads without and with it, measured one after the other; the row has medians.
+    """
+    without, with_it = [
+        statistics.median(load.p50 for load in loads) for loads in zip(*pairs, strict=True)
+    ]
+    ratios = [
+        statistics.median(getattr(second, name) / getattr(first, name) for first, second in pairs)
+        for name in ("p50", "p99")
+    ]
+    loads = [second for _, second in pairs]
     print(
-        f"| {name} | {without.p50:.1f} | {with_it.p50:.1f} | {with_it.p50 / without.p50:.2f} | "
-        f"{with_it.p99 / without.p99:.2f} | {with_it.requests:,} | {with_it.errors} |",
+        f"| {name} | {without:.1f} | {with_it:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} | "
+        f"{sum(load.requests for load in loads):,} | {sum(load.errors for load in loads)} |",
         flush=True,
     )
 
 
 def compare_lookups(n_items: int, seconds: int, work: Path) -> None:
     """Print the latency of lists while 8 connections look up items and users."""
+
+    def with_look_ups(url: str, connections: int) -> Load:
+        look_ups = threading.Thread(target=send_load, args=(url, 8, seconds / ROUNDS + 1, LOOK_UP))
+        look_ups.start()
+        time.sleep(0.5)
+        load = send_load(url, connections, seconds / ROUNDS)
+        look_ups.join()
+        return load
+
     with service(work / str(n_items)) as (url, _):
         send_load(url, 16, 3)
         for connections in (1, 16):
-            without = send_load(url, connections, seconds)
-            arguments = (url, 8, seconds + 2, LOOK_UP)
-            look_ups = threading.Thread(target=send_load, args=arguments)
-            look_ups.start()
-            time.sleep(1)
-            with_look_ups = send_load(url, connections, seconds)
-            look_ups.join()
-            name = f"look-ups, {n_items:,} items, {connections} connections"
-            print_comparison(name, without, with_look_ups)
+            pairs = [
+                (send_load(url, connections, seconds / ROUNDS), with_look_ups(url, connections))
+                for _ in range(ROUNDS)
+            ]
+            print_comparison(f"look-ups, {n_items:,} items, {connections} connections", pairs)
 
 
 def compare(name: str, n_items: int, seconds: int, work: Path) -> None:
@@ -195,9 +216,14 @@ def compare_options(
         for one in (url, other_url):
             send_load(one, 16, 3)
         for connections in (1, 16):
-            without, with_it = [send_load(one, connections, seconds) for one in (url, other_url)]
-            title = f"{name}, {n_items:,} items, {connections} connections"
-            print_comparison(title, without, with_it)
+            pairs = [
+                (
+                    send_load(url, connections, seconds / ROUNDS),
+                    send_load(other_url, connections, seconds / ROUNDS),
+                )
+                for _ in range(ROUNDS)
+            ]
+            print_comparison(f"{name}, {n_items:,} items, {connections} connections", pairs)
 
 
 def compare_reloads(n_items: int, seconds: int, work: Path) -> None:
@@ -222,7 +248,9 @@ def compare_reloads(n_items: int, seconds: int, work: Path) -> None:
             part.replace(weights)
             n_reloads += 1
         load.join()
-        print_comparison(f"{n_reloads} reloads, {n_items:,} items, 64 connections", without, *loads)
+        print_comparison(
+            f"{n_reloads} reloads, {n_items:,} items, 64 connections", [(without, loads[0])]
+        )
 
 
 COMPARISONS = ("lookups", "log", "shadow", "reload")
