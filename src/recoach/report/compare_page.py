@@ -85,7 +85,9 @@ def _with_best(row: Row, best: Sequence[str]) -> Row:
 def _panels(folders: Mapping[str, RunFolder]) -> list[Panel]:
     """Return validation NDCG@10 of the stages of all runs, then what fine-tuning logged."""
     logged = {name: folder.metrics() for name, folder in folders.items()}
-    plots = [(VALIDATION, "Validation NDCG@10", ("control", "tuned"))]
+    plots: list[tuple[str, str, tuple[str, ...]]] = [
+        (VALIDATION, "Validation NDCG@10", ("control", "tuned"))
+    ]
     plots += [(key, heading, ("tuned",)) for key, heading in GRPO_CURVES.items()]
     panels = []
     for key, heading, stages in plots:
