@@ -113,6 +113,8 @@ def test_a_full_disk_loses_whole_lines_and_they_are_counted(tmp_path, monkeypatc
     log.close()
     assert (log.written, log.dropped) == (2, 1)
     assert read_exposures(tmp_path)["impression_id"].to_list() == ["r0", "r0", "r2", "r2"]
+    (file,) = tmp_path.iterdir()
+    assert file.read_bytes().endswith(b"\n")
     assert "No space left" in caplog.text
 
 
