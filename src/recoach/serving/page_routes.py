@@ -9,22 +9,13 @@ from fastapi.responses import HTMLResponse
 
 from recoach.serving import schemas
 from recoach.serving.answers import validate
+from recoach.serving.api_docs import PAGE_HEADERS
 from recoach.serving.explanations import compare_models
 from recoach.serving.limits import Limits
 from recoach.serving.schemas import RecommendRequest, RequestError
 from recoach.serving.service import Service
 
 _MAX_SEARCH_RESULTS: Final = 20
-_PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
-_HEADERS: Final = {
-    "content-security-policy": _PAGE_POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-
 Text = Annotated[str, Query(max_length=512)]
 
 
@@ -40,7 +31,7 @@ def add_page_routes(app: FastAPI, service: Service, limits: Limits) -> None:
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(content, headers=_HEADERS)
+        return HTMLResponse(content, headers=PAGE_HEADERS)
 
     @app.post("/v1/compare")
     async def compare(request: RecommendRequest) -> schemas.Comparison:
