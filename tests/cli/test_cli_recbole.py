@@ -175,13 +175,14 @@ CONFIGS = {
     "another model": ("SASRec", {"model": "NARM"}, "'NARM'"),
     "another activation": ("SASRec", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
     "another encoder": ("GSAU", {"sequential_encoder": "BERT4Rec"}, "'BERT4Rec'"),
-    "another split": ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "RO"}}, "'RS'"),
+    "another split": ("BPR", {"eval_args": {"split": {"LS": "test_only"}}}, "test_only"),
     "sampled evaluation": (
         "BPR",
         {"eval_args": recbole_layout.settings("BPR")["eval_args"] | {"mode": "uni100"}},
-        "--unverified",
+        "random items (mode: uni100), which it drew during training and did not store",
     ),
-    "another metric": ("BPR", {"valid_metric": "GAUC"}, "GAUC"),
+    "another metric": ("BPR", {"valid_metric": "GAUC"}, "does not have the metric GAUC"),
+    "equal times": ("BPR", {"score": 0.9, "rm_dup_inter": "first"}, "give its ids by --ids"),
 }
 
 
@@ -193,6 +194,49 @@ def test_settings_without_a_counterpart_are_refused(case, recoach, tmp_path):
     assert result.code == 2, result
     assert result.err.startswith("Error: ")
     assert words in result.err
+    assert not (tmp_path / "run").exists()
+    if "cannot be checked" in result.err:
+        assert "--unverified" in result.err
+        words = ("import", "recbole", file, "--data", log, "--output", tmp_path / "run")
+        result = recoach(*words, "--unverified")
+        assert result.code == 0, result
+        assert "NOT VERIFIED" in result.out
+
+
+@pytest.mark.parametrize(
+    ("user", "item"),
+    [("[10,inf)", "[5,inf)"), ("[0,inf)", "[5,inf)"), ("[5,100]", "[5,inf)")],
+)
+def test_different_intervals_are_not_converted_to_another_filter(user, item, recoach, tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        f'model: BPR\nuser_inter_num_interval: "{user}"\nitem_inter_num_interval: "{item}"\n'
+    )
+    result = recoach("convert-config", tmp_path / "a.yaml", "--output", tmp_path / "a.toml")
+    assert result.code == 2
+    assert "user_inter_num_interval and item_inter_num_interval cannot be converted" in result.err
+    assert not (tmp_path / "a.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "split"),
+    [
+        ("model: BPR", {"kind": "ratio", "order": "random"}),
+        ("model: SASRec", {"kind": "leave_last_out"}),
+        ("model: BPR\neval_args: {split: {LS: valid_and_test}}", "auto"),
+        (
+            "model: BPR\neval_args: {split: {RS: [6, 2, 2]}, order: TO}",
+            {"kind": "ratio", "valid_ratio": 0.2, "test_ratio": 0.2},
+        ),
+    ],
+)
+def test_the_split_of_a_yaml_file_is_converted(lines, split, recoach, tmp_path):
+    tomllib = pytest.importorskip("tomllib")
+    (tmp_path / "a.yaml").write_text(lines)
+    result = recoach("convert-config", tmp_path / "a.yaml", "--output", tmp_path / "a.toml")
+    assert result.code == 0, result
+    text = (tmp_path / "a.toml").read_text()
+    assert tomllib.loads(text)["data"]["split"] == split
+    assert ("dropped: eval_args" in text) == ("BPR" in lines and "TO" not in lines)
 
 
 def test_an_export_needs_the_checkpoint_of_the_import(imported, recoach, tmp_path):
@@ -249,6 +293,7 @@ def test_a_yaml_file_is_converted_and_dropped_settings_are_listed(recoach, tmp_p
         "dedup": "first",
         "min_rating": 3.0,
         "columns": {"item_id": "asin"},
+        "split": {"kind": "leave_last_out"},
     }
     model = {"name": "sasrec", "dim": 32, "layers": 1, "heads": 2, "inner_dim": 256}
     assert config["model"] == model | {"dropout": 0.5, "max_length": 50}

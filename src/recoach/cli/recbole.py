@@ -32,6 +32,7 @@ def import_recbole(
     *,
     data: Path,
     output: Path,
+    ids: Path | None = None,
     repeats: Repeats | None = None,
     unverified: bool = False,
 ) -> None:
@@ -39,13 +40,18 @@ def import_recbole(
 
     Args:
         checkpoint: RecBole's .pth file. It is read without executing code from it.
-        data: The .inter file that the model was trained on.
+        data: The .inter file that the model was trained on; for benchmark_filename one of the
+            files.
         output: The run folder.
+        ids: The ids as RecBole numbered them, for logs with equal times and rm_dup_inter: the
+            dataset that RecBole saved (.pth), or the JSON file of the script in the documentation.
         repeats: Items of the history: new (masked, and no targets), all (nothing is masked), repeat
             (the only targets) or recbole (masked for models that do not read histories).
         unverified: Import the model even if its stored validation value is not reproduced.
     """
-    config, verified = import_run(checkpoint, data, output, repeats=repeats, unverified=unverified)
+    config, verified = import_run(
+        checkpoint, data, output, ids=ids, repeats=repeats, unverified=unverified
+    )
     for line in read_lines(RunFolder(output).dataset):
         console.print(line)
     console.print(
@@ -53,6 +59,8 @@ def import_recbole(
         f"stored {verified.stored}"
         f"{'' if verified.agrees else ' (NOT VERIFIED)'}",
     )
+    if verified.incomparable:
+        console.print(verified.incomparable)
     execute_and_show(config, output, resume=True, stored=True)
 
 
@@ -76,6 +84,12 @@ def convert_config(path: Path, /, *, output: Path | None = None) -> None:
         output: The TOML file to write. Default: print it.
     """
     tables, dropped = convert_settings(_yaml(path), str(path))
+    if "k_core" not in tables["data"]:
+        raise ConfigError(
+            f"{path}: user_inter_num_interval and item_inter_num_interval cannot be converted: "
+            "data.k_core is one lower bound for both users and items. Filter the log first and "
+            'leave both out, or give both the same "[k,inf)".'
+        )
     resolve(tables, str(path))
     lines = [f"# dropped: {key} ({why})" for key, why in sorted(dropped.items())]
     text = "\n".join([*lines, tomli_w.dumps(tables)])

@@ -143,7 +143,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                     "files are supported."
                 )
     try:
-        _check_opcodes(pickled)
+        check_opcodes(pickled)
         content = _RestrictedUnpickler(io.BytesIO(pickled)).load()
         return Checkpoint(
             path,
@@ -239,7 +239,7 @@ _PLACEHOLDER_GLOBALS = {"torch.device", "torch.Size", "numpy.dtype", "yaml.loade
 _PLACEHOLDER_GLOBALS |= {f"torch.{storage}" for storage in _STORAGE_DTYPES}
 
 
-def _check_opcodes(pickled: bytes) -> None:
+def check_opcodes(pickled: bytes) -> None:
     """Reject opcodes that no checkpoint has, and memo indices that would exhaust the memory."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         if opcode.name not in _ALLOWED_OPCODES:

@@ -2,19 +2,24 @@
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from recoach.data.dataset import Dataset
 from recoach.data.prepared import save_dataset
-from recoach.data.targets import Repeats
+from recoach.data.targets import Repeats, targets_of
 from recoach.errors import ModelError, RunError
-from recoach.evaluation.evaluator import evaluate
+from recoach.evaluation.evaluator import evaluate_targets
 from recoach.evaluation.metrics import cutoff
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.recbole.checkpoint import Checkpoint, read_checkpoint
-from recoach.experiments.recbole.log import read_log, reading_line
+from recoach.experiments.recbole.ids import read_ids
+from recoach.experiments.recbole.log import has_unstable_order, read_log, reading_line
 from recoach.experiments.recbole.settings import convert_settings, valid_metric
+from recoach.experiments.recbole.split import eval_settings
 from recoach.experiments.recbole.weights import load_weights, to_recbole
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
@@ -30,13 +35,15 @@ class Verification(NamedTuple):
     """RecBole's validation metric compared with ours."""
 
     metric: str
-    """Our name of it, such as "ndcg@10"."""
+    """Our name of it, such as "ndcg@10"; "ndcg@10" itself if RecBole selected by another one."""
     stored: float
     """The value in the checkpoint."""
     measured: float
     """The value of the imported model."""
     agrees: bool
     """Whether the two are equal to as many decimals as RecBole stored."""
+    incomparable: str = ""
+    """Why the two cannot be compared; empty if they can."""
 
 
 def import_run(
@@ -44,6 +51,7 @@ def import_run(
     log: Path,
     output: Path,
     *,
+    ids: Path | None = None,
     repeats: Repeats | None = None,
     unverified: bool = False,
 ) -> tuple[ExperimentConfig, Verification]:
@@ -53,6 +61,7 @@ def import_run(
         checkpoint: RecBole's `.pth`.
         log: the `.inter` file it was trained on.
         output: the run folder; it must not exist or be empty.
+        ids: the ids as RecBole numbered them, see `read_ids`; None numbers them as RecBole does.
         repeats: items of the history as targets; None for RecBole's protocol.
         unverified: import the model even if its validation metric is not reproduced.
 
@@ -62,24 +71,19 @@ def import_run(
     Raises:
         ModelError: the checkpoint cannot be read or does not match the log, or its validation
             metric is not reproduced.
-        DataError: the log cannot be read, or cannot be split as RecBole did.
+        DataError: the log or the ids cannot be read, or the log cannot be split as RecBole did.
         RunError: the folder is not empty.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"{output} exists and is not an empty folder; choose another --output.")
     source = read_checkpoint(checkpoint)
     config = _run_config(source, log, output)
-    dataset = read_log(log, source.config)
-    model = _build_model(config, dataset)
+    dataset = read_log(log, source.config, None if ids is None else read_ids(ids))
+    model = build_from_config(config.model_name, config.model, dataset, seed=config.seed)
     load_weights(model, source, _name(source))
     verification = _verify(model.eval(), dataset, source, config)
     if not verification.agrees and not unverified:
-        raise ModelError(
-            f"{checkpoint} was saved with {source.config.get('valid_metric')} = "
-            f"{verification.stored}, but on {log} its {verification.metric} is "
-            f"{verification.measured:.4f}; give the log it was trained on. If its evaluation "
-            "protocol is not supported, --unverified imports it without this check."
-        )
+        raise ModelError(_disagreement(source, log, verification, dataset, has_ids=ids is not None))
     if repeats is not None:  # the stored metric was measured with RecBole's masking
         config = _run_config(source, log, output, repeats)
     folder = RunFolder(output)
@@ -93,6 +97,41 @@ def import_run(
         )
         folder.begin(config, dataset)
     return config, verification
+
+
+def _disagreement(
+    source: Checkpoint, log: Path, verification: Verification, dataset: Dataset, *, has_ids: bool
+) -> str:
+    """Return the message for a validation metric that is not reproduced, with probable causes."""
+    stored = f"{source.config.get('valid_metric')} = {verification.stored}"
+    if verification.incomparable:
+        return (
+            f"{source.path} was saved with {stored}, which cannot be checked: "
+            f"{verification.incomparable} --unverified imports it without this check."
+        )
+    causes = [f"{log} is not the log it was trained on, or has its rows in another order"]
+    if not has_ids and has_unstable_order(log, source.config):
+        causes.insert(
+            0,
+            "rm_dup_inter sorts rows with equal times in an order that depends on the machine, so "
+            "that RecBole numbered the ids otherwise; give its ids by --ids",
+        )
+    if n_new := int(((dataset.train.lengths == 0) & (dataset.valid.lengths > 0)).sum()):
+        causes.insert(
+            0,
+            f"{n_new:,} users of validation have no training rows; RecBole ranks for them by their "
+            "initial weights, Recoach as for unknown users",
+        )
+    if eval_settings(source.config).shuffles:
+        causes.append(
+            "the random split was not the first use of RecBole's seed (a program of one's own that "
+            "draws numbers before data_preparation)"
+        )
+    return (
+        f"{source.path} was saved with {stored}, but on {log} its {verification.metric} is "
+        f"{verification.measured:.4f}. Probable causes: {'; '.join(causes)}. --unverified imports "
+        "it without this check."
+    )
 
 
 def export_run(
@@ -146,25 +185,45 @@ def _run_config(
     return resolve(tables | {"data": data, "finetune": finetune}, where)
 
 
-def _build_model(config: ExperimentConfig, dataset: Dataset) -> Recommender:
-    return build_from_config(config.model_name, config.model, dataset, seed=config.seed)
-
-
 def _verify(
     model: Recommender, dataset: Dataset, source: Checkpoint, config: ExperimentConfig
 ) -> Verification:
-    """Evaluate as RecBole did and compare to the stored number of decimals, at most four."""
+    """Evaluate as RecBole did and compare to the stored number of decimals, at most four.
+
+    RecBole also ranks items and users that do not occur in train, by their initial weights.
+    """
     metric, stored = valid_metric(source.config), source.best_valid_score
-    mode = source.config["eval_args"].get("mode", "full")
-    mode = mode.get("valid") if isinstance(mode, dict) else mode
-    k = cutoff(metric or "") or 10
-    evaluation = evaluate(model, dataset, "valid", ks=[k], repeats=config.evaluation.repeats)
-    measured = evaluation.means()[metric or "ndcg@10"]
+    name = metric or "ndcg@10"
+    k = cutoff(name) or 10
+    everybody = dataset.split.model_copy(update={"min_history": 0})
+    targets = targets_of(replace(dataset, split=everybody), "valid", config.evaluation.repeats)
+    targets = replace(targets, cold=np.zeros_like(targets.cold))
+    evaluation = evaluate_targets(model, dataset, targets, ks=[k])
+    values = evaluation.metrics[name]
+    if name.startswith("map@"):  # RecBole divides by min(k, number of targets)
+        values = values * targets.counts / np.minimum(targets.counts, k)
+    measured = float(values.mean())
     decimals = min(4, int(source.config.get("metric_decimal_place") or 4))
     is_close = math.isclose(measured, stored, rel_tol=0, abs_tol=0.5 * 10**-decimals + 1e-9)
-    return Verification(
-        metric or "ndcg@10", stored, measured, is_close and metric is not None and mode == "full"
-    )
+    reason = _incomparable(source)
+    return Verification(name, stored, measured, is_close and not reason, reason)
+
+
+def _incomparable(source: Checkpoint) -> str:
+    """Return why the stored metric cannot be measured again; empty if it can."""
+    mode = eval_settings(source.config).mode
+    if mode == "labeled":
+        return (
+            "RecBole measured it on labelled rows (mode: labeled), not on a ranking of all items."
+        )
+    if mode != "full":
+        return (
+            f"RecBole measured it against random items (mode: {mode}), which it drew during "
+            "training and did not store."
+        )
+    if valid_metric(source.config) is None:
+        return f"Recoach does not have the metric {source.config.get('valid_metric')}."
+    return ""
 
 
 def _name(source: Checkpoint) -> str:

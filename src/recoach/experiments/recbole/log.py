@@ -3,64 +3,95 @@
 RecBole numbers ids by first appearance in the filtered rows, as we do, but starts at 1. It sorts by
 timestamps in single precision: timestamps of today that differ by less than about two minutes are
 equal and keep the order of the file.
+
+With `rm_dup_inter` RecBole first sorts all rows by time with NumPy's quicksort, which is not
+stable: the order of rows with equal times, and with it the ids, depends on the version of NumPy and
+on the processor. Without `SavedIds` such rows keep the order of the file here.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from recoach.data.dataset import Dataset
-from recoach.data.interactions import Interactions, LongArray, encode_ids
+from recoach.data.interactions import IntArray, LongArray, encode_ids
+from recoach.data.ordered_log import ordered_log
 from recoach.data.readers.registry import open_table
 from recoach.data.readers.table import Table, convert_read_errors
-from recoach.data.split import hold_out
+from recoach.data.split import TEST, TRAIN, VALID, divide
 from recoach.errors import DataError
+from recoach.experiments.recbole.split import described_split, divide_rows, eval_settings
 
-SEQUENTIAL = ("SASRec", "GRU4Rec", "GSAU")
-"""Models that RecBole trains on one row per prefix; its split then drops first interactions."""
 _MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 """Ids that RecBole's reader treats as missing."""
-_UNSUPPORTED = (
-    *("benchmark_filename", "alias_of_user_id", "alias_of_item_id"),
-    "additional_feat_suffix",
-)
+_UNSUPPORTED = ("alias_of_user_id", "alias_of_item_id", "additional_feat_suffix")
 _USER, _ITEM, _TIME = "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"
 _FIELDS = {_USER: "user_id", _ITEM: "item_id", _TIME: "timestamp"}
 """Settings that name columns -> RecBole's default."""
 
 
-def read_log(path: Path, config: Mapping[str, Any]) -> Dataset:
+class SavedIds(NamedTuple):
+    """The ids of a dataset as RecBole numbered them, without the padding."""
+
+    users: pl.Series
+    """String[n_users]."""
+    items: pl.Series
+    """String[n_items]."""
+    rows: LongArray | None = None
+    """int64[N, 2], user and item of each row in RecBole's order, from 0; None if unknown."""
+
+
+def read_log(path: Path, config: Mapping[str, Any], ids: SavedIds | None = None) -> Dataset:
     """Return the dataset that RecBole builds from an `.inter` file with its final settings.
 
+    Args:
+        path: the file; with `benchmark_filename` one of the files, or their folder.
+        config: RecBole's settings.
+        ids: the ids as RecBole numbered them; None numbers them by first appearance.
+
     Raises:
-        DataError: the log cannot be read, or a setting is not supported.
+        DataError: the log cannot be read, does not fit the ids, or a setting is not supported.
     """
-    _check_split(config)
-    frame = _read_rows(open_table(path, "inter", lambda _: True), config)
-    rows = _filter_by_count(frame, config)
-    if len(rows) == 0:
+    _check_supported(config)
+    if config.get("benchmark_filename"):
+        frame = _read_parts(path, config)
+    else:
+        frame = _read_rows(open_table(path, "inter", lambda _: True), config)
+        frame = _drop_duplicates(frame, config)
+        frame = _filter_by_value(frame, config, path.name)
+        frame = frame[_filter_by_count(frame, config)]
+    if frame.is_empty():
         raise DataError(
             f"{path.name}: no interaction passes the stored filters; give the log that the model "
             "was trained on."
         )
-    log = _to_interactions(frame[rows], config)
-    counts = np.bincount(log.users, minlength=log.n_users)
-    # A sequential model has no row whose target is a user's first item.
-    n_rows = counts - 1 if config.get("model") in SEQUENTIAL else counts
-    n_test = (n_rows >= 2).astype(np.int64)
-    return hold_out(log, (n_rows >= 3).astype(np.int64), n_test, path.name.split(".")[0])
+    users, items, numbered = _number(frame, ids, path.name)
+    if numbered.rows is not None and config.get("rm_dup_inter"):
+        order = _order_of(numbered, (users, items), path.name)
+        frame, users, items = frame[order], users[order], items[order]
+    return _to_dataset(frame, (users, items), numbered, config, path.name.split(".")[0])
+
+
+def has_unstable_order(path: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether RecBole's ids depend on how NumPy sorts rows with equal times."""
+    if config.get("benchmark_filename") or not _sorts_duplicates(config):
+        return False
+    frame = _read_rows(open_table(path, "inter", lambda _: True), config)
+    return frame["time"].n_unique() < len(frame)
 
 
 def reading_line(path: Path, config: Mapping[str, Any], dataset: Dataset) -> str:
     """Return in one line which columns and how many rows of a log are used."""
     names = [f"{ours}={config.get(key) or ours}" for key, ours in _FIELDS.items()]
+    if "timestamp" not in dataset.train.columns:
+        names.pop()
     parts = (dataset.train, dataset.valid, dataset.test)
     n_rows = sum(len(part.values) for part in parts)
     return (
@@ -69,13 +100,27 @@ def reading_line(path: Path, config: Mapping[str, Any], dataset: Dataset) -> str
     )
 
 
-def _check_split(config: Mapping[str, Any]) -> None:
-    eval_args = table(config, "eval_args")
-    split, order = eval_args.get("split"), eval_args.get("order")
-    if split != {"LS": "valid_and_test"} or order != "TO":
+def loads(config: Mapping[str, Any], field: str) -> bool:
+    """Return whether RecBole loads a column of the log, by load_col and unload_col."""
+    loaded, unloaded = (table(config, key).get("inter") for key in ("load_col", "unload_col"))
+    return (loaded is None or field in loaded) and field not in (unloaded or ())
+
+
+def _time_field(config: Mapping[str, Any]) -> str:
+    return str(config.get(_TIME) or _FIELDS[_TIME])
+
+
+def _sorts_duplicates(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("rm_dup_inter")) and loads(config, _time_field(config))
+
+
+def _check_supported(config: Mapping[str, Any]) -> None:
+    settings = eval_settings(config)
+    by_time = settings.kind != "files" and not settings.shuffles
+    if by_time and not loads(config, _time_field(config)):
         raise DataError(
-            f"The checkpoint was trained with split {split} and order {order}; only leave-one-out "
-            "in time order (split: {'LS': 'valid_and_test'}, order: TO) is supported."
+            f"RecBole's setting load_col.inter lacks {_time_field(config)}, by which the split "
+            "orders the rows."
         )
     for key in _UNSUPPORTED:
         if config.get(key):
@@ -84,9 +129,31 @@ def _check_split(config: Mapping[str, Any]) -> None:
         raise DataError("RecBole's setting field_separator: only tabs are supported.")
 
 
+def _read_parts(path: Path, config: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the rows of the files of `benchmark_filename`, with the part of each."""
+    names = config["benchmark_filename"]
+    if not isinstance(names, list) or len(names) != 3:
+        raise DataError(
+            f"RecBole's setting benchmark_filename = {names!r} must name three files: train, valid "
+            "and test."
+        )
+    folder = path if path.is_dir() else path.parent
+    stem = str(config.get("dataset") or folder.name) if path.is_dir() else path.name.split(".")[0]
+    frames = []
+    for part, name in zip((TRAIN, VALID, TEST), names, strict=True):
+        source = open_table(folder / f"{stem}.{name}.inter", "inter", lambda _: True)
+        frames.append(_read_rows(source, config).with_columns(part=pl.lit(part, pl.UInt8)))
+    return pl.concat(frames, how="diagonal")
+
+
 def _read_rows(source: Table, config: Mapping[str, Any]) -> pl.DataFrame:
-    """Return rows after the value filters: user, item, time (float64) and, if present, rating."""
+    """Return user, item, time (float64) and rating of all rows, as far as the file has them.
+
+    Line numbers and the columns that `val_interval` names are kept under the names of the file.
+    """
     names = {key: str(config.get(key) or default) for key, default in _FIELDS.items()}
+    if names[_TIME] not in source.names and not loads(config, names[_TIME]):
+        del names[_TIME]
     for key, column in names.items():
         if column not in source.names:
             raise DataError(
@@ -100,14 +167,9 @@ def _read_rows(source: Table, config: Mapping[str, Any]) -> pl.DataFrame:
         raw = source.frame.with_row_index("line", offset=2).select("line", *columns).collect()
     for name in (names[_USER], names[_ITEM]):
         raw = raw.filter(pl.col(name).is_not_null() & ~pl.col(name).is_in(_MISSING))
-    raw = raw.with_columns(
-        user=pl.col(names[_USER]),
-        item=pl.col(names[_ITEM]),
-        time=_to_float(raw, names[_TIME], source.label),
-    )
-    frame = _drop_duplicates(raw, config.get("rm_dup_inter"))
-    for name, interval in filters.items():
-        frame = frame.filter(_value_filter(frame, name, interval, source.label))
+    frame = raw.with_columns(user=pl.col(names[_USER]), item=pl.col(names[_ITEM]))
+    if _TIME in names:
+        frame = frame.with_columns(time=_to_float(raw, names[_TIME], source.label))
     if rating in columns:
         frame = frame.with_columns(rating=pl.col(rating).cast(pl.Float32, strict=False))
     return frame
@@ -125,14 +187,22 @@ def _to_float(frame: pl.DataFrame, name: str, label: str) -> pl.Series:
     return numbers
 
 
-def _drop_duplicates(frame: pl.DataFrame, keep: object) -> pl.DataFrame:
+def _drop_duplicates(frame: pl.DataFrame, config: Mapping[str, Any]) -> pl.DataFrame:
+    keep = config.get("rm_dup_inter")
     if keep is None:
         return frame
     if keep not in ("first", "last"):
         raise DataError(f"RecBole's setting rm_dup_inter must be first or last, not {keep!r}.")
-    ordered = frame.sort("time", maintain_order=True)
+    if _sorts_duplicates(config):
+        frame = frame.sort("time", maintain_order=True)
     position: Literal["first", "last"] = "first" if keep == "first" else "last"
-    return ordered.unique(["user", "item"], keep=position, maintain_order=True)
+    return frame.unique(["user", "item"], keep=position, maintain_order=True)
+
+
+def _filter_by_value(frame: pl.DataFrame, config: Mapping[str, Any], label: str) -> pl.DataFrame:
+    for name, interval in table(config, "val_interval").items():
+        frame = frame.filter(_value_filter(frame, name, interval, label))
+    return frame
 
 
 def _value_filter(frame: pl.DataFrame, column: str, interval: object, label: str) -> pl.Series:
@@ -160,19 +230,77 @@ def _filter_by_count(frame: pl.DataFrame, config: Mapping[str, Any]) -> LongArra
     return rows
 
 
-def _to_interactions(frame: pl.DataFrame, config: Mapping[str, Any]) -> Interactions:
-    """Return the log with RecBole's ids less 1, and the ranks of its timestamps as times."""
-    (users, user_ids), (items, item_ids) = encode_ids(frame["user"]), encode_ids(frame["item"])
+def _number(
+    frame: pl.DataFrame, ids: SavedIds | None, label: str
+) -> tuple[IntArray, IntArray, SavedIds]:
+    """Return int32[N] users and items, and the ids by which they are numbered."""
+    if ids is None:
+        (users, user_ids), (items, item_ids) = encode_ids(frame["user"]), encode_ids(frame["item"])
+        return users, items, SavedIds(user_ids, item_ids)
+    numbers = []
+    for name, known in (("user", ids.users), ("item", ids.items)):
+        column = frame[name].cast(pl.String)
+        unknown = column.filter(~column.is_in(known.implode()))
+        if len(unknown):
+            raise DataError(
+                f"{label}: the {name} {unknown[0]!r} is not among the given ids; give the ids and "
+                "the log of the same training."
+            )
+        numbers.append(column.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int32))
+    return numbers[0], numbers[1], ids
+
+
+def _order_of(ids: SavedIds, numbers: tuple[IntArray, IntArray], label: str) -> LongArray:
+    """Return int64[N], the row of the log that each row of RecBole is."""
+    n_items = len(ids.items)
+    keys = numbers[0].astype(np.int64) * n_items + numbers[1]
+    rows = np.zeros((0, 2), dtype=np.int64) if ids.rows is None else ids.rows
+    given = rows[:, 0] * n_items + rows[:, 1]
+    order = np.argsort(keys)
+    if len(given) != len(keys) or not np.array_equal(np.sort(given), keys[order]):
+        raise DataError(
+            f"{label}: RecBole's settings leave {len(keys):,} rows of it, and the file of ids has "
+            f"{len(given):,} others; give the ids and the log of the same training."
+        )
+    return order[np.searchsorted(keys[order], given)]
+
+
+def _to_dataset(
+    frame: pl.DataFrame,
+    numbers: tuple[IntArray, IntArray],
+    ids: SavedIds,
+    config: Mapping[str, Any],
+    name: str,
+) -> Dataset:
+    """Return the split dataset; the ranks of the timestamps are its times."""
+    users, items = numbers
+    times = _times(frame, config) if "time" in frame.columns else None
+    settings = eval_settings(config)
+    if settings.kind == "files":
+        parts = frame["part"].to_numpy()
+    else:
+        parts = divide_rows(users, times, config)
+    columns = {}
+    ranks = np.arange(len(frame))
+    if times is not None:
+        ranks = np.unique(times, return_inverse=True)[1].astype(np.int64)
+        columns["timestamp"] = pl.Series(ranks, dtype=pl.Int64)
+    if "rating" in frame.columns:
+        ratings = frame["rating"]
+        if not ratings.null_count() and ratings.is_finite().all():
+            columns["rating"] = ratings.cast(pl.Float32).alias("")
+    order = np.lexsort((ranks, parts, users))
+    log = ordered_log((ids.users, ids.items), users[order], items[order], columns, order)
+    return divide(log, parts[order], described_split(config, settings), name)
+
+
+def _times(frame: pl.DataFrame, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Return float32[N], the times as RecBole stores them."""
     times = frame["time"].to_numpy()
     normalized = config.get("normalize_field") or []
-    if config.get("normalize_all") or str(config.get(_TIME) or _FIELDS[_TIME]) in normalized:
+    if config.get("normalize_all") or _time_field(config) in normalized:
         times = (times - times.min()) / max(times.max() - times.min(), 1e-300)
-    order = np.unique(times.astype(np.float32), return_inverse=True)[1].astype(np.int64)
-    has_ratings = "rating" in frame.columns and frame["rating"].is_finite().all()
-    columns = {"timestamp": pl.Series(order, dtype=pl.Int64)}
-    if has_ratings and not frame["rating"].null_count():
-        columns["rating"] = frame["rating"].cast(pl.Float32).alias("")
-    return Interactions(users, items, user_ids, item_ids, columns)
+    return times.astype(np.float32)
 
 
 def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import KS
-from recoach.experiments.recbole.log import SEQUENTIAL, bounds, table
+from recoach.experiments.recbole.log import bounds, table
+from recoach.experiments.recbole.split import SEQUENTIAL, described_split, eval_settings
 
 _SEQUENCE = {
     "hidden_size": ("dim", 64),
@@ -77,7 +78,7 @@ _COLUMNS = {
 }
 _CONVERTED_ELSEWHERE = {
     *("model", "dataset", "data_path", "seed", "stopping_step", "valid_metric", "topk"),
-    *("eval_args", "repeatable", "rm_dup_inter", "val_interval", "load_col"),
+    *("eval_args", "benchmark_filename", "repeatable", "rm_dup_inter", "val_interval", "load_col"),
     *("user_inter_num_interval", "item_inter_num_interval"),
 }
 
@@ -175,9 +176,11 @@ def _data(config: Mapping[str, Any], dropped: dict[str, str]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "path": f"{str(config.get('data_path', 'dataset')).rstrip('/')}/{name}/{name}.inter",
         "name": name,
-        "k_core": _k_core(config, dropped),
         "dedup": config.get("rm_dup_inter") or "none",
     }
+    k_core = _k_core(config, dropped)
+    if k_core is not None:
+        settings["k_core"] = k_core
     columns = {
         ours: str(config[key])
         for key, (ours, default) in _COLUMNS.items()
@@ -194,23 +197,37 @@ def _data(config: Mapping[str, Any], dropped: dict[str, str]) -> dict[str, Any]:
             dropped["val_interval"] = (
                 f"only a lower bound of the rating is supported, not {field} {interval}"
             )
-    eval_args = table(config, "eval_args")
-    if not eval_args and str(config.get("model")) in SEQUENTIAL:
-        return settings  # RecBole's default for sequential models is our split
-    if (eval_args.get("split"), eval_args.get("order")) != ({"LS": "valid_and_test"}, "TO"):
-        dropped["eval_args"] = (
-            "not supported; the last item in time is the test item, the one before validates"
-        )
+    settings["split"] = _split(config, dropped)
     return settings
 
 
-def _k_core(config: Mapping[str, Any], dropped: dict[str, str]) -> int:
+def _split(config: Mapping[str, Any], dropped: dict[str, str]) -> str | dict[str, Any]:
+    """Return the split as a setting of `[data]`; "auto" if RecBole's has no counterpart."""
+    settings = eval_settings(config)
+    split = described_split(config, settings)
+    if split.kind == "given":
+        key = "benchmark_filename" if settings.kind == "files" else "eval_args"
+        dropped[key] = 'no counterpart; data.split is "auto", set it to the split you need'
+        return "auto"
+    if settings.shuffles:
+        dropped["eval_args"] = "the ratios are converted; Recoach draws another random order"
+    if settings.mode != "full":
+        dropped["eval_args"] = f"mode {settings.mode} has no counterpart; all items are ranked"
+    return split.model_dump(exclude_defaults=True, mode="json") | {"kind": split.kind}
+
+
+def _k_core(config: Mapping[str, Any], dropped: dict[str, str]) -> int | None:
+    """Return the one lower bound for users and items; None if they have none in common."""
     keys = ("user_inter_num_interval", "item_inter_num_interval")
     minima = [_lower_bound(config.get(key) or "[0,inf)") for key in keys]
-    if minima[0] is None or minima[0] != minima[1]:
+    if minima[0] is None or minima[1] is None:
         dropped |= dict.fromkeys(keys, "k_core is one lower bound for both users and items")
-        return 0
-    return math.ceil(minima[0]) if minima[0] > 1 else 0
+        return None
+    bounds = [math.ceil(low) if low > 1 else 0 for low in minima if low is not None]
+    if bounds[0] != bounds[1]:
+        dropped |= dict.fromkeys(keys, "k_core is one lower bound for both users and items")
+        return None
+    return bounds[0]
 
 
 def _lower_bound(interval: object) -> float | None:
