@@ -20,7 +20,7 @@ from recoach.errors import DataError
 from recoach.experiments.recbole.checkpoint import Placeholder, check_opcodes
 from recoach.experiments.recbole.log import SavedIds
 
-_MODULES = ("recbole", "numpy", "pandas", "torch", "yaml", "logging")
+_MODULES = ("recbole", "numpy", "pandas", "pyarrow", "torch", "yaml", "logging")
 """The packages whose classes RecBole's saved dataset refers to."""
 _PICKLE_ERRORS = (
     *(pickle.UnpicklingError, EOFError, AttributeError, KeyError, IndexError, TypeError),
