@@ -55,6 +55,53 @@ def test_fine_tuning_can_skip_the_control(recoach, base):
     assert not (base / "checkpoints" / "control").exists()
 
 
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_one_base_is_fine_tuned_in_several_folders(recoach, finished, tmp_path, run_files):
+    before, output = content(finished), tmp_path / "other"
+    (tmp_path / ".other.part").mkdir()  # of a killed process
+    words = ("finetune", finished, "--output", output)
+    changes = ("--set", "finetune.epochs=1", "evaluation.control=false")
+    assert recoach(*words, *changes).code == 0
+    assert content(finished) == before
+    assert not (tmp_path / ".other.part").exists()
+    assert tomllib.loads((output / "config.toml").read_text())["finetune"]["epochs"] == 1
+    numbers, others = (run_files.results(run)["models"] for run in (finished, output))
+    assert others["base"] == numbers["base"]
+    assert set(others) == {"popularity", "base", "tuned"}
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in rows} == {"base", "tuned"}
+
+    result = recoach(*words, *changes)
+    assert result.code == 2
+    assert "is not empty; choose another --output, or add --resume" in result.err
+    assert recoach(*words, *changes, "--resume").code == 0
+    best = output / "checkpoints" / "base" / "best.safetensors"
+    assert content(finished) == before
+    best.unlink()
+    best.write_bytes(b"another base")
+    result = recoach(*words, *changes, "--resume")
+    assert result.code == 2
+    assert "another base than" in result.err
+
+
+def test_a_base_is_not_copied_over_other_files(recoach, finished, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    for output, words in (
+        (tmp_path / "notes", "is not empty"),
+        (finished, "is the run itself"),
+    ):
+        result = recoach("finetune", finished, "--output", output, "--resume")
+        assert result.code == 2
+        assert words in result.err
+    result = recoach("finetune", tmp_path / "notes", "--output", tmp_path / "new")
+    assert result.code == 2
+    assert not (tmp_path / "new").exists()
+
+
 def test_another_fine_tuning_in_the_same_folder_is_refused(recoach, run_copy):
     result = recoach("finetune", run_copy, "--set", "finetune.epochs=3")
     assert result.code == 2

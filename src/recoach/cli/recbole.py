@@ -15,7 +15,7 @@ from recoach.errors import ConfigError, DataError
 from recoach.experiments.config import resolve
 from recoach.experiments.recbole.exchange import export_run, import_run
 from recoach.experiments.recbole.settings import convert_settings
-from recoach.experiments.run_folder import RunFolder
+from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.models.checkpoint import write_atomically
 
 imports = App(name="import", help="Import a model trained elsewhere as a run.")
@@ -67,13 +67,20 @@ def import_recbole(
 def export_recbole(path: Path, *, checkpoint: Path, output: Path, stage: Stage = None) -> None:
     """Write the weights of a run into a copy of the RecBole checkpoint that it was imported from.
 
+    They are the weights that validation selected, not those retrained on train and validation.
+
     Args:
         path: A run folder made by `recoach import recbole`.
         checkpoint: The checkpoint that the run was imported from.
         output: The .pth file to write.
     """
     selected = export_run(path, checkpoint, output, stage)
-    console.print(f"{output}: weights of the {selected} model of {path}")
+    console.print(f"{output}: weights of the {selected} model of {path}, selected on validation")
+    if RunFolder(path).has_checkpoint(f"{selected}{RETRAINED}"):
+        console.print(
+            "The weights retrained on train and validation are not exported: RecBole trains on "
+            "train only."
+        )
 
 
 def convert_config(path: Path, /, *, output: Path | None = None) -> None:

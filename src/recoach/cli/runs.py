@@ -12,6 +12,7 @@ from recoach.cli.console import console
 from recoach.cli.options import Layout, Resume, Run
 from recoach.cli.progress import StageProgress
 from recoach.errors import RunError
+from recoach.experiments.base_copy import copy_base
 from recoach.experiments.config import ExperimentConfig, read_config
 from recoach.experiments.data import data_notes
 from recoach.experiments.run_folder import RunFolder
@@ -112,7 +113,12 @@ def pretrain(
 
 
 def finetune(
-    path: Path, *, resume: bool = False, report_to: ReportTo = None, changes: Changes = None
+    path: Path,
+    *,
+    output: Path | None = None,
+    resume: bool = False,
+    report_to: ReportTo = None,
+    changes: Changes = None,
 ) -> None:
     """Fine-tune the base of a run, with GRPO by default, and train the control for comparison.
 
@@ -121,16 +127,18 @@ def finetune(
 
     Args:
         path: A run folder made by `recoach pretrain`.
+        output: A new run folder for this fine-tuning, which gets a copy of the base and the
+            dataset. Default: the folder of the run.
         resume: Continue an interrupted fine-tuning.
         changes: Settings of GRPO that replace those of the run, like finetune.beta=0.02; may be
             repeated.
     """
-    folder = RunFolder(path)
-    folder.config()
     check_trackers(report_to or [])
+    folder = RunFolder(path) if output is None else copy_base(path, output, resume=resume)
+    folder.config()
     with folder.lock():
         config = folder.prepare_finetuning(changes or [], resume=resume)
-    execute_and_show(config, path, resume=True, report_to=report_to, stored=True)
+    execute_and_show(config, folder.path, resume=True, report_to=report_to, stored=True)
 
 
 def evaluate(path: Run) -> None:

@@ -159,8 +159,8 @@ class RunFolder:
         different = _differences(stored.tables(), config.tables())
         if self.has_checkpoint("tuned") and different:
             raise RunError(
-                f"{self.path} was fine-tuned with another {different[0]}; pretrain into another "
-                "folder, or copy this run without checkpoints/tuned and checkpoints/control."
+                f"{self.path} was fine-tuned with another {different[0]}; add --output DIR to "
+                "fine-tune its base in another folder."
             )
         if self.has_checkpoint("tuned") and not self.has_results_for(config) and not resume:
             raise RunError(f"{self.path} holds an unfinished fine-tuning; add --resume.")

@@ -140,7 +140,8 @@ def export_run(
     """Write a run's weights into a copy of the RecBole checkpoint it was imported from.
 
     Without a stage these are the tuned weights if there are any, else those of the base; the stage
-    is returned.
+    is returned. They are the weights that validation selected, not those trained again on train and
+    validation: RecBole's graph and its evaluation have only train.
 
     Raises:
         RunError: the folder is not a run, or the stage is not finished.
