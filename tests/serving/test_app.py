@@ -180,7 +180,7 @@ def test_every_path_except_page_and_health_needs_the_key(snapshot):
 
 def test_without_the_page_no_route_lists_users(snapshot):
     with make_client(snapshot, page=False) as client:
-        for path in ("/", "/v1/items", "/v1/users"):
+        for path in ("/", "/v1/items", "/v1/users", "/v1/users/random"):
             assert client.get(path).status_code == 404
         assert client.post("/v1/compare", json={"user": "u1"}).status_code == 404
         assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
@@ -199,7 +199,7 @@ def test_the_schema_lists_every_route(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         *("/health", "/live", "/ready", "/v1/models", "/v1/recommend", "/v1/recommend/batch"),
-        *("/v1/compare", "/v1/items", "/v1/users"),
+        *("/v1/compare", "/v1/items", "/v1/users", "/v1/users/random"),
     }
 
 

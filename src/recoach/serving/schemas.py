@@ -54,6 +54,22 @@ class RecommendRequest(BaseModel):
         return self
 
 
+class CompareRequest(RecommendRequest):
+    """A request for the lists of two models."""
+
+    hold_out: bool = Field(
+        False,
+        description="Leave the user's test items out of the history and return their ranks. For "
+        "a user of the log only.",
+    )
+
+    @model_validator(mode="after")
+    def _check_hold_out(self) -> Self:
+        if self.hold_out and self.user is None:
+            raise ValueError("hold_out needs a user: a history has no test items")
+        return self
+
+
 class BatchRequest(BaseModel):
     """Several requests in one call."""
 
@@ -170,6 +186,7 @@ class ComparedItem(BaseModel):
         description="Title of the history item with the most similar vector in this model; empty "
         "if there is none."
     )
+    held_out: bool = Field(description="Whether this is a test item that was held out.")
 
 
 class ComparedList(BaseModel):
@@ -179,12 +196,26 @@ class ComparedList(BaseModel):
     items: list[ComparedItem]
 
 
+class HeldOutItem(BaseModel):
+    """A test item of the user, which the models did not see in the history."""
+
+    item_id: str
+    title: str
+    ranks: list[int] = Field(
+        description="Rank in the full ranking of each model, in the order of `sides`; none if the "
+        "item is also in the history, and its items are excluded."
+    )
+
+
 class Comparison(BaseModel):
     """The lists of the base and the default model for one request, and their differences."""
 
     history: list[str] = Field(description="Titles of the last items of the history, oldest first.")
     sides: list[ComparedList] = Field(description="One list for each model.")
     words: list[str] = Field(description="Sentences that summarise the differences.")
+    held_out: list[HeldOutItem] = Field(
+        description="With `hold_out`: the test items of the user, each once, at most 20."
+    )
 
 
 class ErrorResponse(BaseModel):

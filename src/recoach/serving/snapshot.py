@@ -164,6 +164,14 @@ class ModelSnapshot:
         ids = self.dataset.user_ids
         return ids.filter(ids.str.starts_with(text)).head(limit).to_list()
 
+    def random_user(self, generator: np.random.Generator) -> str:
+        """Return a random user with training and test items, or one with any items if none has."""
+        users = np.flatnonzero((self.dataset.train.lengths > 0) & (self.dataset.test.lengths > 0))
+        if not len(users):
+            users = np.flatnonzero(self.user_histories.lengths > 0)
+        user_id: str = self.dataset.user_ids[int(generator.choice(users))]
+        return user_id
+
     def recommend(self, stage: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
         """Return the recommendations of one stage's model, one for each query.
 
