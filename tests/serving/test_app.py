@@ -192,6 +192,20 @@ def test_the_routes_of_the_page(client, snapshot):
     assert client.get("/v1/users", params={"query": "u29"}).json()["ids"] == ["u29"]
     comparison = client.post("/v1/compare", json={"user": "u1", "k": 3}).json()
     assert [len(side["items"]) for side in comparison["sides"]] == [3, 3]
+    assert comparison["held_out"] == []
+    held_out = client.post("/v1/compare", json={"user": "u1", "hold_out": True}).json()["held_out"]
+    (test_item,) = snapshot.dataset.test.row(1)
+    assert [item["item_id"] for item in held_out] == [snapshot.item_ids[test_item]]
+    for body, status, detail in (
+        ({"user": "nobody", "hold_out": True}, 404, "No user 'nobody' in the log. Choose"),
+        ({"history": ["i1"], "hold_out": True}, 422, "hold_out needs a user"),
+        ({"history": ["x"]}, 404, "None of the items is in the catalogue"),
+    ):
+        response = client.post("/v1/compare", json=body)
+        assert response.status_code == status
+        assert detail in response.json()["detail"]
+    (user,) = client.get("/v1/users/random").json()["ids"]
+    assert user in snapshot.user_index
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 

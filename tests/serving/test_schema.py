@@ -14,7 +14,8 @@ from recoach.serving.limits import Limits
 from recoach.serving.routing import Routing
 from recoach.serving.service import Service
 
-WITHOUT_INPUT = [("GET", path) for path in ("/health", "/v1/models", "/v1/users/random")]
+WITHOUT_INPUT = [("GET", path) for path in ("/health", "/live", "/ready")]
+WITHOUT_INPUT += [("GET", "/v1/models"), ("GET", "/v1/users/random")]
 OPERATIONS = [*WITHOUT_INPUT, ("GET", "/v1/items"), ("GET", "/v1/users")]
 OPERATIONS += [("POST", f"/v1/{name}") for name in ("recommend", "recommend/batch", "compare")]
 

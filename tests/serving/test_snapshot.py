@@ -1,12 +1,17 @@
 """A snapshot gives the lists of `recommend`, whatever else is in the batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from recoach.data.dataset import RaggedArray
 from recoach.errors import DataError
+from recoach.evaluation.evaluator import evaluate
 from recoach.models.registry import MODELS
-from recoach.serving.explanations import compare_models
+from recoach.serving.explanations import compare_models, hold_out
 from recoach.serving.recommend import recommend
+from recoach.serving.snapshot import ModelSnapshot
 
 
 def query(snapshot, user=None, history=None, k=5, exclude_seen=True, candidates=None):
@@ -93,4 +98,49 @@ def test_a_comparison_of_equal_lists_says_so(make_snapshot):
     snapshot = make_snapshot(seed=0)
     assert compare_models(snapshot, query(snapshot, "u3")).words == [
         "Both lists contain the same items in the same order."
+    ]
+
+
+def test_held_out_items_are_ranked_after_the_history_of_the_test(snapshot):
+    whole = query(snapshot, "u3", k=20)
+    *before, last = whole.history.tolist()
+    without, held_out = hold_out(snapshot, "u3", whole)
+    assert (without.history.tolist(), held_out.tolist()) == (before, [last])
+    comparison = compare_models(snapshot, without, held_out)
+    (item,) = comparison.held_out
+    assert item.item_id == snapshot.item_ids[last]
+    evaluated = [evaluate(model, snapshot.dataset) for model in snapshot.models.values()]
+    assert item.ranks == [int(e.ranks[list(e.users).index(whole.user)]) for e in evaluated]
+    for side, rank in zip(comparison.sides, item.ranks, strict=True):
+        assert [row.rank for row in side.items if row.held_out] == [rank]
+    assert compare_models(snapshot, whole).held_out == []
+
+
+def test_a_held_out_item_of_the_history_has_no_rank_where_the_history_is_excluded(snapshot):
+    whole = query(snapshot, "u3")
+    repeated = whole._replace(history=np.append(whole.history, whole.history[-1]))
+    comparison = compare_models(snapshot, repeated, whole.history[-1:])
+    assert [item.ranks for item in comparison.held_out] == [[]]
+
+
+def test_a_random_user_has_training_and_test_items(snapshot):
+    generator = np.random.default_rng(0)
+    users = {snapshot.random_user(generator) for _ in range(200)}
+    assert users == set(snapshot.dataset.user_ids.to_list())
+    test = RaggedArray.from_lengths(np.arange(30) == 7, np.array([1], dtype=np.int32))
+    one = replace(snapshot.dataset, test=test)
+    only = ModelSnapshot(one, snapshot.models, snapshot.titles, "one")
+    assert {only.random_user(generator) for _ in range(5)} == {one.user_ids[7]}
+    none = replace(snapshot.dataset, test=RaggedArray.empty(30))
+    untested = ModelSnapshot(none, snapshot.models, snapshot.titles, "one")
+    assert len({untested.random_user(generator) for _ in range(20)}) > 1
+
+
+def test_rejected_items_have_no_place_in_the_ranking_of_the_other_model(snapshot):
+    best = snapshot.recommend("base", [query(snapshot, "u3", k=3)])[0].items.astype(np.int32)
+    rejecting = query(snapshot, "u3", k=3)._replace(rejected=np.sort(best))
+    _, tuned = compare_models(snapshot, rejecting).sides
+    rows = snapshot.recommend("base", [rejecting._replace(k=20)])[0].items.tolist()
+    assert [item.other_rank for item in tuned.items] == [
+        rows.index(snapshot.item_index[item.item_id]) + 1 for item in tuned.items
     ]

@@ -205,11 +205,12 @@ function changeBadge(kind, before, after) {
 
 function itemRow(item, change, ranks) {
   const row = element("li", "");
-  row.append(element("span", item.title, "title"));
+  const title = element("span", item.title, "title");
+  title.title = "ID " + item.item_id;
+  row.append(title);
   if (change) row.append(change);
   if (item.held_out) row.append(badge("hit", "hit", "hit: a test item of the user"));
   const details = [...ranks, `${item.taken.toLocaleString()} interactions`];
-  if (item.title !== item.item_id) details.push("ID " + item.item_id);
   if (item.because) details.push("most similar to " + item.because);
   row.append(element("span", details.join(" · "), "small details"));
   return row;
