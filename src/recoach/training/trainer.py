@@ -106,12 +106,11 @@ class RLTrainer:
             exact_products=self.args.compares_policies,
             first_item=first_local_item(model),
         )
-        self.reward_funcs = functions = _as_sequence(reward_funcs, self.args)
-        masked_args = self.args.model_copy(update={"mask_seen": self._mask_seen})
+        self.reward_funcs = _as_sequence(reward_funcs, self.args)
         self._builder = BatchBuilder(
-            masked_args,
+            self.args.model_copy(update={"mask_seen": self._mask_seen}),
             train_dataset,
-            functions,
+            self.reward_funcs,
             model,
             transitions=algorithm_entry(self.args.algorithm).algorithm.needs_transitions,
             mask_rejected=context.repeats != "recbole",
