@@ -76,6 +76,28 @@ def test_the_results_contain_beyond_accuracy_metrics_and_item_groups(finished, r
         assert hits / 130 == pytest.approx(model_results["test"]["recall@10"], abs=1e-5)
 
 
+def test_the_results_have_intervals_and_adjust_all_but_the_primary_metric(finished, run_files):
+    record = run_files.results(finished)
+    assert record["protocol"]["primary"] == "ndcg@10"
+    assert record["protocol"]["control_missing"] is None
+    assert record["resolved"]["finetune.state"] == "prefix"
+    for stage in STAGES:
+        found = record["models"][stage]
+        values = [(found["test"], found["intervals"]), (found["lists"], found["list_intervals"])]
+        for means, intervals in values:
+            assert all(low <= means[name] <= high for name, (low, high) in intervals.items())
+        assert set(found["intervals"]) == set(found["test"])
+        for group in found["popularity_buckets"] + found["activity_groups"]:
+            assert group["interval"][0] <= group["recall@10"] <= group["interval"][1]
+    family = {f"{name}@{k}" for name in ("recall", "ndcg") for k in (1, 5, 10, 50)} - {"ndcg@10"}
+    for entry in record["comparisons"]:
+        assert ("adjusted" in entry) == (entry["metric"] in family)
+        if "adjusted" in entry:
+            adjusted = entry["adjusted"]
+            assert adjusted["low"] <= entry["low"] <= entry["high"] <= adjusted["high"]
+            assert adjusted["p_value"] >= entry["p_value"]
+
+
 def test_the_control_takes_as_many_steps_as_grpo(finished, run_files):
     models = run_files.results(finished)["models"]
     assert models["control"]["steps"] == models["tuned"]["steps"] == 8

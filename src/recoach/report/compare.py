@@ -14,6 +14,7 @@ from recoach.report.tables import (
     headline,
     metric_label,
 )
+from recoach.report.verdict import primary_metric
 
 Results = Mapping[str, Any]
 
@@ -57,10 +58,16 @@ def compare_runs(runs: Mapping[str, Results], metrics: Sequence[str]) -> ResultT
         f"{protocol['split'].replace('_', ' ')}; {protocol['ranking']} ranking; "
         f"{describe_masking(protocol)}; trained on {trained_on}. In brackets: change against the "
         "base of the same run; * marks a significant difference "
-        f"({protocol.get('interval', _INTERVAL)})."
+        f"({protocol.get('interval', _INTERVAL)}{_adjustment(first)})."
     )
     columns = ("Model", *(metric_label(metric) for metric in metrics))
     return ResultTable("Comparison of runs", columns, rows, note)
+
+
+def _adjustment(results: Results) -> str:
+    is_adjusted = any("adjusted" in entry for entry in results.get("comparisons", ()))
+    primary = metric_label(primary_metric(results))
+    return f"; all but {primary} adjusted by Holm's procedure" if is_adjusted else ""
 
 
 def check_comparable(runs: Mapping[str, Results]) -> None:
