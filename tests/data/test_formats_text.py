@@ -242,7 +242,7 @@ def test_parquet_parts_are_read_in_the_order_of_their_numbers(tmp_path):
     for name, item in PARTS:
         pl.DataFrame({"user_id": [1], "item_id": [item]}).write_parquet(folder / f"{name}.parquet")
     (folder / "_SUCCESS").touch()
-    assert pairs(read_interactions(folder)) == [("1", "a"), ("1", "b"), ("1", "c")]
+    assert pairs(read_interactions(folder)) == [(1, "a"), (1, "b"), (1, "c")]
     assert open_table(folder, "auto", bool).locate(2) == "part-10.parquet, row 1"
     pl.DataFrame({"user_id": ["1"], "item_id": ["d"]}).write_parquet(folder / "part-11.parquet")
     with pytest.raises(DataError, match=r"part-11\.parquet: the columns or their types are not"):

@@ -87,7 +87,8 @@ def upgrade_evaluation(raw: Mapping[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in data.items() if name != "test_items"}
         split = {"kind": "leave_last_out", "test_items": data["test_items"]}
         result["data"] = {"split": split} | kept
-    if isinstance(evaluation, Mapping) and evaluation.get("mask_seen") in FORMER_MASK_SEEN:
+    former = evaluation.get("mask_seen") if isinstance(evaluation, Mapping) else None
+    if isinstance(former, str) and former in FORMER_MASK_SEEN:
         kept = {name: value for name, value in evaluation.items() if name != "mask_seen"}
         result["evaluation"] = {"repeats": FORMER_MASK_SEEN[evaluation["mask_seen"]]} | kept
     return result

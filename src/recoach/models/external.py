@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from pydantic import BaseModel, create_model
 
-import recoach
 from recoach.config import StrictConfig
 from recoach.errors import ConfigError, clipped, suggestion
 from recoach.models.base import Recommender
@@ -46,7 +45,7 @@ CODE_ERRORS = (
     ValueError,
 )
 """What the code of a model outside this package may raise by mistake; see `located`."""
-_OTHERS_CODE = tuple(str(Path(str(module.__file__)).parent) for module in (torch, recoach))
+_OTHERS_CODE = (str(Path(str(torch.__file__)).parent), str(Path(__file__).parents[1]))
 
 Builder = Callable[..., Recommender]
 """(dataset, **settings) -> Recommender, see the module."""

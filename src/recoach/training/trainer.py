@@ -128,8 +128,11 @@ class RLTrainer:
         )
         self._states.limit_batch_size(self.args.fewest_steps)
         self._check_group_size()
+        self.optimiser = self._new_optimiser()
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
-        self.optimiser: torch.optim.Optimizer = optim(
+        return optim(
             [*self._trainable_parameters(), *self._module_parameters()],
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
