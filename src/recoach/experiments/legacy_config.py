@@ -87,10 +87,12 @@ def upgrade_evaluation(raw: Mapping[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in data.items() if name != "test_items"}
         split = {"kind": "leave_last_out", "test_items": data["test_items"]}
         result["data"] = {"split": split} | kept
-    former = evaluation.get("mask_seen") if isinstance(evaluation, Mapping) else None
+    if not isinstance(evaluation, Mapping):
+        return result
+    former = evaluation.get("mask_seen")
     if isinstance(former, str) and former in FORMER_MASK_SEEN:
         kept = {name: value for name, value in evaluation.items() if name != "mask_seen"}
-        result["evaluation"] = {"repeats": FORMER_MASK_SEEN[evaluation["mask_seen"]]} | kept
+        result["evaluation"] = {"repeats": FORMER_MASK_SEEN[former]} | kept
     return result
 
 

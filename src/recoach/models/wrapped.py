@@ -244,7 +244,7 @@ def _check_loss(model: Wrapped | WrappedScorer, dataset: Dataset, loss: Loss[Any
             f"for users {users.tolist()} with one item each, loss returned {values[0]}; it must "
             "be finite."
         )
-    if not np.isclose(*values, rtol=1e-3):
+    if not np.isclose(values[0], values[1], rtol=1e-3):
         raise ConfigError(
             f"loss returned {values[0]:.6g} and then {values[1]:.6g} with the same generator. Draw "
             "random numbers from the generator, so that a resumed training is the same."

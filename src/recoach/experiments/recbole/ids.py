@@ -66,12 +66,14 @@ def _of_pickle(content: bytes) -> SavedIds:
     state = dataset.state
     fields = [_text(state[key]) for key in ("uid_field", "iid_field")]
     known = {_text(name): array for name, array in state["field2id_token"].items()}
-    tokens = [pl.Series(_array(known[field])[1:].tolist(), dtype=pl.String) for field in fields]
+    users, items = (
+        pl.Series(_array(known[field])[1:].tolist(), dtype=pl.String) for field in fields
+    )
     try:
         rows = np.stack([_column(state["inter_feat"], field) for field in fields], axis=1) - 1
     except _PICKLE_ERRORS:  # written by another version of pandas
-        return SavedIds(*tokens)
-    return SavedIds(tokens[0], tokens[1], rows.astype(np.int64))
+        return SavedIds(users, items)
+    return SavedIds(users, items, rows.astype(np.int64))
 
 
 def _array(placeholder: Placeholder) -> npt.NDArray[Any]:

@@ -50,7 +50,7 @@ def eval_settings(config: Mapping[str, Any]) -> SplitSettings:
         raise DataError(f"RecBole's setting eval_args must be a table of settings, not {given!r}.")
     is_sequential = config.get("model") in SEQUENTIAL
     args = _DEFAULT | (_DEFAULT_OF_SEQUENTIAL if is_sequential else {}) | given
-    mode = args["mode"]
+    mode: Any = args["mode"]
     mode = mode.get("valid", mode.get("test", "full")) if isinstance(mode, dict) else mode
     by_user = str(args["group_by"]).lower() == "user"
     if config.get("benchmark_filename"):
@@ -154,13 +154,15 @@ def _ordered_rows(
     """Return the rows that RecBole divides, in its order; no first ones for sequential models."""
     if settings.shuffles:
         generator = torch.Generator().manual_seed(int(config.get("seed", 2020)))
-        return torch.randperm(len(users), generator=generator).numpy()
+        order: LongArray = torch.randperm(len(users), generator=generator).numpy()
+        return order
     if times is None:
         raise DataError("RecBole's split by time needs a column of times, and none is loaded.")
     if config.get("model") not in SEQUENTIAL:
-        return np.argsort(times, kind="stable")
+        by_time: LongArray = np.argsort(times, kind="stable")
+        return by_time
     by_user = np.lexsort((times, users))
-    rows = by_user[np.append(False, np.diff(users[by_user]) == 0)]
+    rows: LongArray = by_user[np.append(False, np.diff(users[by_user]) == 0)]
     return rows[np.argsort(times[rows], kind="stable")]
 
 
