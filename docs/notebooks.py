@@ -27,6 +27,7 @@ def notebook(name: str) -> str:
     text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text()
     pointer = f"This notebook is the tutorial page [{name}](../docs/tutorials/{name}.md).\n"
     text = _POINTER.sub(pointer, text)
+    text = re.sub(r"\]\(([\w-]+\.md)", r"](../docs/tutorials/\1", text)
     text = re.sub(r"\]\(\.\./(?!\.\./|docs/)", "](../docs/", text).replace("](../../", "](../")
     cells, end = [], 0
     for block in _BLOCK.finditer(text):

@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 WRITES = {
     "a-shop-with-views-carts-and-purchases": ["events.csv"],
     "improve-a-recbole-model": ["runs/mine/report.html", "saved/tuned.pth"],
-    "improve-your-own-pytorch-model": ["tuned.pt"],
+    "improve-your-own-pytorch-model": ["tuned.pt", "runs/with-loss/report.html"],
 }
 """Files that exist after the last cell."""
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import recoach
-from pages import ROOT
+from pages import ROOT, blocks
 from recoach.cli.main import app
 from recoach.experiments.config import read_config
 
@@ -43,6 +43,21 @@ def test_an_example_runs_on_a_tiny_log(name, tmp_path, monkeypatch):
     app(line, exit_on_error=False, print_error=False, result_action="return_value")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["models"]) == {"popularity", "base", "tuned", "control"}
+
+
+MODELS = {
+    "two-towers-with-item-text": "two_towers",
+    "neumf": "neumf",
+    "cross-attention-ranker": "cross_attention",
+}
+
+
+@pytest.mark.parametrize("page", MODELS)
+def test_the_code_of_a_tutorial_is_that_of_its_example(page):
+    code = (ROOT / "examples" / f"{MODELS[page]}.py").read_text()
+    shown = blocks(ROOT / "docs" / "tutorials" / f"{page}.md", "py")
+    assert [block for block in shown[:2] if block.rstrip() not in code] == []
+    assert f"from examples.{MODELS[page]} import build" in shown[2]
 
 
 def write_log(path):
