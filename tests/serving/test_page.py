@@ -118,13 +118,18 @@ def expected_rows(comparison, k):
 
 
 def test_both_lists_of_a_user_are_shown_with_changes_and_hits(page, url, snapshot):
+    comparisons = {f"u{n}": compared(snapshot, f"u{n}", 4) for n in range(30)}
+    user, comparison = next(
+        (user, comparison)
+        for user, comparison in comparisons.items()
+        if sum(rank <= 4 for rank in comparison.held_out[0].ranks) == 1
+    )
     page.goto(url)
     page.locator("#about", has_text="20 items").wait_for()
-    page.fill("#user", "u3")
+    page.fill("#user", user)
     page.fill("#k", "4")
     page.click("text=Show lists")
     page.wait_for_selector("section.side")
-    comparison = compared(snapshot, "u3", 4)
     base, tuned = expected_rows(comparison, 4)
     assert page.locator("section.side h3").all_inner_texts() == ["base", "tuned"]
     assert rows_of(page, "section.side:nth-child(1)") == base
