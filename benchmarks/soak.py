@@ -37,7 +37,7 @@ from recoach.reproduction import gains_cells
 from recoach.training import loop
 
 torch.set_num_threads(1)
-IGNORED_KEYS = {"seconds", "environment"}
+IGNORED_KEYS = {"seconds", "date", "environment"}
 """Keys whose values differ between two runs of the same command."""
 TOML = """
 seed = 3
