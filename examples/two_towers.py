@@ -1,8 +1,10 @@
 """Two towers that read the text and the category of items: `recoach.wrap(query=..., items=...)`."""
 
+from typing import Any
+
 import polars as pl
 import torch
-from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +33,8 @@ class TwoTowers(nn.Module):
 
     def items(self) -> Tensor:
         """Return float[I, D]."""
-        return self.item.weight + self.category(self.categories) + self.text(self.words)
+        content: Tensor = self.category(self.categories) + self.text(self.words)
+        return self.item.weight + content
 
     def query(self, users: Tensor, histories: Tensor) -> Tensor:
         """Return float[B, D] for int64[B, T] histories, which are padded with n_items."""
@@ -54,7 +57,7 @@ def build(
     table = dataset.item_table
     if table is None or not {"title", "category"} <= set(table.columns):
         raise ValueError("set data.items to a table of items with the columns title and category")
-    vectorizer = HashingVectorizer(n_features=n_words, alternate_sign=False)
+    vectorizer: Any = HashingVectorizer(n_features=n_words, alternate_sign=False)
     texts = vectorizer.transform(table["title"].fill_null("").to_list()).toarray()
     categories = table["category"].fill_null("").rank("dense").cast(pl.Int64) - 1
     towers = TwoTowers(torch.from_numpy(texts).float(), categories.to_torch(), dim)
