@@ -60,7 +60,7 @@ def build(
     vectorizer: Any = HashingVectorizer(n_features=n_words, alternate_sign=False)
     texts = vectorizer.transform(table["title"].fill_null("").to_list()).toarray()
     categories = table["category"].fill_null("").rank("dense").cast(pl.Int64) - 1
-    towers = TwoTowers(torch.from_numpy(texts).float(), categories.to_torch(), dim)
+    towers = TwoTowers(torch.as_tensor(texts, dtype=torch.float32), categories.to_torch(), dim)
     if weights is not None:
         towers.load_state_dict(torch.load(weights, weights_only=True))
     return recoach.wrap(
