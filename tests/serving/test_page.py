@@ -63,7 +63,7 @@ class RunningServer:
 @pytest.fixture
 def page(browser):
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(30_000)
     errors = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("console", lambda line: errors.extend(re.findall(".*Security Policy.*", line.text)))
@@ -309,6 +309,7 @@ def test_axe_finds_no_violation(page, url, scheme, width):
         ("/?user=u3", "#lists section"),
         ("/?item=i1&item=i2", "#lists section"),
         ("/?user=nobody", "#error:not(:empty)"),
+        ("/docs", "section"),
     ):
         page.goto(url + address)
         page.locator(f"{selector} >> visible=true").first.wait_for()
