@@ -22,6 +22,7 @@ Training:
     GRPOTrainer, GRPOConfig: fine-tune a model with rewards.
     RunContext: seed, folder, callback, progress and validation of a training.
     run: train base, fine-tuned model and control in a run folder, with a report.
+    update: extend a run by newer events and train its model on them.
 
 Evaluation and use:
     evaluate: compute the metrics of a model on held-out events.
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from recoach.evaluation.evaluator import evaluate
     from recoach.evaluation.significance import paired_bootstrap
     from recoach.experiments.trainer import GRPOTrainer
+    from recoach.experiments.update import update
     from recoach.loaded import LoadedModel, load
     from recoach.models.base import Recommender
     from recoach.models.registry import build_model
@@ -91,6 +93,7 @@ __all__ = [
     "run",
     "shop",
     "split_log",
+    "update",
     "wrap",
 ]
 
@@ -125,6 +128,7 @@ _MODULES = {
     "run": "recoach.api",
     "shop": "recoach.simulation.shop",
     "split_log": "recoach.data.split",
+    "update": "recoach.experiments.update",
     "wrap": "recoach.models.wrapped",
 }
 
