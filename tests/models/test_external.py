@@ -156,7 +156,11 @@ def test_only_functions_and_classes_are_handed_over():
 def test_a_name_that_is_registered_again_stands_for_the_new_code():
     config = model_entry(register(own_models.build, "again:build")).config()
     assert model_traits("again:build", config, DATA).needs == ("states",)
-    config = model_entry(register(own_models.build_without_loss, "again:build")).config()
+
+    def build(dataset, *, dim: int = 8, weights: str | None = None):
+        return own_models.build_without_loss(dataset, dim=dim)
+
+    config = model_entry(register(build, "again:build")).config()
     assert model_traits("again:build", config, DATA).needs == ()
 
 
