@@ -12,6 +12,7 @@ from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.served import load_served
 from toy_logs import cycle
+from toy_models import TOWERS
 
 DATA = leave_last_out(cycle(24, 12, length=7))
 QUICK = {
@@ -20,29 +21,6 @@ QUICK = {
     "finetune.max_steps": 4,
     "finetune.eval_steps": 2,
 }
-TOWERS = """
-from torch import nn
-from torch.nn import functional
-from recoach import wrap
-
-class Towers(nn.Module):
-    def __init__(self, n_items, dim):
-        super().__init__()
-        self.last, self.table = nn.Embedding(n_items + 1, dim), nn.Embedding(n_items, dim)
-
-def query(module, users, histories):
-    places = (histories != len(module.table.weight)).sum(dim=1) - 1
-    return module.last(histories.gather(1, places.clamp(min=0)[:, None])[:, 0])
-
-def loss(module, users, histories, targets, generator):
-    return functional.cross_entropy(
-        query(module, users, histories) @ module.table.weight.T, targets)
-
-def build(dataset, *, dim: int = 8):
-    module = Towers(dataset.n_items, dim)
-    return wrap(module, dataset, query=query, items=lambda m: m.table.weight, loss=loss,
-                history_length=5)
-"""
 
 
 def build_scorer(dataset: recoach.Dataset, *, dim: int = 4):
