@@ -202,7 +202,7 @@ def test_every_trained_model_beats_popularity_on_blocks_of_similar_users(variant
     assert ndcg_after_training(variant, dataset, epochs=10) > popularity_ndcg + 0.1
 
 
-@pytest.mark.parametrize("variant", ["gru4rec", "sasrec", "sasrec-original"])
+@pytest.mark.parametrize("variant", ["fpmc", "gru4rec", "sasrec", "sasrec-original"])
 def test_sequence_models_beat_lightgcn_where_the_last_item_decides(variant):
     dataset = leave_last_out(cycle())
     ndcg = ndcg_after_training(variant, dataset)

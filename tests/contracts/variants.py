@@ -25,6 +25,8 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
     "lightgcn": ("lightgcn", {"dim": 16}),
     "bprmf": ("bprmf", {"dim": 16}),
+    "fpmc": ("fpmc", {"dim": 16}),
+    "fpmc-anonymous": ("fpmc", {"dim": 16, "users": False, "loss": "ce"}),
     "neumf": ("neumf", NEUMF),
     "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
     "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),

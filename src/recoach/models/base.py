@@ -67,7 +67,7 @@ class Recommender(nn.Module, ABC):
     scores_at_once: ClassVar[int] = 2**17
     """(state, item) pairs that `score` is asked for in one call while a policy is trained; what
     `score` holds for each pair decides the memory of a step."""
-    knows_users: ClassVar[bool] = True
+    knows_users: bool = True
     """Whether users are known by their numbers; otherwise by what they read only."""
     origin: Origin | None = None
     """From what the model was built, where the registry built it."""

@@ -21,6 +21,7 @@ from recoach.models.external import (
     register,
 )
 from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
+from recoach.models.factorization.fpmc import FPMC, FPMCConfig
 from recoach.models.factorization.neumf import NeuMF, NeuMFConfig
 from recoach.models.graph.gsau import GSAU, GSAUConfig
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
@@ -49,6 +50,7 @@ class ModelTraits(NamedTuple):
 MODELS: dict[str, Entry] = {
     "bprmf": Entry(BPRMF, BPRMFConfig),
     "ease": Entry(EASE, EASEConfig),
+    "fpmc": Entry(FPMC, FPMCConfig),
     "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
     "itemknn": Entry(ItemKNN, ItemKNNConfig),
