@@ -88,8 +88,8 @@ def test_the_gradient_of_the_propagation_equals_that_of_the_dense_product():
 
 def test_the_graph_has_no_held_out_edges():
     dataset = leave_last_out(cycle(12, 20, length=7))
-    neighbour_sum = Graph(dataset.train, 20).users_from_items
-    adjacency = neighbour_sum(torch.eye(20), neighbour_sum.weights)
+    graph = Graph(dataset.train, 20)
+    adjacency = graph.users_from_items(torch.eye(20), graph.to_users)
     assert (adjacency > 0).sum(dim=1).tolist() == [7 - 2] * 12
     held_out = torch.from_numpy(np.stack([dataset.valid.values, dataset.test.values])).long()
     assert adjacency[torch.arange(12), held_out].sum() == 0

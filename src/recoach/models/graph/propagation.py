@@ -1,9 +1,8 @@
 """LightGCN propagation over the user-item graph (He et al. 2020, Eq. 7 and 8).
 
 A layer is two sparse products, one per direction (items to users and users to items), computed as
-weighted sums of rows with `embedding_bag`. That is many times faster than torch's CSR product, on
-CPU and GPU. The mean of the powers of a symmetric matrix is symmetric: the backward pass is the
-same propagation, applied to the gradient.
+weighted sums of rows (`recoach.models.sparse_product`). The mean of the powers of a symmetric
+matrix is symmetric: the backward pass is the same propagation, applied to the gradient.
 """
 
 from collections.abc import Callable
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
+from recoach.models.sparse_product import NeighbourSum
 
 
 class Graph(nn.Module):
@@ -29,19 +28,29 @@ class Graph(nn.Module):
         super().__init__()
         matrix = _normalised_adjacency(train, n_items)
         self.n_items = n_items
-        self.users_from_items = _NeighbourSum(matrix)
-        self.items_from_users = _NeighbourSum(matrix.T.tocsr())
+        self.users_from_items = NeighbourSum(matrix)
+        self.items_from_users = NeighbourSum(matrix.T.tocsr())
         edges = matrix.copy()
         edges.data = np.arange(matrix.nnz)
         rows = np.repeat(np.arange(len(train)), np.diff(matrix.indptr))
-        buffers = {"keys": rows * n_items + matrix.indices, "order": edges.T.tocsr().data}
+        order = edges.T.tocsr().data
+        weights = matrix.data.astype(np.float32)
+        buffers = {
+            "keys": rows * n_items + matrix.indices,
+            "order": order.astype(np.int64),
+            "to_users": weights,
+            "to_items": weights[order],
+        }
         for name, values in buffers.items():
-            tensor = torch.from_numpy(values.astype(np.int64))
-            self.register_buffer(name, tensor, persistent=False)
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.keys: Tensor
         """int64[E] `user * n_items + item` of each edge, sorted: the order of users_from_items."""
         self.order: Tensor
         """int64[E] index into `keys` of each edge in the order of items_from_users."""
+        self.to_users: Tensor
+        """float[E] edge weights in the order of users_from_items."""
+        self.to_items: Tensor
+        """float[E] edge weights in the order of items_from_users."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Graph":
         """Return the graph itself, which is constant and can be shared by copies of a model."""
@@ -96,9 +105,9 @@ class Graph(nn.Module):
 
     def _edge_weights(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Return the edge weights of both directions, 0 for hidden edges."""
-        weights = self.users_from_items.weights
+        weights = self.to_users
         if hidden is None:
-            return weights, self.items_from_users.weights
+            return weights, self.to_items
         hidden_keys = distributed.all_gather(hidden[0] * self.n_items + hidden[1])
         index = torch.searchsorted(self.keys, hidden_keys).clamp(max=len(self.keys) - 1)
         weights = weights.clone()
@@ -135,32 +144,6 @@ class PropagationCache:
         if self._cached is None or self._cached[0] != versions:
             self._cached = (versions, propagate())
         return self._cached[1]
-
-
-class _NeighbourSum(nn.Module):
-    """The product of a sparse matrix with vectors: each row sums those of its neighbours."""
-
-    def __init__(self, matrix: sparse.csr_matrix) -> None:
-        super().__init__()
-        buffers = {
-            "starts": matrix.indptr[:-1].astype(np.int64),
-            "neighbours": matrix.indices.astype(np.int64),
-            "weights": matrix.data.astype(np.float32),
-        }
-        for name, values in buffers.items():
-            self.register_buffer(name, torch.from_numpy(values), persistent=False)
-        self.starts: Tensor
-        self.neighbours: Tensor
-        self.weights: Tensor
-
-    def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        return functional.embedding_bag(
-            self.neighbours,
-            vectors,
-            self.starts,
-            mode="sum",
-            per_sample_weights=weights.to(vectors.dtype),
-        )
 
 
 class _Propagation(torch.autograd.Function):
