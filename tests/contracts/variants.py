@@ -30,6 +30,8 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "neumf": ("neumf", NEUMF),
     "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
     "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),
+    "srgnn": ("srgnn", {"dim": 16, "max_length": 6}),
+    "srgnn-cosine": ("srgnn", {"dim": 16, "max_length": 6, "normalise": True, "edges": "count"}),
     "gsau": ("gsau", ENCODER),
     "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
     "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),

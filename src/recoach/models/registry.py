@@ -36,6 +36,7 @@ from recoach.models.neighbours.vsknn import VSKNN, VSKNNConfig
 from recoach.models.neighbours.vstan import VSTAN, VSTANConfig
 from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
+from recoach.models.session.srgnn import SRGNN, SRGNNConfig
 
 
 class ModelTraits(NamedTuple):
@@ -62,6 +63,7 @@ MODELS: dict[str, Entry] = {
     "sasrec": Entry(SASRec, SASRecConfig),
     "sequential_rules": Entry(SequentialRules, SequentialRulesConfig),
     "session_popularity": Entry(SessionPopularity, SessionPopularityConfig),
+    "srgnn": Entry(SRGNN, SRGNNConfig),
     "vsknn": Entry(VSKNN, VSKNNConfig),
     "vstan": Entry(VSTAN, VSTANConfig),
 }
