@@ -189,10 +189,13 @@ def continued_training_config(
     """Return the settings of the continued-training control.
 
     The loss is that of the base. Learning rate, batch size, averaging and selection are those of
-    fine-tuning, and so are the number of steps and of steps between two evaluations.
+    fine-tuning, and so are the number of steps and of steps between two evaluations. AdamW takes
+    the place of Adagrad, whose learning rates are not those of fine-tuning.
     """
     return base.model_copy(
         update={
+            "optim": "adamw" if base.optim == "adagrad" else base.optim,
+            "momentum": 0.0,
             "learning_rate": args.learning_rate,
             "max_grad_norm": args.max_grad_norm,
             "lr_scheduler_type": args.lr_scheduler_type,

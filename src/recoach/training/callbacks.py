@@ -20,7 +20,8 @@ class TrainResult(NamedTuple):
     """Position of the returned weights between the start (0) and the best (1), where weights were
     interpolated."""
     total_steps: int = 0
-    """Maximum number of steps, over which the learning rate is scheduled."""
+    """Steps over which the learning rate is scheduled: the maximum number of steps, or with the
+    schedule `step` those between two changes."""
 
 
 class Callback:

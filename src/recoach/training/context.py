@@ -71,13 +71,28 @@ class Schedule:
     """Whether to evaluate weights between these and the best."""
     ema_decay: float = 0.0
     """Decay of the moving average that is evaluated and kept instead of the model; 0 has none."""
-    lr_scheduler_type: SchedulerType = "constant"
-    """How the learning rate changes over the maximum number of steps."""
+    lr_scheduler_type: SchedulerType | Literal["step"] = "constant"
+    """How the learning rate changes over the maximum number of steps, or (`step`) after epochs."""
+    lr_step_epochs: int = 3
+    """Epochs between two changes with `step`."""
+    lr_gamma: float = 0.1
+    """Factor of such a change."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     share: float | None = None
     """With `select = "last"`: position of the returned weights between the start (0) and the last
     (1); None returns the last."""
+
+    def total_steps(self, epoch_steps: int) -> int:
+        """Return the maximum number of steps, given those of an epoch."""
+        total = epoch_steps * self.epochs
+        return min(total, self.max_steps) if self.max_steps else total
+
+    def scheduled_steps(self, epoch_steps: int) -> int:
+        """Return the steps over which the learning rate is scheduled, see `TrainResult`."""
+        if self.lr_scheduler_type == "step":
+            return epoch_steps * self.lr_step_epochs
+        return self.total_steps(epoch_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +120,8 @@ class RunContext:
     """Selects the weights in place of the `metric` of the settings: (model, validation dataset) ->
     a number, higher is better. It is logged under the name of the function."""
     decay_steps: int = 0
-    """Steps over which the learning rate is scheduled; 0 stands for the maximum of the training."""
+    """Steps over which the learning rate is scheduled, see `TrainResult.total_steps`; 0 stands for
+    those of the training."""
     selected: TrainResult | None = None
     """The result of an earlier training whose selection is repeated, for training again on train
     and validation (`recoach.data.dataset.merge_valid`): exactly its `best_step` steps, with its

@@ -86,7 +86,7 @@ class Loop(Generic[Batch]):
         self.schedule = schedule = context.schedule(schedule)
         self.context, self.seed = context, context.seed
         self.folder = None if context.folder is None else Path(context.folder)
-        self._decay_steps = context.scheduled_steps or self._total_steps()
+        self._decay_steps = context.scheduled_steps or schedule.scheduled_steps(len(trainer))
         self._base_rates = [group["lr"] for group in trainer.optimiser.param_groups]
         self.callback = context.callback if distributed.is_main_process() else Callback()
         self._sharded = sharded_table(trainer.model) is not None
@@ -119,7 +119,7 @@ class Loop(Generic[Batch]):
                 self._restore(self.folder)
         distributed.check_same_weights(self.trainer.model)
         progress = self.progress
-        self.callback.on_begin(self._total_steps(), progress.step)
+        self.callback.on_begin(self.schedule.total_steps(len(self.trainer)), progress.step)
         self._began = time.monotonic() - progress.seconds
         with torch.random.fork_rng(devices=[]):
             if progress.step == 0 and self.schedule.start_is_candidate and progress.evaluated < 0:
@@ -174,10 +174,11 @@ class Loop(Generic[Batch]):
 
     def _schedule_learning_rate(self) -> dict[str, float]:
         """Set the learning rate of the next step and return it for the log, if it is scheduled."""
-        kind, warmup = self.schedule.lr_scheduler_type, self.schedule.warmup_steps
+        schedule, step = self.schedule, self.progress.step
+        kind, warmup = schedule.lr_scheduler_type, schedule.warmup_steps
         if kind == "constant" and not warmup:
             return {}
-        factor = learning_rate_factor(kind, self.progress.step, warmup, self._decay_steps)
+        factor = learning_rate_factor(kind, step, warmup, self._decay_steps, schedule.lr_gamma)
         for group, rate in zip(self.trainer.optimiser.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
         return {"learning_rate": self._base_rates[0] * factor}
@@ -284,10 +285,6 @@ class Loop(Generic[Batch]):
                 progress.best_step = progress.best_step or progress.step
         self._evaluated_model.load_state_dict(last)
         self._save(best=True)
-
-    def _total_steps(self) -> int:
-        total = len(self.trainer) * self.schedule.epochs
-        return min(total, self.schedule.max_steps) if self.schedule.max_steps else total
 
     def _last(self) -> dict[str, Tensor]:
         """Return the weights of `select = "last"`."""

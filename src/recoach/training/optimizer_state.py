@@ -30,7 +30,7 @@ def fill_optimiser(
     """Load a saved state into an optimiser.
 
     Raises:
-        ValueError: the state belongs to other parameters.
+        ValueError: the state belongs to other parameters, or to an optimiser of another kind.
     """
     state: dict[int, dict[str, Tensor]] = {}
     table, parameters = sharded_table(model), _parameters(optimiser)
@@ -40,12 +40,22 @@ def fill_optimiser(
             is_sharded = table and tensor.dim() and parameters[int(index)] is table.weight
             local = tensor[local_rows(table.n_items)].clone() if table and is_sharded else tensor
             state.setdefault(int(index), {})[key] = local
+    names = _state_names(optimiser)
     for number, entries in state.items():
+        if entries.keys() != names:
+            raise ValueError(f"it has the state of another optimiser: {', '.join(entries)}")
         for name, value in entries.items():
             if value.dim() and value.shape != parameters[number].shape:
                 raise ValueError(f"{OPTIMIZER}{number}.{name} has the shape {tuple(value.shape)}")
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _state_names(optimiser: torch.optim.Optimizer) -> set[str]:
+    """Return the names of the tensors that an optimiser keeps for a parameter."""
+    if isinstance(optimiser, torch.optim.Adam):  # created in the first step
+        return {"step", "exp_avg", "exp_avg_sq"}
+    return {name for entries in optimiser.state.values() for name in entries}
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -13,25 +13,33 @@ SchedulerType = Literal["constant", "linear", "cosine"]
 
 
 def learning_rate_factor(
-    scheduler_type: SchedulerType, step: int, warmup_steps: int, total_steps: int
+    scheduler_type: SchedulerType | Literal["step"],
+    step: int,
+    warmup_steps: int,
+    total_steps: int,
+    gamma: float = 1.0,
 ) -> float:
     """Return the factor of the learning rate at a step, a function of the step alone.
 
-    It rises from 0 at step 0 to 1 at `warmup_steps`. Then it stays at 1 (`constant`), or falls to 0
-    at `total_steps`: along a line, or along half a cosine wave.
+    It rises from 0 at step 0 to 1 at `warmup_steps`. Then it stays at 1 (`constant`), is multiplied
+    by `gamma` after every `total_steps` steps, counted from step 0 (`step`), or falls to 0 at
+    `total_steps`: along a line, or along half a cosine wave.
 
     Args:
         scheduler_type: which of them.
         step: the number of steps before this one.
         warmup_steps: 0 has no warm-up.
-        total_steps: maximum number of steps of the training.
+        total_steps: maximum number of steps of the training; of `step`, those between two changes.
+        gamma: factor of a change.
 
-    The formulas are those of `get_scheduler` in transformers.
+    The formulas are those of `get_scheduler` in transformers and of `StepLR` in PyTorch.
     """
     if step < warmup_steps:
         return step / warmup_steps
     if scheduler_type == "constant":
         return 1.0
+    if scheduler_type == "step":
+        return float(gamma ** (step // total_steps))
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return 1.0 - done if scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 

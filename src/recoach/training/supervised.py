@@ -4,13 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from recoach import distributed
@@ -28,6 +28,7 @@ from recoach.training.callbacks import TrainResult
 from recoach.training.context import RunContext, Schedule, accept_former_names
 from recoach.training.loop import Loop
 from recoach.training.optimizer_step import SchedulerType, clip_gradients
+from recoach.training.optimizers import OptimizerName, build_optimizer
 from recoach.training.reporting import reporting
 
 
@@ -39,14 +40,23 @@ class PretrainConfig(StrictConfig):
     batch_size: int = Field(default=512, gt=0)
     """States (and edges) in a step."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Adam's step size."""
+    """Step size of the optimiser."""
+    optim: OptimizerName = "adamw"
+    """The optimiser; `adagrad` is that of GRU4Rec's official code."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum of `adagrad`."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay (AdamW)."""
+    """Weight decay: decoupled with `adamw`, added to the gradient (L2) with the others."""
     max_grad_norm: float = Field(default=0.0, ge=0)
     """Scale the gradient of a step down to this norm if it is larger; 0 never does."""
-    lr_scheduler_type: SchedulerType = "constant"
-    """How the learning rate changes: `constant`, or down to 0 at the maximum number of steps, in a
-    `linear` or `cosine` way. Steps that `patience` saves count."""
+    lr_scheduler_type: SchedulerType | Literal["step"] = "constant"
+    """How the learning rate changes: `constant`, times `lr_gamma` after every `lr_step_epochs`
+    epochs (`step`), or down to 0 at the maximum number of steps, in a `linear` or `cosine` way.
+    Steps that `patience` saves count."""
+    lr_step_epochs: int = Field(default=3, gt=0)
+    """Epochs between two changes of the learning rate with `step`."""
+    lr_gamma: float = Field(default=0.1, gt=0, le=1)
+    """Factor of such a change."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0."""
     rows: Rows = "all_positions"
@@ -73,10 +83,28 @@ class PretrainConfig(StrictConfig):
     """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
     GRU4Rec with loss `ce`)."""
 
+    @model_validator(mode="after")
+    def _check_effect(self) -> Self:
+        if self.momentum and self.optim != "adagrad":
+            raise ValueError(
+                f"momentum has no effect with optim {self.optim!r}; set optim = 'adagrad', or "
+                "leave momentum out"
+            )
+        fields = type(self).model_fields
+        for name in ("lr_step_epochs", "lr_gamma"):
+            has_effect = self.lr_scheduler_type == "step"
+            if not has_effect and getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"{name} has no effect with lr_scheduler_type {self.lr_scheduler_type!r}; set "
+                    f"lr_scheduler_type = 'step', or leave {name} out"
+                )
+        return self
+
     def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
         """Return the settings of the training loop."""
         names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select", "ema_decay"]
-        names += ["interpolate", "lr_scheduler_type", "warmup_steps"]
+        names += ["interpolate", "lr_scheduler_type", "lr_step_epochs", "lr_gamma"]
+        names += ["warmup_steps"]
         values = {name: getattr(self, name) for name in names}
         return Schedule(**values, start_is_candidate=start_is_candidate)
 
@@ -99,11 +127,12 @@ class SupervisedTrainer:
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
             kind: _loader(kind, model, config, train, targets) for kind in model.needs
         }
-        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+        self.optimiser = build_optimizer(
+            config.optim,
             model.parameters(),
-            lr=config.learning_rate,
+            learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
-            fused=True,
+            momentum=config.momentum,
         )
 
     def __len__(self) -> int:
