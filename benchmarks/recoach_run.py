@@ -136,6 +136,14 @@ def lightgcn_epoch(folder: Path, out: Path, steps: int = 120) -> None:
     write_result(out, {"seconds_per_epoch": seconds})
 
 
+def fpmc_epoch(folder: Path, out: Path, steps: int = 120) -> None:
+    data = read_dataset(folder)
+    model = build_model("fpmc", data, seed=SEED).to(DEVICE)
+    trainer = SupervisedTrainer(model, PretrainConfig(batch_size=2048), data)
+    seconds = median_seconds(training_step(trainer), steps) * len(trainer)
+    write_result(out, {"seconds_per_epoch": seconds})
+
+
 def rank(folder: Path, out: Path) -> None:
     data = read_dataset(folder)
     model = build_model("lightgcn", data, seed=SEED).to(DEVICE)

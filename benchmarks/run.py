@@ -252,6 +252,13 @@ def lightgcn(bench: Bench) -> list[Row]:
     return rows
 
 
+def fpmc(bench: Bench) -> list[Row]:
+    """Compare an epoch of BPR training: batch size 2048, dimension 64."""
+    ours, theirs = bench.compare(("fpmc_epoch", {}), ("recbole", "fpmc_epoch", {}), "toys")
+    medians = [_median(side, "seconds_per_epoch") for side in (ours, theirs)]
+    return [Row("FPMC, epoch", "recbole", *medians, "s", 3.0, "", theirs[0]["versions"])]
+
+
 def ranking(bench: Bench) -> list[Row]:
     """Compare the full ranking of all users: Recall and NDCG at 10 and 50, seen items masked."""
     peers = (
@@ -331,6 +338,7 @@ COMPARISONS: dict[str, Callable[[Bench], list[Row]]] = {
     "quality": quality,
     "positions": positions,
     "lightgcn": lightgcn,
+    "fpmc": fpmc,
     "ranking": ranking,
     "grpo": grpo,
     "loading": loading,

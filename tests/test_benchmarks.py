@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
         ("sasrec_epoch", {"steps": 2}, {"seconds_per_epoch", "positions_per_epoch"}),
         ("plain_epoch", {"steps": 2}, {"seconds_per_epoch", "positions_per_epoch"}),
         ("lightgcn_epoch", {"steps": 2}, {"seconds_per_epoch"}),
+        ("fpmc_epoch", {"steps": 2}, {"seconds_per_epoch"}),
         ("rank", {}, {"seconds"}),
         (
             "grpo_step",

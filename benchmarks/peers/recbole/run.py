@@ -76,6 +76,7 @@ MODELS = {
     },
     "LightGCN": {"n_layers": 2, "embedding_size": DIM},
     "BPR": {"embedding_size": DIM},
+    "FPMC": {"embedding_size": DIM, "MAX_ITEM_LIST_LENGTH": LENGTH},
 }
 
 
@@ -188,6 +189,12 @@ def lightgcn_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
     write_result(out, result, "recbole", "torch", "scipy")
 
 
+def fpmc_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
+    with prepare(folder, "FPMC", train_batch_size=2048) as prepared:
+        result = {"seconds_per_epoch": epoch_seconds(prepared, epochs)}
+    write_result(out, result, "recbole", "torch")
+
+
 def rank(folder: Path, out: Path, batch: int = 4096) -> None:
     """Time RecBole's evaluation of an untrained BPR model; `batch` is a number of scores."""
     with prepare(folder, "BPR", eval_batch_size=batch) as prepared:
@@ -216,6 +223,7 @@ if __name__ == "__main__":
             "sasrec_curve": sasrec_curve,
             "sasrec_epoch": sasrec_epoch,
             "lightgcn_epoch": lightgcn_epoch,
+            "fpmc_epoch": fpmc_epoch,
             "rank": rank,
             "load": load,
         }
