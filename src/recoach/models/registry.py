@@ -36,6 +36,8 @@ from recoach.models.neighbours.vsknn import VSKNN, VSKNNConfig
 from recoach.models.neighbours.vstan import VSTAN, VSTANConfig
 from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
+from recoach.models.session.fgnn import FGNN, FGNNConfig
+from recoach.models.session.gag import GAG, GAGConfig
 from recoach.models.session.srgnn import SRGNN, SRGNNConfig
 
 
@@ -52,6 +54,8 @@ MODELS: dict[str, Entry] = {
     "bprmf": Entry(BPRMF, BPRMFConfig),
     "ease": Entry(EASE, EASEConfig),
     "fpmc": Entry(FPMC, FPMCConfig),
+    "fgnn": Entry(FGNN, FGNNConfig),
+    "gag": Entry(GAG, GAGConfig),
     "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
     "itemknn": Entry(ItemKNN, ItemKNNConfig),

@@ -97,3 +97,32 @@ def session_graph(queries: Queries, n_items: int) -> SessionGraph:
         edge_counts=edge_counts,
         last_nodes=last_nodes,
     )
+
+
+class Edges(NamedTuple):
+    """E weighted edges between nodes."""
+
+    sources: Tensor
+    """int64[E], the node at which each edge begins."""
+    receivers: Tensor
+    """int64[E], the node at which each edge ends, sorted."""
+    weights: Tensor
+    """float[E]."""
+
+
+def with_self_loops(graph: SessionGraph, weights: Tensor) -> Edges:
+    """Return the edges, and one of weight 1 from each node to itself that has none.
+
+    Args:
+        graph: N nodes and E edges.
+        weights: float[E], the weights of the edges of the graph.
+    """
+    has_loop = torch.zeros(graph.n_nodes, dtype=torch.bool, device=weights.device)
+    has_loop[graph.sources[graph.sources == graph.receivers]] = True
+    loops = torch.nonzero(~has_loop)[:, 0]
+    receivers, order = torch.cat([graph.receivers, loops]).sort(stable=True)
+    return Edges(
+        torch.cat([graph.sources, loops])[order],
+        receivers,
+        torch.cat([weights, weights.new_ones(len(loops))])[order],
+    )
