@@ -9,6 +9,7 @@ from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
 from recoach.data.protocol import Given
 from recoach.data.readers.registry import open_table
+from recoach.data.targets import targets_of
 from recoach.errors import DataError
 
 
@@ -262,13 +263,29 @@ def test_test_sessions_without_users_are_users_of_their_own(tmp_path):
     write(tmp_path, "train.txt", lines("s0 1 2", "s1 2 3 1"))
     write(tmp_path, "test.txt", lines("2 3", "2 3 1", "1 2"))
     dataset = read_benchmark(tmp_path)
-    assert dataset.split == Given(target="last", valid="users")
+    assert dataset.split == Given(target="last", valid="users", valid_target="successive")
     assert dataset.user_ids.to_list() == ["s0", "s1", "test:1", "test:2", "test:3"]
     assert dataset.item_ids.to_list() == ["1", "2", "3"]
     assert dataset.train.lengths.tolist() == [2, 0, 0, 0, 0]
     assert dataset.valid.lengths.tolist() == [0, 3, 0, 0, 0]
     assert dataset.test.lengths.tolist() == [0, 0, 2, 3, 2]
     assert dataset.test.values.tolist() == [1, 2, 1, 2, 0, 0, 1]
+
+
+def test_every_prefix_of_a_validation_session_is_a_state_and_every_test_line_is_one(tmp_path):
+    write(tmp_path, "train.txt", lines("s0 1 2", "s1 2 3 1 1"))
+    write(tmp_path, "test.txt", lines("2 3 1", "2 3", "1 2"))
+    dataset = read_benchmark(tmp_path)
+    valid = targets_of(dataset, "valid", "all")
+    assert valid.users.tolist() == [1, 1, 1]
+    assert valid.ends.tolist() == [1, 2, 3]
+    assert dataset.item_ids.gather(valid.items).to_list() == ["3", "1", "1"]
+    test = targets_of(dataset, "test", "all")
+    assert dataset.user_ids.gather(test.users).to_list() == ["test:1", "test:2", "test:3"]
+    assert test.ends.tolist() == [2, 1, 1]
+    assert dataset.item_ids.gather(test.items).to_list() == ["1", "3", "2"]
+    last = read_benchmark(tmp_path, split=Given(target="last", valid="users"))
+    assert targets_of(last, "valid", "all").ends.tolist() == [3]
 
 
 def test_test_lines_that_may_be_users_or_sessions_are_refused(tmp_path):

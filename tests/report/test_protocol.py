@@ -44,6 +44,10 @@ def protocol_of(split, **changes):
         (ByRatio(test_ratio=0.2), ["The last 20 % of each user's events are for test, 10 %"]),
         (ByRatio(order="random"), ["Randomly chosen 10 %"]),
         (Given(target_events=("cart",)), ["already split", "Only cart events are targets."]),
+        (
+            Given(target="last", valid_target="successive"),
+            ["last test event of each user", "Every validation event is a target"],
+        ),
     ],
 )
 def test_every_split_has_sentences(split, sentences):

@@ -32,7 +32,8 @@ def read_benchmark(
     `test.txt` of the same users (as LightGCN's) or of sessions without users (`item ... target`, as
     of session-based recommenders). Such a session is a user without training history, called
     `test:1` for line 1; its last item is the target. Without a validation file, the last tenth of
-    the training sessions is for validation.
+    the training sessions is for validation, and every item of these but the first is a target, as
+    every prefix of a test session has a line.
 
     Args:
         source: a folder, or a path up to the name of the log (`data/baby` for `baby.train.inter`).
@@ -40,7 +41,8 @@ def read_benchmark(
         format: of the test file: sequence, sessions or, by what is in the files, auto.
         split: which events are targets, and which training events are for validation where there is
             no file for it; None: all events, and each user's last training event; for sessions, the
-            last event, and the last tenth of the training sessions.
+            last event of each test line, and every event of the last tenth of the training
+            sessions.
 
     Raises:
         DataError: a part is missing or occurs twice, a file is bad, or nothing tells whether the
@@ -109,7 +111,7 @@ def join_frames(
     return from_parts(logs["train"], logs.get("valid"), logs["test"], name)
 
 
-_SESSIONS = Given(target="last", valid="users")
+_SESSIONS = Given(target="last", valid="users", valid_target="successive")
 
 
 def _held_out_format(train: Path, test: Path) -> str:

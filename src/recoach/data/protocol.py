@@ -52,6 +52,11 @@ class TargetConfig(StrictConfig):
     split_seed: int = Field(default=0, ge=0)
     """Seed of random targets, random ties, random ratios and of validation users."""
 
+    def target_of(self, part: Literal["valid", "test"]) -> Target:
+        """Return which events of a part are predicted."""
+        del part
+        return self.target
+
 
 class LeaveLastOut(TargetConfig):
     """Each user's last events are the test items, the one before them the validation item."""
@@ -147,6 +152,14 @@ class Given(TargetConfig):
     of the file, or none. With a valid part, always `given`."""
     valid_ratio: float = Field(default=0.1, gt=0, lt=1)
     """With `valid = "users"`: share of the training users."""
+    valid_target: Target | None = None
+    """The validation events to predict; None: those of `target`. A test file of prefixes has its
+    target at the end of each line (`last`), and whole sessions of training give the same kind of
+    states with `successive`."""
+
+    def target_of(self, part: Literal["valid", "test"]) -> Target:
+        """Return which events of a part are predicted."""
+        return self.valid_target if part == "valid" and self.valid_target else self.target
 
 
 class Auto(StrictConfig):

@@ -13,7 +13,7 @@ import polars as pl
 from recoach.data.dataset import Dataset, RaggedArray, join_rows
 from recoach.data.interactions import LongArray
 from recoach.data.log_columns import Columns
-from recoach.data.protocol import TargetConfig
+from recoach.data.protocol import Target, TargetConfig
 from recoach.errors import DataError
 
 Parameters = ParamSpec("Parameters")
@@ -125,7 +125,9 @@ def targets_of(dataset: Dataset, part: Part, repeats: Repeats = "new") -> Target
     earlier = parts[: 1 if part == "valid" else 2]
     past = join_rows([*earlier, segment])
     starts = np.sum([rows.lengths for rows in earlier], axis=0)
-    chosen = _choose(past, starts, dataset.split, np.random.default_rng(dataset.split.split_seed))
+    split = dataset.split
+    generator = np.random.default_rng(split.split_seed)
+    chosen = _choose(past, starts, split, (split.target_of(part), generator))
     states, positions, users, ends = chosen
     is_cold = np.ones(dataset.n_items, dtype=np.bool_)
     is_cold[dataset.train.values] = False
@@ -188,15 +190,18 @@ def _exclusions(
 
 
 def _choose(
-    past: RaggedArray, starts: LongArray, split: TargetConfig, generator: np.random.Generator
+    past: RaggedArray,
+    starts: LongArray,
+    split: TargetConfig,
+    target: tuple[Target, np.random.Generator],
 ) -> tuple[LongArray, LongArray, LongArray, LongArray]:
     """Return (state of each target, its position, user of each state, end of its history).
 
     Args:
         past: the users' sequences.
         starts: int64[n_users], number of events before the evaluated part of each.
-        split: which events are targets.
-        generator: draws the target of `random`.
+        split: event types of the targets, and ties.
+        target: which events are targets, and what draws the target of `random`.
     """
     offsets = past.offsets
     users = np.repeat(np.arange(len(past)), past.lengths)
@@ -208,8 +213,8 @@ def _choose(
         is_candidate &= types.is_in(list(split.target_events)).fill_null(value=False).to_numpy()
     positions = np.flatnonzero(is_candidate)
     group = _tied_groups(past) if split.ties == "group" else np.arange(len(past.values))
-    if split.target != "all":
-        return _steps(positions, users, group, past, (split.target, generator))
+    if target[0] != "all":
+        return _steps(positions, users, group, past, target)
     state_users, states = np.unique(users[positions], return_inverse=True)
     first_of_part = offsets[state_users] + starts[state_users]
     return states, positions, state_users, group[first_of_part] - offsets[state_users]
@@ -239,7 +244,7 @@ def _steps(
     users: LongArray,
     group: LongArray,
     past: RaggedArray,
-    target: tuple[str, np.random.Generator],
+    target: tuple[Target, np.random.Generator],
 ) -> tuple[LongArray, LongArray, LongArray, LongArray]:
     """Return the targets of states that end just before them, see `_choose`.
 

@@ -116,6 +116,8 @@ def split_sentences(protocol: Protocol) -> list[str]:
         sentences = [] if kind is None else [f"split: {kind}."]
     if kind != "leave_last_out" and settings.get("target") in _TARGETS:
         sentences.append(_TARGETS[settings["target"]].format(part="test"))
+    if kind == "given" and settings.get("valid_target") in _TARGETS:
+        sentences.append(_TARGETS[settings["valid_target"]].format(part="validation"))
     if settings.get("target_events"):
         sentences.append(f"Only {', '.join(settings['target_events'])} events are targets.")
     if settings.get("ties") in _TIME_TIES:
