@@ -43,10 +43,16 @@ def protocol_of(split, **changes):
         (ByTime(valid="last", ties="group"), ["Each user's last event before", "equal times"]),
         (ByRatio(test_ratio=0.2), ["The last 20 % of each user's events are for test, 10 %"]),
         (ByRatio(order="random"), ["Randomly chosen 10 %"]),
+        (Given(), ["Each user's last training item is the validation item."]),
+        (Given(valid="given"), ["split into training, validation and test items."]),
         (Given(target_events=("cart",)), ["already split", "Only cart events are targets."]),
         (
-            Given(target="last", valid_target="successive"),
-            ["last test event of each user", "Every validation event is a target"],
+            Given(target="last", valid="users", valid_target="successive"),
+            [
+                "split into training and test items. The last 10 % of the training users",
+                "last test event of each user",
+                "Every validation event is a target",
+            ],
         ),
     ],
 )

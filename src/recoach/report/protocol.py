@@ -111,13 +111,11 @@ def split_sentences(protocol: Protocol) -> list[str]:
     elif kind == "ratio":
         sentences = [_by_ratio(settings)]
     elif kind in ("given", "as given"):
-        sentences = ["The data was already split into training, validation and test items."]
+        sentences = _given(settings)
     else:
         sentences = [] if kind is None else [f"split: {kind}."]
     if kind != "leave_last_out" and settings.get("target") in _TARGETS:
         sentences.append(_TARGETS[settings["target"]].format(part="test"))
-    if kind == "given" and settings.get("valid_target") in _TARGETS:
-        sentences.append(_TARGETS[settings["valid_target"]].format(part="validation"))
     if settings.get("target_events"):
         sentences.append(f"Only {', '.join(settings['target_events'])} events are targets.")
     if settings.get("ties") in _TIME_TIES:
@@ -131,6 +129,20 @@ def _leave_last_out(test_items: int) -> str:
     if test_items > 1:
         last, before = f"last {test_items} interactions are the test items", "the one before them"
     return f"Each user's {last}, {before} the validation item; everything earlier is for training."
+
+
+def _given(settings: Protocol) -> list[str]:
+    valid = settings.get("valid")
+    parts = "training, validation and test" if valid == "given" else "training and test"
+    sentences = [f"The data was already split into {parts} items."]
+    if valid == "last":
+        sentences.append("Each user's last training item is the validation item.")
+    elif valid == "users":
+        share = 100 * settings["valid_ratio"]
+        sentences.append(f"The last {share:g} % of the training users are for validation.")
+    if settings.get("valid_target") in _TARGETS:
+        sentences.append(_TARGETS[settings["valid_target"]].format(part="validation"))
+    return sentences
 
 
 def _by_time(settings: Protocol) -> list[str]:
