@@ -19,6 +19,7 @@ from toy_logs import block_graph
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
 NEUMF = {"dim": 8, "mlp_dim": 8, "hidden_dims": (16, 8), "dropout": 0.1}
+COTREC = {"dim": 16, "max_length": 6, "item_maps": False, "positions": "none"}
 ATTENTION = "attention"
 VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec": ("sasrec", ENCODER),
@@ -36,6 +37,8 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "gag-anonymous": ("gag", {"dim": 16, "max_length": 6, "users": False}),
     "srgnn": ("srgnn", {"dim": 16, "max_length": 6}),
     "srgnn-cosine": ("srgnn", {"dim": 16, "max_length": 6, "normalise": True, "edges": "count"}),
+    "cotrec": ("cotrec", {"dim": 16, "max_length": 6}),
+    "cotrec-views": ("cotrec", COTREC | {"con": 0.5, "diff": 0.5}),
     "gsau": ("gsau", ENCODER),
     "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
     "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),

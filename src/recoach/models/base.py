@@ -62,7 +62,7 @@ class Recommender(nn.Module, ABC):
     """Kinds of training batches; empty for a model without a loss."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Columns of the log that the model reads in `queries.columns`, where the log has them."""
-    regularises: ClassVar[bool] = False
+    regularises: bool = False
     """Whether `loss` shapes the vectors beyond raising observed items: GRPO then keeps it."""
     scores_at_once: ClassVar[int] = 2**17
     """(state, item) pairs that `score` is asked for in one call while a policy is trained; what

@@ -36,6 +36,7 @@ from recoach.models.neighbours.vsknn import VSKNN, VSKNNConfig
 from recoach.models.neighbours.vstan import VSTAN, VSTANConfig
 from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
+from recoach.models.session.cotrec import COTREC, COTRECConfig
 from recoach.models.session.fgnn import FGNN, FGNNConfig
 from recoach.models.session.gag import GAG, GAGConfig
 from recoach.models.session.srgnn import SRGNN, SRGNNConfig
@@ -52,6 +53,7 @@ class ModelTraits(NamedTuple):
 
 MODELS: dict[str, Entry] = {
     "bprmf": Entry(BPRMF, BPRMFConfig),
+    "cotrec": Entry(COTREC, COTRECConfig),
     "ease": Entry(EASE, EASEConfig),
     "fpmc": Entry(FPMC, FPMCConfig),
     "fgnn": Entry(FGNN, FGNNConfig),

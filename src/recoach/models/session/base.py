@@ -13,6 +13,7 @@ from recoach.data.queries import Queries
 from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
 from recoach.models.losses import cross_entropy
 from recoach.models.session.graph import SessionGraph, session_graph
+from recoach.models.unit_rows import unit_rows
 
 
 class SessionConfig(StrictConfig):
@@ -60,18 +61,26 @@ class SessionModel(DotProductRecommender):
     def item_vectors(self) -> Tensor:
         """Return float[I, D], the item vectors that enter the graph and are scored."""
         table = self.items.weight
-        return functional.normalize(table, dim=1) if self.config.normalise else table
+        return unit_rows(table) if self.config.normalise else table
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return the state of each history, zero for an empty one, and the item vectors."""
+        """Return the state of each history and the item vectors."""
         items = self.item_vectors()
-        graph = session_graph(queries, self.n_items)
+        return Embeddings(self.states(session_graph(queries, self.n_items), items), items)
+
+    def states(self, graph: SessionGraph, items: Tensor) -> Tensor:
+        """Return float[B, D], the states that are scored; zero for an empty history.
+
+        Args:
+            graph: B states.
+            items: float[I, D], the item vectors that enter the graph.
+        """
         if not graph.n_nodes:
-            return Embeddings(items.new_zeros(len(queries), items.shape[1]), items)
+            return items.new_zeros(graph.n_states, items.shape[1])
         states = self.encode(graph, functional.embedding(graph.node_items, items))
         if self.config.normalise:
-            states = self.config.scale * functional.normalize(states, dim=1)
-        return Embeddings(states.masked_fill(graph.is_empty[:, None], 0.0), items)
+            states = self.config.scale * unit_rows(states)
+        return states.masked_fill(graph.is_empty[:, None], 0.0)
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy of the next items over the catalogue."""

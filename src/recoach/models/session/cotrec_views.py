@@ -1,0 +1,192 @@
+"""The session view of COTREC and the two terms that train it together with the item view.
+
+The terms are means over the states of a batch; under torchrun
+each process forms them from its own part of the batch.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recoach import distributed
+from recoach.models.distribution import Workspace
+from recoach.models.losses import cross_entropy
+from recoach.models.segments import segment_mean
+from recoach.models.session.graph import SessionGraph
+from recoach.models.unit_rows import unit_rows
+
+_POSITIVES = 10
+_NEGATIVES = 10
+_PROPOSED = 0.1
+"""The part of the catalogue, best scores first, from which positives and negatives are taken."""
+_TEMPERATURE = 0.2
+_STATES = 128
+"""States whose scores of all items are held at the same time: 22 MB for 43,000 items."""
+
+
+class SessionView(nn.Module):
+    """A graph network over the states of a batch, joined where they share items.
+
+    Args:
+        dim: dimension of the item embeddings.
+        layers: number of layers, each a linear map and a weighted mean over the neighbours.
+    """
+
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(layers))
+
+    def forward(self, items: Tensor, graph: SessionGraph, rows: Tensor) -> Tensor:
+        """Return float[B, D], the vectors of the states in this view.
+
+        Args:
+            items: float[I, D] item embeddings, not propagated.
+            graph: B states.
+            rows: int64[B], the history of each state.
+        """
+        vectors = functional.embedding(graph.node_items[graph.nodes], items)
+        layer = segment_mean(vectors, graph.states, graph.n_states)
+        weights = line_graph(graph, rows).to(layer.dtype)
+        total = layer
+        for linear in self.maps:
+            layer = weights @ linear(layer)
+            total = total + unit_rows(layer)
+        return total / (len(self.maps) + 1)
+
+
+def line_graph(graph: SessionGraph, rows: Tensor) -> Tensor:
+    """Return float[B, B], the weights of the states of a batch as neighbours; rows sum to 1.
+
+    The weight of two states is their number of shared items divided by that of the items of both,
+    that of a state and itself is 1, and rows are divided by their sums. States of one history are
+    not neighbours: the longer one holds the target of the shorter one.
+
+    Args:
+        graph: B states.
+        rows: int64[B], the history of each state.
+    """
+    items, columns = torch.unique(graph.node_items, return_inverse=True)
+    contains = torch.zeros(graph.n_states, len(items), device=rows.device)
+    contains[graph.node_states, columns] = 1
+    shared = contains @ contains.T
+    sizes = shared.diagonal()
+    union = sizes[:, None] + sizes - shared
+    weights = shared / union.clamp(min=1)
+    weights = weights.masked_fill(rows[:, None] == rows, 0).fill_diagonal_(1)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the items that one view proposes for contrast in the other.
+
+    Args:
+        users: float[B, D] states of the proposing view.
+        items: float[I, D].
+        generator: draws the negatives, on the CPU.
+
+    Returns:
+        int64[B, 10] items with the highest scores, and int64[B, 10] drawn from the rest of the best
+        tenth of the catalogue. A small catalogue has fewer positives, and more than a tenth is
+        drawn from.
+    """
+    n_items = len(items)
+    n_positives = max(1, min(_POSITIVES, n_items // 2))
+    count = min(n_items, max(2 * n_positives, round(_PROPOSED * n_items)))
+    best = torch.cat(
+        [(part @ items.T).topk(count, dim=1).indices for part in torch.split(users, _STATES)]
+    )
+    first = min(n_positives, count - 1)
+    ranks = torch.randint(first, count, (len(users), _NEGATIVES), generator=generator)
+    return best[:, :n_positives], best.gather(1, ranks.to(best.device))
+
+
+def contrast(users: Tensor, last: Tensor, items: Tensor, proposed: tuple[Tensor, Tensor]) -> Tensor:
+    """Return float[B], InfoNCE between the last item and the proposed items.
+
+    Each item is added to its state, and the sums are compared by their cosine.
+
+    Args:
+        users: float[B, D] states, of unit length.
+        last: float[B, D] vector of each state's last item, of unit length.
+        items: float[I, D], of unit length.
+        proposed: int64[B, P] positives and int64[B, N] negatives, see `propose`.
+    """
+    anchors = unit_rows(last + users)
+    candidates = items[torch.cat(proposed, dim=1)] + users[:, None]
+    cosines = functional.normalize(candidates, dim=2) @ anchors[:, :, None]
+    logits = cosines[:, :, 0] / _TEMPERATURE
+    return logits.logsumexp(dim=1) - logits[:, : proposed[0].shape[1]].logsumexp(dim=1)
+
+
+def adversary(
+    users: Tensor, items: Tensor, targets: Tensor, size: float, workspace: Workspace
+) -> Tensor:
+    """Return float[I, D], the perturbation of the items that raises a view's loss most.
+
+    It is the gradient of the cross-entropy with respect to the item vectors, where each row is
+    scaled to a length (fast gradient method, Goodfellow et al. 2015).
+
+    Args:
+        users: float[B, D] states of the view.
+        items: float[I, D].
+        targets: int64[B].
+        size: length of each row.
+        workspace: memory for the softmax.
+    """
+    with torch.enable_grad():
+        leaf = items.detach().requires_grad_()
+        loss = cross_entropy(users.detach(), leaf, targets, workspace=workspace)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return size * unit_rows(gradient)
+
+
+def divergence(users: Tensor, items: Tensor, perturbation: Tensor) -> Tensor:
+    """Return the mean KL divergence from the policy to that over perturbed items.
+
+    Both policies get gradients.
+
+    Args:
+        users: float[B, D] states.
+        items: float[I, D].
+        perturbation: float[I, D], without gradient.
+    """
+    total: Tensor = _Divergence.apply(users, items, perturbation)  # type: ignore[no-untyped-call]
+    return total / distributed.data_sum(len(users))
+
+
+class _Divergence(torch.autograd.Function):
+    """The sum of KL(p || q) over states; the gradient is computed with it, some states at a time.
+
+    d KL / d logits of p = p (log p - log q - KL), and d KL / d logits of q = q - p.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        users: Tensor,
+        items: Tensor,
+        perturbation: Tensor,
+    ) -> Tensor:
+        perturbed, total = items + perturbation, users.new_zeros(())
+        d_users, d_items = torch.zeros_like(users), torch.zeros_like(items)
+        for part, d_part in zip(
+            torch.split(users, _STATES), torch.split(d_users, _STATES), strict=True
+        ):
+            log_p = (part @ items.T).log_softmax(dim=1)
+            log_q = (part @ perturbed.T).log_softmax(dim=1)
+            p, gap = log_p.exp(), log_p - log_q
+            kl = (p * gap).sum(dim=1, keepdim=True)
+            total += kl.sum()
+            d_p, d_q = p * (gap - kl), log_q.exp() - p
+            d_part.add_(d_p @ items).add_(d_q @ perturbed)
+            d_items += (d_p + d_q).T @ part
+        ctx.save_for_backward(d_users, d_items)
+        return total
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        d_users, d_items = ctx.saved_tensors  # type: ignore[attr-defined]
+        return d_users * upstream, d_items * upstream, None
