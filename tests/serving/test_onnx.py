@@ -61,14 +61,16 @@ def test_onnx_and_pytorch_give_the_same_scores_for_a_history(case, tmp_path):
     [
         (build_model("lightgcn", DATASET, dim=8), "reads no history"),
         (build("gsau", scorer="fuse_emb"), "depend on the user"),
+        (build("srgnn"), "shapes depend on the items of a history"),
     ],
-    ids=["LightGCN", "GSAU"],
+    ids=["LightGCN", "GSAU", "SR-GNN"],
 )
-def test_a_model_whose_vectors_depend_on_the_user_is_rejected(model, reason, tmp_path):
+def test_a_model_that_onnx_cannot_represent_is_rejected(model, reason, tmp_path, capsys):
     with pytest.raises(ConfigError, match=reason) as caught:
         export_onnx(model, DATASET, tmp_path)
     assert "recoach export vectors" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_no_file_is_written_if_onnx_and_pytorch_disagree(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """Export of a model's history encoder as ONNX, for runtimes without PyTorch."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
 
     Raises:
         ConfigError: the `onnx` extra is missing, the scores of the model are not dot products, or
-            its state vectors do not depend on the history alone.
+            its state vectors do not depend on the history alone, or ONNX cannot represent how
+            they are computed (the graphs of session models).
         ModelError: ONNX and PyTorch disagree.
         RunError: the file cannot be written.
     """
@@ -91,7 +93,13 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
             f"The vectors of this {name} depend on the user, not on the history alone. "
             f"{_ALTERNATIVE}"
         )
-    content = _export_program(encoder, (history[:2], length[:2]))
+    try:
+        content = _export_program(encoder, (history[:2], length[:2]))
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(
+            f"ONNX cannot represent the history encoder of {name}, whose shapes depend on the "
+            f"items of a history. {_ALTERNATIVE}"
+        ) from error
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (vectors,) = session.run(None, {"history": history.numpy(), "length": length.numpy()})
     difference = float(np.abs(vectors - expected.numpy()).max())
@@ -132,13 +140,13 @@ def _export_program(encoder: _Encoder, example: tuple[Tensor, Tensor]) -> bytes:
 
 @contextmanager
 def _suppress_exporter_output() -> Iterator[None]:
-    """Silence the log messages and warnings of the exporter."""
+    """Silence the log messages, warnings and printed graphs of the exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
