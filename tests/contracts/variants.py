@@ -24,6 +24,7 @@ ATTENTION = "attention"
 VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec": ("sasrec", ENCODER),
     "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
+    "sasrec-ligr": ("sasrec", ENCODER | {"architecture": "ligr"}),
     "lightgcn": ("lightgcn", {"dim": 16}),
     "bprmf": ("bprmf", {"dim": 16}),
     "fpmc": ("fpmc", {"dim": 16}),

@@ -121,8 +121,9 @@ def test_the_user_embedding_has_a_gradient_only_if_the_scorer_uses_the_graph(sco
     assert (gradient is not None and bool(gradient.abs().sum() > 0)) is has_gradient
 
 
-def test_the_padding_embedding_stays_zero_in_training():
-    model = gsau()
+@pytest.mark.parametrize("architecture", ["recbole", "ligr"])
+def test_the_padding_embedding_stays_zero_in_training(architecture):
+    model = gsau(architecture=architecture)
     pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=16))
     assert model.items.weight[N_ITEMS].tolist() == [0] * 8
 

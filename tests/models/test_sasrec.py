@@ -17,7 +17,7 @@ from recoach.training.supervised import PretrainConfig, pretrain
 from toy_logs import cycle
 
 N_ITEMS = 12
-ARCHITECTURES = ["recbole", "original"]
+ARCHITECTURES = ["recbole", "original", "ligr"]
 POSITIONS = ["from_start", "from_end"]
 DATASET = leave_last_out(cycle(16, N_ITEMS, length=7))
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -197,6 +197,46 @@ def test_the_recbole_block_equals_the_formulas_of_bert():
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
         x = naive_norm(block.forward_norm, x + block.down(hidden))
     assert torch.allclose(model(row, torch.tensor([5]))[0], x, atol=1e-6)
+
+
+def test_the_ligr_block_equals_the_formulas_of_the_paper():
+    model, row = make_encoder("ligr"), random_vectors(1, 5)
+    x = row[0] + model.position[:5]
+    for block in model.blocks:
+        normalised = naive_norm(block.attention_norm, x)
+        attended = block.output(naive_attention(block, normalised, normalised))
+        x = x + naive_sigmoid(block.attention_gate(x)) * attended
+        normalised = naive_norm(block.forward_norm, x)
+        opened = block.activation(normalised)
+        hidden = block.down(opened * naive_sigmoid(opened) * block.up(normalised))
+        x = x + naive_sigmoid(block.forward_gate(x)) * hidden
+    assert torch.allclose(model(row, torch.tensor([5]))[0], x, atol=1e-4)
+
+
+def naive_sigmoid(x):
+    return 1 / (1 + (-x).exp())
+
+
+def test_the_ligr_block_of_one_dimension_computed_by_hand():
+    model = SequenceEncoder(
+        EncoderConfig(dim=2, layers=1, heads=1, inner_dim=1, architecture="ligr", dropout=0)
+    ).double()
+    (block,) = model.blocks
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        for norm in (block.attention_norm, block.forward_norm):
+            norm.weight.fill_(1)
+        block.attention.value.weight.copy_(torch.eye(2))  # the attention returns LN(x) = (1, -1)
+        block.output.weight.copy_(2 * torch.eye(2))
+        block.forward_gate.bias.copy_(torch.tensor([0.0, 100.0]))
+        block.activation.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        block.up.weight.copy_(torch.tensor([[0.0, 3.0]]))
+        block.down.weight.copy_(torch.tensor([[1.0], [10.0]]))
+    state = model(torch.tensor([[[3.0, 1.0]]]), torch.tensor([1]))[0, 0]
+    # x = (3, 1), half of 2 (1, -1) is added: (4, 0), whose norm is (1, -1) again. SwiGLU:
+    # silu(1) * -3 = -2.193176; half of it is added to the first, ten times it to the second.
+    assert state.tolist() == pytest.approx([4 - 2.193176 / 2, -21.93176], abs=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce", "sampled_ce"])

@@ -154,5 +154,5 @@ class GSAU(DotProductRecommender):
 def _xavier_init(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.xavier_normal_(module.weight)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""SASRec (Kang & McAuley 2018), with the architecture of RecBole or of the original code.
+"""SASRec (Kang & McAuley 2018), with RecBole's blocks, those of the original code, or LiGR's.
 
 Departures from RecBole: all positions of a history are trained in one forward pass instead of one
 row per prefix; the padding item is left out of the softmax and its embedding stays zero.
@@ -98,5 +98,5 @@ class SASRec(DotProductRecommender):
 def _normal_init(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""The causal transformer encoder of SASRec, as in RecBole and as in the original code.
+"""The causal transformer encoder of SASRec: RecBole's block, the original one, or LiGR's.
 
 Departure from the original: histories are padded on the right (under a causal mask no item can
 attend to the padding). `position = "from_end"` numbers the positions as its left padding does.
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach.config import StrictConfig
+
+_NORM_EPSILON = {"recbole": 1e-12, "original": 1e-8}
+"""Layer norm of the inputs (`recbole`) or of the states that are returned (`original`)."""
 
 
 class EncoderConfig(StrictConfig):
@@ -29,8 +32,8 @@ class EncoderConfig(StrictConfig):
     """Dropout rate of inputs, attention and feed-forward layers."""
     max_length: int = Field(default=50, gt=0)
     """Number of last items of a history that the model reads."""
-    architecture: Literal["recbole", "original"] = "recbole"
-    """RecBole's post-norm BERT block, or the block of Kang & McAuley 2018."""
+    architecture: Literal["recbole", "original", "ligr"] = "recbole"
+    """RecBole's post-norm BERT block, the block of Kang & McAuley 2018, or LiGR's gated block."""
     position: Literal["from_start", "from_end"] = "from_start"
     """Number positions from the oldest item (0) or to the newest item (`max_length - 1`)."""
 
@@ -48,11 +51,11 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.position = nn.Parameter(torch.empty(config.max_length, config.dim))
-        self.original = config.architecture == "original"
-        epsilon = 1e-8 if self.original else 1e-12
-        block = _OriginalBlock if self.original else _PostNormBlock
+        block = _BLOCKS[config.architecture]
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.dim, eps=epsilon)
+        self.norm: nn.Module = nn.Identity()
+        if config.architecture in _NORM_EPSILON:
+            self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPSILON[config.architecture])
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
@@ -71,13 +74,13 @@ class SequenceEncoder(nn.Module):
             index = self.config.max_length - lengths[:, None] + index
             index = index.clamp(max=self.config.max_length - 1)
         position = self.position[index]
-        if self.original:
-            states = self.dropout(vectors * self.config.dim**0.5 + position)
-        else:
-            states = self.dropout(self.norm(vectors + position))
+        architecture = self.config.architecture
+        scale = self.config.dim**0.5 if architecture == "original" else 1.0
+        states = vectors * scale + position
+        states = self.dropout(self.norm(states) if architecture == "recbole" else states)
         for block in self.blocks:
             states = block(states)
-        result: Tensor = self.norm(states) if self.original else states
+        result: Tensor = self.norm(states) if architecture == "original" else states
         return result
 
 
@@ -166,3 +169,43 @@ class _OriginalBlock(nn.Module):
         hidden = self.down(self.dropout(torch.relu(self.up(states))))
         result: Tensor = states + self.dropout(hidden)
         return result
+
+
+class _LiGRBlock(nn.Module):
+    """The block of LiGR (Borisyuk et al. 2025) as in eSASRec (Tikhonovich et al. 2025).
+
+    Pre-norm with gated residuals: x + sigmoid(G x + g) * dropout(sublayer(norm(x))), for causal
+    attention with an output projection and then for SwiGLU, W3 (silu(W1 x) * W2 x), without biases.
+    As in eSASRec's code there is no norm after the last block, the inputs are not scaled, and
+    dropout is applied inside SwiGLU as well.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.output = nn.Linear(config.dim, config.dim)
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention_gate = nn.Linear(config.dim, config.dim)
+        self.activation = nn.Linear(config.dim, config.inner_dim, bias=False)
+        self.up = nn.Linear(config.dim, config.inner_dim, bias=False)
+        self.down = nn.Linear(config.inner_dim, config.dim, bias=False)
+        self.forward_norm = nn.LayerNorm(config.dim)
+        self.forward_gate = nn.Linear(config.dim, config.dim)
+        self.dropout = _Dropout(config.dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        normalised = self.attention_norm(states)
+        attended = self.dropout(self.output(self.attention(normalised, normalised)))
+        states = states + torch.sigmoid(self.attention_gate(states)) * attended
+        normalised = self.forward_norm(states)
+        hidden = functional.silu(self.activation(normalised)) * self.up(normalised)
+        hidden = self.dropout(self.down(self.dropout(hidden)))
+        result: Tensor = states + torch.sigmoid(self.forward_gate(states)) * hidden
+        return result
+
+
+_BLOCKS: dict[str, type[nn.Module]] = {
+    "recbole": _PostNormBlock,
+    "original": _OriginalBlock,
+    "ligr": _LiGRBlock,
+}
