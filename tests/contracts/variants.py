@@ -20,6 +20,7 @@ from toy_logs import block_graph
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
 NEUMF = {"dim": 8, "mlp_dim": 8, "hidden_dims": (16, 8), "dropout": 0.1}
 COTREC = {"dim": 16, "max_length": 6, "item_maps": False, "positions": "none"}
+GCEGNN = {"dim": 16, "max_length": 6, "neighbours": 4}
 ATTENTION = "attention"
 VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec": ("sasrec", ENCODER),
@@ -30,6 +31,9 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "fpmc": ("fpmc", {"dim": 16}),
     "fpmc-anonymous": ("fpmc", {"dim": 16, "users": False, "loss": "ce"}),
     "neumf": ("neumf", NEUMF),
+    "gcegnn": ("gcegnn", GCEGNN),
+    "gcegnn-two-hops": ("gcegnn", GCEGNN | {"hops": 2, "weights": "raw", "normalise": True}),
+    "gcegnn-no-positions": ("gcegnn", GCEGNN | {"positions": "none", "dropout_local": 0.5}),
     "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
     "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),
     "fgnn": ("fgnn", {"dim": 16, "max_length": 6, "heads": 2, "dropout": 0.2}),

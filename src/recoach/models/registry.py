@@ -39,6 +39,7 @@ from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 from recoach.models.session.cotrec import COTREC, COTRECConfig
 from recoach.models.session.fgnn import FGNN, FGNNConfig
 from recoach.models.session.gag import GAG, GAGConfig
+from recoach.models.session.gcegnn import GCEGNN, GCEGNNConfig
 from recoach.models.session.srgnn import SRGNN, SRGNNConfig
 
 
@@ -58,6 +59,7 @@ MODELS: dict[str, Entry] = {
     "fpmc": Entry(FPMC, FPMCConfig),
     "fgnn": Entry(FGNN, FGNNConfig),
     "gag": Entry(GAG, GAGConfig),
+    "gcegnn": Entry(GCEGNN, GCEGNNConfig),
     "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
     "itemknn": Entry(ItemKNN, ItemKNNConfig),
