@@ -1,5 +1,4 @@
 import copy
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recoach.data.batches import EdgeBatches
-from recoach.data.dataset import RaggedArray
-from recoach.data.queries import Queries, Seen
+from graph_log import EDGES, ROWS, dense_matrix, make_batch, make_queries, ragged
+from recoach.data.queries import Seen
 from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch, draw_negatives
 from recoach.models.fold_in import fold_in
@@ -19,25 +17,6 @@ from recoach.models.registry import build_model
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer
 from toy_logs import block_graph, cycle
 
-# Five users and six items; user 3 and item 5 have no edge, user 0 has item 1 twice.
-ROWS = [[0, 1, 1], [1, 2, 3], [4], [], [0, 4]]
-EDGES = {(user, item) for user, row in enumerate(ROWS) for item in row}
-
-
-def ragged(rows):
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return RaggedArray(offsets, np.array([item for row in rows for item in row], dtype=np.int32))
-
-
-def dense_adjacency():
-    """Return the normalised adjacency, float64[11, 11], of the graph above."""
-    matrix = torch.zeros(11, 11, dtype=torch.float64)
-    for user, item in EDGES:
-        user_degree = sum(u == user for u, _ in EDGES)
-        item_degree = sum(i == item for _, i in EDGES)
-        matrix[user, 5 + item] = matrix[5 + item, user] = 1 / math.sqrt(user_degree * item_degree)
-    return matrix
-
 
 def lightgcn(**settings):
     with torch.random.fork_rng():
@@ -45,24 +24,13 @@ def lightgcn(**settings):
         return LightGCN(LightGCNConfig(dim=4, **settings), ragged(ROWS), 6)
 
 
-def make_batch(size=100):
-    return next(EdgeBatches(ragged(ROWS), batch_size=size).epoch(torch.Generator().manual_seed(0)))
-
-
-def make_queries(users, history=()):
-    """Return one state per user, all with the same history."""
-    count, length = len(users), len(history)
-    history = torch.tensor([list(history)] * count, dtype=torch.int64).reshape(count, length)
-    lengths = torch.full((count,), length)
-    return Queries(torch.tensor(users), history, lengths, torch.arange(count), lengths)
-
-
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_propagation_is_the_mean_of_the_powers_of_the_adjacency(layers):
     model = lightgcn(layers=layers)
     both = torch.cat([model.users.weight, model.items.weight]).double()
     powers = [
-        torch.linalg.matrix_power(dense_adjacency(), power) @ both for power in range(layers + 1)
+        torch.linalg.matrix_power(dense_matrix("symmetric"), power) @ both
+        for power in range(layers + 1)
     ]
     expected = torch.stack(powers).mean(dim=0)
     assert torch.allclose(torch.cat(model.propagate()).double(), expected, atol=1e-6)
@@ -80,7 +48,9 @@ def test_the_gradient_of_the_propagation_equals_that_of_the_dense_product():
     users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 6))
     assert torch.autograd.gradcheck(lambda u, i: graph(u, i, layers), (users, items))
     weights = torch.randn(11, 3, dtype=torch.float64)
-    matrix = sum(torch.linalg.matrix_power(dense_adjacency(), power) for power in range(4)) / 4
+    matrix = (
+        sum(torch.linalg.matrix_power(dense_matrix("symmetric"), power) for power in range(4)) / 4
+    )
     loss = (torch.cat(graph(users, items, 3)) * weights).sum()
     gradients = torch.autograd.grad(loss, (users, items))
     assert torch.allclose(torch.cat(gradients), matrix.T @ weights, atol=1e-6)
@@ -89,7 +59,7 @@ def test_the_gradient_of_the_propagation_equals_that_of_the_dense_product():
 def test_the_graph_has_no_held_out_edges():
     dataset = leave_last_out(cycle(12, 20, length=7))
     graph = Graph(dataset.train, 20)
-    adjacency = graph.users_from_items(torch.eye(20), graph.to_users)
+    adjacency = graph.neighbour_sums(torch.zeros(12, 20), torch.eye(20), graph.edge_weights())[0]
     assert (adjacency > 0).sum(dim=1).tolist() == [7 - 2] * 12
     held_out = torch.from_numpy(np.stack([dataset.valid.values, dataset.test.values])).long()
     assert adjacency[torch.arange(12), held_out].sum() == 0
@@ -147,6 +117,23 @@ def test_the_loss_is_bpr_of_propagated_and_the_penalty_of_unpropagated_vectors(p
     expected = -functional.logsigmoid(margin).mean() + 0.5 * extra
     loss = model.loss(TrainingBatch(edges=batch), torch.Generator().manual_seed(3))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_cross_entropy_is_that_of_the_softmax_over_all_items():
+    model, batch = lightgcn(loss="ce", regularisation=0.5, penalty="squared"), make_batch()
+    user_ids, positives = batch.queries.state_users, batch.targets
+    assert len(user_ids.unique()) < len(user_ids)  # several interactions share a softmax
+    users, items = model.propagate()
+    vectors = [model.users.weight[user_ids], model.items.weight[positives]]
+    penalty = sum(part.square().sum() for part in vectors) / (2 * len(user_ids))
+    expected = functional.cross_entropy((users @ items.T)[user_ids], positives) + 0.5 * penalty
+    loss = model.loss(TrainingBatch(edges=batch), torch.Generator())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = list(model.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_negatives_are_not_in_the_training_history():

@@ -24,6 +24,9 @@ ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
 SAMPLED = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
 
 
+GRAPHS = ("graphsage", "lightgcn", "ngcf")
+
+
 class Steps(Callback):
     def __init__(self):
         self.logs = []
@@ -33,7 +36,7 @@ class Steps(Callback):
 
 
 def build(name="sasrec", **settings):
-    return build_model(name, DATASET, **(ENCODER if name != "lightgcn" else {"dim": 8}) | settings)
+    return build_model(name, DATASET, **({"dim": 8} if name in GRAPHS else ENCODER) | settings)
 
 
 def tuned(model, folder=None, resume=False, **settings):
@@ -142,10 +145,11 @@ def test_only_what_does_nothing_but_propagate_can_settle(name):
         tuned(build(name), level="final")
 
 
-def test_a_settled_model_comes_back_from_its_folder(tmp_path):
+@pytest.mark.parametrize("name", ["graphsage", "lightgcn", "ngcf"])
+def test_a_settled_model_comes_back_from_its_folder(name, tmp_path):
     from recoach.models.checkpoint import load_model
 
-    model = build("lightgcn")
+    model = build(name)
     tuned(model, tmp_path, level="final", select="best")
     loaded = load_model(tmp_path, DATASET)
     assert loaded.config.layers == 0

@@ -23,8 +23,10 @@ from recoach.models.external import (
 from recoach.models.factorization.bprmf import BPRMF, BPRMFConfig
 from recoach.models.factorization.fpmc import FPMC, FPMCConfig
 from recoach.models.factorization.neumf import NeuMF, NeuMFConfig
+from recoach.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from recoach.models.graph.gsau import GSAU, GSAUConfig
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
+from recoach.models.graph.ngcf import NGCF, NGCFConfig
 from recoach.models.neighbours.ease import EASE, EASEConfig
 from recoach.models.neighbours.itemknn import ItemKNN, ItemKNNConfig
 from recoach.models.neighbours.popularity import Popularity, PopularityConfig
@@ -60,11 +62,13 @@ MODELS: dict[str, Entry] = {
     "fgnn": Entry(FGNN, FGNNConfig),
     "gag": Entry(GAG, GAGConfig),
     "gcegnn": Entry(GCEGNN, GCEGNNConfig),
+    "graphsage": Entry(GraphSAGE, GraphSAGEConfig),
     "gru4rec": Entry(GRU4Rec, GRU4RecConfig),
     "gsau": Entry(GSAU, GSAUConfig),
     "itemknn": Entry(ItemKNN, ItemKNNConfig),
     "lightgcn": Entry(LightGCN, LightGCNConfig),
     "neumf": Entry(NeuMF, NeuMFConfig),
+    "ngcf": Entry(NGCF, NGCFConfig),
     "popularity": Entry(Popularity, PopularityConfig),
     "recent_popularity": Entry(RecentPopularity, RecentPopularityConfig),
     "repeat_last": Entry(RepeatLast, RepeatLastConfig),

@@ -1,0 +1,107 @@
+"""What the models of the user-item graph share: LightGCN, NGCF and GraphSAGE."""
+
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recoach.config import StrictConfig
+from recoach.data.dataset import RaggedArray
+from recoach.data.queries import Queries
+from recoach.models.base import DotProductRecommender, Embeddings, interaction_keys
+from recoach.models.fold_in import fold_in
+from recoach.models.graph.propagation import Graph, Normalisation, PropagationCache
+
+
+class GraphConfig(StrictConfig):
+    """Settings of every model of the user-item graph."""
+
+    dim: int = Field(default=64, gt=0)
+    """Dimension of the embeddings."""
+    layers: int = Field(default=2, ge=0, le=100)
+    """Number of propagation layers."""
+
+
+class GraphRecommender(DotProductRecommender):
+    """Embeddings that are propagated over the user-item graph; a state has its user's vector.
+
+    Args:
+        config: settings.
+        train: the training histories, which are the edges.
+        n_items: size of the catalogue.
+        normalisation: of the adjacency matrix.
+    """
+
+    needs = ("edges",)
+    config: GraphConfig
+
+    def __init__(
+        self,
+        config: GraphConfig,
+        train: RaggedArray,
+        n_items: int,
+        normalisation: Normalisation = "symmetric",
+    ) -> None:
+        super().__init__(config, train, n_items)
+        self.users = nn.Embedding(self.n_users, config.dim)
+        self.items = nn.Embedding(n_items, config.dim)
+        self.graph = Graph(train, n_items, normalisation)
+        self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
+        for table in (self.users, self.items):
+            nn.init.xavier_uniform_(table.weight)
+        self._cache = PropagationCache()
+
+    @abstractmethod
+    def final_vectors(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Compute the result of `propagate`."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether the propagation draws random numbers now, as dropout does in training mode."""
+        return False
+
+    def propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the propagated vectors of all users and items.
+
+        Without gradients the result is cached until the weights change, unless it is random.
+
+        Args:
+            hidden: (int64[H] users, int64[H] items) of edges to leave out, see `Graph`.
+
+        Returns:
+            float[U, D] and float[I, D].
+        """
+
+        def propagate() -> tuple[Tensor, Tensor]:
+            return self.final_vectors(hidden)
+
+        cacheable = hidden is None and not self.draws
+        return self._cache.get(list(self.parameters()), propagate, cacheable=cacheable)
+
+    def embed(self, queries: Queries) -> Embeddings:
+        """Return the propagated vectors; an unknown user gets the mean over their history."""
+        users, items = self.propagate(queries.hidden_edges)
+        history = queries.history[queries.rows]
+        return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)
+
+    @torch.no_grad()
+    def materialize_propagation(self) -> None:
+        """Replace the embeddings by their propagated vectors and set `layers` to 0.
+
+        The embeddings then have the dimension of the propagated vectors, and layers with weights
+        are removed.
+        """
+        was_training = self.training
+        tables = self.eval().propagate()
+        self.train(was_training)
+        self.users, self.items = _embedding(tables[0]), _embedding(tables[1])
+        update = {"layers": 0, "dim": tables[0].shape[1]}
+        self.config = self.config.model_copy(update=update)
+        self._cache = PropagationCache()
+
+
+def _embedding(vectors: Tensor) -> nn.Embedding:
+    """Return float[N, D] vectors as a table of their own."""
+    n_rows, dim = vectors.shape
+    return nn.Embedding(n_rows, dim, _weight=vectors.clone())
