@@ -18,6 +18,13 @@ from recoach.models.registry import MODELS, build_model
 from toy_logs import block_graph
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
+ORIGINAL_GRU = {
+    "architecture": "original",
+    "dim": 16,
+    "item_bias": True,
+    "hidden_dropout": 0.1,
+    "negatives": 16,
+}
 NEUMF = {"dim": 8, "mlp_dim": 8, "hidden_dims": (16, 8), "dropout": 0.1}
 COTREC = {"dim": 16, "max_length": 6, "item_maps": False, "positions": "none"}
 GCEGNN = {"dim": 16, "max_length": 6, "neighbours": 4}
@@ -48,6 +55,11 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "fgnn-elu": ("fgnn", {"dim": 16, "max_length": 6, "layers": 3, "activation": "elu"}),
     "gag": ("gag", {"dim": 16, "max_length": 6}),
     "gag-anonymous": ("gag", {"dim": 16, "max_length": 6, "users": False}),
+    "gru4rec-bpr-max": ("gru4rec", ORIGINAL_GRU | {"loss": "bpr_max", "sampling_alpha": 0.5}),
+    "gru4rec-original": (
+        "gru4rec",
+        ORIGINAL_GRU | {"loss": "sampled_ce", "constrained_embedding": False},
+    ),
     "srgnn": ("srgnn", {"dim": 16, "max_length": 6}),
     "srgnn-cosine": ("srgnn", {"dim": 16, "max_length": 6, "normalise": True, "edges": "count"}),
     "cotrec": ("cotrec", {"dim": 16, "max_length": 6}),

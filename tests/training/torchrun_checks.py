@@ -35,9 +35,12 @@ USERS, LENGTH = 37, 9
 DATASET = leave_last_out(block_graph(USERS, 30, n_blocks=2, length=LENGTH))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6, "dropout": 0.0}
 ROUGH = {"batch_size": 40, "learning_rate": 0.02, "epochs": 2, "eval_steps": 3, "patience": 0}
+SAMPLED_LOSS = {"dim": 8, "dropout": 0.0, "item_bias": True, "negatives": 12}
 BASES = {
     "sasrec": ("sasrec", ENCODER),
     "gru4rec": ("gru4rec", {"dim": 8, "hidden_dim": 8, "dropout": 0.0}),
+    "gru4rec, sampled_ce": ("gru4rec", SAMPLED_LOSS | {"loss": "sampled_ce"}),
+    "gru4rec, bpr_max": ("gru4rec", SAMPLED_LOSS | {"loss": "bpr_max"}),
     "gsau": ("gsau", ENCODER | {"user_item_uniformity": False, "cross_view": 0.2}),
 }
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 4}

@@ -73,6 +73,29 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     return distributed.mean_contribution(functional.softplus(negative - positive))
 
 
+def bpr_max(positive: Tensor, negative: Tensor, regularisation: float) -> Tensor:
+    """Return the BPR-max loss (Hidasi & Karatzoglou 2018).
+
+    -log sum_j s_j sigmoid(positive - negative_j) + regularisation * sum_j s_j negative_j², with s
+    the softmax over the negatives, averaged over states.
+
+    Args:
+        positive: float[B] scores of the targets.
+        negative: float[B, N] scores of negative items; -inf for one that is left out. Each state
+            needs one that is not.
+        regularisation: weight of the squared scores.
+
+    Departure from the official code: the logarithm of the sum is computed from logarithms, so that
+    nothing is added to the sum for the case that it is 0.
+    """
+    log_weights = negative.log_softmax(dim=1)
+    log_wins = functional.logsigmoid(positive[:, None] - negative)
+    squares = negative.masked_fill(negative == -torch.inf, 0).square()
+    penalty = (log_weights.exp() * squares).sum(dim=1)
+    losses = regularisation * penalty - (log_weights + log_wins).logsumexp(dim=1)
+    return distributed.mean_contribution(losses)
+
+
 def alignment(left: Tensor, right: Tensor) -> Tensor:
     """Return the mean squared distance of paired vectors after normalisation, 2 - 2 cos (DirectAU).
 

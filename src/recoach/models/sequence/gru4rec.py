@@ -1,16 +1,37 @@
-"""GRU4Rec (Tan et al. 2016) as in RecBole: a GRU without biases, then a linear layer.
+"""GRU4Rec: a recurrent network with RecBole's layers or the authors', and the authors' losses.
 
-Departures from RecBole: all positions of a history are trained in one forward pass instead of one
-row per prefix; the padding item is left out of the softmax and its embedding stays zero.
+The defaults are RecBole's model (Tan et al. 2016): a GRU without biases, then a linear layer, all
+items in the softmax. Departures from RecBole: all positions of a history are trained in one forward
+pass instead of one row per prefix; the padding item is left out of the softmax and its embedding
+stays zero.
+
+`architecture = "original"` and the losses `sampled_ce` and `bpr_max` are those of Hidasi &
+Karatzoglou (CIKM 2018) as in the authors' code (`GRU4Rec_PyTorch_Official`): the state is the GRU's
+output; negatives are the other targets of the batch and items drawn with probability proportional
+to count^`sampling_alpha`, the same for all states. Departures from that code:
+
+- Batches are random histories whose positions are all trained, by backpropagation through the whole
+  history. The authors' batches walk through sessions in parallel, one item a step, and cut the
+  gradient after each. Their batches have one state of a session; here, targets of a state's own
+  session are therefore no negatives.
+- An item that is the target is not a negative of it.
+- Dropout is applied to the GRU's output, not to the state that it carries on.
+- `logq` subtracts logs of probabilities that sum to 1 over the catalogue, from targets and from
+  the drawn items. The authors' are logs of counts and of counts^`sampling_alpha`, which leave a
+  constant difference between the two groups.
 """
 
+import math
 from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
+from recoach import distributed
 from recoach.config import StrictConfig
+from recoach.data.batches import Batch
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import (
@@ -21,9 +42,20 @@ from recoach.models.base import (
     draw_negatives,
     interaction_keys,
 )
-from recoach.models.losses import bpr, cross_entropy
+from recoach.models.losses import bpr, bpr_max, cross_entropy, sampled_cross_entropy
+from recoach.models.popularity_sampler import PopularitySampler
 from recoach.models.sequence.encoding import encode_queries
 from recoach.models.sharded_embedding import first_local_item
+from recoach.models.softmax import product_dtype
+
+_LOSSES_OF = {
+    "negatives": ("sampled_ce", "bpr_max"),
+    "sampling_alpha": ("sampled_ce", "bpr_max"),
+    "logq": ("sampled_ce",),
+    "bpreg": ("bpr_max",),
+    "elu": ("bpr_max",),
+}
+"""Setting -> the losses that read it."""
 
 
 class GRU4RecConfig(StrictConfig):
@@ -32,19 +64,58 @@ class GRU4RecConfig(StrictConfig):
     dim: int = Field(default=64, gt=0)
     """Dimension of the item embeddings."""
     hidden_dim: int = Field(default=128, gt=0)
-    """Dimension of the GRU's hidden state."""
+    """Dimension of the GRU's hidden state; with `original` it is `dim`."""
     layers: int = Field(default=1, gt=0, le=100)
     """Number of GRU layers."""
+    architecture: Literal["recbole", "original"] = "recbole"
+    """A GRU without biases and a linear layer, or the authors' GRU, whose output is the state."""
+    constrained_embedding: bool = True
+    """Read and score items by the same table."""
+    item_bias: bool = False
+    """Learn a bias for the score of each item."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Dropout rate of the GRU's inputs."""
+    hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout rate of the GRU's outputs."""
     max_length: int = Field(default=50, gt=0)
     """Number of last items of a history that the model reads."""
-    loss: Literal["ce", "bpr"] = "ce"
-    """Cross-entropy over all items, or BPR with one uniform negative."""
+    loss: Literal["ce", "bpr", "sampled_ce", "bpr_max"] = "ce"
+    """Cross-entropy over all items; BPR with one uniform negative; cross-entropy or BPR-max with
+    the other targets of the batch and `negatives` items as negatives."""
+    negatives: int = Field(default=2048, gt=0)
+    """Items drawn in a step, for `sampled_ce` and `bpr_max`."""
+    sampling_alpha: float = Field(default=0.75, ge=0)
+    """They are drawn with probability proportional to count^`sampling_alpha`; 0 is uniform."""
+    logq: float = Field(default=1.0, ge=0)
+    """Part of the log-probability of being a negative that `sampled_ce` subtracts from a score; 1
+    estimates the cross-entropy over all items."""
+    bpreg: float = Field(default=1.0, ge=0)
+    """Weight of the squared scores of the negatives in `bpr_max`."""
+    elu: float = Field(default=1.0, ge=0)
+    """`bpr_max` takes ELU of the scores with this parameter; 0 takes them as they are."""
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> Self:
+        fields = type(self).model_fields
+        for name, losses in _LOSSES_OF.items():
+            if self.loss not in losses and getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"{name} has no effect with loss {self.loss!r}; it belongs to "
+                    f"{' and '.join(losses)}"
+                )
+        if self.architecture == "original" and self.hidden_dim not in (
+            self.dim,
+            fields["hidden_dim"].default,
+        ):
+            raise ValueError(
+                "hidden_dim has no effect with architecture 'original', whose state has the "
+                "dimension dim; leave it out"
+            )
+        return self
 
 
 class GRU4Rec(DotProductRecommender):
-    """A recurrent network over the last items of a history, with tied item embeddings."""
+    """A recurrent network over the last items of a history."""
 
     needs = ("states",)
     knows_users = False
@@ -57,13 +128,23 @@ class GRU4Rec(DotProductRecommender):
         if config.loss == "bpr":
             self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
         nn.init.xavier_normal_(self.items.weight)
+        self.input_items = None
+        if not config.constrained_embedding:
+            self.input_items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
+            nn.init.xavier_normal_(self.input_items.weight)
         with torch.no_grad():
-            self.items.weight[n_items] = 0
+            for table in self._item_tables():
+                table.weight[n_items] = 0
+        self.bias = nn.Parameter(torch.zeros(n_items, 1)) if config.item_bias else None
+        self.sampler = None
+        if config.loss in _LOSSES_OF["negatives"]:
+            self.sampler = PopularitySampler(train, n_items, config.sampling_alpha)
 
     @property
     def shardable(self) -> bool:
-        """Whether the item embedding can be sharded: with `ce`, which only needs the softmax."""
-        return self.config.loss == "ce"
+        """Whether the item embedding can be sharded: the only table, with loss `ce`."""
+        config = self.config
+        return config.loss == "ce" and config.constrained_embedding and not config.item_bias
 
     @property
     def history_length(self) -> int:
@@ -71,14 +152,21 @@ class GRU4Rec(DotProductRecommender):
         return self.config.max_length
 
     def embed(self, queries: Queries) -> Embeddings:
-        """Return the state after each query's last item, and the item embeddings."""
-        states = encode_queries(self.encoder, self.items, queries)
-        return Embeddings(states, self.items.weight[: self.n_items])
+        """Return the state after each query's last item, and the item embeddings.
+
+        With `item_bias` both have one more coordinate, 1 and the bias of the item.
+        """
+        items = self.items.weight[: self.n_items]
+        if self.bias is not None:
+            items = torch.cat([items, self.bias], dim=1)
+        return Embeddings(self._states(queries), items)
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
         if batch.states is None:
             raise ValueError("GRU4Rec learns from states; the batch has none.")
+        if self.sampler is not None:
+            return self._sampled_loss(batch.states, self.sampler, generator)
         queries, targets = batch.states.queries, batch.states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
@@ -88,9 +176,53 @@ class GRU4Rec(DotProductRecommender):
         positive = (users * items[targets]).sum(dim=1)
         return bpr(positive, (users * items[negatives[:, 0]]).sum(dim=1))
 
+    def _sampled_loss(
+        self, batch: Batch, sampler: PopularitySampler, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss with the targets of the batch and drawn items as shared negatives."""
+        config, targets, users = self.config, batch.targets, batch.queries.state_users
+        batch_items, batch_users = (distributed.all_gather(ids) for ids in (targets, users))
+        drawn_items = sampler.draw(config.negatives, generator)
+        negatives = torch.cat([batch_items, drawn_items])
+        states = self._states(batch.queries)
+        positive = (states * self._vectors_of(targets)).sum(dim=1)
+        negative = _products(states, self._vectors_of(negatives))
+        masked = targets[:, None] == negatives
+        # The other targets of a user are next to certain to be in the batch, whatever their share.
+        masked[:, : len(batch_users)] |= users[:, None] == batch_users
+        if config.loss == "bpr_max":
+            if config.elu:
+                positive, negative = (functional.elu(s, config.elu) for s in (positive, negative))
+            return bpr_max(positive, negative.masked_fill(masked, -torch.inf), config.bpreg)
+        log_q = torch.cat([sampler.log_shares[batch_items], sampler.log_p[drawn_items]])
+        positive = positive - config.logq * sampler.log_shares[targets]
+        negative = negative - config.logq * log_q
+        return sampled_cross_entropy(positive, negative.masked_fill(masked, -torch.inf))
+
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return the item embedding and the network's weights."""
-        return {"item": [self.items.weight], "encoder": list(self.encoder.parameters())}
+        """Return the item embeddings and biases, and the network's weights."""
+        items: list[Tensor] = [table.weight for table in self._item_tables()]
+        items += [] if self.bias is None else [self.bias]
+        return {"item": items, "encoder": list(self.encoder.parameters())}
+
+    def _item_tables(self) -> list[nn.Embedding]:
+        return [self.items] if self.input_items is None else [self.items, self.input_items]
+
+    def _states(self, queries: Queries) -> Tensor:
+        states = encode_queries(self.encoder, self._item_tables()[-1], queries)
+        if self.bias is None:
+            return states
+        return torch.cat([states, states.new_ones(len(states), 1)], dim=1)
+
+    def _vectors_of(self, items: Tensor) -> Tensor:
+        vectors: Tensor = self.items(items)
+        return vectors if self.bias is None else torch.cat([vectors, self.bias[items]], dim=1)
+
+
+def _products(states: Tensor, items: Tensor) -> Tensor:
+    """Return float[B, N], the products of all pairs, in bfloat16 where that is faster."""
+    dtype = product_dtype(items)
+    return (states.to(dtype) @ items.to(dtype).T).to(states.dtype)
 
 
 class _GRUEncoder(nn.Module):
@@ -98,13 +230,19 @@ class _GRUEncoder(nn.Module):
 
     def __init__(self, config: GRU4RecConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
-        self.gru = nn.GRU(
-            config.dim, config.hidden_dim, config.layers, bias=False, batch_first=True
-        )
-        self.output = nn.Linear(config.hidden_dim, config.dim)
+        self.dropout, self.hidden_dropout = map(nn.Dropout, (config.dropout, config.hidden_dropout))
+        original = config.architecture == "original"
+        width = config.dim if original else config.hidden_dim
+        self.gru = nn.GRU(config.dim, width, config.layers, bias=original, batch_first=True)
+        self.output = nn.Identity() if original else nn.Linear(width, config.dim)
         for weight in self.gru.parameters():
-            nn.init.xavier_uniform_(weight)
+            if not original:
+                nn.init.xavier_uniform_(weight)
+            elif weight.ndim == 1:
+                nn.init.zeros_(weight)
+            else:  # each of the three gates by itself
+                scale = math.sqrt(6 / (width + weight.shape[1]))
+                nn.init.uniform_(weight, -scale, scale)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -115,5 +253,5 @@ class _GRUEncoder(nn.Module):
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         del lengths  # padding stands on the right, after all states that are used
         states, _ = self.gru(self.dropout(vectors))
-        result: Tensor = self.output(states)
+        result: Tensor = self.output(self.hidden_dropout(states))
         return result
