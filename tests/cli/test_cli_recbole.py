@@ -272,6 +272,7 @@ item_inter_num_interval: "[5,inf)"
 val_interval: {rating: "[3,inf)"}
 rm_dup_inter: first
 ITEM_ID_FIELD: asin
+weight_decay: 1e-5
 clip_grad_norm: {max_norm: 5}
 """
 
@@ -282,6 +283,7 @@ def test_a_yaml_file_is_converted_and_dropped_settings_are_listed(recoach, tmp_p
     result = recoach("convert-config", tmp_path / "a.yaml", "--output", tmp_path / "a.toml")
     assert result.code == 0, result
     assert "dropped: clip_grad_norm" in result.out
+    assert "weight_decay" not in result.out
     text = (tmp_path / "a.toml").read_text()
     assert text.startswith("# dropped: clip_grad_norm")
     config = tomllib.loads(text)
@@ -303,6 +305,8 @@ def test_a_yaml_file_is_converted_and_dropped_settings_are_listed(recoach, tmp_p
         "epochs": 50,
         "patience": 6,
         "metric": "recall@20",
+        "optim": "adam",
+        "weight_decay": 1e-5,
     }
     assert config["evaluation"] == {"repeats": "recbole", "ks": [1, 5, 10, 20, 50]}
     printed = recoach("convert-config", tmp_path / "a.yaml")

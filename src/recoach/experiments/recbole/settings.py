@@ -79,6 +79,7 @@ _COLUMNS = {
 _CONVERTED_ELSEWHERE = {
     *("model", "dataset", "data_path", "seed", "stopping_step", "valid_metric", "topk"),
     *("eval_args", "benchmark_filename", "repeatable", "rm_dup_inter", "val_interval", "load_col"),
+    "weight_decay",
     *("user_inter_num_interval", "item_inter_num_interval"),
 }
 
@@ -164,8 +165,8 @@ def _pretrain(config: Mapping[str, Any], dropped: dict[str, str]) -> dict[str, A
         dropped["valid_metric"] = "not supported; ndcg@10 is used"
     else:
         settings["metric"] = metric
-    if config.get("weight_decay"):
-        dropped["weight_decay"] = "RecBole adds it to the gradient; pretrain.weight_decay does not"
+    if config.get("weight_decay"):  # which RecBole adds to the gradient
+        settings |= {"optim": "adam", "weight_decay": _number(config["weight_decay"])}
     if str(config.get("learner", "adam")).lower() != "adam":
         dropped["learner"] = "only Adam is supported"
     return settings
