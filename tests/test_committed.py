@@ -1,5 +1,6 @@
 """Records of runs as Parquet files, and the runs and tables made from them."""
 
+import copy
 import json
 
 import polars as pl
@@ -58,6 +59,9 @@ def some_records():
     """Return two seeds of a cell, a base without fine-tuning, and a record of several seeds."""
     base_only = record(5)
     del base_only["diagnostics"], base_only["models"]["tuned"]
+    again = copy.deepcopy(base_only["models"])
+    again["base"]["test"]["ndcg@10"] = 0.25
+    base_only["retrained"] = {"models": again, "comparisons": []}
     combined = {"seeds": [7, 8], "runs": "0123", "comparisons": [COMPARISON]}
     return {
         RunKey("gains", LOG, "sasrec", None): combined,
@@ -148,3 +152,9 @@ def test_stored_comparisons_over_users_are_used_for_the_same_runs_only(same_runs
 def test_results_are_collected_in_the_repository_only(tmp_path):
     with pytest.raises(ConfigError, match=r"has no README.md. Run `make results`"):
         main(tmp_path)
+
+
+def test_the_metrics_of_models_trained_again_have_rows_of_their_own():
+    runs, _ = to_frames(some_records())
+    rows = runs.filter(cell="gsau", stage="base_retrained", part="test", metric="ndcg@10")
+    assert rows["value"].to_list() == [0.25]

@@ -15,15 +15,15 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 SHORT = ["pretrain.max_steps=2", "model.dim=8", "finetune.max_steps=2", "finetune.eval_steps=1"]
 
 
-def test_there_are_six_examples():
-    assert len(EXAMPLES) == 6
+def test_there_are_seven_examples():
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_resolves_and_is_short(path):
     config = read_config(path)
     assert config.finetune
-    assert config.data.path == "log.csv"
+    assert config.data.path == ("sessions" if path.stem == "sessions" else "log.csv")
     assert len(path.read_text().splitlines()) <= 45
 
 

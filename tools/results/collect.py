@@ -28,6 +28,7 @@ _END: Final = "<!-- end of results -->"
 DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "README.md": ("summary",),
     "docs/results/verification.md": ("verification",),
+    "docs/results/session-models.md": ("sessions",),
     "docs/results/paper.md": ("table1", "table3-main"),
     "docs/results/gains.md": ("wins", "overview", "published"),
     "docs/results/ablation.md": ("ablation-by-model", "algorithms-by-model"),

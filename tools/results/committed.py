@@ -16,7 +16,7 @@ import polars as pl
 
 from recoach.data.readers.table import POLARS_ERRORS
 from recoach.errors import RunError
-from recoach.experiments.run_folder import write_frame
+from recoach.experiments.run_folder import RETRAINED, write_frame
 
 RUNS: Final = "runs.parquet"
 DETAILS: Final = "details.parquet"
@@ -119,7 +119,7 @@ def from_frames(runs: pl.DataFrame, details: pl.DataFrame) -> dict[RunKey, Recor
         }
     for row in runs.iter_rows(named=True):
         key = RunKey(*(row[name] for name in RunKey._fields))
-        stage, metric, value = records[key]["models"][row["stage"]], row["metric"], row["value"]
+        stage, metric, value = _stages(records[key])[row["stage"]], row["metric"], row["value"]
         if row["part"] == "training":
             stage[metric] = int(value) if metric in _COUNTS else value
         else:
@@ -149,7 +149,7 @@ def _metric_rows(key: RunKey, record: Record) -> Iterator[dict[str, Any]]:
         "torch": versions.get("torch"),
         "python": environment.get("python"),
     }
-    for stage, results in record["models"].items():
+    for stage, results in _stages(record).items():
         parts = {part: results[part] for part in _PARTS if part in results}
         parts["training"] = {name: results[name] for name in _TRAINING if name in results}
         for part, metrics in parts.items():
@@ -157,10 +157,17 @@ def _metric_rows(key: RunKey, record: Record) -> Iterator[dict[str, Any]]:
                 yield same | {"stage": stage, "part": part, "metric": metric, "value": value}
 
 
+def _stages(record: Record) -> dict[str, Record]:
+    """Return the results of each stage, those trained again under a name of their own."""
+    again = record.get("retrained", {}).get("models", {})
+    models: dict[str, Record] = record.get("models", {})
+    return models | {f"{stage}{RETRAINED}": results for stage, results in again.items()}
+
+
 def _without_metrics(record: Record) -> Record:
     """Return a record whose metrics are empty places, to be filled from `runs.parquet`."""
     rest = copy.deepcopy(record)
-    for results in rest.get("models", {}).values():
+    for results in _stages(rest).values():
         results |= {name: {} for name in _PARTS if name in results}
         results |= {name: None for name in _TRAINING if name in results}
     return rest

@@ -13,6 +13,11 @@ _BABY: Final = Source("baby-2023", f"{_DATA}/baby-2023", ready_split=True)
 _TOYS: Final = Source("toys-2014", f"{_DATA}/toys-2014/Toys_and_Games.txt")
 _BEAUTY: Final = Source("beauty-2014", f"{_DATA}/beauty-2014/Beauty.txt")
 _MOVIES: Final = Source("ml-latest-small", f"{_DATA}/ml-latest-small/ratings.csv")
+_YOOCHOOSE: Final = Source("yoochoose-64", f"{_DATA}/yoochoose-64")
+_RETAILROCKET: Final = Source("retailrocket-views", f"{_DATA}/retailrocket-views")
+_DIGINETICA: Final = Source("diginetica", f"{_DATA}/diginetica")
+_TMALL: Final = Source("tmall", f"{_DATA}/tmall")
+_NOWPLAYING: Final = Source("nowplaying", f"{_DATA}/nowplaying")
 _GAMES_2018: Final = Source("video-games-2018", f"{_DATA}/video-games-2018/ratings.csv.gz")
 
 CLOSEST: Final = (_INDUSTRIAL, _GAMES, _BABY)
@@ -39,5 +44,6 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "algorithms": (_INDUSTRIAL,),
     "tail": (_INDUSTRIAL, _TOYS),
     "verification": (_TOYS, _BEAUTY),
+    "sessions": (_YOOCHOOSE, _RETAILROCKET, _DIGINETICA, _TMALL, _NOWPLAYING),
 }
 """The logs that a suite's committed tables show, in this order."""

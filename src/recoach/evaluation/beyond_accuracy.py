@@ -6,7 +6,7 @@ Most metrics are computed from the log; some need features of items, targets, or
 are left out without them.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -246,17 +246,24 @@ def metrics_per_list(lists: RecommendationLists) -> dict[str, np.ndarray]:
     }
 
 
-def list_metrics(lists: RecommendationLists) -> dict[str, float]:
+def list_metrics(
+    lists: RecommendationLists, per_list: Mapping[str, np.ndarray] | None = None
+) -> dict[str, float]:
     """Return every metric that can be computed, as `"gini@10"`, those of lists averaged over lists.
 
     Lists for which a metric is not defined are left out of its average; nan if it is for none.
+
+    Args:
+        lists: the lists.
+        per_list: the result of `metrics_per_list`, where it is known.
     """
     of_catalogue = {
         f"{name}@{lists.items.shape[1]}": metric.function(lists)
         for name, metric in CATALOGUE_METRICS.items()
         if _can_compute(metric, lists)
     }
-    means = {name: defined_mean(values) for name, values in metrics_per_list(lists).items()}
+    per_list = metrics_per_list(lists) if per_list is None else per_list
+    means = {name: defined_mean(values) for name, values in per_list.items()}
     return of_catalogue | means
 
 
@@ -295,17 +302,21 @@ def _intra_list_diversity(
     vectors = sparse.csr_matrix(vectors)
     norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
     unit_vectors = (sparse.diags(1 / np.where(norms > 0, norms, 1)) @ vectors).tocsr()
-    similarity = np.empty(len(lists.items))
-    for start in range(0, len(lists.items), _LISTS_AT_ONCE):
-        part = lists.items[start : start + _LISTS_AT_ONCE]
+    # Many states have the same list, in some order: those of popularity, those of one session.
+    distinct, list_of = np.unique(np.sort(lists.items, axis=1), axis=0, return_inverse=True)
+    similarity = np.empty(len(distinct))
+    for start in range(0, len(distinct), _LISTS_AT_ONCE):
+        part = distinct[start : start + _LISTS_AT_ONCE]
         rows, columns = np.nonzero(part >= 0)
         items = part[rows, columns]
         shape = (len(part), lists.n_items)
         indicator = sparse.csr_matrix((np.ones(len(items)), (rows, items)), shape=shape)
         sums = indicator @ unit_vectors
         n_with_vector = np.bincount(rows, weights=norms[items] > 0, minlength=len(part))
-        squares = np.asarray(sums.multiply(sums).sum(axis=1)).ravel()
+        sums.data **= 2  # a product has each column of a row once
+        squares = np.asarray(sums.sum(axis=1)).ravel()
         similarity[start : start + len(part)] = squares - n_with_vector
+    similarity = similarity[list_of.ravel()]
     n_pairs = lists.sizes * (lists.sizes - 1)
     values = np.where(n_pairs > 0, 1 - similarity / np.maximum(n_pairs, 1), 0)
     return np.where(lists.sizes > 0, values, np.nan)

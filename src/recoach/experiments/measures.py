@@ -83,10 +83,11 @@ def beyond_accuracy(
         targets=(test.targets.states, test.targets.items),
         expected=lists["popularity"],
     )
-    metrics = list_metrics(recommended)
+    per_list = metrics_per_list(recommended)
+    metrics = list_metrics(recommended, per_list)
     return {
         "lists": {metric: round(value, 6) for metric, value in metrics.items()},
-        "list_intervals": mean_intervals(metrics_per_list(recommended), test.users),
+        "list_intervals": mean_intervals(per_list, test.users),
         "popularity_buckets": [
             _group_entry(bucket, bucket_intervals[index])
             | {"interactions": [index / _N_BUCKETS, (index + 1) / _N_BUCKETS]}

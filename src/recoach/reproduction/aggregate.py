@@ -85,17 +85,28 @@ def _over_seeds(runs: Sequence[RunFolder], stored: Path) -> dict[str, Any]:
         "model": first["model"],
         "protocol": first["protocol"],
         "seeds": [record["seed"] for record in records],
-        "models": {stage: _statistics(records, stage) for stage in first["models"]},
+        "models": _all_statistics(records),
         "comparisons": comparisons,
         "users_averaged": users_averaged,
         "diagnostics": _diagnostics(records),
         "config": {k: v for k, v in first["config"].items() if k != "seed"},
         "environment": first["environment"],
+    } | (
+        {"retrained": _all_statistics([record["retrained"] for record in records])}
+        if all("retrained" in record for record in records)
+        else {}
+    )
+
+
+def _all_statistics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the statistics of each model over the records of several seeds."""
+    return {
+        stage: _statistics([record["models"][stage] for record in records])
+        for stage in records[0]["models"]
     }
 
 
-def _statistics(records: Iterable[Mapping[str, Any]], stage: str) -> dict[str, Any]:
-    models = [record["models"][stage] for record in records]
+def _statistics(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     statistics: dict[str, Any] = {
         part: {
             name: _mean_and_deviation([m[part][name] for m in models]) for name in models[0][part]

@@ -5,7 +5,19 @@ Cells are named after their run folders, which keep their names; the labels may 
 
 from typing import Final
 
-NAMES: Final = {"sasrec": "SASRec", "lightgcn": "LightGCN", "gsau": "GSAU"}
+NAMES: Final = {
+    "sasrec": "SASRec",
+    "lightgcn": "LightGCN",
+    "gsau": "GSAU",
+    "fgnn": "FGNN",
+    "fpmc": "FPMC",
+    "gag": "GAG",
+    "gru4rec": "GRU4Rec",
+    "session_popularity": "S-POP",
+    "srgnn": "SR-GNN",
+    "vsknn": "V-SKNN",
+    "vstan": "VSTAN",
+}
 """Labels of the models."""
 
 CONTROL: Final = "continued training"
@@ -58,6 +70,8 @@ _VARIANTS: Final = {
     "next-10": "next 10 items",
     "next-5-future-alone": f"next 5 items, {_EARLIER}",
     "next-10-future-alone": f"next 10 items, {_EARLIER}",
+    # session models
+    "cosine": "cosine, scale 16",
 }
 """Labels by what follows the model in the name of a cell; others are read from the name itself."""
 

@@ -21,6 +21,7 @@ from recoach.reproduction.gains_tables import ablation, algorithms, future, gain
 from recoach.reproduction.labels import CONTROL, NAMES, STAGES
 from recoach.reproduction.paper_results import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.reproduction.published_tables import verification
+from recoach.reproduction.session_tables import sessions
 from recoach.reproduction.simulator_tables import draw_front, simulated
 
 Record = Mapping[str, Any]
@@ -264,6 +265,7 @@ _TABLES: Final[dict[str, Callable[[Record], list[ResultTable]]]] = {
     "algorithms": algorithms,
     "tail": tail,
     "verification": verification,
+    "sessions": sessions,
     "simulator": simulated,
 }
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from recoach.reproduction.gains_cells import GAINS_SUITES
 from recoach.reproduction.paper_cells import PAPER_SUITES, Cell, Profile, Source
+from recoach.reproduction.session_cells import SESSION_SUITES
 from recoach.reproduction.verification_cells import VERIFICATION_SUITES
 
 CellsOf = Callable[[Source, Profile, int], list[Cell]]
@@ -13,6 +14,7 @@ GROUPS: Final[Mapping[str, Mapping[str, CellsOf]]] = {
     "paper": PAPER_SUITES,
     "gains": GAINS_SUITES,
     "verification": VERIFICATION_SUITES,
+    "sessions": SESSION_SUITES,
 }
 """Suites that share runs: a cell that two suites of a group contain is run once."""
 
