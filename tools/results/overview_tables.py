@@ -8,9 +8,12 @@ from recoach.report.table_formats import ResultTable
 from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
 from recoach.reproduction.gains_tables import COLUMNS, compared_values
 from recoach.reproduction.labels import NAMES, cell_label, variant_label
+from recoach.reproduction.paper_cells import BACKBONES
 from recoach.reproduction.published_tables import ratio_cells
 
 Record = Mapping[str, Any]
+
+_BACKBONE_NAMES: Final = [NAMES[model] for model in BACKBONES]
 
 _BEST_PUBLISHED: Final = {
     "beauty-2014": (
@@ -72,9 +75,9 @@ def summary(record: Record) -> ResultTable:
     """
     rows = []
     for log, data in record["data"].items():
-        cells = [data["cells"].get(model) for model in NAMES]
+        cells = [data["cells"].get(model) for model in BACKBONES]
         rows.append((log, *(MISSING if cell is None else _summary_cell(cell) for cell in cells)))
-    return ResultTable("NDCG@10, base → fine-tuned", ("Log", *NAMES.values()), rows)
+    return ResultTable("NDCG@10, base → fine-tuned", ("Log", *_BACKBONE_NAMES), rows)
 
 
 def change_by_model(record: Record, heading: str) -> list[ResultTable]:
@@ -91,10 +94,10 @@ def change_by_model(record: Record, heading: str) -> list[ResultTable]:
             model, _, change = name.partition("-")
             by_change.setdefault(variant_label(name), {})[model] = _change_cell(cell, change)
         rows = [
-            (label, *(row.get(model, MISSING) for model in NAMES))
+            (label, *(row.get(model, MISSING) for model in BACKBONES))
             for label, row in by_change.items()
         ]
-        head = ("Changed", *NAMES.values())
+        head = ("Changed", *_BACKBONE_NAMES)
         tables.append(ResultTable(f"{heading}, {log}: change of NDCG@10", head, rows))
     return tables
 

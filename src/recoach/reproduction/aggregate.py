@@ -33,7 +33,7 @@ def aggregate(
     """
     names = [source.name for source in sources]
     others = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and path.name not in names
+        path.name for path in folder.glob("*") if path.is_dir() and path.name not in names
     )
     data = {}
     for source in [*sources, *(Source(name, "") for name in others)]:

@@ -46,8 +46,17 @@ _MODELS: Final[dict[str, dict[str, Any]]] = {
     "srgnn-cosine": {"normalise": True},
     "fgnn": {},
     "gag": {"users": False},
+    "gcegnn": {},
+    "cotrec": {},
 }
 """Settings of the model by cell, whose name begins with that of the model."""
+
+_MODELS_BY_LOG: Final[dict[tuple[str, str], dict[str, Any]]] = {
+    ("tmall", "gcegnn"): {"dropout_gcn": 0.6, "dropout_local": 0.5},
+    ("nowplaying", "gcegnn"): {"dropout_gcn": 0.0},
+    ("tmall", "cotrec"): {"positions": "none"},
+}
+"""Changes to `_MODELS` by log and cell, those of the papers."""
 
 _CHANGES: Final[dict[str, Tables]] = {"gru4rec": _CONSTANT_RATE, "sasrec": _CONSTANT_RATE}
 """Changes to `_PRETRAIN` by cell."""
@@ -73,7 +82,9 @@ def _tables(name: str, source: Source, seed: int) -> Tables:
     return {
         "seed": seed,
         "data": {"path": source.path, "name": source.name, "split": split},
-        "model": {"name": name.partition("-")[0]} | _MODELS[name],
+        "model": {"name": name.partition("-")[0]}
+        | _MODELS[name]
+        | _MODELS_BY_LOG.get((source.name, name), {}),
         "pretrain": _PRETRAIN | _CHANGES.get(name, {}),
         "finetune": {"enabled": False, "metric": _PRETRAIN["metric"]},
         "evaluation": {"repeats": "all", "ks": [5, 10, 20], "retrain": True},
