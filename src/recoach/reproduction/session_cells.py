@@ -14,7 +14,7 @@ METRICS: Final = ("hit@20", "mrr@20")
 """P@20, as the papers call the hit rate, and MRR@20."""
 
 _PRETRAIN: Final[Tables] = {
-    "epochs": 10,
+    "epochs": 6,
     "batch_size": 512,
     "optim": "adam",
     "learning_rate": 2e-3,
