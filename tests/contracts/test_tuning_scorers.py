@@ -88,7 +88,7 @@ def test_grpo_improves_a_model_without_vectors(variant):
     pretrain(
         model,
         dataset,
-        PretrainConfig(epochs=2, batch_size=64, learning_rate=0.01, patience=0, eval_steps=10**6),
+        PretrainConfig(epochs=1, batch_size=64, learning_rate=0.01, patience=0, eval_steps=10**6),
     )
     before = evaluate(model, dataset).means()["ndcg@10"]
     args = GRPOConfig(max_steps=60, eval_steps=20, batch_size=128, learning_rate=0.01, patience=0)

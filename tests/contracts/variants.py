@@ -64,6 +64,8 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "srgnn-cosine": ("srgnn", {"dim": 16, "max_length": 6, "normalise": True, "edges": "count"}),
     "cotrec": ("cotrec", {"dim": 16, "max_length": 6}),
     "cotrec-views": ("cotrec", COTREC | {"con": 0.5, "diff": 0.5}),
+    "tagnn": ("tagnn", {"dim": 16, "max_length": 6}),
+    "tagnn-count": ("tagnn", {"dim": 16, "max_length": 6, "steps": 2, "edges": "count"}),
     "gsau": ("gsau", ENCODER),
     "gsau-fused": ("gsau", ENCODER | {"scorer": "fuse_score", "rec": True}),
     "gsau-graph": ("gsau", ENCODER | {"scorer": "graph"}),

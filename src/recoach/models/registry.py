@@ -43,6 +43,7 @@ from recoach.models.session.fgnn import FGNN, FGNNConfig
 from recoach.models.session.gag import GAG, GAGConfig
 from recoach.models.session.gcegnn import GCEGNN, GCEGNNConfig
 from recoach.models.session.srgnn import SRGNN, SRGNNConfig
+from recoach.models.session.tagnn import TAGNN, TAGNNConfig
 
 
 class ModelTraits(NamedTuple):
@@ -76,6 +77,7 @@ MODELS: dict[str, Entry] = {
     "sequential_rules": Entry(SequentialRules, SequentialRulesConfig),
     "session_popularity": Entry(SessionPopularity, SessionPopularityConfig),
     "srgnn": Entry(SRGNN, SRGNNConfig),
+    "tagnn": Entry(TAGNN, TAGNNConfig),
     "vsknn": Entry(VSKNN, VSKNNConfig),
     "vstan": Entry(VSTAN, VSTANConfig),
 }
