@@ -127,6 +127,23 @@ def test_every_prefix_of_training_is_a_state_however_rows_are_shared(run, rows):
     )
 
 
+def test_the_suite_trains_a_cell_twice_and_writes_its_row(run):
+    folder = run / "sessions"
+    line = ["reproduce", "sessions", f"--dataset=tiny={folder}", "--only=session_popularity"]
+    line.append(f"--output={run / 'suite'}")
+    app(line, exit_on_error=False, print_error=False, result_action="return_value")
+    path = run / "suite" / "sessions"
+    record = json.loads((path / "tiny" / "session_popularity-2020" / "results.json").read_text())
+    assert record["protocol"]["primary"] == "mrr@20"
+    rows = (path / "sessions.md").read_text().splitlines()
+    (row,) = (line for line in rows if line.startswith("| S-POP |"))
+    again, before = (
+        part["models"]["base"]["test"]["mrr@20"] for part in (record["retrained"], record)
+    )
+    assert f"{100 * again:.2f} |" in row
+    assert f"/ {100 * before:.2f} |" in row
+
+
 @pytest.mark.parametrize("cell", sessions(Source("set", "set"), "quick", 7), ids=lambda c: c.name)
 def test_a_cell_has_the_protocol(cell):
     config = resolve(cell.tables, cell.name)
