@@ -232,7 +232,8 @@ class GlobalAttention(nn.Module):
         receivers = torch.arange(n_roots, device=vectors.device).repeat_interleave(n_neighbours)
         gathered = neighbour_sum(vectors, weights, hop.neighbours.flatten(), receivers, n_roots)
         both = torch.cat([functional.embedding(hop.roots, vectors), gathered], dim=1)
-        return self.output(self.dropout(both)).relu()
+        vectors_of_roots: Tensor = self.output(self.dropout(both)).relu()
+        return vectors_of_roots
 
     def attention(self, hop: Frontier, vectors: Tensor, means: Tensor) -> Tensor:
         """Return float[M, K], the attention over neighbours; 0 where there is none."""
