@@ -155,9 +155,19 @@ def test_a_view_proposes_its_best_items_and_draws_negatives_from_the_rest_of_the
     assert positives[1].tolist() == list(range(299, 289, -1))
     many = [propose(users, items, torch.Generator().manual_seed(seed))[1] for seed in range(50)]
     drawn = torch.stack([negatives, *many])
-    assert set(drawn[:, 0].flatten().tolist()) == set(range(10, 30))
-    assert set(drawn[:, 1].flatten().tolist()) == set(range(270, 290))
-    assert len({tuple((299 - row[1]).tolist()) == tuple(row[0].tolist()) for row in many}) == 1
+    assert set(drawn[:, 0].flatten().tolist()) == set(range(10, 39))  # a tenth of 290
+    assert set(drawn[:, 1].flatten().tolist()) == set(range(261, 290))
+
+
+def test_of_a_large_catalogue_negatives_are_the_best_of_some_items(monkeypatch):
+    monkeypatch.setattr(cotrec_views, "_CANDIDATES", 60)
+    items, users = torch.arange(300.0)[:, None], torch.full((200, 1), -1.0)
+    positives, negatives = propose(users, items, torch.Generator().manual_seed(0))
+    assert positives.tolist() == [list(range(10))] * 200
+    distinct = negatives.unique()
+    assert int(distinct.min()) >= 10
+    assert int(distinct.max()) < 90
+    assert len(distinct) <= 10  # of the same 60 items
 
 
 @pytest.mark.parametrize("n_items", [1, 2, 7])
@@ -271,8 +281,15 @@ def test_states_without_history_do_not_change_the_terms():
     queries = session_queries(*HISTORIES)
     empty = replace(queries, ends=torch.tensor([3, 0, 2]))
     states = model.session_view(model.items.weight, session_graph(empty, 10), empty.rows)
-    assert torch.isfinite(states).all()
-    assert torch.isfinite(loss_of(model, training_batch(empty)))
+    assert not states[1].any()
+    generator, (users, items) = torch.Generator().manual_seed(0), model.embed(empty)
+    term = torch.zeros(3)
+    for view, other in ((users, states), (states, users)):
+        proposed = propose(other, items, generator)
+        unit = functional.normalize(view, dim=1)
+        term = term + contrast(unit, items[[0, 0, 6]], items, proposed)
+    expected = functional.cross_entropy(users @ items.T, TARGETS) + (term[0] + term[2]) / 3
+    assert loss_of(model, training_batch(empty)).item() == pytest.approx(expected.item(), rel=1e-5)
     nothing = replace(queries, ends=torch.zeros(3).long())
     assert torch.isfinite(loss_of(model, training_batch(nothing)))
 

@@ -55,7 +55,6 @@ class SparseProduct(nn.Module):
     def __init__(self, matrix: sparse.csr_matrix) -> None:
         super().__init__()
         matrix = matrix.tocsr()
-        matrix.sum_duplicates()
         transposed = matrix.T.tocsr()
         self.row_sums, self.column_sums = NeighbourSum(matrix), NeighbourSum(transposed)
         for name, values in {"weights": matrix.data, "transposed_weights": transposed.data}.items():

@@ -13,12 +13,15 @@ from recoach.models.distribution import Workspace
 from recoach.models.losses import cross_entropy
 from recoach.models.segments import segment_mean
 from recoach.models.session.graph import SessionGraph
+from recoach.models.softmax import product_dtype
 from recoach.models.unit_rows import unit_rows
 
 _POSITIVES = 10
 _NEGATIVES = 10
-_PROPOSED = 0.1
-"""The part of the catalogue, best scores first, from which positives and negatives are taken."""
+_BEST = 0.1
+"""The part of the other items, best scores first, from which negatives are drawn."""
+_CANDIDATES = 1024
+"""Items of a large catalogue among which negatives are searched in a step."""
 _TEMPERATURE = 0.2
 _STATES = 128
 """States whose scores of all items are held at the same time: 22 MB for 43,000 items."""
@@ -86,19 +89,24 @@ def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[T
         generator: draws the negatives, on the CPU.
 
     Returns:
-        int64[B, 10] items with the highest scores, and int64[B, 10] drawn from the rest of the best
-        tenth of the catalogue. A small catalogue has fewer positives, and more than a tenth is
-        drawn from.
+        int64[B, 10] items with the highest scores, fewer in a small catalogue, and int64[B, 10]
+        drawn from the best tenth of the others. Of a large catalogue that is the best tenth of some
+        random items, which need not be sorted with all others.
     """
     n_items = len(items)
     n_positives = max(1, min(_POSITIVES, n_items // 2))
-    count = min(n_items, max(2 * n_positives, round(_PROPOSED * n_items)))
-    best = torch.cat(
-        [(part @ items.T).topk(count, dim=1).indices for part in torch.split(users, _STATES)]
-    )
-    first = min(n_positives, count - 1)
-    ranks = torch.randint(first, count, (len(users), _NEGATIVES), generator=generator)
-    return best[:, :n_positives], best.gather(1, ranks.to(best.device))
+    parts = torch.split(users, _STATES)
+    positives = torch.cat([(part @ items.T).topk(n_positives, dim=1).indices for part in parts])
+    candidates = torch.arange(n_items)
+    if n_items > _CANDIDATES:
+        candidates = torch.randint(n_items, (_CANDIDATES,), generator=generator)
+    candidates = candidates.to(items.device)
+    is_positive = (candidates == positives[:, :, None]).any(dim=1)
+    scores = (users @ items[candidates].T).masked_fill(is_positive, -torch.inf)
+    count = max(n_positives, round(_BEST * (len(candidates) - n_positives)))
+    best = scores.topk(min(count, len(candidates)), dim=1).indices
+    draws = torch.randint(best.shape[1], (len(users), _NEGATIVES), generator=generator)
+    return positives, candidates[best.gather(1, draws.to(best.device))]
 
 
 def contrast(users: Tensor, last: Tensor, items: Tensor, proposed: tuple[Tensor, Tensor]) -> Tensor:
@@ -158,7 +166,10 @@ def divergence(users: Tensor, items: Tensor, perturbation: Tensor) -> Tensor:
 class _Divergence(torch.autograd.Function):
     """The sum of KL(p || q) over states; the gradient is computed with it, some states at a time.
 
-    d KL / d logits of p = p (log p - log q - KL), and d KL / d logits of q = q - p.
+    With scores s of the items and t of their perturbations, q = p exp(t) / Z and
+    KL = log Z - E_p[t]; d KL / dt = q - p and d KL / ds = q - p - p (t - E_p[t]). Products are in
+    bfloat16 as in the softmax over all items: the divergence depends on t, not on a difference of
+    two rounded scores.
     """
 
     @staticmethod
@@ -168,19 +179,23 @@ class _Divergence(torch.autograd.Function):
         items: Tensor,
         perturbation: Tensor,
     ) -> Tensor:
-        perturbed, total = items + perturbation, users.new_zeros(())
+        product, total = product_dtype(items), users.new_zeros(())
+        cast_items, cast_perturbation = items.to(product), perturbation.to(product)
         d_users, d_items = torch.zeros_like(users), torch.zeros_like(items)
         for part, d_part in zip(
             torch.split(users, _STATES), torch.split(d_users, _STATES), strict=True
         ):
-            log_p = (part @ items.T).log_softmax(dim=1)
-            log_q = (part @ perturbed.T).log_softmax(dim=1)
-            p, gap = log_p.exp(), log_p - log_q
-            kl = (p * gap).sum(dim=1, keepdim=True)
-            total += kl.sum()
-            d_p, d_q = p * (gap - kl), log_q.exp() - p
-            d_part.add_(d_p @ items).add_(d_q @ perturbed)
-            d_items += (d_p + d_q).T @ part
+            cast = part.to(product)
+            p = torch.softmax(cast @ cast_items.T, dim=1, dtype=users.dtype)
+            shift = (cast @ cast_perturbation.T).to(users.dtype)
+            mean = (p * shift).sum(dim=1, keepdim=True)
+            q = p * (shift - mean).exp_()
+            z = q.sum(dim=1, keepdim=True)
+            total += z.log().sum()
+            d_shift = q.div_(z).sub_(p).to(product)
+            d_scores = p.mul_(shift.sub_(mean)).neg_().add_(d_shift).to(product)
+            d_part.add_(d_scores @ cast_items).add_(d_shift @ cast_perturbation)
+            d_items += d_scores.T @ cast
         ctx.save_for_backward(d_users, d_items)
         return total
 
