@@ -17,6 +17,7 @@ NAMES: Final = {
     "gru4rec": "GRU4Rec",
     "session_popularity": "S-POP",
     "srgnn": "SR-GNN",
+    "tagnn": "TAGNN",
     "vsknn": "V-SKNN",
     "vstan": "VSTAN",
 }

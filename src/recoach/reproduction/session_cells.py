@@ -45,6 +45,7 @@ _MODELS: Final[dict[str, dict[str, Any]]] = {
     "gag": {"users": False},
     "gcegnn": {},
     "cotrec": {},
+    "tagnn": {},
 }
 """Settings of the model by cell, whose name begins with that of the model."""
 
