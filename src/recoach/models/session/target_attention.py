@@ -31,7 +31,7 @@ from recoach.models.softmax import product_dtype
 
 _BLOCK_BYTES = {"cpu": 2**26, "cuda": 2**30}
 """Products and scores of a block of states and all items."""
-_CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**28}
+_CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**28}
 """Products of a block of states with a range of items."""
 _LARGEST_EXPONENT = 60.0
 """Logits up to it need no subtraction of the maximum: the sum of their exponentials is finite."""
@@ -172,9 +172,9 @@ class _Products:
     def __init__(self, rows: Tensor, items: Tensor, others: Tensor, dtype: torch.dtype) -> None:
         self.others, self.dtype = others, dtype
         self.rows = rows.to(dtype)
-        self.items = torch.cat([items, items.new_ones(len(items), 1)], dim=1).to(dtype)
-        self.d_rows = torch.zeros_like(rows)
-        self.d_items = items.new_zeros(self.items.shape)
+        self.items = torch.ones(len(items), rows.shape[1], dtype=dtype, device=items.device)
+        self.items[:, :-1] = items
+        self.d_rows, self.d_items = torch.zeros_like(rows), torch.zeros_like(items)
         logit_rows = rows[len(others) : (len(others) + len(rows)) // 2]
         self._is_large = bool(len(logit_rows)) and bool(
             _largest_norm(logit_rows) * _largest_norm(self.items) > _LARGEST_EXPONENT
@@ -242,7 +242,7 @@ class _Products:
         self.d_rows.index_add_(
             0, block.gradient_rows, (products @ self.items[chunk]).to(self.d_rows.dtype)
         )
-        self.d_items[chunk] += products.T @ self.rows[block.gradient_rows]
+        self.d_items[chunk] += products.T @ self.rows[block.gradient_rows, :-1]
 
 
 def _parts(products: Tensor, group: _Group) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,7 +284,7 @@ class _Scores(torch.autograd.Function):
                 unused = products.items.new_empty(len(block.states), width)
                 products.attend(block, chunk, buffer, unused)
                 products.differentiate(block, chunk, buffer, upstream[:, chunk][block.states])
-        return products.d_rows, products.d_items[:, :-1], None
+        return products.d_rows, products.d_items, None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -296,10 +296,13 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         products = _Products(rows, items, others, product_dtype(items))
         total, blocks = items.new_zeros(()), list(products.blocks())
-        most_rows = max((len(block.rows) for block in blocks), default=0)
-        memory = products.items.new_empty(most_rows * len(items))  # fresh memory takes time
+        # The blocks share their memory: fresh memory takes time.
+        n_rows = max((len(block.rows) for block in blocks), default=0)
+        n_states = max((len(block.states) for block in blocks), default=0)
+        memory = products.items.new_empty(n_rows * len(items))
+        all_scores = items.new_empty(n_states, len(items))
         for block in blocks:
-            scores = items.new_empty(len(block.states), len(items))
+            scores = all_scores[: len(block.states)]
             parts, log_zs, n_rows = [], [], len(block.rows)
             for chunk in products.chunks(block):
                 part = memory[n_rows * chunk.start : n_rows * chunk.stop].view(n_rows, -1)
@@ -312,7 +315,7 @@ class _CrossEntropy(torch.autograd.Function):
             slopes.scatter_add_(1, target, slopes.new_full(target.shape, -1.0))
             for chunk, part in parts if any(ctx.needs_input_grad[:2]) else ():  # type: ignore[attr-defined]
                 products.differentiate(block, chunk, part, slopes[:, chunk])
-        ctx.gradients = (products.d_rows, products.d_items[:, :-1])  # type: ignore[attr-defined]
+        ctx.gradients = (products.d_rows, products.d_items)  # type: ignore[attr-defined]
         return total
 
     @staticmethod
