@@ -102,7 +102,7 @@ def test_a_propagation_with_hidden_edges_is_not_cached():
 
 @pytest.mark.parametrize("penalty", ["norm", "squared"])
 def test_the_loss_is_bpr_of_propagated_and_the_penalty_of_unpropagated_vectors(penalty):
-    model, batch = lightgcn(regularisation=0.5, penalty=penalty), make_batch()
+    model, batch = lightgcn(loss="bpr", regularisation=0.5, penalty=penalty), make_batch()
     user_ids, positives = batch.queries.state_users, batch.targets
     generator = torch.Generator().manual_seed(3)
     negatives = draw_negatives(model.train_pairs, user_ids, 6, 1, generator)[:, 0]

@@ -101,7 +101,7 @@ def test_a_node_without_edges_gets_the_terms_of_itself_only(settings):
 
 
 def test_the_loss_is_bpr_of_final_vectors_and_the_penalty_on_them():
-    model, batch = ngcf(dropout=0.0, regularisation=0.5), make_batch()
+    model, batch = ngcf(loss="bpr", dropout=0.0, regularisation=0.5), make_batch()
     user_ids, positives = batch.queries.state_users, batch.targets
     generator = torch.Generator().manual_seed(3)
     negatives = draw_negatives(model.train_pairs, user_ids, N_ITEMS, 1, generator)[:, 0]
@@ -111,6 +111,17 @@ def test_the_loss_is_bpr_of_final_vectors_and_the_penalty_on_them():
     penalty = sum(part.square().sum() for part in vectors) / (2 * len(user_ids))
     expected = -functional.logsigmoid(margin).mean() + 0.5 * penalty
     loss = model.loss(TrainingBatch(edges=batch), torch.Generator().manual_seed(3))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_cross_entropy_is_that_of_the_softmax_over_all_items():
+    model, batch = ngcf(dropout=0.0, regularisation=0.5), make_batch()
+    user_ids, positives = batch.queries.state_users, batch.targets
+    users, items = model.propagate()
+    penalty = users[user_ids].square().sum() + items[positives].square().sum()
+    ranking = functional.cross_entropy((users @ items.T)[user_ids], positives)
+    expected = ranking + 0.5 * penalty / (2 * len(user_ids))
+    loss = model.loss(TrainingBatch(edges=batch), torch.Generator())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 

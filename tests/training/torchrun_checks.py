@@ -71,6 +71,9 @@ DIVIDED_TUNED = {
     "cosines": {"logits": "cosine", "optim": "sgd", "ema_decay": 0.0, "trainable": ("item",)},
 }
 
+DRAWN_BASES = {"lightgcn": {"loss": "bpr"}, "bprmf": {}}
+"""Bases whose negatives each process draws for its rows."""
+
 
 class Curve(Callback):
     """Notes the loss of every step and every evaluation; only the first process is told."""
@@ -315,7 +318,7 @@ def everything(folder):
     found |= {"numbers": numbers(), "shards": sharded()}
     found |= {f"base {kind}": trained(kind) for kind in BASES}
     found |= {f"tuned {kind}": tuned(kind, args) for kind, args in TUNED.items()}
-    found |= {f"drawn {kind}": trained(kind) for kind in ("lightgcn", "bprmf")}
+    found |= {f"drawn {kind}": trained(kind, **s) for kind, s in DRAWN_BASES.items()}
     rough = {"dropout": 0.4, "loss": "bce"}
     found["whole"] = trained("sasrec", folder / "whole", **rough)
     part = folder / "part"

@@ -11,7 +11,7 @@ from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables, back
 
 _MODELS: Final[dict[str, Tables]] = {
     "sasrec": {"name": "sasrec"},
-    "lightgcn": {"name": "lightgcn"},
+    "lightgcn": {"name": "lightgcn", "loss": "bpr"},
     "gsau": {"name": "gsau", "rec": True},
 }
 

@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
 _MODELS: Final[dict[str, Tables]] = {
     "sasrec": {"name": "sasrec"},
-    "lightgcn": {"name": "lightgcn"},
+    "lightgcn": {"name": "lightgcn", "loss": "bpr"},
     "gsau": {"name": "gsau", "scorer": "fuse_emb", "fusion_weight": 0.5},
 }
 

@@ -5,7 +5,7 @@ from typing import Final
 from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables
 
 _LIGHTGCN: Final[dict[str, Tables]] = {
-    "model": {"name": "lightgcn"},
+    "model": {"name": "lightgcn", "loss": "bpr"},
     # BPR first follows popularity and loses it before it learns more: hence the patience.
     "pretrain": {
         "epochs": 200,

@@ -137,8 +137,10 @@ def _model(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("loss_type", "CE") == "BPR":
         # A softmax over the target and one sampled item is BPR.
         settings |= {"SASRec": {"loss": "sampled_ce"}, "GRU4Rec": {"loss": "bpr"}}.get(name, {})
-    if name == "LightGCN" and config.get("require_pow"):
-        settings["penalty"] = "squared"
+    if name == "LightGCN":
+        settings["loss"] = "bpr"
+        if config.get("require_pow"):
+            settings["penalty"] = "squared"
     if name == "GSAU" and config.get("predict_with_graph_encoder"):
         settings["scorer"] = "graph"
     return settings

@@ -11,7 +11,9 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import DotProductRecommender, Embeddings, interaction_keys
 from recoach.models.fold_in import fold_in
+from recoach.models.graph.edge_losses import EdgeLoss, Edges, edge_cross_entropy, sample_items
 from recoach.models.graph.propagation import Graph, Normalisation, PropagationCache
+from recoach.models.popularity_sampler import PopularitySampler
 
 
 class GraphConfig(StrictConfig):
@@ -21,6 +23,15 @@ class GraphConfig(StrictConfig):
     """Dimension of the embeddings."""
     layers: int = Field(default=2, ge=0, le=100)
     """Number of propagation layers."""
+
+
+class EdgeLossConfig(GraphConfig):
+    """Settings of a model of the user-item graph with a choice of losses."""
+
+    loss: EdgeLoss = "ce"
+    """BPR with one uniform negative, cross-entropy over the catalogue, or over a sample of it."""
+    negatives: int = Field(default=2048, gt=0)
+    """Items drawn in a step for `sampled_ce`, beside those of the batch."""
 
 
 class GraphRecommender(DotProductRecommender):
@@ -51,6 +62,8 @@ class GraphRecommender(DotProductRecommender):
         for table in (self.users, self.items):
             nn.init.xavier_uniform_(table.weight)
         self._cache = PropagationCache()
+        samples = isinstance(config, EdgeLossConfig) and config.loss == "sampled_ce"
+        self.sampler = PopularitySampler(train, n_items, alpha=0) if samples else None
 
     @abstractmethod
     def final_vectors(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -84,6 +97,15 @@ class GraphRecommender(DotProductRecommender):
         users, items = self.propagate(queries.hidden_edges)
         history = queries.history[queries.rows]
         return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)
+
+    def catalogue_loss(
+        self, edges: Edges, vectors: Embeddings, generator: torch.Generator
+    ) -> Tensor:
+        """Return `edge_cross_entropy` over the catalogue, or over a sample with `sampled_ce`."""
+        sample = None
+        if self.sampler is not None and isinstance(self.config, EdgeLossConfig):
+            sample = sample_items(self.sampler, edges.item_ids, self.config.negatives, generator)
+        return edge_cross_entropy(edges, vectors, self.workspace, sample)
 
     @torch.no_grad()
     def materialize_propagation(self) -> None:

@@ -14,8 +14,6 @@ their code and this model after the last; the loss is that of recommendation ins
 walks. There is no official code for recommendation.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,17 +22,16 @@ from torch.nn import functional
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import Embeddings, GroupName, TrainingBatch
-from recoach.models.graph.base import GraphConfig, GraphRecommender
+from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
     bpr_of_vectors,
-    edge_cross_entropy,
     lookup,
     with_negatives,
 )
 
 
-class GraphSAGEConfig(GraphConfig):
+class GraphSAGEConfig(EdgeLossConfig):
     """Settings of GraphSAGE."""
 
     dim: int = Field(default=64, gt=0)
@@ -47,8 +44,6 @@ class GraphSAGEConfig(GraphConfig):
     """Dropout on the input of the linear maps, in training only."""
     scale: float = Field(default=10.0, gt=0)
     """Factor of the cosine in the scores."""
-    loss: Literal["bpr", "ce"] = "ce"
-    """BPR with one uniform negative, or cross-entropy over the catalogue."""
 
 
 class GraphSAGE(GraphRecommender):
@@ -92,10 +87,10 @@ class GraphSAGE(GraphRecommender):
         """Return the configured loss of the scaled cosines."""
         edges = batch_edges(batch, "GraphSAGE")
         users, items = self._last_layer()
-        if self.config.loss == "ce":
+        if self.config.loss != "bpr":
             users = self.config.scale * functional.normalize(users, dim=1)
             vectors = Embeddings(users, functional.normalize(items, dim=1))
-            return edge_cross_entropy(edges, vectors, self.workspace)
+            return self.catalogue_loss(edges, vectors, generator)
         train_pairs = self.get_buffer("train_pairs")
         edges = with_negatives(edges, train_pairs, self.n_items, generator)
         rows = (functional.normalize(part, dim=1) for part in lookup(edges, users, items))

@@ -2,8 +2,9 @@
 
 e^(k+1) = D^-1/2 A D^-1/2 e^(k), and the final vectors are the mean of e^(0) .. e^(K) (Eq. 7, 8).
 
-Departures: besides BPR, the authors' loss, the cross-entropy over the catalogue is offered, which
-converges in far fewer epochs; the penalty is RecBole's or the authors'.
+Departures: the default loss is cross-entropy over the catalogue, which converges in far fewer
+epochs than BPR, the authors' loss (`loss = "bpr"`); the penalty is RecBole's or the authors'. It is
+on the users and items of a batch, with BPR also on the negatives.
 """
 
 from typing import Literal
@@ -15,24 +16,21 @@ from torch import Tensor
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
 from recoach.models.base import Embeddings, GroupName, TrainingBatch
-from recoach.models.graph.base import GraphConfig, GraphRecommender
+from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
     bpr_of_vectors,
-    edge_cross_entropy,
     half_squared_norm,
     lookup,
     with_negatives,
 )
 
 
-class LightGCNConfig(GraphConfig):
-    """Settings of LightGCN; the defaults are RecBole's."""
+class LightGCNConfig(EdgeLossConfig):
+    """Settings of LightGCN; the defaults are RecBole's, but for the loss."""
 
     layers: int = Field(default=2, ge=0, le=100)
     """Number of propagation layers (the authors use 3)."""
-    loss: Literal["bpr", "ce"] = "bpr"
-    """BPR with one uniform negative, or cross-entropy over the catalogue."""
     regularisation: float = Field(default=1e-5, ge=0)
     """Weight of the penalty on the unpropagated embeddings of a batch."""
     penalty: Literal["norm", "squared"] = "norm"
@@ -56,8 +54,8 @@ class LightGCN(GraphRecommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss, plus the penalty on the unpropagated vectors of the batch."""
         edges, tables = batch_edges(batch, "LightGCN"), (self.users.weight, self.items.weight)
-        if self.config.loss == "ce":
-            ranking = edge_cross_entropy(edges, Embeddings(*self.propagate()), self.workspace)
+        if self.config.loss != "bpr":
+            ranking = self.catalogue_loss(edges, Embeddings(*self.propagate()), generator)
         else:
             train_pairs = self.get_buffer("train_pairs")
             edges = with_negatives(edges, train_pairs, self.n_items, generator)
