@@ -185,8 +185,10 @@ class GRU4Rec(DotProductRecommender):
         drawn_items = sampler.draw(config.negatives, generator)
         negatives = torch.cat([batch_items, drawn_items])
         states = self._states(batch.queries)
-        positive = (states * self._vectors_of(targets)).sum(dim=1)
-        negative = _products(states, self._vectors_of(negatives))
+        # One look-up of both, because the gradient of each is as large as the table.
+        vectors = self._vectors_of(torch.cat([targets, negatives]))
+        positive = (states * vectors[: len(targets)]).sum(dim=1)
+        negative = _products(states, vectors[len(targets) :])
         masked = targets[:, None] == negatives
         # The other targets of a user are next to certain to be in the batch, whatever their share.
         masked[:, : len(batch_users)] |= users[:, None] == batch_users
