@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from recoach.config import StrictConfig
 
-_NORM_EPSILON = {"recbole": 1e-12, "original": 1e-8}
-"""Layer norm of the inputs (`recbole`) or of the states that are returned (`original`)."""
+_NORM_EPSILON = {"recbole": 1e-12, "original": 1e-8, "ligr": 1e-5}
+"""Of the layer norm of the inputs (`recbole`) or of the states that are returned (the others)."""
 
 
 class EncoderConfig(StrictConfig):
@@ -53,9 +53,7 @@ class SequenceEncoder(nn.Module):
         self.position = nn.Parameter(torch.empty(config.max_length, config.dim))
         block = _BLOCKS[config.architecture]
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
-        self.norm: nn.Module = nn.Identity()
-        if config.architecture in _NORM_EPSILON:
-            self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPSILON[config.architecture])
+        self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPSILON[config.architecture])
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
@@ -74,13 +72,13 @@ class SequenceEncoder(nn.Module):
             index = self.config.max_length - lengths[:, None] + index
             index = index.clamp(max=self.config.max_length - 1)
         position = self.position[index]
-        architecture = self.config.architecture
-        scale = self.config.dim**0.5 if architecture == "original" else 1.0
+        post_norm = self.config.architecture == "recbole"
+        scale = self.config.dim**0.5 if self.config.architecture == "original" else 1.0
         states = vectors * scale + position
-        states = self.dropout(self.norm(states) if architecture == "recbole" else states)
+        states = self.dropout(self.norm(states) if post_norm else states)
         for block in self.blocks:
             states = block(states)
-        result: Tensor = self.norm(states) if architecture == "original" else states
+        result: Tensor = states if post_norm else self.norm(states)
         return result
 
 
@@ -176,8 +174,8 @@ class _LiGRBlock(nn.Module):
 
     Pre-norm with gated residuals: x + sigmoid(G x + g) * dropout(sublayer(norm(x))), for causal
     attention with an output projection and then for SwiGLU, W3 (silu(W1 x) * W2 x), without biases.
-    As in eSASRec's code there is no norm after the last block, the inputs are not scaled, and
-    dropout is applied inside SwiGLU as well.
+    As in eSASRec's code the inputs are not scaled, and dropout is applied inside SwiGLU as well.
+    Departure: a layer norm after the last block; training is far slower without it (decision 24).
     """
 
     def __init__(self, config: EncoderConfig) -> None:
