@@ -10,14 +10,17 @@ import pytest
 import recoach
 from pages import PAGES, RESULTS, ROOT, blocks, codes, commands, links, tables
 from recoach.cli.main import app
+from recoach.data.split import leave_last_out
 from recoach.experiments.config import DataConfig, EvaluationConfig
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import MetricsLogger
-from recoach.models.registry import MODELS
+from recoach.models.base import GROUP_NAMES, DotProductRecommender
+from recoach.models.registry import MODELS, build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
 from recoach.training.supervised import PretrainConfig
+from toy_logs import cycle
 
 DOCS = ROOT / "docs"
 NAV = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
@@ -223,6 +226,20 @@ def test_the_configuration_page_names_every_model_and_algorithm(configuration):
 def test_the_page_of_pretrain_lists_all_models():
     rows = tables(page_of("pretrain").read_text().split("| `--model` | input |")[1])
     assert {codes(row[0])[0] for row in rows} == set(MODELS)
+
+
+def test_the_table_of_models_has_all_models_with_their_tables_and_kinds_of_scores():
+    rows = tables((DOCS / "reference" / "models.md").read_text())
+    names = [codes(row[0])[0] for row in rows]
+    assert sorted(names) == sorted(MODELS)
+    dataset = leave_last_out(cycle())
+    for name, row in zip(names, rows, strict=True):
+        model = build_model(name, dataset)
+        groups = ", ".join(group for group in GROUP_NAMES[:-1] if group in model.parameter_groups())
+        assert (len(row) == 5) == bool(model.needs), name
+        if model.needs:
+            assert row[2] == groups, name
+            assert (row[3] == "dot product") == isinstance(model, DotProductRecommender), name
 
 
 def test_the_page_of_algorithms_lists_all_of_them():
