@@ -128,7 +128,7 @@ class _Block(NamedTuple):
     rows: Tensor
     """int64[R] rows of the products, see `_Group.rows`."""
     gradient_rows: Tensor
-    """int64[R] rows of the gradients that `_differentiate` puts in the places of the products."""
+    """int64[R] rows of the gradients that `_Products.differentiate` writes over the products."""
     groups: list[_Group]
 
 
