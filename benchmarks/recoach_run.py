@@ -129,16 +129,27 @@ def plain_epoch(folder: Path, out: Path, steps: int = 20, batch: int = 128) -> N
 
 
 def lightgcn_epoch(folder: Path, out: Path, steps: int = 120) -> None:
-    data = read_dataset(folder)
-    model = build_model("lightgcn", data, seed=SEED).to(DEVICE)
-    trainer = SupervisedTrainer(model, PretrainConfig(batch_size=2048), data)
-    seconds = median_seconds(training_step(trainer), steps) * len(trainer)
-    write_result(out, {"seconds_per_epoch": seconds})
+    _bpr_epoch("lightgcn", folder, out, steps, loss="bpr")
 
 
 def fpmc_epoch(folder: Path, out: Path, steps: int = 120) -> None:
+    _bpr_epoch("fpmc", folder, out, steps)
+
+
+def ngcf_epoch(folder: Path, out: Path, steps: int = 60) -> None:
+    """Time NGCF with RecBole's layer: the paper's, with three of them."""
+    layer = {"normalisation": "symmetric", "activations": "one"}
+    _bpr_epoch("ngcf", folder, out, steps, loss="bpr", layers=3, **layer)
+
+
+def graphsage_epoch(folder: Path, out: Path, steps: int = 60) -> None:
+    _bpr_epoch("graphsage", folder, out, steps, loss="bpr", layers=3)
+
+
+def _bpr_epoch(name: str, folder: Path, out: Path, steps: int, **settings: object) -> None:
+    """Time BPR training with batches of 2,048."""
     data = read_dataset(folder)
-    model = build_model("fpmc", data, seed=SEED).to(DEVICE)
+    model = build_model(name, data, seed=SEED, **settings).to(DEVICE)
     trainer = SupervisedTrainer(model, PretrainConfig(batch_size=2048), data)
     seconds = median_seconds(training_step(trainer), steps) * len(trainer)
     write_result(out, {"seconds_per_epoch": seconds})

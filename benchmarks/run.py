@@ -259,6 +259,20 @@ def fpmc(bench: Bench) -> list[Row]:
     return [Row("FPMC, epoch", "recbole", *medians, "s", 3.0, "", theirs[0]["versions"])]
 
 
+def ngcf(bench: Bench) -> list[Row]:
+    """Compare an epoch of BPR training of NGCF and GraphSAGE with one of RecBole's NGCF.
+
+    RecBole has no GraphSAGE. Batch size 2048, dimension 64, three layers.
+    """
+    rows = []
+    for name, task in (("NGCF", "ngcf_epoch"), ("GraphSAGE, three layers", "graphsage_epoch")):
+        ours, theirs = bench.compare((task, {}), ("recbole", "ngcf_epoch", {"epochs": 1}), "toys")
+        medians = [_median(side, "seconds_per_epoch") for side in (ours, theirs)]
+        peer = "recbole" if name == "NGCF" else "RecBole's NGCF"
+        rows.append(Row(f"{name}, epoch", peer, *medians, "s", 3.0, "", theirs[0]["versions"]))
+    return rows
+
+
 def ranking(bench: Bench) -> list[Row]:
     """Compare the full ranking of all users: Recall and NDCG at 10 and 50, seen items masked."""
     peers = (
@@ -339,6 +353,7 @@ COMPARISONS: dict[str, Callable[[Bench], list[Row]]] = {
     "positions": positions,
     "lightgcn": lightgcn,
     "fpmc": fpmc,
+    "ngcf": ngcf,
     "ranking": ranking,
     "grpo": grpo,
     "loading": loading,

@@ -42,6 +42,8 @@ def folder(tmp_path_factory):
         ("plain_epoch", {"steps": 2}, {"seconds_per_epoch", "positions_per_epoch"}),
         ("lightgcn_epoch", {"steps": 2}, {"seconds_per_epoch"}),
         ("fpmc_epoch", {"steps": 2}, {"seconds_per_epoch"}),
+        ("ngcf_epoch", {"steps": 2}, {"seconds_per_epoch"}),
+        ("graphsage_epoch", {"steps": 2}, {"seconds_per_epoch"}),
         ("rank", {}, {"seconds"}),
         (
             "grpo_step",

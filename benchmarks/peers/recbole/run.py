@@ -75,6 +75,7 @@ MODELS = {
         "MAX_ITEM_LIST_LENGTH": LENGTH,
     },
     "LightGCN": {"n_layers": 2, "embedding_size": DIM},
+    "NGCF": {"hidden_size_list": [DIM] * 3, "embedding_size": DIM},
     "BPR": {"embedding_size": DIM},
     "FPMC": {"embedding_size": DIM, "MAX_ITEM_LIST_LENGTH": LENGTH},
 }
@@ -189,6 +190,12 @@ def lightgcn_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
     write_result(out, result, "recbole", "torch", "scipy")
 
 
+def ngcf_epoch(folder: Path, out: Path, epochs: int = 3, steps: int = 0) -> None:
+    with prepare(folder, "NGCF", train_batch_size=2048) as prepared:
+        result = {"seconds_per_epoch": epoch_seconds(prepared, epochs, steps)}
+    write_result(out, result, "recbole", "torch", "scipy")
+
+
 def fpmc_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
     with prepare(folder, "FPMC", train_batch_size=2048) as prepared:
         result = {"seconds_per_epoch": epoch_seconds(prepared, epochs)}
@@ -223,6 +230,7 @@ if __name__ == "__main__":
             "sasrec_curve": sasrec_curve,
             "sasrec_epoch": sasrec_epoch,
             "lightgcn_epoch": lightgcn_epoch,
+            "ngcf_epoch": ngcf_epoch,
             "fpmc_epoch": fpmc_epoch,
             "rank": rank,
             "load": load,
