@@ -205,3 +205,10 @@ def test_the_history_of_a_state_stops_at_its_end():
     history = torch.tensor([[0, 2, 3], [0, 2, 3]])
     vectors = fold_in(torch.tensor([-1, -1]), users, items, history, torch.tensor([1, 2]))
     assert torch.allclose(vectors, torch.stack([items[0], items[[0, 2]].mean(0)]))
+
+
+def test_settings_stored_before_there_was_a_choice_keep_their_loss():
+    stored = {"dim": 64, "layers": 2, "regularisation": 1e-5, "penalty": "norm"}
+    assert LightGCNConfig(**stored).loss == "bpr"
+    assert LightGCNConfig(**stored, loss="ce").loss == "ce"
+    assert LightGCNConfig(dim=64).loss == "ce"

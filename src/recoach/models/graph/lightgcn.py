@@ -7,10 +7,11 @@ epochs than BPR, the authors' loss (`loss = "bpr"`); the penalty is RecBole's or
 on the users and items of a batch, with BPR also on the negatives.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from recoach import distributed
@@ -27,7 +28,10 @@ from recoach.models.graph.edge_losses import (
 
 
 class LightGCNConfig(EdgeLossConfig):
-    """Settings of LightGCN; the defaults are RecBole's, but for the loss."""
+    """Settings of LightGCN; the defaults are RecBole's, but for the loss.
+
+    With `penalty` and without `loss`, as earlier versions stored the settings, the loss is BPR.
+    """
 
     layers: int = Field(default=2, ge=0, le=100)
     """Number of propagation layers (the authors use 3)."""
@@ -35,6 +39,14 @@ class LightGCNConfig(EdgeLossConfig):
     """Weight of the penalty on the unpropagated embeddings of a batch."""
     penalty: Literal["norm", "squared"] = "norm"
     """Norm of the embeddings of a batch (RecBole), or half the squared norm (authors)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_former_loss(cls, values: object) -> object:
+        """Add the only loss of earlier versions, which stored all settings but had no `loss`."""
+        if isinstance(values, Mapping) and "penalty" in values and "loss" not in values:
+            return {**values, "loss": "bpr"}
+        return values
 
 
 class LightGCN(GraphRecommender):
