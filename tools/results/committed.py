@@ -150,7 +150,7 @@ def _metric_rows(key: RunKey, record: Record) -> Iterator[dict[str, Any]]:
         "python": environment.get("python"),
     }
     for stage, results in _stages(record).items():
-        parts = {part: results[part] for part in _PARTS if part in results}
+        parts: dict[str, Record] = {part: results[part] for part in _PARTS if part in results}
         parts["training"] = {name: results[name] for name in _TRAINING if name in results}
         for part, metrics in parts.items():
             for metric, value in metrics.items():

@@ -51,7 +51,7 @@ class FPMC(DotProductRecommender):
         dim, self.knows_users = config.dim, config.users
         self.last_items = nn.Embedding(n_items + 1, dim, padding_idx=n_items)
         self.items = nn.Embedding(n_items, dim * (1 + config.users))
-        tables = [self.last_items.weight, *self.items.weight.split(dim, dim=1)]
+        tables = [self.last_items.weight, *torch.split(self.items.weight, dim, dim=1)]
         if config.users:
             self.users = nn.Embedding(self.n_users, dim)
             tables.append(self.users.weight)
