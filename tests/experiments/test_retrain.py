@@ -169,6 +169,8 @@ def settings(log, model):
     changes = [f'data.path="{log}"', "data.split=time", f"model.name={model}"]
     changes += ["pretrain.epochs=3", "pretrain.batch_size=64", "pretrain.learning_rate=0.01"]
     changes += ["finetune.epochs=2", "finetune.batch_size=128", "evaluation.repeats=all"]
+    if model == "lightgcn":  # of a base trained by cross-entropy no step of GRPO is better
+        changes.append("model.loss=bpr")
     return read_config(None, changes)
 
 
