@@ -33,6 +33,7 @@ from recoach.models.sharded_embedding import (
     local_state,
     sharded_table,
 )
+from recoach.training.allocator import keep_freed_memory
 from recoach.training.callbacks import Callback, TrainResult
 from recoach.training.context import RunContext, Schedule
 from recoach.training.contract import Batch, Trainer
@@ -105,6 +106,7 @@ class Loop(Generic[Batch]):
         Raises:
             ModelError: the loss is not finite, or a checkpoint is damaged.
         """
+        keep_freed_memory()
         with distributed.replicated_batches(enabled=self._sharded):
             result = self._run()
         gather_embedding(self.trainer.model)

@@ -5,12 +5,12 @@ from abc import abstractmethod
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recoach.config import StrictConfig
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
+from recoach.models.lookup import table_and_rows
 from recoach.models.losses import cross_entropy
 from recoach.models.session.graph import SessionGraph, session_graph
 from recoach.models.unit_rows import unit_rows
@@ -65,19 +65,20 @@ class SessionModel(DotProductRecommender):
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state of each history and the item vectors."""
-        items = self.item_vectors()
-        return Embeddings(self.states(session_graph(queries, self.n_items), items), items)
+        graph = session_graph(queries, self.n_items)
+        items, nodes = table_and_rows(self.item_vectors(), graph.node_items)
+        return Embeddings(self.states(graph, nodes), items)
 
-    def states(self, graph: SessionGraph, items: Tensor) -> Tensor:
+    def states(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return float[B, D], the states that are scored; zero for an empty history.
 
         Args:
-            graph: B states.
-            items: float[I, D], the item vectors that enter the graph.
+            graph: B states with N nodes in all.
+            nodes: float[N, D], the item vector of each node.
         """
         if not graph.n_nodes:
-            return items.new_zeros(graph.n_states, items.shape[1])
-        states = self.encode(graph, functional.embedding(graph.node_items, items))
+            return nodes.new_zeros(graph.n_states, nodes.shape[1])
+        states = self.encode(graph, nodes)
         if self.config.normalise:
             states = self.config.scale * unit_rows(states)
         return states.masked_fill(graph.is_empty[:, None], 0.0)

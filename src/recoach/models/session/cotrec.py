@@ -33,6 +33,7 @@ start with states opposite to their items, and some of them stay there.
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
@@ -115,8 +116,10 @@ class COTREC(SessionModel):
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state of each history and the item vectors, of the item view."""
+        graph = session_graph(queries, self.n_items)
         vectors, items = self.propagate()
-        return Embeddings(self.states(session_graph(queries, self.n_items), vectors), items)
+        nodes = functional.embedding(graph.node_items, vectors)
+        return Embeddings(self.states(graph, nodes), items)
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return cross-entropy of the item view + con L_con + diff L_diff."""
@@ -125,7 +128,7 @@ class COTREC(SessionModel):
         queries, targets = batch.states.queries, batch.states.targets
         graph = session_graph(queries, self.n_items)
         vectors, items = self.propagate()
-        users = self.states(graph, vectors)
+        users = self.states(graph, functional.embedding(graph.node_items, vectors))
         loss = cross_entropy(users, items, targets, workspace=self.workspace)
         if self.session_view is None or not graph.n_nodes:
             return loss
