@@ -1,5 +1,6 @@
 """Functions shared by the programs of the peers: reading the log, timing, writing results."""
 
+import gzip
 import json
 import os
 import platform
@@ -54,6 +55,12 @@ def read(folder: Path) -> Log:
     return Log(user, item, from_end)
 
 
+def read_sessions(folder: Path) -> list[list[int]]:
+    """Return the items, from 1, of the sessions in `train.txt.gz` (session item item …)."""
+    with gzip.open(folder / "train.txt.gz", "rt") as lines:
+        return [[int(item) for item in line.split()[1:]] for line in lines]
+
+
 def vectors(shape: tuple[int, int]) -> list[np.ndarray]:
     """Return random vectors of all users and of all items."""
     rng = np.random.default_rng(0)
@@ -74,25 +81,28 @@ class EpochTimer:
     """Seconds per epoch: the median of whole epochs, or the time of some steps, extrapolated.
 
     The first epoch or the first steps are not counted. `end_step` and `end_epoch` return whether
-    the measurement is complete.
+    the measurement is complete. `clock` is `time.process_time` where other programs use the machine
+    and the task runs in one thread.
     """
 
     warm_up_steps = 3
 
-    def __init__(self, epochs: int, steps: int = 0) -> None:
-        self.epochs, self.steps = epochs, steps
+    def __init__(
+        self, epochs: int, steps: int = 0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.epochs, self.steps, self.clock = epochs, steps, clock
         self.step_times: list[float] = []
         self.seconds: list[float] = []
 
     def begin_epoch(self, n_batches: int) -> None:
-        self.n_batches, self.start = n_batches, time.perf_counter()
+        self.n_batches, self.start = n_batches, self.clock()
 
     def end_step(self) -> bool:
-        self.step_times.append(time.perf_counter())
+        self.step_times.append(self.clock())
         return self.is_done
 
     def end_epoch(self) -> bool:
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(self.clock() - self.start)
         return self.is_done
 
     @property
@@ -122,10 +132,15 @@ def write_result(out: Path, result: dict[str, object], *packages: str) -> None:
 
 
 def main(tasks: dict[str, Callable[..., None]]) -> None:
-    """Run the task named on the command line: `run.py TASK FOLDER OUT [KEY=VALUE ...]`."""
+    """Run the task named on the command line: `run.py TASK FOLDER OUT [KEY=VALUE ...]`.
+
+    Values are integers, except of the key `official`, a folder.
+    """
     task, folder, out, *rest = sys.argv[1:]
     sys.argv = sys.argv[:1]  # some peers parse the command line at import
-    options = dict(option.split("=") for option in rest)
+    options = dict(option.split("=", 1) for option in rest)
     tasks[task](
-        Path(folder), Path(out).resolve(), **{key: int(value) for key, value in options.items()}
+        Path(folder),
+        Path(out).resolve(),
+        **{key: Path(v) if key == "official" else int(v) for key, v in options.items()},
     )

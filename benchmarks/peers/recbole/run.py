@@ -4,7 +4,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +78,9 @@ MODELS = {
     "NGCF": {"hidden_size_list": [DIM] * 3, "embedding_size": DIM},
     "BPR": {"embedding_size": DIM},
     "FPMC": {"embedding_size": DIM, "MAX_ITEM_LIST_LENGTH": LENGTH},
+    "NGCF": {"embedding_size": DIM, "hidden_size_list": [DIM] * 3},
+    "SRGNN": {"embedding_size": 100},
+    "GRU4Rec": {"embedding_size": 100, "hidden_size": 100},
 }
 
 
@@ -121,9 +124,14 @@ class StopEpoch(Exception):  # noqa: N818
     """Raised to end an epoch early, after the last timed step."""
 
 
-def epoch_seconds(prepared: PreparedData, epochs: int, steps: int = 0) -> float:
+def epoch_seconds(
+    prepared: PreparedData,
+    epochs: int,
+    steps: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Return the seconds of a training epoch."""
-    trainer, timer = prepared.trainer(), EpochTimer(epochs, steps)
+    trainer, timer = prepared.trainer(), EpochTimer(epochs, steps, clock)
 
     def after_step(*_: object) -> None:
         if timer.end_step():
@@ -202,6 +210,32 @@ def fpmc_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
     write_result(out, result, "recbole", "torch")
 
 
+def ngcf_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
+    with prepare(folder, "NGCF", train_batch_size=2048) as prepared:
+        result = {"seconds_per_epoch": epoch_seconds(prepared, epochs)}
+    write_result(out, result, "recbole", "torch", "scipy")
+
+
+def srgnn_sessions(folder: Path, out: Path, steps: int = 30, batch: int = 100) -> None:
+    _sessions("SRGNN", folder, out, steps, batch)
+
+
+def gru4rec_sessions(folder: Path, out: Path, steps: int = 30, batch: int = 100) -> None:
+    _sessions("GRU4Rec", folder, out, steps, batch)
+
+
+def _sessions(model: str, folder: Path, out: Path, steps: int, batch: int) -> None:
+    """Time steps on sessions with the clock of the process; nearly all prefixes are trained on."""
+    split = {"split": {"RS": [0.98, 0.01, 0.01]}, "order": "TO", "group_by": None, "mode": "full"}
+    settings = {"train_neg_sample_args": None, "loss_type": "CE", "MAX_ITEM_LIST_LENGTH": 69}
+    settings |= {"eval_args": split, "train_batch_size": batch, "weight_decay": 1e-5}
+    with prepare(folder, model, **settings) as prepared:
+        seconds = epoch_seconds(prepared, 0, steps, time.process_time)
+        n_batches = len(prepared.train)
+    result = {"seconds_per_epoch": seconds, "batches_per_epoch": n_batches}
+    write_result(out, result, "recbole", "torch")
+
+
 def rank(folder: Path, out: Path, batch: int = 4096) -> None:
     """Time RecBole's evaluation of an untrained BPR model; `batch` is a number of scores."""
     with prepare(folder, "BPR", eval_batch_size=batch) as prepared:
@@ -232,6 +266,9 @@ if __name__ == "__main__":
             "lightgcn_epoch": lightgcn_epoch,
             "ngcf_epoch": ngcf_epoch,
             "fpmc_epoch": fpmc_epoch,
+            "ngcf_epoch": ngcf_epoch,
+            "srgnn_sessions": srgnn_sessions,
+            "gru4rec_sessions": gru4rec_sessions,
             "rank": rank,
             "load": load,
         }
