@@ -54,17 +54,17 @@ OFFICIAL = "official"
 ROWS = {
     f"{row.task}-{row.peer}": row
     for row in (
-        Comparison("SR-GNN", "srgnn", OFFICIAL, "srgnn", "SR-GNN", 30),
-        Comparison("SR-GNN", "srgnn", "recbole", "srgnn_sessions", "", 30),
-        Comparison("FGNN", "fgnn", OFFICIAL, "fgnn", "FGNN", 30),
-        Comparison("GAG", "gag", OFFICIAL, "gag", "GAG", 20),
+        Comparison("SR-GNN", "srgnn", OFFICIAL, "srgnn", "SR-GNN", 20),
+        Comparison("SR-GNN", "srgnn", "recbole", "srgnn_sessions", "", 10),
+        Comparison("FGNN", "fgnn", OFFICIAL, "fgnn", "FGNN", 20),
+        Comparison("GAG", "gag", OFFICIAL, "gag", "GAG", 15),
         Comparison("GCE-GNN, 1 hop", "gcegnn", OFFICIAL, "gcegnn", "GCE-GNN", 6),
         Comparison(
             "GCE-GNN, 2 hops", "gcegnn2", OFFICIAL, "gcegnn", "GCE-GNN", 1, 100, ("hops=2",)
         ),
         Comparison("COTREC", "cotrec", OFFICIAL, "cotrec", "COTREC", 5),
         Comparison("TAGNN", "tagnn", OFFICIAL, "tagnn", "TAGNN", 1),
-        Comparison("GRU4Rec, softmax", "gru4rec", "recbole", "gru4rec_sessions", "", 20),
+        Comparison("GRU4Rec, softmax", "gru4rec", "recbole", "gru4rec_sessions", "", 10),
     )
 }
 

@@ -78,7 +78,6 @@ MODELS = {
     "NGCF": {"hidden_size_list": [DIM] * 3, "embedding_size": DIM},
     "BPR": {"embedding_size": DIM},
     "FPMC": {"embedding_size": DIM, "MAX_ITEM_LIST_LENGTH": LENGTH},
-    "NGCF": {"embedding_size": DIM, "hidden_size_list": [DIM] * 3},
     "SRGNN": {"embedding_size": 100},
     "GRU4Rec": {"embedding_size": 100, "hidden_size": 100},
 }
@@ -210,12 +209,6 @@ def fpmc_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
     write_result(out, result, "recbole", "torch")
 
 
-def ngcf_epoch(folder: Path, out: Path, epochs: int = 3) -> None:
-    with prepare(folder, "NGCF", train_batch_size=2048) as prepared:
-        result = {"seconds_per_epoch": epoch_seconds(prepared, epochs)}
-    write_result(out, result, "recbole", "torch", "scipy")
-
-
 def srgnn_sessions(folder: Path, out: Path, steps: int = 30, batch: int = 100) -> None:
     _sessions("SRGNN", folder, out, steps, batch)
 
@@ -266,7 +259,6 @@ if __name__ == "__main__":
             "lightgcn_epoch": lightgcn_epoch,
             "ngcf_epoch": ngcf_epoch,
             "fpmc_epoch": fpmc_epoch,
-            "ngcf_epoch": ngcf_epoch,
             "srgnn_sessions": srgnn_sessions,
             "gru4rec_sessions": gru4rec_sessions,
             "rank": rank,
