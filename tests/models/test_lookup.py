@@ -64,3 +64,11 @@ def test_a_gradient_that_another_tensor_shares_is_not_changed(table):
     ((same + other).sum() + rows.sum()).backward()  # both summands get one tensor as gradient
     assert other.grad.tolist() == [[1, 1]] * 4
     assert table.grad.tolist() == [[2, 2], [1, 1], [1, 1], [3, 3]]
+
+
+def test_the_gradient_of_the_table_is_added_to_in_place(table):
+    places = []
+    same, rows = table_and_rows(table, INDEX)
+    same.register_hook(lambda gradient: places.append(gradient.data_ptr()))
+    (same.pow(3).sum() + rows.sum()).backward()
+    assert table.grad.data_ptr() == places[0]

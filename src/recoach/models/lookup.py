@@ -46,5 +46,6 @@ class _TableAndRows(torch.autograd.Function):
             return d_table, None, None
         if d_table is None:
             return d_rows.new_zeros(shape).index_add_(0, index, d_rows), None, None
-        d_same = torch.sparse_coo_tensor(index[None], d_rows, shape, check_invariants=False)
-        return d_table, d_same, None
+        # In this order: autograd adds to a dense gradient in place if it follows a sparse one.
+        d_sparse = torch.sparse_coo_tensor(index[None], d_rows, shape, check_invariants=False)
+        return d_sparse, d_table, None
