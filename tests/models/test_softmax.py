@@ -195,8 +195,10 @@ def test_log_p_is_finite_where_p_underflows():
     assert log_p.tolist() == pytest.approx([0.0, -500.0])
 
 
-def test_a_state_whose_items_are_all_masked_gets_no_gradient():
-    users, items = vectors(items=3)
+@pytest.mark.parametrize("product", [torch.float64, torch.bfloat16])  # rows are padded in bfloat16
+def test_a_state_whose_items_are_all_masked_gets_no_gradient(product, monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: product)
+    users, items = vectors(torch.promote_types(product, torch.float32), items=3)
     all_items = Seen(torch.zeros(3, dtype=torch.int64), torch.arange(3))
 
     def loss(block):

@@ -199,7 +199,7 @@ class BlockwiseBlock(Block):
         if len(without):
             log_z[without] = self._logits[without].to(real).logsumexp(dim=1)
             empty = without[log_z[without] == -torch.inf]  # every item is masked: p is NaN
-            self.p[empty], log_z[empty] = 0, 0
+            self._padded_p[empty], log_z[empty] = 0, 0
         return log_z
 
 
