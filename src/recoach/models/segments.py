@@ -159,5 +159,8 @@ class _NeighbourSum(torch.autograd.Function):
         d_values = _bags(upstream, receivers[order], starts, weights[order])
         d_weights = None
         if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
-            d_weights = (upstream[receivers] * values[sources]).sum(dim=1)
+            # The products of rows, not stored; a call of the derivative of `embedding_bag`.
+            d_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                upstream, values.contiguous(), sources, receivers[:0], receivers, 0, -1
+            )
         return d_values, d_weights, None, None, None

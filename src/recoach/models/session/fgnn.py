@@ -102,13 +102,16 @@ class WeightedGraphAttention(nn.Module):
         logits = receiver + source + edges.weights[:, None] * self.of_count
         weights = segment_softmax(functional.leaky_relu(logits, 0.2), edges.receivers, n_nodes)
         weights = functional.dropout(weights, self.dropout, self.training)
-        sums = [
-            neighbour_sum(
-                vectors[:, head], weights[:, head], edges.sources, edges.receivers, n_nodes
-            )
-            for head in range(self.heads)
-        ]
-        return torch.cat(sums, dim=1)
+        # One sum for all heads, whose nodes are numbered one head after another.
+        first = torch.arange(self.heads, device=nodes.device)[:, None] * n_nodes
+        sums = neighbour_sum(
+            vectors.transpose(0, 1).reshape(self.heads * n_nodes, -1),
+            weights.T.reshape(-1),
+            (first + edges.sources).view(-1),
+            (first + edges.receivers).view(-1),
+            self.heads * n_nodes,
+        )
+        return sums.view(self.heads, n_nodes, -1).transpose(0, 1).reshape(n_nodes, -1)
 
 
 class Set2Set(nn.Module):
