@@ -32,6 +32,7 @@ ATTENTION = "attention"
 VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec": ("sasrec", ENCODER),
     "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
+    "sasrec-hstu": ("sasrec", ENCODER | {"architecture": "hstu"}),
     "sasrec-ligr": ("sasrec", ENCODER | {"architecture": "ligr"}),
     "graphsage": ("graphsage", {"dim": 16, "dropout": 0.1}),
     "graphsage-bpr": ("graphsage", {"dim": 16, "loss": "bpr", "share_weights": False}),

@@ -121,7 +121,7 @@ def test_the_user_embedding_has_a_gradient_only_if_the_scorer_uses_the_graph(sco
     assert (gradient is not None and bool(gradient.abs().sum() > 0)) is has_gradient
 
 
-@pytest.mark.parametrize("architecture", ["recbole", "ligr"])
+@pytest.mark.parametrize("architecture", ["recbole", "ligr", "hstu"])
 def test_the_padding_embedding_stays_zero_in_training(architecture):
     model = gsau(architecture=architecture)
     pretrain(model, DATASET, PretrainConfig(max_steps=3, batch_size=16))

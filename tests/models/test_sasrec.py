@@ -17,7 +17,7 @@ from recoach.training.supervised import PretrainConfig, pretrain
 from toy_logs import cycle
 
 N_ITEMS = 12
-ARCHITECTURES = ["recbole", "original", "ligr"]
+ARCHITECTURES = ["recbole", "original", "ligr", "hstu"]
 POSITIONS = ["from_start", "from_end"]
 DATASET = leave_last_out(cycle(16, N_ITEMS, length=7))
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -236,6 +236,44 @@ def test_a_ligr_block_of_two_dimensions_computed_by_hand():
     # x = (3, 1), half of 2 (1, -1) is added: (4, 0), whose norm is (1, -1) again. SwiGLU:
     # silu(1) * -3 = -2.193176; half of it is added to the first, ten times it to the second.
     assert state.tolist() == pytest.approx([4 - 2.193176 / 2, -21.93176], abs=1e-3)
+
+
+def test_the_hstu_block_equals_the_formulas_of_the_paper():
+    model, row = make_encoder("hstu"), random_vectors(1, 5)
+    x = row[0] * math.sqrt(8) + model.position[:5]
+    for block in model.blocks:
+        u, v, q, k = naive_silu(block.projection(naive_norm(block.norm, x))).split(8, dim=1)
+        attended = torch.zeros_like(x)
+        for t in range(5):
+            for s in range(t + 1):
+                for head in (slice(0, 4), slice(4, 8)):
+                    weight = naive_silu(q[t, head] @ k[s, head] + block.distance_bias[t - s])
+                    attended[t, head] += weight / 6 * v[s, head]
+        mean = attended.mean(dim=1, keepdim=True)
+        variance = ((attended - mean) ** 2).mean(dim=1, keepdim=True)
+        x = x + block.output(u * (attended - mean) / (variance + 1e-6).sqrt())
+    assert torch.allclose(model(row, torch.tensor([5]))[0], naive_norm(model.norm, x), atol=1e-4)
+
+
+def naive_silu(x):
+    return x * naive_sigmoid(x)
+
+
+def test_an_hstu_block_of_two_dimensions_computed_by_hand():
+    config = EncoderConfig(dim=2, heads=1, max_length=4, architecture="hstu", dropout=0)
+    block = SequenceEncoder(config).blocks[0]
+    with torch.no_grad():
+        # norm(x) = (1, -1) for both positions; U = silu(1, 2), V = silu(1, -1), Q = K = silu(0).
+        rows = [[1, 0], [0, -2], [1, 0], [0, 1], [0, 0], [0, 0], [0, 0], [0, 0]]
+        block.projection.weight.copy_(torch.tensor(rows, dtype=torch.float32))
+        block.distance_bias.copy_(torch.tensor([1.0, 2.0, 0.0, 0.0]))
+        block.output.weight.copy_(torch.eye(2))
+        block.output.bias.copy_(torch.tensor([10.0, 20.0]))
+    first, second = block(torch.tensor([[[3.0, 1.0], [5.0, 3.0]]]))[0]
+    # V is the same at both positions, so that A V is a positive multiple of it, with the norm
+    # (1, -1): x + silu(1, 2) * (1, -1) + b'. Its deviation is large against epsilon.
+    assert first.tolist() == pytest.approx([3 + 0.731059 + 10, 1 - 1.761594 + 20], abs=1e-3)
+    assert second.tolist() == pytest.approx([5 + 0.731059 + 10, 3 - 1.761594 + 20], abs=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce", "sampled_ce"])

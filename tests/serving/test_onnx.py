@@ -19,6 +19,7 @@ pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
 DATASET = leave_last_out(cycle(24, 12, length=7))
 ENCODERS = {
     "sasrec, original": {"layers": 1, "architecture": "original"},
+    "sasrec, hstu": {"layers": 1, "architecture": "hstu"},
     "sasrec, ligr": {"layers": 1, "architecture": "ligr"},
     "sasrec, positions from the end": {"layers": 2, "position": "from_end"},
     "gru4rec": {},

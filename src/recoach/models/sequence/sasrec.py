@@ -1,4 +1,4 @@
-"""SASRec (Kang & McAuley 2018), with RecBole's blocks, those of the original code, or LiGR's.
+"""SASRec (Kang & McAuley 2018), with the blocks of RecBole, the original code, LiGR or HSTU.
 
 Departures from RecBole: all positions of a history are trained in one forward pass instead of one
 row per prefix; the padding item is left out of the softmax and its embedding stays zero.

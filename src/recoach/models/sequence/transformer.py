@@ -1,4 +1,4 @@
-"""The causal transformer encoder of SASRec: RecBole's block, the original one, or LiGR's.
+"""The causal transformer encoder of SASRec: RecBole's block, the original one, LiGR's, HSTU's.
 
 Departure from the original: histories are padded on the right (under a causal mask no item can
 attend to the padding). `position = "from_end"` numbers the positions as its left padding does.
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from recoach.config import StrictConfig
 
-_NORM_EPSILON = {"recbole": 1e-12, "original": 1e-8, "ligr": 1e-5}
+_NORM_EPSILON = {"recbole": 1e-12, "original": 1e-8, "ligr": 1e-5, "hstu": 1e-6}
 """Of the layer norm of the inputs (`recbole`) or of the states that are returned (the others)."""
 
 
@@ -27,13 +27,14 @@ class EncoderConfig(StrictConfig):
     heads: int = Field(default=2, gt=0)
     """Number of attention heads; must divide `dim`."""
     inner_dim: int = Field(default=256, gt=0)
-    """Dimension of the feed-forward layers (the original uses `dim`)."""
+    """Dimension of the feed-forward layers (the original uses `dim`; HSTU has none)."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Dropout rate of inputs, attention and feed-forward layers."""
     max_length: int = Field(default=50, gt=0)
     """Number of last items of a history that the model reads."""
-    architecture: Literal["recbole", "original", "ligr"] = "recbole"
-    """RecBole's post-norm BERT block, the block of Kang & McAuley 2018, or LiGR's gated block."""
+    architecture: Literal["recbole", "original", "ligr", "hstu"] = "recbole"
+    """RecBole's post-norm BERT block, the block of Kang & McAuley 2018, LiGR's gated block
+    (eSASRec), or HSTU's."""
     position: Literal["from_start", "from_end"] = "from_start"
     """Number positions from the oldest item (0) or to the newest item (`max_length - 1`)."""
 
@@ -73,7 +74,8 @@ class SequenceEncoder(nn.Module):
             index = index.clamp(max=self.config.max_length - 1)
         position = self.position[index]
         post_norm = self.config.architecture == "recbole"
-        scale = self.config.dim**0.5 if self.config.architecture == "original" else 1.0
+        scaled = self.config.architecture in ("original", "hstu")
+        scale = self.config.dim**0.5 if scaled else 1.0
         states = vectors * scale + position
         states = self.dropout(self.norm(states) if post_norm else states)
         for block in self.blocks:
@@ -202,7 +204,43 @@ class _LiGRBlock(nn.Module):
         return result
 
 
+class _HSTUBlock(nn.Module):
+    """The block of HSTU (Zhai et al. 2024): attention by SiLU instead of softmax, gated; no FFN.
+
+    U, V, Q, K = silu(norm(x) W); A = silu(Q K^T + b[distance]) / n below the diagonal, for each
+    head; the output is x + W' dropout(U * norm(A V)) + b'. b is a bias for each distance of two
+    positions, which the heads share, and n is `max_length`, so that padding changes nothing.
+    Departures from the paper and its code: no bias for time differences; no dropout of A; a layer
+    norm after the last block instead of unit vectors and a temperature.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.projection = nn.Linear(config.dim, 4 * config.dim, bias=False)
+        self.distance_bias = nn.Parameter(torch.zeros(config.max_length))
+        self.attended_norm = nn.LayerNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.output = nn.Linear(config.dim, config.dim)
+        self.dropout = _Dropout(config.dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        projected = functional.silu(self.projection(self.norm(states)))
+        gates, values, queries, keys = projected.chunk(4, dim=-1)
+        values, queries, keys = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (values, queries, keys)
+        )
+        index = torch.arange(states.shape[1], device=states.device)
+        distances = index[:, None] - index
+        logits = queries @ keys.transpose(2, 3) + self.distance_bias[distances.clamp(min=0)]
+        weights = functional.silu(logits) / len(self.distance_bias) * (distances >= 0)
+        attended = (weights @ values).transpose(1, 2).flatten(2)
+        result: Tensor = states + self.output(self.dropout(gates * self.attended_norm(attended)))
+        return result
+
+
 _BLOCKS: dict[str, type[nn.Module]] = {
+    "hstu": _HSTUBlock,
     "recbole": _PostNormBlock,
     "original": _OriginalBlock,
     "ligr": _LiGRBlock,
