@@ -12,7 +12,7 @@ from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.optimizer_step import learning_rate_factor
+from recoach.training.optimizer_step import learning_rate_factor, update_average
 from recoach.training.optimizers import build_optimizer
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
 from toy_logs import block_graph
@@ -172,3 +172,33 @@ def test_the_control_is_trained_with_the_learning_rate_of_fine_tuning(optimiser,
     base, args = PretrainConfig(**OPTIMISERS[optimiser], **STEP), GRPOConfig(batch_size=16)
     config = continued_training_config(base, args, 4, 2)
     assert (config.optim, config.momentum, config.lr_scheduler_type) == (expected, 0, "constant")
+
+
+def test_the_average_of_the_weights_takes_over_buffers_and_leaves_frozen_weights():
+    average, model = (torch.nn.BatchNorm1d(1) for _ in range(2))
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.bias.fill_(3.0).requires_grad_(False)
+        model.running_mean.fill_(5.0)
+    update_average(average, model, 0.75)
+    assert average.weight.tolist() == [1.5]  # 0.75 * 1 + 0.25 * 3
+    assert average.bias.tolist() == [0.0]
+    assert average.running_mean.tolist() == [5.0]
+
+
+def test_the_average_of_the_weights_is_returned():
+    """Decays 1/10, 2/11 and 3/12: weights w1, w2, w3 after three steps at a start of w0."""
+    weights = []
+
+    class Weights(Callback):
+        def on_step(self, step, logs):
+            weights.append(model.items.weight.detach().clone())
+
+    model = build_model("bprmf", DATASET, dim=8)
+    average = model.items.weight.detach().clone()
+    config = PretrainConfig(max_steps=3, batch_size=16, select="last", ema_decay=0.9)
+    pretrain(model, DATASET, config, RunContext(callback=Weights()))
+    for decay, weight in zip((1 / 10, 2 / 11, 3 / 12), weights, strict=True):
+        average = decay * average + (1 - decay) * weight
+    assert not torch.allclose(average, weights[-1])
+    assert torch.allclose(model.items.weight, average, atol=1e-7)

@@ -7,7 +7,14 @@ folders, so they stay when a label in a table changes (`gains_tables`).
 from collections.abc import Iterator
 from typing import Any, Final
 
-from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables, backbones_for
+from recoach.reproduction.paper_cells import (
+    FORMER_PRETRAIN,
+    Cell,
+    Profile,
+    Source,
+    Tables,
+    backbones_for,
+)
 
 _MODELS: Final[dict[str, Tables]] = {
     "sasrec": {"name": "sasrec"},
@@ -169,7 +176,7 @@ def _tables(source: Source, model: str, seed: int) -> Tables:
         "seed": seed,
         "data": source.data(),
         "model": _MODELS[model],
-        "pretrain": _PRETRAIN[model],
+        "pretrain": FORMER_PRETRAIN | _PRETRAIN[model],
         "finetune": {},
         "evaluation": {"control": True},
     }

@@ -46,6 +46,17 @@ _MODELS: Final[dict[str, Tables]] = {
     "gsau": {"name": "gsau", "scorer": "fuse_emb", "fusion_weight": 0.5},
 }
 
+FORMER_PRETRAIN: Final[Tables] = {
+    "epochs": 200,
+    "batch_size": 512,
+    "learning_rate": 1e-3,
+    "patience": 10,
+    "metric": "ndcg@10",
+    "ema_decay": 0.0,
+}
+"""The defaults of supervised training with which the committed results were made; later changes of
+the defaults do not change the cells."""
+
 _PRETRAIN: Final[dict[Profile, dict[str, Tables]]] = {
     "paper": {
         name: {"epochs": 200, "batch_size": 2048, "learning_rate": 1e-4, "patience": 0}
@@ -191,7 +202,7 @@ def _tables(
         "seed": seed,
         "data": source.data(),
         "model": _MODELS[model],
-        "pretrain": _PRETRAIN[profile][model] | limit,
+        "pretrain": FORMER_PRETRAIN | _PRETRAIN[profile][model] | limit,
         "finetune": {"preset": "paper"} | _GRPO[model] | _BUDGET[profile],
         "evaluation": {"control": False},
     }

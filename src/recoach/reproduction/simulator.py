@@ -23,6 +23,7 @@ from recoach.experiments.stages import CallbackFactory, continued_training_confi
 from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
+from recoach.reproduction.paper_cells import FORMER_PRETRAIN
 from recoach.simulation.shop import BROWSING, Habits, shop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import TrainResult
@@ -62,7 +63,7 @@ class Simulation:
     items: int = 600
     habits: Habits = BROWSING
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    pretrain: PretrainConfig = field(default_factory=lambda: PretrainConfig(**FORMER_PRETRAIN))
     # The shop never shows an item again, so the policy masks seen items.
     grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(mask_seen=True))
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables
+from recoach.reproduction.paper_cells import FORMER_PRETRAIN, Cell, Profile, Source, Tables
 
 _LIGHTGCN: Final[dict[str, Tables]] = {
     "model": {"name": "lightgcn", "loss": "bpr"},
@@ -58,7 +58,7 @@ def verification(source: Source, profile: Profile, seed: int) -> list[Cell]:
             "finetune": {"enabled": False},
             "data": source._replace(k_core=0).data(),  # the files are 5-cores already
             "model": tables["model"],
-            "pretrain": tables["pretrain"],
+            "pretrain": FORMER_PRETRAIN | tables["pretrain"],
             "evaluation": tables["evaluation"] | {"ks": _KS},
         }
         cells.append(Cell(name, settings))

@@ -39,7 +39,7 @@ from recoach.training.context import RunContext, Schedule
 from recoach.training.contract import Batch, Trainer
 from recoach.training.health import divergence, last_good, non_finite_groups
 from recoach.training.optimizer_state import fill_optimiser, optimiser_tensors
-from recoach.training.optimizer_step import learning_rate_factor
+from recoach.training.optimizer_step import learning_rate_factor, update_average
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
@@ -192,7 +192,10 @@ class Loop(Generic[Batch]):
         torch.manual_seed(derive(self.seed, name, progress.step))
         rate = self._schedule_learning_rate()
         logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step)) | rate
-        self._average()
+        if self._evaluated_model is not self.trainer.model:
+            # The decay grows with the steps, so that the start does not dominate early averages.
+            decay = min(self.schedule.ema_decay, (1 + progress.step) / (10 + progress.step))
+            update_average(self._evaluated_model, self.trainer.model, decay)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if not math.isfinite(logs["loss"]):
             users, model = self.trainer.users(batch), self.trainer.model
@@ -201,19 +204,6 @@ class Loop(Generic[Batch]):
         for name, value in logs.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self.callback.on_step(progress.step, logs)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Update the moving average of the weights, if there is one."""
-        model, step = self.trainer.model, self.progress.step
-        if self._evaluated_model is model:
-            return
-        # The decay grows with the steps, so that the start does not dominate early averages.
-        decay = min(self.schedule.ema_decay, (1 + step) / (10 + step))
-        averages = self._evaluated_model.parameters()
-        for average, parameter in zip(averages, model.parameters(), strict=True):
-            if parameter.requires_grad:
-                average.lerp_(parameter, 1 - decay)
 
     def _extra_modules(self) -> dict[str, nn.Module]:
         """Return everything beside the model that a checkpoint must hold."""

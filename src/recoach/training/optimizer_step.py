@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recoach.models.base import Recommender
 from recoach.models.sharded_embedding import global_square_sum, sharded_table
@@ -70,3 +70,24 @@ def _gradient_norm(model: Recommender, parameters: list[Tensor]) -> float:
         squares = (global_square_sum(model, p, grad.square().sum()) for p, grad in gradients)
         return math.sqrt(sum(float(square) for square in squares))
     return float(torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Update an exponential moving average of a model's trained weights.
+
+    Args:
+        average: a copy of the model, changed in place. Frozen weights stay as they are; buffers
+            that checkpoints hold, such as the statistics of batch norm, are copied.
+        model: the model after a step.
+        decay: weight of the old average.
+    """
+    averages, weights = dict(average.named_parameters()), dict(model.named_parameters())
+    for name, weight in weights.items():
+        if weight.requires_grad:
+            averages[name].lerp_(weight, 1 - decay)
+    buffers = dict(average.named_buffers())
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved:
+            buffers[name].copy_(buffer)
