@@ -80,6 +80,23 @@ def test_hidden_edges_have_no_weight_and_no_gradient_and_the_others_keep_theirs(
     assert torch.allclose(torch.cat(gradients), matrix.T @ upstream, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+def test_some_rows_of_the_sums_have_the_values_and_gradients_of_all(kind):
+    graph, tables = Graph(ragged(ROWS), N_ITEMS, kind), random_tables()
+    rows = (torch.tensor([0, 3, 4]), torch.tensor([5, 1]))
+    all_sums = graph.neighbour_sums(*tables, graph.edge_weights())
+    expected = [sums[some] for sums, some in zip(all_sums, rows, strict=True)]
+    some_sums = graph.rows_of_sums(*tables, rows)
+    upstream = torch.randn(5, 3, dtype=torch.float64)
+    assert torch.allclose(torch.cat(some_sums), torch.cat(expected), atol=1e-7)
+    gradients = [
+        torch.autograd.grad((torch.cat(list(sums)) * upstream).sum(), tables)
+        for sums in (some_sums, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-7)
+
+
 def test_copies_share_the_graph():
     graph = Graph(ragged(ROWS), N_ITEMS, "row")
     assert copy.deepcopy(graph) is graph

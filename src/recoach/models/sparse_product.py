@@ -44,6 +44,28 @@ class NeighbourSum(nn.Module):
             per_sample_weights=weights.to(vectors.dtype),
         )
 
+    def of_rows(self, rows: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
+        """Return float[n, D], some rows of the product; it has a gradient for the vectors.
+
+        Args:
+            rows: int64[n].
+            vectors: float[C, D].
+            weights: float[E], the entries in the order of the matrix.
+        """
+        starts = self.starts[rows]
+        stops = torch.cat([self.starts, self.starts.new_tensor([len(self.neighbours)])])[rows + 1]
+        counts = stops - starts
+        offsets = counts.cumsum(0) - counts
+        within = torch.repeat_interleave(starts - offsets, counts)
+        entries = within + torch.arange(len(within), device=rows.device)
+        return functional.embedding_bag(
+            self.neighbours[entries],
+            vectors,
+            offsets,
+            mode="sum",
+            per_sample_weights=weights[entries].to(vectors.dtype),
+        )
+
 
 class SparseProduct(nn.Module):
     """A constant sparse matrix that multiplies vectors; it need not be symmetric or square.

@@ -59,6 +59,13 @@ def lookup(edges: Edges, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
     return users[edges.user_ids], *vectors.chunk(n_parts)
 
 
+def distinct_rows(edges: Edges) -> tuple[tuple[Tensor, Tensor], Edges]:
+    """Return the distinct users and items of a batch, and its edges with their positions there."""
+    user_ids, users = torch.unique(edges.user_ids, return_inverse=True)
+    item_ids, items = torch.unique(edges.item_ids, return_inverse=True)
+    return (user_ids, item_ids), Edges(users, items)
+
+
 def bpr_of_vectors(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """Return the BPR loss of the dot products of vectors, each float[B, D]."""
     return bpr((users * positives).sum(dim=1), (users * negatives).sum(dim=1))

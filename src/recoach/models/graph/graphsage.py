@@ -14,6 +14,8 @@ their code and this model after the last; the loss is that of recommendation ins
 walks. There is no official code for recommendation.
 """
 
+from collections.abc import Iterable
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
     bpr_of_vectors,
+    distinct_rows,
     lookup,
     with_negatives,
 )
@@ -67,7 +70,7 @@ class GraphSAGE(GraphRecommender):
 
     def final_vectors(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Compute the vectors of length 1, see `propagate`."""
-        users, items = self._last_layer(hidden)
+        users, items = self._propagated(hidden, self.layers)
         return functional.normalize(users, dim=1), functional.normalize(items, dim=1)
 
     def embed(self, queries: Queries) -> Embeddings:
@@ -86,16 +89,15 @@ class GraphSAGE(GraphRecommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the scaled cosines."""
         edges = batch_edges(batch, "GraphSAGE")
-        users, items = self._last_layer()
         if self.config.loss != "bpr":
-            users = self.config.scale * functional.normalize(users, dim=1)
-            vectors = Embeddings(users, functional.normalize(items, dim=1))
-            return self.catalogue_loss(edges, vectors, generator)
+            users, items = self.final_vectors(None)
+            return self.catalogue_loss(
+                edges, Embeddings(self.config.scale * users, items), generator
+            )
         train_pairs = self.get_buffer("train_pairs")
-        edges = with_negatives(edges, train_pairs, self.n_items, generator)
-        rows = (functional.normalize(part, dim=1) for part in lookup(edges, users, items))
-        states, positives, negatives = rows
-        return bpr_of_vectors(self.config.scale * states, positives, negatives)
+        rows, edges = distinct_rows(with_negatives(edges, train_pairs, self.n_items, generator))
+        users, items = self._final_rows(rows)
+        return bpr_of_vectors(*lookup(edges, self.config.scale * users, items))
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the user embedding, the item embedding and the weights of the layers."""
@@ -105,15 +107,36 @@ class GraphSAGE(GraphRecommender):
             "encoder": list(self.layers.parameters()),
         }
 
-    def _last_layer(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the vectors of users and items of the last layer, not normalised."""
+    def _final_rows(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the vectors of some users and items, computing only them in the last layer.
+
+        Args:
+            rows: int64[n] users and int64[m] items.
+        """
+        before = self._propagated(None, self.layers[:-1])
+        vectors = before[0][rows[0]], before[1][rows[1]]
+        for layer in self.layers[-1:]:
+            vectors = _apply(layer, vectors, self.graph.rows_of_sums(*before, rows))
+        return functional.normalize(vectors[0], dim=1), functional.normalize(vectors[1], dim=1)
+
+    def _propagated(
+        self, hidden: tuple[Tensor, Tensor] | None, layers: Iterable[nn.Module]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the vectors after some of the first layers, with ReLU after all but the last."""
         vectors, weights = (self.users.weight, self.items.weight), self.graph.edge_weights(hidden)
-        for number, layer in enumerate(self.layers, start=1):
-            means, sides = self.graph.neighbour_sums(*vectors, weights), list(layer.children())
-            vectors = sides[0](vectors[0], means[0]), sides[-1](vectors[1], means[1])
+        for number, layer in enumerate(layers, start=1):
+            vectors = _apply(layer, vectors, self.graph.neighbour_sums(*vectors, weights))
             if number < len(self.layers):
                 vectors = vectors[0].relu(), vectors[1].relu()
         return vectors
+
+
+def _apply(
+    layer: nn.Module, vectors: tuple[Tensor, Tensor], means: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the next vectors of users and items; `layer` has one `SAGELayer` or one per side."""
+    sides = list(layer.children())
+    return sides[0](vectors[0], means[0]), sides[-1](vectors[1], means[1])
 
 
 class SAGELayer(nn.Module):

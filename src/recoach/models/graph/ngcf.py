@@ -20,6 +20,7 @@ Departures from the authors' code: a batch has interactions instead of distinct 
 interaction each; node dropout, which is off there unless a flag is set, is left out.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -33,6 +34,7 @@ from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
     bpr_of_vectors,
+    distinct_rows,
     half_squared_norm,
     lookup,
     with_negatives,
@@ -74,7 +76,7 @@ class NGCF(GraphRecommender):
 
     def final_vectors(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Compute the concatenations of the layers, see `propagate`."""
-        users, items = zip(*self._layer_vectors(hidden), strict=True)
+        users, items = zip(*self._layer_vectors(hidden, self.layers), strict=True)
         return _join(users), _join(items)
 
     def materialize_propagation(self) -> None:
@@ -91,9 +93,8 @@ class NGCF(GraphRecommender):
             return ranking + self.config.regularisation * half_squared_norm(lookup(edges, *final))
         train_pairs = self.get_buffer("train_pairs")
         edges = with_negatives(edges, train_pairs, self.n_items, generator)
-        # Only the rows of the batch are normalised.
-        parts = [lookup(edges, *layer) for layer in self._layer_vectors()]
-        vectors = tuple(_join(layers) for layers in zip(*parts, strict=True))
+        rows, edges = distinct_rows(edges)
+        vectors = lookup(edges, *self._final_rows(rows))
         return bpr_of_vectors(*vectors) + self.config.regularisation * half_squared_norm(vectors)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
@@ -104,17 +105,31 @@ class NGCF(GraphRecommender):
             "encoder": list(self.layers.parameters()),
         }
 
+    def _final_rows(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the final vectors of some users and items, computing only them in the last layer.
+
+        Args:
+            rows: int64[n] users and int64[m] items.
+        """
+        *before, last = self._layer_vectors(None, self.layers[:-1])
+        parts = [(users[rows[0]], items[rows[1]]) for users, items in (*before, last)]
+        for layer in self.layers[-1:]:
+            sums = self.graph.rows_of_sums(*last, rows)
+            parts.append((layer(parts[-1][0], sums[0]), layer(parts[-1][1], sums[1])))
+        users, items = zip(*parts, strict=True)
+        return _join(users), _join(items)
+
     def _layer_vectors(
-        self, hidden: tuple[Tensor, Tensor] | None = None
+        self, hidden: tuple[Tensor, Tensor] | None, layers: Iterable[nn.Module]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return the vectors of users and items of the layers 0..`layers`, not normalised."""
+        """Return the vectors of users and items before and after each layer, not normalised."""
         vectors, weights = (self.users.weight, self.items.weight), self.graph.edge_weights(hidden)
-        layers = [vectors]
-        for layer in self.layers:
+        result = [vectors]
+        for layer in layers:
             sums = self.graph.neighbour_sums(*vectors, weights)
             vectors = layer(vectors[0], sums[0]), layer(vectors[1], sums[1])
-            layers.append(vectors)
-        return layers
+            result.append(vectors)
+        return result
 
 
 class NGCFLayer(nn.Module):

@@ -132,6 +132,27 @@ class Graph(nn.Module):
         """
         return self._apply_map(self._product, users, items, weights)
 
+    def rows_of_sums(
+        self, users: Tensor, items: Tensor, rows: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return some rows of `neighbour_sums`, no edge hidden.
+
+        Args:
+            users: float[U, D].
+            items: float[I, D].
+            rows: int64[n] users and int64[m] items.
+
+        Returns:
+            float[n, D] and float[m, D].
+        """
+        user_sums = self.users_from_items.of_rows(rows[0], items, self.to_users)
+        item_sums = self.items_from_users.of_rows(rows[1], users, self.to_items)
+        if len(self.self_loops):
+            loops = self.self_loops.to(users.dtype)
+            user_sums = user_sums + users[rows[0]] * loops[rows[0]]
+            item_sums = item_sums + items[rows[1]] * loops[len(users) + rows[1]]
+        return user_sums, item_sums
+
     def edge_weights(
         self, hidden: tuple[Tensor, Tensor] | None = None
     ) -> tuple[EdgeWeights, EdgeWeights]:
