@@ -43,7 +43,7 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "ablation": (_INDUSTRIAL,),
     "algorithms": (_INDUSTRIAL,),
     "tail": (_INDUSTRIAL, _TOYS),
-    "verification": (_TOYS, _BEAUTY),
+    "verification": (_TOYS, _BEAUTY, _MOVIES),
     "sessions": (_YOOCHOOSE, _RETAILROCKET, _DIGINETICA, _TMALL, _NOWPLAYING),
 }
 """The logs that a suite's committed tables show, in this order."""

@@ -25,10 +25,14 @@ _REFERENCES: Final[dict[tuple[str, str], tuple[str, dict[str, float]]]] = {
         "LightGCN, Beauty 2014: RecBole 1.2.1",
         {"recall@10": 0.0437, "ndcg@10": 0.0218, "recall@50": 0.1175, "ndcg@50": 0.0379},
     ),
+    ("ml-latest-small", "fpmc"): (
+        "FPMC, MovieLens (latest small): RecBole 1.2.1",
+        {"recall@10": 0.0566, "ndcg@10": 0.0331, "recall@50": 0.1848, "ndcg@50": 0.0601},
+    ),
 }
 """Published test metrics of base models by log and cell of the suite `verification`.
 
-LightGCN's come from one run of RecBole, which `docs/results/verification.md` describes.
+LightGCN's and FPMC's come from runs of RecBole, which `docs/results/verification.md` describes.
 """
 
 

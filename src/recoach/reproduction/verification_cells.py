@@ -42,6 +42,19 @@ _CELLS: Final[dict[str, dict[str, dict[str, Tables]]]] = {
         },
         "lightgcn": _LIGHTGCN,
     },
+    "ml-latest-small": {
+        "fpmc": {
+            "model": {"name": "fpmc"},
+            "pretrain": {
+                "epochs": 150,
+                "batch_size": 2048,
+                "learning_rate": 1e-3,
+                "metric": "ndcg@10",
+                "patience": 30,
+            },
+            "evaluation": {"repeats": "recbole"},
+        },
+    },
 }
 """Settings by log and cell; the published protocols differ in epochs and in what is masked."""
 
