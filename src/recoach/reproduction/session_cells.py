@@ -89,7 +89,7 @@ def _tables(name: str, source: Source, seed: int) -> Tables:
     }
     return {
         "seed": seed,
-        "data": {"path": source.path, "name": source.name, "split": split},
+        "data": {"path": source.path, "name": source.name, "k_core": 0, "split": split},
         "model": {"name": name.partition("-")[0]}
         | _MODELS[name]
         | _MODELS_BY_LOG.get((source.name, name), {}),

@@ -227,8 +227,9 @@ class _HSTUBlock(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         projected = functional.silu(self.projection(self.norm(states)))
         gates, values, queries, keys = projected.chunk(4, dim=-1)
+        shape = (*states.shape[:2], self.heads, -1)
         values, queries, keys = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (values, queries, keys)
+            part.reshape(shape).transpose(1, 2) for part in (values, queries, keys)
         )
         index = torch.arange(states.shape[1], device=states.device)
         distances = index[:, None] - index
