@@ -231,7 +231,7 @@ class BlockwiseDistribution(Distribution):
         self.users, self.items = users.detach(), items.detach()
         self.temperature, self.seen, self.bias = temperature, seen, bias
         self.product = items.dtype if exact_products else product_dtype(items)
-        self.padded_cast = _padded(self.items, self.product)
+        self.padded_cast = aligned_cast(self.items, self.product)
         self.cast = self.padded_cast[: len(self.items)]
         self.block_size = _block_size(len(users), len(items), items.device.type)
         self._workspace = workspace or Workspace()
@@ -271,8 +271,16 @@ def product_dtype(vectors: Tensor) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _padded(items: Tensor, product: torch.dtype) -> Tensor:
-    """Return the item vectors in the dtype of products, followed by the zero rows that align."""
+def aligned_cast(items: Tensor, product: torch.dtype) -> Tensor:
+    """Return the item vectors in the dtype of products, followed by zero rows.
+
+    Args:
+        items: float[I, D].
+        product: the dtype; rows are added for bfloat16 only.
+
+    Returns:
+        [R, D], R a multiple of `_ALIGNMENT`, or I rows without padding.
+    """
     n_items = len(items)
     if product != torch.bfloat16 or n_items % _ALIGNMENT == 0:
         return items.to(product)

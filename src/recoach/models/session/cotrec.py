@@ -48,6 +48,7 @@ from recoach.models.session.cotrec_views import (
     contrast,
     divergence,
     propose,
+    unit_rows_of,
 )
 from recoach.models.session.graph import SessionGraph, session_graph
 from recoach.models.session.readout import PositionAttention, Positions
@@ -158,12 +159,13 @@ class COTREC(SessionModel):
         generator: torch.Generator,
     ) -> Tensor:
         """Return L_con: each view contrasts the items that the other one proposes."""
-        units = unit_rows(items)
-        last = units[graph.node_items[graph.last_nodes]]
-        total = torch.zeros(graph.n_states, device=items.device)
-        for view, other in (views, views[::-1]):
-            proposed = propose(other, items, generator)
-            total = total + contrast(unit_rows(view), last, units, proposed)
+        proposals = [propose(other, items, generator) for other in views[::-1]]
+        last_items = graph.node_items[graph.last_nodes]
+        units, (last, *places) = unit_rows_of(items, last_items, *proposals[0], *proposals[1])
+        total = sum(
+            contrast(unit_rows(view), units[last], units, (positives, negatives))
+            for view, positives, negatives in zip(views, places[::2], places[1::2], strict=True)
+        )
         return distributed.mean_contribution(total * ~graph.is_empty)
 
     def _divergence(self, views: tuple[Tensor, Tensor], items: Tensor, targets: Tensor) -> Tensor:

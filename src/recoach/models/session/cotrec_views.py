@@ -13,7 +13,7 @@ from recoach.models.distribution import Workspace
 from recoach.models.losses import cross_entropy
 from recoach.models.segments import segment_mean
 from recoach.models.session.graph import SessionGraph
-from recoach.models.softmax import product_dtype
+from recoach.models.softmax import aligned_cast, product_dtype
 from recoach.models.unit_rows import unit_rows
 
 _POSITIVES = 10
@@ -109,6 +109,24 @@ def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[T
     return positives, candidates[best.gather(1, draws.to(best.device))]
 
 
+def unit_rows_of(items: Tensor, *numbers: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the unit vectors of some items, and the rows where they are found.
+
+    All are looked up at once, because the gradient of each lookup is as large as the table.
+
+    Args:
+        items: float[I, D].
+        numbers: of items, int64 tensors of any shape.
+
+    Returns:
+        float[N, D], and for each of `numbers` int64 row numbers in its shape.
+    """
+    rows = unit_rows(functional.embedding(torch.cat([part.flatten() for part in numbers]), items))
+    places = torch.arange(len(rows), device=rows.device)
+    parts = places.split([part.numel() for part in numbers])
+    return rows, [part.view_as(like) for part, like in zip(parts, numbers, strict=True)]
+
+
 def contrast(users: Tensor, last: Tensor, items: Tensor, proposed: tuple[Tensor, Tensor]) -> Tensor:
     """Return float[B], InfoNCE between the last item and the proposed items.
 
@@ -180,13 +198,17 @@ class _Divergence(torch.autograd.Function):
         perturbation: Tensor,
     ) -> Tensor:
         product, total = product_dtype(items), users.new_zeros(())
-        cast_items, cast_perturbation = items.to(product), perturbation.to(product)
+        n_items = len(items)
+        cast_items = aligned_cast(items, product)
+        cast_perturbation = aligned_cast(perturbation, product)
         d_users, d_items = torch.zeros_like(users), torch.zeros_like(items)
         for part, d_part in zip(
             torch.split(users, _STATES), torch.split(d_users, _STATES), strict=True
         ):
             cast = part.to(product)
-            p = torch.softmax(cast @ cast_items.T, dim=1, dtype=users.dtype)
+            scores = cast @ cast_items.T
+            scores[:, n_items:] = -torch.inf  # padding
+            p = torch.softmax(scores, dim=1, dtype=users.dtype)
             shift = (cast @ cast_perturbation.T).to(users.dtype)
             mean = (p * shift).sum(dim=1, keepdim=True)
             q = p * (shift - mean).exp_()
@@ -195,7 +217,7 @@ class _Divergence(torch.autograd.Function):
             d_shift = q.div_(z).sub_(p).to(product)
             d_scores = p.mul_(shift.sub_(mean)).neg_().add_(d_shift).to(product)
             d_part.add_(d_scores @ cast_items).add_(d_shift @ cast_perturbation)
-            d_items += d_scores.T @ cast
+            d_items += (d_scores.T @ cast)[:n_items]
         ctx.save_for_backward(d_users, d_items)
         return total
 
@@ -204,4 +226,4 @@ class _Divergence(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
     ) -> tuple[Tensor, Tensor, None]:
         d_users, d_items = ctx.saved_tensors  # type: ignore[attr-defined]
-        return d_users * upstream, d_items * upstream, None
+        return d_users.mul_(upstream), d_items.mul_(upstream), None
