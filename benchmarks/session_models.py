@@ -63,6 +63,7 @@ ROWS = {
             "GCE-GNN, 2 hops", "gcegnn2", OFFICIAL, "gcegnn", "GCE-GNN", 1, 100, ("hops=2",)
         ),
         Comparison("COTREC", "cotrec", OFFICIAL, "cotrec", "COTREC", 5),
+        Comparison("COTREC without co-training", "cotrec_base", OFFICIAL, "cotrec", "COTREC", 5),
         Comparison("TAGNN", "tagnn", OFFICIAL, "tagnn", "TAGNN", 1),
         Comparison("GRU4Rec, softmax", "gru4rec", "recbole", "gru4rec_sessions", "", 10),
     )

@@ -34,7 +34,7 @@ WIDTH = {"dim": 100, "max_length": 69}
 SETTINGS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "srgnn": ("srgnn", WIDTH, SESSIONS),
     "fgnn": ("fgnn", WIDTH, SESSIONS),
-    "gag": ("gag", WIDTH, SESSIONS),
+    "gag": ("gag", WIDTH | {"users": False}, SESSIONS),
     "gcegnn": ("gcegnn", WIDTH | {"dropout_gcn": 0.2, "dropout_global": 0.5}, SESSIONS),
     "gcegnn2": (
         "gcegnn",

@@ -51,7 +51,6 @@ class Sessions:
         chosen = np.random.default_rng(SEED).choice(self.n_prefixes, count, replace=False)
         rows = np.append(np.searchsorted(last, chosen, side="right"), lengths.argmax())
         ends = np.append(lengths[rows[:-1]] - (last[rows[:-1]] - chosen), lengths.max() - 1)
-        self.users = [int(row) + 1 for row in rows]
         self.prefixes = [self.all[row][:end] for row, end in zip(rows, ends, strict=True)]
         self.targets = [self.all[row][end] for row, end in zip(rows, ends, strict=True)]
 
@@ -217,10 +216,11 @@ def fgnn(folder: Path, out: Path, *, official: Path, steps: int = 30, batch: int
 
 
 def gag(folder: Path, out: Path, *, official: Path, steps: int = 30, batch: int = 100) -> None:
+    """Time GAG with one user for all sessions, which are anonymous."""
     sessions = Sessions(folder, batch, steps)
     _provide_torch_scatter()
     (model,) = official_modules(official / "GAG" / "src", "model")
-    network = model.GNNModel(100, sessions.n_items, n_user=len(sessions.all))
+    network = model.GNNModel(100, sessions.n_items, n_user=1)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, weight_decay=1e-5)
     graphs = iter(_graph_loader(sessions))
 
@@ -270,9 +270,7 @@ def _graph_loader(sessions: Sessions) -> object:
     of one click has an edge to itself.
     """
     graphs = []
-    for prefix, target, user in zip(
-        sessions.prefixes, sessions.targets, sessions.users, strict=True
-    ):
+    for prefix, target in zip(sessions.prefixes, sessions.targets, strict=True):
         counts = collections.Counter(prefix)
         nodes = {item: node for node, item in enumerate(counts)}
         path = [nodes[item] for item in prefix]
@@ -290,7 +288,7 @@ def _graph_loader(sessions: Sessions) -> object:
             out_degree_inv=torch.tensor([1 / senders[edge[0]] for edge in edges]),
             in_degree_inv=torch.tensor([1 / receivers[edge[1]] for edge in edges]),
             sequence=torch.tensor(prefix),
-            userid=torch.tensor([user]),
+            userid=torch.tensor([1]),
         )
         graphs.append(graph)
     return DataLoader(graphs[:-1], batch_size=sessions.batch, shuffle=True)
