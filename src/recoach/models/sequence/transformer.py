@@ -227,7 +227,7 @@ class _HSTUBlock(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         projected = functional.silu(self.projection(self.norm(states)))
         gates, values, queries, keys = projected.chunk(4, dim=-1)
-        shape = (*states.shape[:2], self.heads, -1)
+        shape = (*states.shape[:2], self.heads, states.shape[2] // self.heads)
         values, queries, keys = (
             part.reshape(shape).transpose(1, 2) for part in (values, queries, keys)
         )
