@@ -11,7 +11,7 @@ and of the paper (Eq. 7; `symmetric`, L = D^-1/2 A D^-1/2; `one`)
 
 with slope 0.2. The next layer reads e' after message dropout; the final vector joins e^(0) and the
 layers, each divided by its norm. The authors' loss is BPR (`loss = "bpr"`), with a penalty on the
-final vectors; the default is cross-entropy over the catalogue, which converges in far fewer epochs.
+final vectors; the default is cross-entropy over the catalogue, as for the other graph models.
 The paper and the code of the authors disagree about the layer; the defaults are those of the code,
 from which the published figures come, and the settings give the paper's. RecBole has the paper's
 layer, but hands on the normalised vectors.

@@ -95,7 +95,7 @@ def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[T
     """
     n_items = len(items)
     n_positives = max(1, min(_POSITIVES, n_items // 2))
-    parts = torch.split(users, _STATES)
+    parts = torch.split(torch, users, _STATES)
     positives = torch.cat([(part @ items.T).topk(n_positives, dim=1).indices for part in parts])
     candidates = torch.arange(n_items)
     if n_items > _CANDIDATES:
@@ -123,7 +123,7 @@ def unit_rows_of(items: Tensor, *numbers: Tensor) -> tuple[Tensor, list[Tensor]]
     """
     rows = unit_rows(functional.embedding(torch.cat([part.flatten() for part in numbers]), items))
     places = torch.arange(len(rows), device=rows.device)
-    parts = places.split([part.numel() for part in numbers])
+    parts = torch.split(places, [part.numel() for part in numbers])
     return rows, [part.view_as(like) for part, like in zip(parts, numbers, strict=True)]
 
 
@@ -203,7 +203,7 @@ class _Divergence(torch.autograd.Function):
         cast_perturbation = aligned_cast(perturbation, product)
         d_users, d_items = torch.zeros_like(users), torch.zeros_like(items)
         for part, d_part in zip(
-            torch.split(users, _STATES), torch.split(d_users, _STATES), strict=True
+            torch.split(torch, users, _STATES), torch.split(torch, d_users, _STATES), strict=True
         ):
             cast = part.to(product)
             scores = cast @ cast_items.T
