@@ -95,7 +95,7 @@ def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[T
     """
     n_items = len(items)
     n_positives = max(1, min(_POSITIVES, n_items // 2))
-    parts = torch.split(torch, users, _STATES)
+    parts = torch.split(users, _STATES)
     positives = torch.cat([(part @ items.T).topk(n_positives, dim=1).indices for part in parts])
     candidates = torch.arange(n_items)
     if n_items > _CANDIDATES:
@@ -203,7 +203,7 @@ class _Divergence(torch.autograd.Function):
         cast_perturbation = aligned_cast(perturbation, product)
         d_users, d_items = torch.zeros_like(users), torch.zeros_like(items)
         for part, d_part in zip(
-            torch.split(torch, users, _STATES), torch.split(torch, d_users, _STATES), strict=True
+            torch.split(users, _STATES), torch.split(d_users, _STATES), strict=True
         ):
             cast = part.to(product)
             scores = cast @ cast_items.T
