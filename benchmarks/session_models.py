@@ -51,12 +51,14 @@ class Comparison(NamedTuple):
 
 
 OFFICIAL = "official"
+GRU4REC = "GRU4Rec_PyTorch_Official"
 ROWS = {
     f"{row.task}-{row.peer}": row
     for row in (
         Comparison("SR-GNN", "srgnn", OFFICIAL, "srgnn", "SR-GNN", 20),
         Comparison("SR-GNN", "srgnn", "recbole", "srgnn_sessions", "", 10),
-        Comparison("FGNN", "fgnn", OFFICIAL, "fgnn", "FGNN", 20),
+        Comparison("FGNN, 2 layers", "fgnn", OFFICIAL, "fgnn", "FGNN", 20),
+        Comparison("FGNN, 3 layers", "fgnn3", OFFICIAL, "fgnn", "FGNN", 20),
         Comparison("GAG", "gag", OFFICIAL, "gag", "GAG", 15),
         Comparison("GCE-GNN, 1 hop", "gcegnn", OFFICIAL, "gcegnn", "GCE-GNN", 6),
         Comparison(
@@ -65,6 +67,12 @@ ROWS = {
         Comparison("COTREC", "cotrec", OFFICIAL, "cotrec", "COTREC", 5),
         Comparison("COTREC without co-training", "cotrec_base", OFFICIAL, "cotrec", "COTREC", 5),
         Comparison("TAGNN", "tagnn", OFFICIAL, "tagnn", "TAGNN", 1),
+        Comparison(
+            "GRU4Rec, BPR-max", "gru4rec_bprmax", OFFICIAL, "gru4rec_bprmax", GRU4REC, 100, 128
+        ),
+        Comparison(
+            "GRU4Rec, sampled softmax", "gru4rec_ce", OFFICIAL, "gru4rec_ce", GRU4REC, 100, 128
+        ),
         Comparison("GRU4Rec, softmax", "gru4rec", "recbole", "gru4rec_sessions", "", 10),
     )
 }

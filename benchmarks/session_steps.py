@@ -31,6 +31,8 @@ torch.set_num_threads(1)
 
 SESSIONS = {"optim": "adam", "weight_decay": 1e-5, "rows": "prefix"}
 WIDTH = {"dim": 100, "max_length": 69}
+ORIGINAL = WIDTH | {"hidden_dim": 100, "architecture": "original", "negatives": 2048}
+ORIGINAL |= {"dropout": 0.5, "hidden_dropout": 0.3}
 SETTINGS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "srgnn": ("srgnn", WIDTH, SESSIONS),
     "fgnn": ("fgnn", WIDTH, SESSIONS),
@@ -44,6 +46,17 @@ SETTINGS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "cotrec": ("cotrec", WIDTH | {"con": 0.1, "diff": 0.5, "eps": 0.5}, SESSIONS),
     "cotrec_base": ("cotrec", WIDTH, SESSIONS),
     "tagnn": ("tagnn", WIDTH, SESSIONS),
+    "fgnn3": ("fgnn", WIDTH | {"layers": 3}, SESSIONS),
+    "gru4rec_bprmax": (
+        "gru4rec",
+        ORIGINAL | {"loss": "bpr_max", "sampling_alpha": 0.3, "bpreg": 0.9, "elu": 1.0},
+        {"optim": "adagrad", "learning_rate": 0.05, "momentum": 0.15},
+    ),
+    "gru4rec_ce": (
+        "gru4rec",
+        ORIGINAL | {"loss": "sampled_ce", "sampling_alpha": 0.5, "logq": 1.0},
+        {"optim": "adagrad", "learning_rate": 0.05},
+    ),
     "gru4rec": ("gru4rec", WIDTH | {"hidden_dim": 100}, SESSIONS),
 }
 """Task -> model, its settings, settings of training."""
