@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recoach.models.segment_sum import add_segment_sums
+from recoach.models.segments import add_segment_sums
 
 
 @pytest.mark.parametrize("count", [0, 1, 200])

@@ -40,6 +40,13 @@ class TrainingBatch(NamedTuple):
     edges: Batch | None = None
     """(user, item) pairs."""
 
+    def part(self, kind: Literal["states", "edges"], model: str) -> Batch:
+        """Return the batch of a kind; ValueError, which names the model, if there is none."""
+        batch: Batch | None = getattr(self, kind)
+        if batch is None:
+            raise ValueError(f"{model} learns from {kind}; the batch has none.")
+        return batch
+
 
 class Origin(NamedTuple):
     """From what a model was built; a run folder stores it, and no code."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from recoach.data.queries import Seen
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Block, BlockLoss, Distribution, Workspace
-from recoach.models.segment_sum import add_segment_sums
+from recoach.models.segments import add_segment_sums
 
 _STATES = {"cpu": 1024, "cuda": 8192}
 _LOGITS = {"cpu": 2**24, "cuda": 2**28}

@@ -48,9 +48,8 @@ class BPRMF(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative."""
-        if batch.edges is None:
-            raise ValueError("BPR-MF learns from edges; the batch has none.")
-        user_ids, positive_ids = batch.edges.queries.state_users, batch.edges.targets
+        queries, _, positive_ids = batch.part("edges", "BPR-MF")
+        user_ids = queries.state_users
         train_pairs = self.get_buffer("train_pairs")
         negative_ids = draw_negatives(train_pairs, user_ids, self.n_items, 1, generator)[:, 0]
         users = self.users(user_ids)

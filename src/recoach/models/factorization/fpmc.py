@@ -71,9 +71,7 @@ class FPMC(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
-        if batch.states is None:
-            raise ValueError("FPMC learns from states; the batch has none.")
-        queries, targets = batch.states.queries, batch.states.targets
+        queries, _, targets = batch.part("states", "FPMC")
         states = self._states(queries)
         if self.config.loss == "ce":
             return cross_entropy(states, self.items.weight, targets, workspace=self.workspace)

@@ -95,9 +95,7 @@ class NeuMF(Recommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the binary cross-entropy of interactions and drawn negatives (Eq. 7)."""
-        if batch.edges is None:
-            raise ValueError("NeuMF learns from edges; the batch has none.")
-        queries, positive_ids = batch.edges.queries, batch.edges.targets
+        queries, _, positive_ids = batch.part("edges", "NeuMF")
         negative_ids = draw_negatives(
             self.get_buffer("train_pairs"),
             queries.state_users,

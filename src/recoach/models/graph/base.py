@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from recoach.config import StrictConfig
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
-from recoach.models.base import DotProductRecommender, Embeddings, interaction_keys
+from recoach.models.base import (
+    DotProductRecommender,
+    Embeddings,
+    GroupName,
+    interaction_keys,
+)
 from recoach.models.fold_in import fold_in
 from recoach.models.graph.edge_losses import EdgeLoss, Edges, edge_cross_entropy, sample_items
 from recoach.models.graph.propagation import Graph, Normalisation, PropagationCache
@@ -57,6 +62,8 @@ class GraphRecommender(DotProductRecommender):
         super().__init__(config, train, n_items)
         self.users = nn.Embedding(self.n_users, config.dim)
         self.items = nn.Embedding(n_items, config.dim)
+        self.layers = nn.ModuleList()
+        """The layers with weights, if the model has some; `parameter_groups` calls them encoder."""
         self.graph = Graph(train, n_items, normalisation)
         self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
         for table in (self.users, self.items):
@@ -72,7 +79,9 @@ class GraphRecommender(DotProductRecommender):
     @property
     def draws(self) -> bool:
         """Whether the propagation draws random numbers now, as dropout does in training mode."""
-        return False
+        return self.training and any(
+            isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules()
+        )
 
     def propagate(self, hidden: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the propagated vectors of all users and items.
@@ -118,9 +127,19 @@ class GraphRecommender(DotProductRecommender):
         tables = self.eval().propagate()
         self.train(was_training)
         self.users, self.items = _embedding(tables[0]), _embedding(tables[1])
+        self.layers = nn.ModuleList()
         update = {"layers": 0, "dim": tables[0].shape[1]}
         self.config = self.config.model_copy(update=update)
         self._cache = PropagationCache()
+
+    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
+        """Return the user embedding and the item embedding before the propagation, and layers."""
+        groups: dict[GroupName, list[Tensor]] = {
+            "user": [self.users.weight],
+            "item": [self.items.weight],
+        }
+        weights: list[Tensor] = list(self.layers.parameters())
+        return groups | {"encoder": weights} if weights else groups
 
 
 def _embedding(vectors: Tensor) -> nn.Embedding:

@@ -29,9 +29,8 @@ class Edges(NamedTuple):
 
 def batch_edges(batch: TrainingBatch, model: str) -> Edges:
     """Return the interactions of a batch; ValueError if it has none."""
-    if batch.edges is None:
-        raise ValueError(f"{model} learns from edges; the batch has none.")
-    return Edges(batch.edges.queries.state_users, batch.edges.targets)
+    queries, _, item_ids = batch.part("edges", model)
+    return Edges(queries.state_users, item_ids)
 
 
 def with_negatives(

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
-from recoach.models.base import Embeddings, GroupName, TrainingBatch
+from recoach.models.base import Embeddings, TrainingBatch
 from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
@@ -63,11 +63,6 @@ class GraphSAGE(GraphRecommender):
             for width in widths[: config.layers]
         )
 
-    @property
-    def draws(self) -> bool:
-        """Whether dropout is active."""
-        return self.training and self.config.dropout > 0
-
     def final_vectors(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Compute the vectors of length 1, see `propagate`."""
         users, items = self._propagated(hidden, self.layers)
@@ -81,11 +76,6 @@ class GraphSAGE(GraphRecommender):
         states, items = super().embed(queries)
         return Embeddings(self.config.scale * functional.normalize(states, dim=1), items)
 
-    def materialize_propagation(self) -> None:
-        """Replace the embeddings by the final vectors and remove the layers."""
-        super().materialize_propagation()
-        self.layers = nn.ModuleList()
-
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the scaled cosines."""
         edges = batch_edges(batch, "GraphSAGE")
@@ -98,14 +88,6 @@ class GraphSAGE(GraphRecommender):
         rows, edges = distinct_rows(with_negatives(edges, train_pairs, self.n_items, generator))
         users, items = self._final_rows(rows)
         return bpr_of_vectors(*lookup(edges, self.config.scale * users, items))
-
-    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return the user embedding, the item embedding and the weights of the layers."""
-        return {
-            "user": [self.users.weight],
-            "item": [self.items.weight],
-            "encoder": list(self.layers.parameters()),
-        }
 
     def _final_rows(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the vectors of some users and items, computing only them in the last layer.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
-from recoach.models.base import Embeddings, GroupName, TrainingBatch
+from recoach.models.base import Embeddings, TrainingBatch
 from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
@@ -81,7 +81,3 @@ class LightGCN(GraphRecommender):
         batch_size = distributed.data_sum(len(vectors[0]))
         norms = [distributed.all_gather_with_grad(part).norm() for part in vectors]
         return distributed.scale_replicated(torch.stack(norms).sum() / batch_size)
-
-    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return the unpropagated user embedding and item embedding."""
-        return {"user": [self.users.weight], "item": [self.items.weight]}

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach.data.dataset import RaggedArray
-from recoach.models.base import Embeddings, GroupName, TrainingBatch
+from recoach.models.base import Embeddings, TrainingBatch
 from recoach.models.graph.base import EdgeLossConfig, GraphRecommender
 from recoach.models.graph.edge_losses import (
     batch_edges,
@@ -69,20 +69,10 @@ class NGCF(GraphRecommender):
         super().__init__(config, train, n_items, config.normalisation)
         self.layers = nn.ModuleList(NGCFLayer(config) for _ in range(config.layers))
 
-    @property
-    def draws(self) -> bool:
-        """Whether the message dropout is active."""
-        return self.training and self.config.dropout > 0
-
     def final_vectors(self, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Compute the concatenations of the layers, see `propagate`."""
         users, items = zip(*self._layer_vectors(hidden, self.layers), strict=True)
         return _join(users), _join(items)
-
-    def materialize_propagation(self) -> None:
-        """Replace the embeddings by the final vectors and remove the layers."""
-        super().materialize_propagation()
-        self.layers = nn.ModuleList()
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss, plus the penalty on the final vectors of the batch."""
@@ -96,14 +86,6 @@ class NGCF(GraphRecommender):
         rows, edges = distinct_rows(edges)
         vectors = lookup(edges, *self._final_rows(rows))
         return bpr_of_vectors(*vectors) + self.config.regularisation * half_squared_norm(vectors)
-
-    def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return the user embedding, the item embedding and the weights of the layers."""
-        return {
-            "user": [self.users.weight],
-            "item": [self.items.weight],
-            "encoder": list(self.layers.parameters()),
-        }
 
     def _final_rows(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the final vectors of some users and items, computing only them in the last layer.

@@ -163,11 +163,10 @@ class GRU4Rec(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
-        if batch.states is None:
-            raise ValueError("GRU4Rec learns from states; the batch has none.")
+        states = batch.part("states", "GRU4Rec")
         if self.sampler is not None:
-            return self._sampled_loss(batch.states, self.sampler, generator)
-        queries, targets = batch.states.queries, batch.states.targets
+            return self._sampled_loss(states, self.sampler, generator)
+        queries, targets = states.queries, states.targets
         users, items = self.embed(queries)
         if self.config.loss == "ce":
             return cross_entropy(users, items, targets, first_local_item(self), self.workspace)

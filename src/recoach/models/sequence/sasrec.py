@@ -70,9 +70,7 @@ class SASRec(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
-        if batch.states is None:
-            raise ValueError("SASRec learns from states; the batch has none.")
-        queries, targets = batch.states.queries, batch.states.targets
+        queries, _, targets = batch.part("states", "SASRec")
         users, items = self.embed(queries)
         if self.config.loss == "ce":
             return cross_entropy(users, items, targets, first_local_item(self), self.workspace)

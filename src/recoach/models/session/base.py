@@ -86,10 +86,9 @@ class SessionModel(DotProductRecommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy of the next items over the catalogue."""
         del generator  # nothing is drawn
-        if batch.states is None:
-            raise ValueError(f"{type(self).__name__} learns from states; the batch has none.")
-        users, items = self.embed(batch.states.queries)
-        return cross_entropy(users, items, batch.states.targets, workspace=self.workspace)
+        queries, _, targets = batch.part("states", type(self).__name__)
+        users, items = self.embed(queries)
+        return cross_entropy(users, items, targets, workspace=self.workspace)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item table, the position table if there is one, and the other weights."""

@@ -124,9 +124,7 @@ class COTREC(SessionModel):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return cross-entropy of the item view + con L_con + diff L_diff."""
-        if batch.states is None:
-            raise ValueError("COTREC learns from states; the batch has none.")
-        queries, targets = batch.states.queries, batch.states.targets
+        queries, _, targets = batch.part("states", "COTREC")
         graph = session_graph(queries, self.n_items)
         vectors, items = self.propagate()
         users = self.states(graph, functional.embedding(graph.node_items, vectors))

@@ -82,10 +82,8 @@ class TAGNN(Recommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy of the next items over the catalogue."""
         del generator  # nothing is drawn
-        if batch.states is None:
-            raise ValueError("TAGNN learns from states; the batch has none.")
-        states = self._encode(batch.states.queries)
-        return attention_cross_entropy(states, self.items.weight, batch.states.targets)
+        queries, _, targets = batch.part("states", "TAGNN")
+        return attention_cross_entropy(self._encode(queries), self.items.weight, targets)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item table and the other weights."""
