@@ -86,7 +86,7 @@ def test_segment_sum_mean_and_softmax():
     assert segment_sum(values, segments, 4).tolist() == [[4, 6], [0, 0], [5, 6], [0, 0]]
     assert segment_mean(values, segments, 4).tolist() == [[2, 3], [0, 0], [5, 6], [0, 0]]
     assert segment_sum(values[:, 0], segments, 3).tolist() == [4, 0, 5]
-    weights = segment_softmax(torch.tensor([0.0, np.log(3), 500.0]), segments, 4)
+    weights = segment_softmax(torch.tensor([0.0, np.log(3), 1000.0]), segments, 4)
     assert weights.tolist() == pytest.approx([0.25, 0.75, 1.0])
     two_heads = segment_softmax(torch.tensor([[0.0, 1.0], [0.0, 1.0], [7.0, 8.0]]), segments, 3)
     assert two_heads.tolist() == [[0.5, 0.5], [0.5, 0.5], [1.0, 1.0]]

@@ -37,9 +37,8 @@ class GatedGraphLayer(nn.Module):
     def forward(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return float[N, D], the vectors of the nodes after the last step; see `SessionGraph`."""
         sources, receivers = graph.sources, graph.receivers
-        weights = (
-            torch.ones_like(graph.edge_counts) if self.edges == "binary" else (graph.edge_counts)
-        )
+        counts = graph.edge_counts
+        weights = torch.ones_like(counts) if self.edges == "binary" else counts
         into = (weights / _totals(weights, receivers, graph.n_nodes)).to(nodes.dtype)
         out = (weights / _totals(weights, sources, graph.n_nodes)).to(nodes.dtype)
         by_source, order = sources.sort(stable=True)
