@@ -35,6 +35,7 @@ _MODELS: Final[dict[str, dict[str, Any]]] = {
     "gru4rec": {
         "dim": 100,
         "architecture": "original",
+        "loss": "sampled_ce",
         "item_bias": True,
         "dropout": 0.1,
     },
@@ -57,7 +58,14 @@ _MODELS_BY_LOG: Final[dict[tuple[str, str], dict[str, Any]]] = {
 """Changes to `_MODELS` by log and cell, those of the papers."""
 
 _CHANGES: Final[dict[str, Tables]] = {
-    "gru4rec": {"rows": "all_positions"},
+    "gru4rec": {
+        "rows": "all_positions",
+        "optim": "adagrad",
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "lr_scheduler_type": "constant",
+        "epochs": 12,
+    },
     "sasrec": {
         "rows": "all_positions",
         "optim": "adamw",
