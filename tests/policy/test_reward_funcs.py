@@ -172,7 +172,7 @@ def test_ready_made_rewards_need_their_data_and_their_names():
     without = leave_last_out(replace(log_with_ratings(), columns={}))
     with pytest.raises(ConfigError, match="needs ratings"):
         by_name("rated", without, 0.5)
-    with pytest.raises(ConfigError, match="no ready-made reward 'futur'; there are next, future"):
+    with pytest.raises(ConfigError, match="no ready-made reward 'futur'; there are next, return"):
         by_name("futur", dataset, 0.5)
 
 

@@ -87,7 +87,9 @@ def transitions(batch, following=None, terminated=None):
         next_queries = None
     actions = torch.zeros(count, dtype=torch.int64)
     ends = no if terminated is None else torch.tensor(terminated)
-    return Transitions(actions, rewards, next_queries, ends, ~ends, no)
+    return Transitions(
+        actions, rewards, next_queries, ends, ~ends, no, (~ends).float(), actions, actions, actions
+    )
 
 
 def build(**settings):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from estimating import VectorModel, algorithm_loss, make_algorithm, make_batch, numbers, vectors
@@ -45,7 +46,7 @@ def queries_of(states, seen=None):
     return Queries(states, torch.empty(len(states), 0, dtype=torch.int64), none, index, none, seen)
 
 
-def transition_batch(rows, *, seen=None, masked=None):
+def transition_batch(rows, *, gamma=0.5, seen=None, masked=None):
     """Return a batch of transitions (state, action, reward, next state or None).
 
     A next state of None terminates the episode; all others are truncated.
@@ -64,6 +65,8 @@ def transition_batch(rows, *, seen=None, masked=None):
         terminated,
         ~terminated,
         torch.tensor(masked or [False] * len(rows)),
+        gamma * (~terminated).float(),
+        *torch.full((3, len(rows)), -1).unbind(),
     )
     batch = make_batch([(0, 0, 1.0)], n_states=len(rows))
     return batch._replace(queries=queries_of(states), transitions=transitions)
@@ -325,3 +328,26 @@ def test_dqn_learns_a_simulated_log_from_scratch(dueling):
     after = evaluate(model, dataset).means()["ndcg@10"]
     random = sum(1 / np.log2(rank + 2) for rank in range(10)) / 12
     assert after > max(before, random) + 0.2
+
+
+def test_transitions_know_their_session_and_the_action_after():
+    log = cycle(24, 12, length=9)
+    hours = np.tile([0, 0, 0, 1, 1, 1, 2, 2, 2], 24) * 3_600_000
+    times = pl.Series("timestamp", hours + np.arange(len(hours)), dtype=pl.Int64)
+    dataset = leave_last_out(replace(log, columns={"timestamp": times}))
+    model = build_model("sasrec", dataset, dim=8, layers=1, heads=2, inner_dim=16, max_length=9)
+    args = DQNConfig(batch_size=500, episode="session", gamma=0.7)
+    (batch,) = RLTrainer(model, args=args, train_dataset=dataset).epoch(numbers())
+    transitions, queries = batch.transitions, batch.queries
+    place = queries.ends.numpy()  # of the action among the 7 training items of its user
+    ends = np.isin(place, [2, 5])
+    assert transitions.terminated.tolist() == ends.tolist()
+    assert transitions.discounts.tolist() == pytest.approx(np.where(ends, 0, 0.7).tolist())
+    assert transitions.remaining.tolist() == np.array([2, 1, 0, 2, 1, 0, 0])[place].tolist()
+    assert transitions.elapsed.tolist() == (place % 3).tolist()
+    items = [dataset.train.row(user) for user in queries.state_users.tolist()]
+    following = [
+        -1 if end or p == 6 else int(row[p + 1])
+        for end, p, row in zip(ends, place.tolist(), items, strict=True)
+    ]
+    assert transitions.next_actions.tolist() == following

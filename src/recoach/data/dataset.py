@@ -194,9 +194,9 @@ class Dataset:
         )
 
 
-def event_types(dataset: Dataset) -> list[str]:
-    """Return the event types of a dataset in their order; none without the column."""
-    values = dataset.train.columns.get("event_type")
+def event_types(train: RaggedArray) -> list[str]:
+    """Return the event types of histories in their order; none without the column."""
+    values = train.columns.get("event_type")
     if values is None or not isinstance(values.dtype, pl.Enum):
         return []
     names: list[str] = values.dtype.categories.to_list()

@@ -7,7 +7,8 @@ int64[N, L], lists, and `prompts` int64[N]). The columns have the shape of the c
 is the number of interactions until the user interacts with the item (1 is the next; 0 if not within
 the horizon), and `rating` is the user's rating (NaN where unknown). If the log has them there are
 also `value`, and `event_type`, the number of the type in the order of the log's types; with
-`rejected` among the rewards `rejected`, 1 for items that the user rejects.
+`rejected` among the rewards `rejected`, 1 for items that the user rejects; with `return` among them
+`returns`, the return of the event (`recoach.data.episodes`).
 
 Which items a function may reward decides which algorithms can use it. `@log_reward` marks a
 function that rewards nothing outside the log, `@item_reward` one that depends on the item alone:
@@ -24,11 +25,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.data.dataset import Dataset, event_types
+from recoach.data.dataset import Dataset
+from recoach.data.episodes import weights_of_types
 from recoach.errors import ConfigError
 
 RewardName = Literal[
-    "next", "future", "train_set", "rated", "value", "events", "rejected", "cross_fitted", "novelty"
+    "next",
+    "return",
+    "future",
+    "train_set",
+    "rated",
+    "value",
+    "events",
+    "rejected",
+    "cross_fitted",
+    "novelty",
 ]
 DISCOUNTED: Final = frozenset({"future", "rated", "value", "events", "cross_fitted"})
 """Rewards of the next `horizon` items, with `discount`."""
@@ -67,6 +78,15 @@ def next_item(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) 
     """Reward the user's next item with 1 (the paper's reward)."""
     del prompts, completions
     return (ahead == 1).float()
+
+
+@log_reward
+def return_of_action(
+    prompts: Tensor, completions: Tensor, ahead: Tensor, returns: Tensor, **_: Tensor
+) -> Tensor:
+    """Reward the user's next item with its return: its reward and the discounted later ones."""
+    del prompts, completions
+    return torch.where(ahead == 1, returns, 0.0)
 
 
 @log_reward
@@ -287,7 +307,12 @@ def by_name(
         return novelty(dataset)
     if name == "future":
         return future(discount)
-    return {"next": next_item, "train_set": train_set}[name]
+    simple: dict[str, RewardFunc] = {
+        "next": next_item,
+        "return": return_of_action,
+        "train_set": train_set,
+    }
+    return simple[name]
 
 
 def _rated(dataset: Dataset, discount: float, _: Mapping[str, float]) -> RewardFunc:
@@ -309,7 +334,7 @@ def _value(dataset: Dataset, discount: float, _: Mapping[str, float]) -> RewardF
 
 
 def _events(dataset: Dataset, discount: float, weights: Mapping[str, float]) -> RewardFunc:
-    return events(_weights_of_types(dataset, weights), discount)
+    return events(weights_of_types(dataset.train, weights, "reward 'events'"), discount)
 
 
 def _rejected(dataset: Dataset, _: float, __: Mapping[str, float]) -> RewardFunc:
@@ -337,27 +362,6 @@ _FROM_LOG: Final[dict[str, Callable[[Dataset, float, Mapping[str, float]], Rewar
 }
 """Rewards that need more than the order of the log: (dataset, discount, event weights) -> reward.
 """
-
-
-def _weights_of_types(dataset: Dataset, weights: Mapping[str, float]) -> list[float]:
-    """Return the weights in the order of the event types of a dataset."""
-    types = event_types(dataset)
-    if not types:
-        raise ConfigError(
-            "reward 'events' needs event types, and the data have none; map their column with "
-            "--column event_type=NAME, or use 'future'."
-        )
-    unknown = [name for name in weights if name not in types]
-    missing = [name for name in types if name not in weights]
-    if unknown or missing:
-        wrong = (
-            f"no event type is called {unknown[0]!r}" if unknown else f"{missing[0]!r} is missing"
-        )
-        raise ConfigError(
-            f"event_weights: {wrong}. Give one weight for each type of the log "
-            f"({', '.join(types)}), 0 for those that are not rewarded."
-        )
-    return [weights[name] for name in types]
 
 
 _RENAMED = {"of_log": log_reward, "of_items": item_reward}

@@ -18,9 +18,9 @@ from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
 
 Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
-COLUMNS: Final = ("rating", "value", "event_type")
+COLUMNS: Final = ("rating", "value", "event_type", "returns")
 """The columns of the log that reward functions are called with."""
-_OPTIONAL: Final = ("value", "event_type", "rejected")
+_OPTIONAL: Final = ("value", "event_type", "returns", "rejected")
 """Columns that a function need not take."""
 UserStates = tuple[np.ndarray, np.ndarray]
 """int64[B] users and int64[B] numbers of their events before each state."""
@@ -95,7 +95,7 @@ def future_items(
     positions = steps[in_history]
     if event_weights:
         events = _numbers(train.columns["event_type"])[positions]
-        names = event_types(dataset)
+        names = event_types(train)
         weights = np.array([event_weights.get(name, 0.0) for name in names] + [0.0])
         codes = np.where(np.isnan(events), len(names), events).astype(np.int64)
         order = np.lexsort((ahead, -weights[codes]))

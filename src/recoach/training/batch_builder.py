@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import polars as pl
 import torch
 
 from recoach import distributed
 from recoach.data.batches import Batch, States
 from recoach.data.dataset import Dataset
+from recoach.data.episodes import Doubles, Episodes, episodes_of, event_rewards
 from recoach.data.queries import Seen, masked_items, seen_before
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
@@ -33,8 +35,8 @@ from recoach.policy.rewards import (
 )
 from recoach.policy.smoothing import Smoothing
 from recoach.training.algorithms.base import RLBatch
-from recoach.training.config import FinetuneConfig
-from recoach.training.transitions import build_transitions
+from recoach.training.config import FinetuneConfig, TransitionConfig
+from recoach.training.transitions import TransitionBuilder
 
 _SMOOTHING: Final = 0.3
 """The neighbours' part where nothing else regularises (docs/decisions/0014 and 0015)."""
@@ -67,8 +69,8 @@ class BatchBuilder:
         mask_rejected: bool = True,
     ) -> None:
         self.args, self.dataset = args, dataset
-        self._history_length = model.history_length
-        self._transitions = transitions
+        if "return" in functions:
+            self.dataset = dataset = _with_returns(args, dataset)
         resolved = [
             by_name(function, dataset, args.discount, args.event_weights)
             if isinstance(function, str)
@@ -80,13 +82,24 @@ class BatchBuilder:
         self._negatives = dataset.negatives if mask_rejected else None
         for function in resolved:
             _check_function(function, args)
-        self._check_past({"next_item", *DISCOUNTED}.intersection(map(name_of, resolved)))
+        self._check_past(
+            {"next_item", "return_of_action", *DISCOUNTED}.intersection(map(name_of, resolved))
+        )
         self.reward = CombinedReward(
             resolved,
             args.reward_weights,
             args.multi_objective_aggregation,
             n_items=dataset.n_items,
         )
+        self._transitions = None
+        if transitions:
+            self._transitions = TransitionBuilder(
+                dataset,
+                *_episodes(args, dataset),
+                history_length=model.history_length,
+                mask_seen=bool(args.mask_seen),
+                negatives=self._negatives,
+            )
         self._sample_size = args.catalogue_sample
         self._proposal = (
             None if self._sample_size is None else Proposal(dataset.train, dataset.n_items)
@@ -127,15 +140,8 @@ class BatchBuilder:
         if masked is not None:
             rewards, queries = drop_seen(rewards, masked), replace(queries, seen=masked)
         transitions = None
-        if self._transitions:
-            transitions = build_transitions(
-                batch,
-                self.dataset,
-                rewards,
-                history_length=self._history_length,
-                mask_seen=bool(args.mask_seen),
-                negatives=self._negatives,
-            ).to(device)
+        if self._transitions is not None:
+            transitions = self._transitions.build(batch, rewards).to(device)
         return RLBatch(
             queries.to(device),
             rewards.to(device),
@@ -174,6 +180,22 @@ class BatchBuilder:
                 "reward 'train_set' rewards items that the user has already interacted with; set "
                 "mask_seen = false."
             )
+
+
+def _episodes(args: FinetuneConfig, dataset: Dataset) -> tuple[Episodes, Doubles]:
+    """Return the episodes of the training histories and the discount after each event."""
+    episodes = episodes_of(dataset, args.episode, args.session_gap)
+    discount = args.gamma if isinstance(args, TransitionConfig) else args.discount
+    return episodes, episodes.discounts(discount, args.discount_unit)
+
+
+def _with_returns(args: FinetuneConfig, dataset: Dataset) -> Dataset:
+    """Return the dataset with the column `returns` in train."""
+    rewards = event_rewards(dataset.train, args.event_weights, "reward 'return'")
+    episodes, discounts = _episodes(args, dataset)
+    values = pl.Series("returns", episodes.returns(rewards, discounts))
+    train = replace(dataset.train, columns={**dataset.train.columns, "returns": values})
+    return replace(dataset, train=train)
 
 
 def served_states(model: Recommender) -> States:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from recoach.config import StrictConfig
 from recoach.data.batches import States
 from recoach.data.dataset import Dataset
+from recoach.data.episodes import DiscountUnit, EpisodeUnit
 from recoach.data.targets import Repeats
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import masks_seen
@@ -37,7 +38,9 @@ class FinetuneConfig(StrictConfig):
     """Weight of the model's own supervised loss, added to the algorithm's; `auto` is 0.3 for a
     model whose loss regularises its vectors (GSAU) and 0 for others."""
     reward_funcs: tuple[RewardName, ...] = Field(default=("future",), min_length=1)
-    """`next`: the next item; `future`: the next `horizon` items, discounted; `train_set`: every
+    """`next`: the next item; `return`: the next item, rewarded with the sum of its own and all
+    later rewards of its episode, each of which is `event_weights` (1 without them) times `discount`
+    for each event in between; `future`: the next `horizon` items, discounted; `train_set`: every
     training item of the user; `rated`: `future`, graded by the user's rating; `cross_fitted`:
     `future`, weighted by base models that were not trained on the item; `value`: `future` times
     the column `value` of the log over its mean; `events`: `future` times `event_weights`;
@@ -53,9 +56,17 @@ class FinetuneConfig(StrictConfig):
     """Number of next interactions that are rewarded."""
     discount: float = Field(default=0.8, gt=0, le=1)
     """Reward of the item k interactions later: discount^(k-1)."""
+    discount_unit: DiscountUnit = "event"
+    """What one factor of the discount of a `return`, or of `gamma`, stands for: an event, or a day
+    between two events."""
+    episode: EpisodeUnit = "user"
+    """Where the sum of a `return` and the value of the next state end: with the user's history, or
+    with the session (the column `session_id`, or a pause of `session_gap`)."""
+    session_gap: float = Field(default=30.0, gt=0)
+    """Minutes without an event after which a session ends, in a log without `session_id`."""
     event_weights: dict[str, float] = Field(default_factory=dict)
-    """With reward `events`: the weight of each event type of the log, such as {view = 0.1,
-    cart = 0.5, purchase = 1}. Of several events of an item within the horizon the one of the
+    """With rewards `events` and `return`: the weight of each event type of the log, such as {view =
+    0.1, cart = 0.5, purchase = 1}. Of several events of an item within the horizon the one of the
     highest weight counts."""
     folds: int = Field(default=4, ge=2)
     """Base models of `cross_fitted`, each trained without its part of every history."""
@@ -140,7 +151,9 @@ class FinetuneConfig(StrictConfig):
                 "reward 'train_set' rewards items that the user has already interacted with; set "
                 "mask_seen = false"
             )
-        if ("events" in self.reward_funcs) != bool(self.event_weights):
+        needs_weights = "events" in self.reward_funcs
+        takes_weights = needs_weights or "return" in self.reward_funcs
+        if needs_weights > bool(self.event_weights) or bool(self.event_weights) > takes_weights:
             raise ValueError(
                 "reward 'events' and event_weights belong together; set both, such as "
                 "event_weights = {view = 0.1, purchase = 1}"
@@ -152,13 +165,33 @@ class FinetuneConfig(StrictConfig):
                 f"algorithm {self.algorithm!r} learns only from rewards of the log, not from "
                 "'novelty'; leave 'novelty' out"
             )
-        future = {"next", *DISCOUNTED}.intersection(self.reward_funcs)
+        discounted = DISCOUNTED.intersection(self.reward_funcs)
+        if "return" in self.reward_funcs and discounted:
+            raise ValueError(
+                "reward 'return' credits the next item with what comes later, and "
+                f"{sorted(discounted)[0]!r} rewards the later items themselves; use one of them"
+            )
+        future = {"next", "return", *DISCOUNTED}.intersection(self.reward_funcs)
         if "train_set" in self.reward_funcs and future:
             raise ValueError(
                 f"reward 'train_set' rewards past items and {sorted(future)[0]!r} future items; "
                 "use one of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_episodes(self) -> Self:
+        where = "reward 'return' and algorithms that learn from transitions"
+        names = ("discount_unit", "episode")
+        self._check_effect(dict.fromkeys(names, (self.uses_episodes, where)))
+        by_session = self.episode == "session", "episode = 'session'"
+        self._check_effect({"session_gap": by_session})
+        return self
+
+    @property
+    def uses_episodes(self) -> bool:
+        """Whether it matters where an episode ends."""
+        return "return" in self.reward_funcs
 
     @property
     def draws(self) -> bool:
@@ -258,6 +291,47 @@ class FinetuneConfig(StrictConfig):
         for name, (has_effect, where) in effective.items():
             if not has_effect and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect here; it belongs to {where}")
+
+
+class TransitionConfig(FinetuneConfig):
+    """Settings of an algorithm that learns from transitions: state, logged item, next state.
+
+    The reward is that of the logged item, the next one. What comes later is credited through the
+    value of the next state, not through rewards of later items.
+    """
+
+    logged_rewards_only: ClassVar[bool] = True
+    """See `FinetuneConfig`."""
+
+    reward_funcs: tuple[RewardName, ...] = Field(default=("next",), min_length=1)
+    """Rewards of the logged action, the next item: `next`, or `events` for a reward by the event's
+    type. Later items are credited by `gamma`."""
+    horizon: int = Field(default=1, gt=0)
+    """1: only the next item is an action of the state."""
+    reward_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Part of the reward that goes to the item's neighbours, which are no actions of the log: it
+    lowers the reward of the logged action."""
+    gamma: float = Field(default=0.5, ge=0, lt=1)
+    """Discount of the value of the next state."""
+
+    @model_validator(mode="after")
+    def _check_actions(self) -> Self:
+        if wrong := {"train_set", "return"}.intersection(self.reward_funcs):
+            raise ValueError(
+                f"algorithm {self.algorithm!r} rewards the next item and credits later rewards by "
+                f"gamma, and {min(wrong)!r} does otherwise; use 'next' or 'events'"
+            )
+        if DISCOUNTED.intersection(self.reward_funcs) and self.horizon != 1:
+            raise ValueError(
+                f"algorithm {self.algorithm!r} rewards the next item only and credits later "
+                "rewards by gamma; set horizon = 1"
+            )
+        return self
+
+    @property
+    def uses_episodes(self) -> bool:
+        """Whether it matters where an episode ends: for the value of the next state."""
+        return True
 
 
 def __getattr__(name: str) -> object:

@@ -1,15 +1,18 @@
 """Transitions of a batch: state, logged action, reward, next state, and how the episode ends."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recoach.data.batches import Batch
 from recoach.data.dataset import Dataset, RaggedArray
-from recoach.data.queries import Queries, masked_items
+from recoach.data.episodes import Doubles, Episodes
+from recoach.data.interactions import LongArray
+from recoach.data.queries import Queries, Seen, masked_items
 from recoach.errors import ConfigError
 from recoach.policy.rewards import Rewards, lookup_rewards
 
@@ -28,71 +31,111 @@ class Transitions(NamedTuple):
     """The states after the actions, built from training items only; None for a model that reads no
     history."""
     terminated: Tensor
-    """bool[B] whether the user's whole log (train, valid and test) ends with this action."""
+    """bool[B] whether the episode ends with this action: the user's whole log (train, valid and
+    test), or the session."""
     truncated: Tensor
     """bool[B] whether the training history, or the window cut from it, ends with this action
-    although the user goes on."""
+    although the episode goes on."""
     masked: Tensor
     """bool[B] whether the policy masks the action: the user has interacted with it before."""
+    discounts: Tensor
+    """float32[B] the factor of the next state's value; 0 after a terminated transition."""
+    next_actions: Tensor
+    """int64[B] the item after the action in the same episode of train, -1 where there is none."""
+    remaining: Tensor
+    """int64[B] number of events after the action in its episode, so far as it is in train."""
+    elapsed: Tensor
+    """int64[B] number of events before the action in its episode."""
 
     def to(self, device: torch.device) -> "Transitions":
         """Return the same transitions on another device."""
         queries = None if self.next_queries is None else self.next_queries.to(device)
-        names = ("actions", "rewards", "terminated", "truncated", "masked")
-        moved = {name: getattr(self, name).to(device) for name in names}
+        fields = self._asdict() | {"next_queries": None}
+        moved = {name: value.to(device) for name, value in fields.items() if value is not None}
         return Transitions(next_queries=queries, **moved)
 
 
-def build_transitions(
-    batch: Batch,
-    dataset: Dataset,
-    rewards: Rewards,
-    *,
-    history_length: int,
-    mask_seen: bool,
-    negatives: RaggedArray | None = None,
-) -> Transitions:
-    """Return the transitions of a batch of states, on the CPU.
+@dataclass(frozen=True, slots=True)
+class TransitionBuilder:
+    """Builds the transitions of batches of states, on the CPU."""
 
-    Args:
-        batch: states with their next items.
-        dataset: its training histories hold the states; valid and test only tell whether a user
-            goes on.
-        rewards: of the same states.
-        history_length: items that the model reads; 0 makes every transition terminated, because
-            the model's state does not change with the action (a contextual bandit).
-        mask_seen: whether the policy masks seen items, in the next states too.
-        negatives: items that users rejected, which the policy masks after that.
+    dataset: Dataset
+    """Its training histories hold the states."""
+    episodes: Episodes
+    """Of the training histories."""
+    discounts: Doubles
+    """float64[m], see `Episodes.discounts`."""
+    history_length: int
+    """Items that the model reads; 0 makes every transition terminated, because the model's state
+    does not change with the action (a contextual bandit)."""
+    mask_seen: bool
+    """Whether the policy masks seen items, in the next states too."""
+    negatives: RaggedArray | None = None
+    """Items that users rejected, which the policy masks after that."""
 
-    Raises:
-        ConfigError: the states have no next items.
-    """
-    train, queries = dataset.train, batch.queries
-    users = queries.state_users.numpy()
-    if bool((batch.positions >= train.offsets[users + 1]).any()):
-        raise ConfigError(
-            "transitions need a next item for every state, which state 'user' does not have; use "
-            "state 'prefix' or 'last_prefix'."
+    def build(self, batch: Batch, rewards: Rewards) -> Transitions:
+        """Return the transitions of a batch of states.
+
+        Args:
+            batch: states with their next items.
+            rewards: of the same states.
+
+        Raises:
+            ConfigError: the states have no next items.
+        """
+        train, queries = self.dataset.train, batch.queries
+        users = queries.state_users.numpy()
+        if bool((batch.positions >= train.offsets[users + 1]).any()):
+            raise ConfigError(
+                "transitions need a next item for every state, which state 'user' does not have; "
+                "use state 'prefix' or 'last_prefix'."
+            )
+        column = batch.targets[:, None]
+        values = lookup_rewards(column, (rewards.states, rewards.items, rewards.values))[:, 0]
+        ends = batch.positions - train.offsets[users]
+        seen = self._masked_items(users, ends)
+        masked = torch.zeros(len(queries), dtype=torch.bool)
+        if seen is not None:
+            ones = torch.ones(len(seen.items))
+            masked = lookup_rewards(column, (seen.states, seen.items, ones))[:, 0] > 0
+        remaining = self.episodes.remaining[batch.positions]
+        shared: dict[str, Tensor] = {
+            "actions": batch.targets,
+            "rewards": values,
+            "masked": masked,
+            "next_actions": self._next_actions(batch.positions, remaining),
+            "remaining": torch.from_numpy(remaining),
+            "elapsed": torch.from_numpy(self.episodes.elapsed[batch.positions]),
+        }
+        if not self.history_length:
+            everywhere = torch.ones(len(queries), dtype=torch.bool)
+            return Transitions(
+                next_queries=None,
+                terminated=everywhere,
+                truncated=~everywhere,
+                discounts=torch.zeros(len(queries)),
+                **shared,
+            )
+        is_closed = self.episodes.is_closed[batch.positions]
+        terminated = torch.from_numpy((remaining == 0) & is_closed)
+        following = _next_queries(queries, batch.targets, self.history_length, self.dataset.n_items)
+        return Transitions(
+            next_queries=replace(following, seen=self._masked_items(users, ends + 1)),
+            terminated=terminated,
+            truncated=(queries.ends == queries.lengths[queries.rows]) & ~terminated,
+            discounts=torch.from_numpy(self.discounts[batch.positions]).float(),
+            **shared,
         )
-    column = batch.targets[:, None]
-    values = lookup_rewards(column, (rewards.states, rewards.items, rewards.values))[:, 0]
-    ends = batch.positions - train.offsets[users]
-    seen = masked_items(train, (users, ends), negatives, mask_seen=mask_seen)
-    masked = torch.zeros(len(queries), dtype=torch.bool)
-    if seen is not None:
-        ones = torch.ones(len(seen.items))
-        masked = lookup_rewards(column, (seen.states, seen.items, ones))[:, 0] > 0
-    if not history_length:
-        everywhere = torch.ones(len(queries), dtype=torch.bool)
-        return Transitions(batch.targets, values, None, everywhere, ~everywhere, masked)
-    held_out = dataset.valid.lengths[users] + dataset.test.lengths[users]
-    is_last = batch.positions == train.offsets[users + 1] - 1
-    terminated = torch.from_numpy(is_last & (held_out == 0))
-    truncated = (queries.ends == queries.lengths[queries.rows]) & ~terminated
-    following = _next_queries(queries, batch.targets, history_length, dataset.n_items)
-    seen = masked_items(train, (users, ends + 1), negatives, mask_seen=mask_seen)
-    following = replace(following, seen=seen)
-    return Transitions(batch.targets, values, following, terminated, truncated, masked)
+
+    def _masked_items(self, users: LongArray, ends: LongArray) -> Seen | None:
+        """Return the items that the policy masks in states after `ends` events."""
+        states = (users, ends)
+        return masked_items(self.dataset.train, states, self.negatives, mask_seen=self.mask_seen)
+
+    def _next_actions(self, positions: LongArray, remaining: LongArray) -> Tensor:
+        values = self.dataset.train.values
+        following = values[np.minimum(positions + 1, len(values) - 1)].astype(np.int64)
+        return torch.from_numpy(np.where(remaining > 0, following, -1))
 
 
 def _next_queries(queries: Queries, actions: Tensor, length: int, n_items: int) -> Queries:

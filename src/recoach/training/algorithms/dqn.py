@@ -1,6 +1,6 @@
 """Deep Q-learning over the catalogue (Mnih et al. 2015), with the model's scores as Q values."""
 
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,7 +12,6 @@ from recoach.data.queries import Queries
 from recoach.models.base import Recommender, dot_product, eval_mode, frozen_copy
 from recoach.models.distribution import Block
 from recoach.policy.policy import Logits
-from recoach.policy.reward_funcs import RewardName
 from recoach.training.algorithms.base import (
     Algorithm,
     Learner,
@@ -21,30 +20,20 @@ from recoach.training.algorithms.base import (
     draw_generator,
 )
 from recoach.training.algorithms.state_vectors import linear_head
-from recoach.training.config import FinetuneConfig
+from recoach.training.config import TransitionConfig
 from recoach.training.transitions import Transitions
 
 
-class DQNConfig(FinetuneConfig):
+class DQNConfig(TransitionConfig):
     """Settings of deep Q-learning."""
 
     algorithm: Literal["dqn"] = "dqn"
     """The algorithm of these settings."""
-    logged_rewards_only: ClassVar[bool] = True
-    """See `FinetuneConfig`."""
 
-    reward_funcs: tuple[RewardName, ...] = Field(default=("next",), min_length=1)
-    """Rewards of the logged action, the next item; later items are credited by `gamma`, not by
-    `horizon` and `discount`."""
-    reward_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Part of the reward that goes to the item's neighbours, which are no actions of the log: it
-    lowers the reward of the logged action."""
     temperature: float | Literal["auto"] = 1.0
     """Q is the score over the temperature; `auto` fits it to the validation likelihood."""
     logits: Logits = "raw"
     """Scores as they are; Q values are not normalised."""
-    gamma: float = Field(default=0.5, ge=0, lt=1)
-    """Discount of the value of the next state."""
     double: bool = True
     """Choose the next action by the model and evaluate it by the target network (van Hasselt et
     al. 2016); without it the target network does both and overestimates."""
@@ -65,11 +54,9 @@ class DQNConfig(FinetuneConfig):
     al. 2020)."""
 
     @model_validator(mode="after")
-    def _check_actions(self) -> Self:
+    def _check_scores(self) -> Self:
         if self.logits != "raw":
             raise ValueError("algorithm 'dqn' regresses the scores themselves; use logits = 'raw'")
-        if "train_set" in self.reward_funcs:
-            raise ValueError("algorithm 'dqn' rewards the next item, not 'train_set'; use 'next'")
         return self
 
     @property
@@ -150,7 +137,7 @@ class DQN(Algorithm[DQNConfig, QTargets]):
             raise ValueError("algorithm 'dqn' needs the transitions of the batch")
         self.rewards.update(transitions.rewards)
         with eval_mode(self.model):
-            targets = transitions.rewards + self.args.gamma * self._next_values(transitions)
+            targets = transitions.rewards + self._next_values(transitions)
             items, targets = transitions.actions[:, None], targets[:, None]
             if self.args.num_negatives:
                 shape = (len(items), self.args.num_negatives)
@@ -223,11 +210,10 @@ class DQN(Algorithm[DQNConfig, QTargets]):
         return state_value + (scores - mean[:, None]) / temperature
 
     def _next_values(self, transitions: Transitions) -> Tensor:
-        """Return float[B], the value of each next state; 0 after a terminated transition."""
+        """Return float[B], the discounted value of each next state."""
         if transitions.next_queries is None:
             return torch.zeros_like(transitions.rewards)
-        values = self._state_values(transitions.next_queries)
-        return values.masked_fill(transitions.terminated, 0.0)
+        return transitions.discounts * self._state_values(transitions.next_queries)
 
     def _state_values(self, queries: Queries) -> Tensor:
         """Return float[B], the target network's Q of the best item that is not masked.
