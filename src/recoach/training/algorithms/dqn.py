@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recoach import distributed
 from recoach.data.queries import Queries
@@ -20,6 +19,12 @@ from recoach.training.algorithms.base import (
     draw_generator,
 )
 from recoach.training.algorithms.state_vectors import linear_head
+from recoach.training.algorithms.td_learning import (
+    RewardRange,
+    TDLoss,
+    polyak_update,
+    td_errors,
+)
 from recoach.training.config import TransitionConfig
 from recoach.training.transitions import Transitions
 
@@ -45,7 +50,7 @@ class DQNConfig(TransitionConfig):
     """Steps between updates of the target network."""
     tau: float = Field(default=0.05, gt=0, le=1)
     """Part of the model in an update of the target network (Polyak averaging); 1 copies it."""
-    td_loss: Literal["huber", "squared"] = "huber"
+    td_loss: TDLoss = "huber"
     """Loss of the temporal difference: Huber with threshold 1, or half the square."""
     num_negatives: int = Field(default=10, ge=0)
     """Uniformly drawn items per state whose reward is 0 (SNQN, Xin et al. 2022)."""
@@ -80,25 +85,6 @@ class QTargets(NamedTuple):
     is_used: Tensor
     """bool[B, 1 + num_negatives] False for a masked action and for a negative that is the
     action."""
-
-
-class RewardRange(nn.Module):
-    """The lowest and highest reward so far, 0 included; bounds the returns."""
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.register_buffer("low", torch.zeros((), device=device))
-        self.register_buffer("high", torch.zeros((), device=device))
-
-    def update(self, rewards: Tensor) -> None:
-        """Extend the range by the rewards of all processes."""
-        extremes = torch.stack([-self.low, self.high, -rewards.min(), rewards.max()])
-        low, high = distributed.all_reduce_max(extremes).view(2, 2).amax(dim=0)
-        self.low.copy_(-low)
-        self.high.copy_(high)
 
 
 class DQN(Algorithm[DQNConfig, QTargets]):
@@ -150,7 +136,8 @@ class DQN(Algorithm[DQNConfig, QTargets]):
                 targets = torch.cat([targets, negative_targets[:, None].expand(shape)], dim=1)
         is_used = items != transitions.actions[:, None]
         is_used[:, 0] = ~transitions.masked
-        return QTargets(items, self._clamp(targets), is_used)
+        targets = self.rewards.clamp(targets, self.args.gamma, self.args.discount_unit)
+        return QTargets(items, targets, is_used)
 
     def loss(
         self, batch: RLBatch, prepared: QTargets, generator: torch.Generator
@@ -161,10 +148,7 @@ class DQN(Algorithm[DQNConfig, QTargets]):
         if batch.dropout_seed is not None:
             torch.manual_seed(batch.dropout_seed)
         q = self.q_values(self.model, self.value, batch.queries, prepared.items)
-        if self.args.td_loss == "huber":
-            errors = functional.huber_loss(q, prepared.targets, reduction="none")
-        else:
-            errors = (q - prepared.targets).square() / 2
+        errors = td_errors(q, prepared.targets, self.args.td_loss)
         is_action = prepared.is_used[:, 0]
         logged, drawn = errors[is_action, 0], errors[:, 1:][prepared.is_used[:, 1:]]
         statistics.add("td_loss", logged)
@@ -180,14 +164,9 @@ class DQN(Algorithm[DQNConfig, QTargets]):
         """Move the target network towards the model, every `target_sync_steps` steps."""
         if step % self.args.target_sync_steps:
             return
-        pairs = [(self.target, self.model)]
-        modules: list[tuple[nn.Module, nn.Module]] = [*pairs]
+        polyak_update(self.target, self.model, self.args.tau)
         if self.target_value is not None and self.value is not None:
-            modules.append((self.target_value, self.value))
-        with torch.no_grad():
-            for target, trained in modules:
-                for kept, moved in zip(target.parameters(), trained.parameters(), strict=True):
-                    kept.lerp_(moved, self.args.tau)
+            polyak_update(self.target_value, self.value, self.args.tau)
 
     def q_values(
         self, model: Recommender, value: nn.Linear | None, queries: Queries, items: Tensor
@@ -230,10 +209,6 @@ class DQN(Algorithm[DQNConfig, QTargets]):
         items = torch.cat(best)[:, None]
         values = self.q_values(self.target, self.target_value, queries, items)[:, 0]
         return values.masked_fill(torch.cat(is_empty), 0.0)
-
-    def _clamp(self, targets: Tensor) -> Tensor:
-        horizon = 1 - self.args.gamma
-        return targets.clamp(self.rewards.low / horizon, self.rewards.high / horizon)
 
     def _conservative_term(
         self, batch: RLBatch, prepared: QTargets, statistics: Statistics
