@@ -4,7 +4,7 @@ Data:
     read_interactions: read an interaction log from a file or a frame.
     deduplicate, k_core: filter a log.
     leave_last_out, split_log: split a log into train, valid and test.
-    LeaveLastOut, ByTime, ByRatio, Given, Rolling: the settings of a split.
+    LeaveLastOut, ByTime, ByRatio, ByUsers, Given, Rolling: the settings of a split.
     read_benchmark: read a log that is already split into files.
     Dataset: a split log; Dataset.from_frames joins frames that are already split.
     prepare, load_dataset: write a prepared dataset to a folder, read it.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from recoach.data.filters import deduplicate, k_core
     from recoach.data.ingest import read_interactions
     from recoach.data.prepared import load_dataset, prepare
-    from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Rolling
+    from recoach.data.protocol import ByRatio, ByTime, ByUsers, Given, LeaveLastOut, Rolling
     from recoach.data.split import leave_last_out, split_log
     from recoach.errors import RecoachError
     from recoach.evaluation.audit import audit
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByRatio",
     "ByTime",
+    "ByUsers",
     "Dataset",
     "GRPOConfig",
     "GRPOTrainer",
@@ -99,6 +100,7 @@ __all__ = [
 
 _MODULES = {
     "ByRatio": "recoach.data.protocol",
+    "ByUsers": "recoach.data.protocol",
     "ByTime": "recoach.data.protocol",
     "Dataset": "recoach.data.dataset",
     "GRPOConfig": "recoach.training.algorithms.grpo.config",

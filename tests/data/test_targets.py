@@ -16,7 +16,7 @@ import naive_protocol as naive
 from naive_protocol import PARTS, TYPES, Event
 from recoach.data.dataset import merge_valid
 from recoach.data.interactions import Interactions, encode_ids
-from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut
+from recoach.data.protocol import Auto, ByRatio, ByTime, ByUsers, Given, LeaveLastOut
 from recoach.data.split import from_parts, leaked_share, split_log
 from recoach.data.targets import targets_of
 from recoach.errors import ConfigError, DataError
@@ -542,3 +542,33 @@ def test_validation_users_need_targets_with_a_history(target):
     with pytest.raises(ConfigError, match=r"Set target to last, random or successive, or min_hist"):
         ByTime(valid="users", target=target)
     assert ByTime(valid="users", target=target, min_history=0).target == target
+
+
+def test_whole_users_are_held_out_and_each_of_their_events_after_the_first_is_predicted():
+    events = [
+        Event(f"u{user}", f"i{(user + place) % 7}", DAY * place, row=4 * user + place)
+        for user in range(20)
+        for place in range(4)
+    ]
+    dataset = split_log(log_of(events), ByUsers(valid_ratio=0.1, test_ratio=0.25))
+    rows = rows_of(dataset)
+    held_out = [set(rows[part]) for part in PARTS]
+    assert [len(users) for users in held_out] == [13, 2, 5]
+    assert set.union(*held_out) == set(dataset.user_ids)
+    assert all(len(own) == 4 for part in rows.values() for own in part.values())
+    targets = targets_of(dataset, "test", "all")
+    assert len(targets.items) == 5 * 3
+    check_targets(dataset, events, "test", "all")
+    check_targets(dataset, events, "valid", "new")
+    other = split_log(log_of(events), ByUsers(valid_ratio=0.1, test_ratio=0.25, split_seed=1))
+    assert set(rows_of(other)["test"]) != held_out[2]
+
+
+def test_too_few_users_cannot_be_held_out():
+    events = [Event("a", f"i{place}", place, row=place) for place in range(4)]
+    with pytest.raises(DataError, match="1 users cannot be divided"):
+        split_log(log_of(events), ByUsers())
+    with pytest.raises(ConfigError, match="from no history"):
+        ByUsers(target="all")
+    with pytest.raises(ConfigError, match="below 1"):
+        ByUsers(valid_ratio=0.5, test_ratio=0.5)

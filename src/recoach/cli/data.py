@@ -25,7 +25,7 @@ from recoach.data.fetch import AMAZON_2023
 from recoach.data.fetch import fetch as fetch_file
 from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_log
-from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut
+from recoach.data.protocol import AnySplit, Auto
 from recoach.data.statistics import Statistics
 from recoach.data.statistics import describe as statistics_of
 from recoach.errors import ConfigError
@@ -121,7 +121,7 @@ def prepare(
         output: The folder to write. If it is up to date, it is reused.
         k_core: Keep users and items with at least this many interactions (iterated k-core); 0 keeps
             all.
-        split: How to split: time, leave_last_out or ratio, or a table with settings, like
+        split: How to split: time, leave_last_out, ratio or users, or a table with settings, like
             {kind = "time", at = "2024-01-01", target = "successive"}. Default: by time where the
             log has times, else leave-last-out.
         test_items: Hold out this many last interactions of every user as test items.
@@ -185,7 +185,7 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
-def _split(text: str) -> Auto | LeaveLastOut | ByTime | ByRatio | Given:
+def _split(text: str) -> Auto | AnySplit:
     """Return the split that an option names or describes; ConfigError if there is none."""
     tables = {"data": {"split": toml_value(text)}}
     return resolve(tables, "--split").data.split

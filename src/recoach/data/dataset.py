@@ -12,7 +12,7 @@ import polars as pl
 
 from recoach.data.interactions import TEXT_IDS, FloatArray, IdTypes, IntArray, LongArray
 from recoach.data.log_columns import Columns, concatenate, take
-from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut
+from recoach.data.protocol import AnySplit, LeaveLastOut
 
 _IDS_PER_BLOCK = 1 << 20
 
@@ -112,7 +112,7 @@ class Dataset:
     valid: RaggedArray
     test: RaggedArray
     fingerprint: str
-    split: LeaveLastOut | ByTime | ByRatio | Given = field(default_factory=LeaveLastOut)
+    split: AnySplit = field(default_factory=LeaveLastOut)
     negatives: RaggedArray | None = None
     item_table: pl.DataFrame | None = None
     id_types: IdTypes = TEXT_IDS

@@ -30,7 +30,7 @@ from recoach.data.filters import apply_filters
 from recoach.data.ingest import read_log
 from recoach.data.interactions import IdTypes
 from recoach.data.lock import lock_folder
-from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut, Split
+from recoach.data.protocol import AnySplit, Given, LeaveLastOut, Split
 from recoach.data.read_report import ReadReport
 from recoach.data.readers.folder import parquet_parts
 from recoach.data.readers.table import POLARS_ERRORS
@@ -262,12 +262,12 @@ def load_dataset(directory: Path) -> Dataset:
     return dataset
 
 
-def _read_split(manifest: dict[str, Any]) -> LeaveLastOut | ByTime | ByRatio | Given:
+def _read_split(manifest: dict[str, Any]) -> AnySplit:
     """Return the split of a manifest; version 1 has its name."""
     split = manifest.get("split", "leave_last_out")
     if isinstance(split, dict):
         adapter: TypeAdapter[Any] = TypeAdapter(Split)
-        value: LeaveLastOut | ByTime | ByRatio | Given = adapter.validate_python(split)
+        value: AnySplit = adapter.validate_python(split)
         return value
     if split == "as given":
         return Given(valid="given")

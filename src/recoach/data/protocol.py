@@ -143,6 +143,33 @@ class ByRatio(TargetConfig):
         return self
 
 
+class ByUsers(TargetConfig):
+    """Random users are held out with all their events (strong generalisation).
+
+    For sessions it is the split of Xin et al. 2020 (SQN), who divide 8 : 1 : 1. Models that have a
+    vector per user know none for the held-out users.
+    """
+
+    kind: Literal["users"] = "users"
+    target: Target = "successive"
+    valid_ratio: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the users for validation."""
+    test_ratio: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the users for test."""
+
+    @model_validator(mode="after")
+    def _leaves_training_users(self) -> Self:
+        if self.valid_ratio + self.test_ratio >= 1:
+            raise ValueError("valid_ratio and test_ratio together must be below 1.")
+        if self.target in ("first", "all") and self.min_history:
+            raise ValueError(
+                f'split "users" with target = "{self.target}" predicts the events of users from '
+                f"no history, which min_history = {self.min_history} leaves out. Set target to "
+                "last, random or successive, or min_history to 0"
+            )
+        return self
+
+
 class Given(TargetConfig):
     """The log comes in parts: train, test and, if there is one, valid."""
 
@@ -175,14 +202,15 @@ def _named(value: object) -> object:
     return {"kind": "time"} | value if isinstance(value, dict) else value
 
 
+AnySplit = LeaveLastOut | ByTime | ByRatio | ByUsers | Given
+"""How a dataset was split."""
+
 LogSplit = Annotated[
-    Auto | LeaveLastOut | ByTime | ByRatio | Given,
+    Auto | AnySplit,
     Field(discriminator="kind"),
     BeforeValidator(_named),
 ]
 """A split of a log; in TOML its name, `split = "time"`, or a table with its settings."""
 
-Split = Annotated[
-    LeaveLastOut | ByTime | ByRatio | Given, Field(discriminator="kind"), BeforeValidator(_named)
-]
-"""How a dataset was split."""
+Split = Annotated[AnySplit, Field(discriminator="kind"), BeforeValidator(_named)]
+"""The same, in a file."""

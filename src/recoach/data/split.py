@@ -19,7 +19,7 @@ from recoach.data.ordered_log import (
     ordered_log,
     shuffle_ties,
 )
-from recoach.data.protocol import Auto, ByRatio, ByTime, Given, LeaveLastOut
+from recoach.data.protocol import AnySplit, Auto, ByRatio, ByTime, ByUsers, Given, LeaveLastOut
 from recoach.data.targets import check_target_events
 from recoach.errors import ConfigError, DataError
 
@@ -51,7 +51,7 @@ def leave_last_out(interactions: Interactions, name: str = "", *, test_items: in
 
 def split_log(
     interactions: Interactions,
-    split: Auto | LeaveLastOut | ByTime | ByRatio | Given,
+    split: Auto | AnySplit,
     name: str = "",
 ) -> Dataset:
     """Split a log.
@@ -68,9 +68,7 @@ def split_log(
     return split_ordered_log(order_log(interactions), split, name)
 
 
-def split_ordered_log(
-    log: OrderedLog, split: Auto | LeaveLastOut | ByTime | ByRatio | Given, name: str = ""
-) -> Dataset:
+def split_ordered_log(log: OrderedLog, split: Auto | AnySplit, name: str = "") -> Dataset:
     """Split an ordered log, see `split_log`."""
     if isinstance(split, Auto):
         return _split_automatically(log, name)
@@ -83,10 +81,12 @@ def split_ordered_log(
             parts = _by_time(log, split)
         case ByRatio():
             log, parts = _by_ratio(log, split)
+        case ByUsers():
+            parts = _by_users(log.counts, split)
         case Given():
             raise ConfigError(
                 'split: "given" is for a folder with train and test files, and this is one log. '
-                'Use "time", "leave_last_out" or "ratio".'
+                'Use "time", "leave_last_out", "ratio" or "users".'
             )
     return divide(log, parts, split, name)
 
@@ -117,9 +117,7 @@ def hold_out(
     return divide(log, _last_parts(log.counts, n_valid, n_test), LeaveLastOut(), name)
 
 
-def divide(
-    log: OrderedLog, parts: Parts, split: LeaveLastOut | ByTime | ByRatio | Given, name: str
-) -> Dataset:
+def divide(log: OrderedLog, parts: Parts, split: AnySplit, name: str) -> Dataset:
     """Return the dataset whose part is given for each row of an ordered log.
 
     Raises:
@@ -287,6 +285,22 @@ def _by_ratio(log: OrderedLog, split: ByRatio) -> tuple[OrderedLog, Parts]:
         order = random_order[places]
         log = log._replace(items=log.items[order], rows=log.rows[order])
     return log, parts
+
+
+def _by_users(counts: LongArray, split: ByUsers) -> Parts:
+    """Return the parts of the rows: all rows of a user are in one part."""
+    users = np.flatnonzero(counts)
+    n_test, n_valid = (round(len(users) * r) for r in (split.test_ratio, split.valid_ratio))
+    if not n_test or not n_valid or n_test + n_valid >= len(users):
+        raise DataError(
+            f"split: {len(users)} users cannot be divided into train, {split.valid_ratio:g} for "
+            f"validation and {split.test_ratio:g} for test. Use a longer log or other ratios."
+        )
+    part_of = np.zeros(len(counts), dtype=np.uint8)
+    drawn = np.random.default_rng(split.split_seed).permutation(users)
+    part_of[drawn[:n_test]] = TEST
+    part_of[drawn[n_test : n_test + n_valid]] = VALID
+    return np.repeat(part_of, counts)
 
 
 def _take_valid(counts: LongArray, parts: Parts, split: Given) -> None:

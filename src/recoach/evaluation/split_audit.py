@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from recoach.data.dataset import Dataset, RaggedArray, merge_valid
-from recoach.data.protocol import ByRatio, ByTime, Given, LeaveLastOut
+from recoach.data.protocol import AnySplit
 from recoach.data.targets import Targets, targets_of
 from recoach.errors import DataError
 from recoach.evaluation.significance import minimal_detectable_effect
@@ -77,9 +77,7 @@ class SplitAudit:
         return difference / self.best_baseline[1]
 
 
-def audit_split(
-    dataset: Dataset, name: str, split: LeaveLastOut | ByTime | ByRatio | Given | None = None
-) -> SplitAudit:
+def audit_split(dataset: Dataset, name: str, split: AnySplit | None = None) -> SplitAudit:
     """Return what a split tests; a split without any target has a problem instead of counts.
 
     Args:
