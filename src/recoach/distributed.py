@@ -194,7 +194,10 @@ def mean_contribution(values: Tensor) -> Tensor:
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace gradients by their sums over the data-parallel ranks (all-reduce).
+    """Replace gradients by their sums over the data-parallel ranks.
+
+    Dense gradients are summed by an all-reduce. Sparse ones are concatenated by an all-gather: a
+    row of the result may occur several times, and their sum is its gradient.
 
     Args:
         parameters: in the same order on all ranks. A parameter without a gradient on every rank
@@ -203,14 +206,35 @@ def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     if data_world_size() == 1:
         return
     params = list(parameters)
-    has_grad = torch.tensor([p.grad is not None for p in params]).to(params[0])
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    flat = torch.cat([has_grad, *(grad.flatten() for grad in grads)])
+    if not params:
+        return
+    # Ranks with and without a gradient must take part in the same operations.
+    kinds = [0 if p.grad is None else 2 if p.grad.is_sparse else 1 for p in params]
+    kinds = all_reduce_max(torch.tensor(kinds).to(params[0].device)).tolist()
+    for parameter, kind in zip(params, kinds, strict=True):
+        if kind == 2:
+            parameter.grad = _gathered_gradient(parameter)
+    dense = [p for p, kind in zip(params, kinds, strict=True) if kind == 1]
+    if not dense:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in dense])
     _collective(lambda: dist.all_reduce(flat))
-    n_with_grad, *parts = torch.split(flat, [len(params), *(p.numel() for p in params)])
-    for parameter, part, any_grad in zip(params, parts, (n_with_grad > 0).tolist(), strict=True):
-        if any_grad:
-            parameter.grad = part.view_as(parameter)
+    parts = torch.split(flat, [p.numel() for p in dense])
+    for parameter, part in zip(dense, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _gathered_gradient(parameter: Tensor) -> Tensor:
+    """Return the sparse gradients of a table on all ranks, concatenated."""
+    gradient = parameter.grad
+    if gradient is None:
+        rows = torch.zeros(0, dtype=torch.int64, device=parameter.device)
+        values = parameter.detach()[rows]
+    else:
+        gradient = gradient.coalesce()
+        (rows,), values = gradient.indices(), gradient.values()
+    rows, values = all_gather(rows), all_gather(values)
+    return torch.sparse_coo_tensor(rows[None], values, parameter.shape, check_invariants=False)
 
 
 def check_same_weights(model: torch.nn.Module) -> None:

@@ -106,7 +106,7 @@ def test_the_trainer_has_the_configured_optimiser():
     assert {name: kind for name, (kind, _) in kinds.items()} == {
         "adam": "Adam",
         "adagrad": "Adagrad",
-        "momentum": "MomentumAdagrad",
+        "momentum": "Adagrad",
         "default": "AdamW",
     }
     assert [group["weight_decay"] for _, group in kinds.values()] == [0.1, 0.1, 0.0, 0.2]

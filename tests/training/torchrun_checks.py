@@ -36,6 +36,8 @@ DATASET = leave_last_out(block_graph(USERS, 30, n_blocks=2, length=LENGTH))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6, "dropout": 0.0}
 ROUGH = {"batch_size": 40, "learning_rate": 0.02, "epochs": 2, "eval_steps": 3, "patience": 0}
 SAMPLED_LOSS = {"dim": 8, "dropout": 0.0, "item_bias": True, "negatives": 12}
+SPARSE = {"optim": "adagrad", "momentum": 0.4, "max_grad_norm": 0.3}
+"""The look-ups of tables have sparse gradients."""
 BASES = {
     "sasrec": ("sasrec", ENCODER),
     "gru4rec": ("gru4rec", {"dim": 8, "hidden_dim": 8, "dropout": 0.0}),
@@ -43,6 +45,8 @@ BASES = {
     "gru4rec, bpr_max": ("gru4rec", SAMPLED_LOSS | {"loss": "bpr_max"}),
     "gsau": ("gsau", ENCODER | {"user_item_uniformity": False, "cross_view": 0.2}),
 }
+PRETRAINED = {"gru4rec, bpr_max": SPARSE, "gru4rec, sampled_ce": SPARSE | {"momentum": 0.0}}
+"""Base -> settings of its training beside `ROUGH`."""
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 4}
 SLATES = {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3}
 BOTH = {"reward_funcs": ("future", "novelty")}
@@ -316,7 +320,7 @@ def everything(folder):
     found = {"judged": judged(), "losses": supervised_losses(), "few rows": few_rows()}
     found |= {"rows": held(), "crossfit": crossfit()}
     found |= {"numbers": numbers(), "shards": sharded()}
-    found |= {f"base {kind}": trained(kind) for kind in BASES}
+    found |= {f"base {kind}": trained(kind, config=PRETRAINED.get(kind)) for kind in BASES}
     found |= {f"tuned {kind}": tuned(kind, args) for kind, args in TUNED.items()}
     found |= {f"drawn {kind}": trained(kind, **s) for kind, s in DRAWN_BASES.items()}
     rough = {"dropout": 0.4, "loss": "bce"}

@@ -1,9 +1,32 @@
-"""Rows of a table that is also used as a whole, without a second gradient of its size."""
+"""Rows of a table, without a gradient of its size for them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+@contextmanager
+def sparse_gradients(model: nn.Module, *, enabled: bool = True) -> Iterator[None]:
+    """Within this context the look-ups of a model's embeddings have sparse gradients.
+
+    A table that is also used as a whole has a dense gradient, the sum of both.
+
+    Args:
+        model: its `nn.Embedding` modules are switched, and switched back on exit.
+        enabled: False leaves them as they are.
+    """
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    before = [table.sparse for table in tables]
+    for table in tables:
+        table.sparse = table.sparse or enabled
+    try:
+        yield
+    finally:
+        for table, sparse in zip(tables, before, strict=True):
+            table.sparse = sparse
 
 
 def table_and_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,11 +65,15 @@ def optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _gradient_norm(model: Recommender, parameters: list[Tensor]) -> float:
-    gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+    gradients = [(p, _values(p.grad)) for p in parameters if p.grad is not None]
     if sharded_table(model):
         squares = (global_square_sum(model, p, grad.square().sum()) for p, grad in gradients)
         return math.sqrt(sum(float(square) for square in squares))
     return float(torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 @torch.no_grad()

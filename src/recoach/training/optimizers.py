@@ -1,6 +1,6 @@
 """The optimisers of supervised training."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -30,37 +30,25 @@ def build_optimizer(
         weight_decay: 0 has none.
         momentum: of `adagrad`; the others ignore it.
     """
-    if name == "adagrad" and momentum:
-        return MomentumAdagrad(
-            parameters, lr=learning_rate, weight_decay=weight_decay, momentum=momentum
-        )
     if name == "adagrad":
-        return torch.optim.Adagrad(
-            parameters,
-            lr=learning_rate,
-            weight_decay=weight_decay,
-            # PyTorch adds eps to the root; the first value of the sum stands under it.
-            initial_accumulator_value=_EPSILON,
-            eps=0.0,
-            fused=True,
-        )
+        return Adagrad(parameters, lr=learning_rate, weight_decay=weight_decay, momentum=momentum)
     optim = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return optim(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
-class MomentumAdagrad(torch.optim.Optimizer):
+class Adagrad(torch.optim.Optimizer):
     """Adagrad with momentum, as in GRU4Rec's official code.
 
-    sum += g², velocity = momentum · velocity - lr · g / sqrt(sum), weight += velocity.
-
-    Departure: the official code leaves the velocity of item vectors without a gradient in a step
-    as it is, and does not move them; here all weights move.
+    sum += g², velocity = momentum · velocity - lr · g / sqrt(sum), weight += velocity; sum starts
+    at 1e-6. Rows of a table without a sparse gradient stay as they are, and so do their sum and
+    velocity.
 
     Args:
         parameters: what it updates.
         lr: step size.
-        weight_decay: factor of the weight that is added to its gradient.
-        momentum: part of the velocity that remains in the next step.
+        weight_decay: factor of the weight that is added to its gradient; of a table with a sparse
+            gradient, in the rows that have one.
+        momentum: part of the velocity that remains in the next step; 0 keeps no velocity.
     """
 
     def __init__(
@@ -74,10 +62,9 @@ class MomentumAdagrad(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for group in self.param_groups:
             for weight in group["params"]:
-                self.state[weight] = {
-                    "sum": torch.full_like(weight, _EPSILON),
-                    "velocity": torch.zeros_like(weight),
-                }
+                self.state[weight] = {"sum": torch.full_like(weight, _EPSILON)}
+                if momentum:
+                    self.state[weight]["velocity"] = torch.zeros_like(weight)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -88,10 +75,30 @@ class MomentumAdagrad(torch.optim.Optimizer):
                 gradient: Tensor | None = weight.grad
                 if gradient is None:
                     continue
-                if group["weight_decay"]:
-                    gradient = gradient.add(weight, alpha=group["weight_decay"])
-                total, velocity = self.state[weight]["sum"], self.state[weight]["velocity"]
-                total.addcmul_(gradient, gradient)
-                velocity.mul_(group["momentum"])
-                velocity.addcdiv_(gradient, total.sqrt(), value=-group["lr"])
-                weight.add_(velocity)
+                tensors = {"weight": weight, **self.state[weight]}
+                if not gradient.is_sparse:
+                    self._update(gradient, group, **tensors)
+                    continue
+                gradient = gradient.coalesce()  # the square of a sum is not the sum of the squares
+                (rows,) = gradient.indices()
+                parts = {name: tensor.index_select(0, rows) for name, tensor in tensors.items()}
+                self._update(gradient.values(), group, **parts)
+                for name, part in parts.items():
+                    tensors[name].index_copy_(0, rows, part)
+
+    @staticmethod
+    def _update(
+        gradient: Tensor,
+        group: Mapping[str, float],
+        weight: Tensor,
+        sum: Tensor,  # noqa: A002 (names of the state in checkpoints)
+        velocity: Tensor | None = None,
+    ) -> None:
+        if group["weight_decay"]:
+            gradient = gradient.add(weight, alpha=group["weight_decay"])
+        sum.addcmul_(gradient, gradient)
+        if velocity is None:
+            weight.addcdiv_(gradient, sum.sqrt(), value=-group["lr"])
+        else:
+            velocity.mul_(group["momentum"]).addcdiv_(gradient, sum.sqrt(), value=-group["lr"])
+            weight.add_(velocity)

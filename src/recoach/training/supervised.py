@@ -23,6 +23,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate_targets
 from recoach.evaluation.metrics import METRIC_NAME, cutoff
 from recoach.models.base import Recommender, TrainingBatch, check_ids
+from recoach.models.lookup import sparse_gradients
 from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.callbacks import TrainResult
 from recoach.training.context import RunContext, Schedule, accept_former_names
@@ -121,6 +122,8 @@ class SupervisedTrainer:
     ) -> None:
         self.model, self._user_ids = model, dataset.user_ids
         self._max_grad_norm = config.max_grad_norm
+        # Adam moves rows without a gradient, and weight decay gives all rows one.
+        self._sparse = config.optim == "adagrad" and not config.weight_decay
         if config.shard_items:
             shard_embedding(model)
         train = drop_last(dataset.train, config.hold_out)
@@ -151,7 +154,8 @@ class SupervisedTrainer:
     def step(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, float]:
         """Take one optimiser step on the model's loss."""
         self.model.train()
-        loss = self.model.loss(batch, generator)
+        with sparse_gradients(self.model, enabled=self._sparse):
+            loss = self.model.loss(batch, generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         distributed.all_reduce_gradients(self.model.parameters())

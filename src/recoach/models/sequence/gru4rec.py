@@ -184,7 +184,6 @@ class GRU4Rec(DotProductRecommender):
         drawn_items = sampler.draw(config.negatives, generator)
         negatives = torch.cat([batch_items, drawn_items])
         states = self._states(batch.queries)
-        # One look-up of both, because the gradient of each is as large as the table.
         vectors = self._vectors_of(torch.cat([targets, negatives]))
         positive = (states * vectors[: len(targets)]).sum(dim=1)
         negative = _products(states, vectors[len(targets) :])
@@ -217,7 +216,10 @@ class GRU4Rec(DotProductRecommender):
 
     def _vectors_of(self, items: Tensor) -> Tensor:
         vectors: Tensor = self.items(items)
-        return vectors if self.bias is None else torch.cat([vectors, self.bias[items]], dim=1)
+        if self.bias is None:
+            return vectors
+        bias = functional.embedding(items, self.bias, sparse=self.items.sparse)
+        return torch.cat([vectors, bias], dim=1)
 
 
 def _products(states: Tensor, items: Tensor) -> Tensor:
