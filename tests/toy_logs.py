@@ -73,6 +73,19 @@ def _to_columns(items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
     return np.repeat(np.arange(len(items)), items.shape[1]), items.ravel()
 
 
+def with_event_types(log: Interactions, types: ArrayLike | None = None) -> Interactions:
+    """Return the log with the event types view and buy.
+
+    `types` has the code of each event; by default a random quarter of the events is buy.
+    """
+    if types is None:
+        types = np.random.default_rng(0).random(len(log.items)) < 0.25
+    names = ("view", "buy")
+    values = [names[code] for code in np.asarray(types).astype(int)]
+    column = pl.Series("event_type", values, dtype=pl.Enum(names))
+    return replace(log, columns={**log.columns, "event_type": column})
+
+
 def with_ratings(dataset: Dataset, ratings: ArrayLike) -> Dataset:
     """Return the dataset with a rating for each training interaction."""
     columns = {"rating": pl.Series(np.asarray(ratings), dtype=pl.Float32)}

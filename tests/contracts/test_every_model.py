@@ -23,7 +23,7 @@ from recoach.models.base import GROUP_NAMES, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.dense_softmax import score_chunks
 from recoach.training.supervised import PretrainConfig, pretrain
-from toy_logs import block_graph, checkerboard, cycle
+from toy_logs import block_graph, checkerboard, cycle, with_event_types
 
 all_variants = pytest.mark.parametrize("variant", sorted(VARIANTS))
 registered_variants = pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {ATTENTION}))
@@ -177,7 +177,8 @@ def test_the_loss_is_a_finite_scalar_with_finite_gradients(variant):
         with pytest.raises(NotImplementedError):
             model.loss(TrainingBatch(), generator)
         return
-    states = StateBatches(DATASET.train, n_items=N_ITEMS, history_length=6, batch_size=32)
+    train = DATASET.train.keep_columns(model.reads)
+    states = StateBatches(train, n_items=N_ITEMS, history_length=6, batch_size=32)
     edges = EdgeBatches(DATASET.train, batch_size=32)
     loaders = {"states": states, "edges": edges}
     batch = TrainingBatch(**{kind: next(loaders[kind].epoch(generator)) for kind in model.needs})
@@ -192,7 +193,7 @@ def test_the_loss_is_a_finite_scalar_with_finite_gradients(variant):
 @pytest.fixture(scope="module")
 def blocks():
     """Return a log that similar users predict and popularity does not, and popularity's NDCG."""
-    dataset = leave_last_out(block_graph())
+    dataset = leave_last_out(with_event_types(block_graph()))
     return dataset, evaluate(build("popularity", dataset), dataset).means()["ndcg@10"]
 
 

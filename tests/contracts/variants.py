@@ -15,7 +15,7 @@ from recoach.data.split import leave_last_out
 from recoach.models.base import DotProductRecommender, Recommender
 from recoach.models.losses import sampled_cross_entropy
 from recoach.models.registry import MODELS, build_model
-from toy_logs import block_graph
+from toy_logs import block_graph, with_event_types
 
 ENCODER = {"dim": 16, "layers": 1, "heads": 2, "inner_dim": 32, "max_length": 6, "dropout": 0.2}
 ORIGINAL_GRU = {
@@ -34,6 +34,7 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "sasrec-original": ("sasrec", ENCODER | {"architecture": "original", "position": "from_end"}),
     "sasrec-hstu": ("sasrec", ENCODER | {"architecture": "hstu"}),
     "sasrec-ligr": ("sasrec", ENCODER | {"architecture": "ligr"}),
+    "sasrec-events": ("sasrec", ENCODER | {"event_embedding": True}),
     "graphsage": ("graphsage", {"dim": 16, "dropout": 0.1}),
     "graphsage-bpr": ("graphsage", {"dim": 16, "loss": "bpr", "share_weights": False}),
     "lightgcn": ("lightgcn", {"dim": 16}),
@@ -59,6 +60,10 @@ VARIANTS = {name: (name, {}) for name in MODELS} | {
     "gcegnn-no-positions": ("gcegnn", GCEGNN | {"positions": "none", "dropout_local": 0.5}),
     "gru4rec": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "dropout": 0.2}),
     "gru4rec-bpr": ("gru4rec", {"dim": 16, "hidden_dim": 24, "max_length": 6, "loss": "bpr"}),
+    "gru4rec-events": (
+        "gru4rec",
+        {"dim": 16, "hidden_dim": 24, "max_length": 6, "event_embedding": True},
+    ),
     "fgnn": ("fgnn", {"dim": 16, "max_length": 6, "heads": 2, "dropout": 0.2}),
     "fgnn-elu": ("fgnn", {"dim": 16, "max_length": 6, "layers": 3, "activation": "elu"}),
     "gag": ("gag", {"dim": 16, "max_length": 6}),
@@ -102,7 +107,7 @@ SAME_FOR_ALL = ("popularity", "recent_popularity")
 REPEATING = ("repeat_last", "session_popularity")
 """Variants that recommend the items of the history only."""
 N_USERS, N_ITEMS = 30, 20
-DATASET = leave_last_out(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9))
+DATASET = leave_last_out(with_event_types(block_graph(N_USERS, N_ITEMS, n_blocks=2, length=9)))
 
 
 class AttentionConfig(StrictConfig):
@@ -170,6 +175,6 @@ def build(variant, dataset=DATASET, **settings):
 
 
 def make_queries(model, users, *, mask_seen=False):
-    past = histories(DATASET, "test")
+    past = histories(DATASET, "test", model.reads)
     length = model.history_length or 4
     return user_queries(past, np.array(users), length, N_ITEMS, mask_seen=mask_seen)

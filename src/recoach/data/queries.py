@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -59,7 +59,8 @@ class Queries:
     """Items to mask in the ranking of each state, if any."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """The columns of the log that the model reads (`Recommender.reads`), each [R, T] like
-    `history`: int64 (times in ms, codes of event types), or float32; padded with 0."""
+    `history`: int64 (times in ms, codes of event types from 0), or float32. Event types are padded
+    with their number, the code of an event without a type; other columns with 0."""
     hidden: Seen | None = None
     """Training interactions that a graph model must leave out of its graph, because the states are
     rewarded for predicting them; the other models ignore this."""
@@ -229,7 +230,7 @@ def masked_items(
 class HistoryReader(Protocol):
     """What a model reads of a history."""
 
-    reads: ClassVar[tuple[str, ...]]
+    reads: tuple[str, ...]
     n_items: int
 
     @property
@@ -307,16 +308,23 @@ def single_state_queries(
 
 
 def column_windows(columns: Columns, starts: np.ndarray, stops: np.ndarray) -> dict[str, Tensor]:
-    """Return columns as [R, T] like the history, padded with 0."""
+    """Return columns as [R, T] like the history, padded as `Queries.columns`."""
     return {
-        name: gather_windows(_numbers(values), starts, stops, 0) for name, values in columns.items()
+        name: gather_windows(_numbers(values), starts, stops, column_padding(values))
+        for name, values in columns.items()
     }
+
+
+def column_padding(values: pl.Series) -> int:
+    """Return what stands for no event in a column: the number of event types, or 0."""
+    return len(values.dtype.categories) if isinstance(values.dtype, pl.Enum) else 0
 
 
 def _numbers(values: pl.Series) -> np.ndarray:
     """Return int64 or float32 values: the codes of event types, the ranks of other text."""
+    padding = column_padding(values)
     if isinstance(values.dtype, pl.Enum):
-        values = values.to_physical()
+        values = values.to_physical().cast(pl.Int32)
     elif values.dtype == pl.String:
         values = values.rank("dense")
-    return values.fill_null(0).to_numpy()
+    return values.fill_null(padding).to_numpy()

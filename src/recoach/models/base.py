@@ -67,7 +67,7 @@ class Recommender(nn.Module, ABC):
 
     needs: tuple[Literal["states", "edges"], ...] = ()
     """Kinds of training batches; empty for a model without a loss."""
-    reads: ClassVar[tuple[str, ...]] = ()
+    reads: tuple[str, ...] = ()
     """Columns of the log that the model reads in `queries.columns`, where the log has them."""
     regularises: bool = False
     """Whether `loss` shapes the vectors beyond raising observed items: GRPO then keeps it."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from recoach.data.dataset import RaggedArray
 from recoach.data.interactions import IntArray, LongArray
 from recoach.data.queries import Queries, join_pairs, seen_before, user_queries
 from recoach.evaluation.model_scores import model_scores
@@ -34,13 +33,14 @@ def hold_out(
     row = snapshot.user_index[user]
     test_items = snapshot.dataset.test.row(row)
     history = query.history[: len(query.history) - len(test_items)]
+    columns = {name: values.head(len(history)) for name, values in query.columns.items()}
     negatives, rejected = snapshot.dataset.negatives, query.rejected
     if negatives is not None:
         rows = slice(*negatives.offsets[row : row + 2])
         rejected = rejected[negatives.columns["after"][rows].to_numpy() <= len(history)]
     is_cold = query.user < 0 and not len(history)
     places = np.sort(np.unique(test_items, return_index=True)[1])[:_MAX_HELD_OUT]
-    held_out = query._replace(history=history, rejected=rejected, is_cold=is_cold)
+    held_out = query._replace(history=history, columns=columns, rejected=rejected, is_cold=is_cold)
     return held_out, test_items[places]
 
 
@@ -102,11 +102,8 @@ def _held_out_items(
 
 def _model_queries(model: Recommender, query: RecommendQuery) -> Queries:
     """Return a query as the model reads it: one state."""
-    past = RaggedArray(np.array([0, len(query.history)]), query.history)
-    length = model.history_length or len(query.history)
-    queries = user_queries(
-        past, np.zeros(1, dtype=np.int64), length, model.n_items, mask_seen=query.exclude_seen
-    )
+    length, first = model.history_length or len(query.history), np.zeros(1, dtype=np.int64)
+    queries = user_queries(query.past, first, length, model.n_items, mask_seen=query.exclude_seen)
     rejected = seen_before(query.rejected, np.array([0]), np.array([len(query.rejected)]))
     seen = rejected if queries.seen is None else join_pairs(queries.seen, rejected)
     return replace(queries, users=torch.tensor([query.user]), seen=seen).to(model.device)

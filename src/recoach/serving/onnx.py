@@ -84,6 +84,11 @@ def export_onnx(model: Recommender, dataset: Dataset, directory: Path) -> tuple[
     name = type(model).__name__
     if not model.history_length:
         raise ConfigError(f"{name} reads no history, so it has no history encoder. {_ALTERNATIVE}")
+    if model.reads:
+        raise ConfigError(
+            f"This {name} reads {' and '.join(model.reads)} beside the items of a history, and the "
+            f"exported encoder has no input for it. {_ALTERNATIVE}"
+        )
     encoder = _Encoder(frozen_copy(model).cpu()).eval()
     queries = _padded_queries(encoder.model, dataset)
     history, length = queries.history, queries.lengths

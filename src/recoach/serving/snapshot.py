@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.interactions import IntArray, LongArray
+from recoach.data.log_columns import Columns, concatenate, take
 from recoach.data.queries import histories
 from recoach.models.base import Recommender, check_ids
 from recoach.serving.index import Index
@@ -43,6 +45,13 @@ class RecommendQuery(NamedTuple):
     """IDs of the history that are not in the catalogue."""
     is_cold: bool = False
     """Whether nothing is known of the user: the most popular items are recommended."""
+    columns: Columns = MappingProxyType({})
+    """The columns of the history that the models read; none where it is given as item IDs."""
+
+    @property
+    def past(self) -> RaggedArray:
+        """The history with its columns, as one row."""
+        return RaggedArray(np.array([0, len(self.history)]), self.history, self.columns)
 
 
 class Recommendation(NamedTuple):
@@ -127,11 +136,13 @@ class ModelSnapshot:
         Raises:
             DataError: no candidate is in the catalogue.
         """
-        rejected, skipped = _NO_ITEMS, []
+        rejected, skipped, columns = _NO_ITEMS, [], {}
         row = None if user is None else self.user_index.get(user)
         if row is not None:
             user_index = int(self.dataset.trained_users[row])
             item_indices = self.user_histories.row(row)
+            events = np.arange(*self.user_histories.offsets[row : row + 2])
+            columns = dict(take(self.user_histories.columns, events))
             if self.dataset.negatives is not None:
                 rejected = self.dataset.negatives.row(row)
         else:
@@ -142,7 +153,7 @@ class ModelSnapshot:
         allowed = None if candidates is None else candidate_indices(self.dataset, candidates)
         query = RecommendQuery(user_index, item_indices, k, exclude_seen, allowed, rejected)
         is_cold = user_index < 0 and not len(item_indices)
-        return query._replace(skipped=tuple(skipped), is_cold=is_cold)
+        return query._replace(skipped=tuple(skipped), is_cold=is_cold, columns=columns)
 
     def find_items(self, text: str, limit: int) -> list[int]:
         """Return items whose title or ID is a text or contains it, ignoring case.
@@ -175,28 +186,28 @@ class ModelSnapshot:
     def recommend(self, stage: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
         """Return the recommendations of one stage's model, one for each query.
 
-        Queries with the same candidates are ranked in one batch. Cold queries get the most popular
-        items, with their numbers of interactions as scores.
+        Queries with the same candidates and the same columns are ranked in one batch. Cold queries
+        get the most popular items, with their numbers of interactions as scores.
         """
-        groups: dict[bytes | None, list[int]] = {}
+        groups: dict[tuple[object, ...], list[int]] = {}
         results: dict[int, Recommendation] = {}
         for index, query in enumerate(queries):
             if query.is_cold:
                 results[index] = self._most_popular(query)
                 continue
-            key = None if query.candidates is None else query.candidates.tobytes()
-            groups.setdefault(key, []).append(index)
+            candidates = None if query.candidates is None else query.candidates.tobytes()
+            groups.setdefault((candidates, *query.columns), []).append(index)
         for indices in groups.values():
             group_results = self._rank_group(stage, [queries[index] for index in indices])
             results |= zip(indices, group_results, strict=True)
         return [results[index] for index in range(len(queries))]
 
     def _rank_group(self, stage: str, queries: Sequence[RecommendQuery]) -> list[Recommendation]:
-        lengths = [len(query.history) for query in queries]
         batch = UserBatch(
-            histories=RaggedArray(
-                np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            histories=RaggedArray.from_lengths(
+                np.array([len(query.history) for query in queries]),
                 np.concatenate([query.history for query in queries]),
+                concatenate([query.columns for query in queries]),
             ),
             rows=np.arange(len(queries)),
             users=np.array([query.user for query in queries], dtype=np.int64),

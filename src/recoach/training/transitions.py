@@ -12,7 +12,7 @@ from recoach.data.batches import Batch
 from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.episodes import Doubles, Episodes
 from recoach.data.interactions import LongArray
-from recoach.data.queries import Queries, Seen, masked_items
+from recoach.data.queries import Queries, Seen, column_padding, column_windows, masked_items
 from recoach.errors import ConfigError
 from recoach.policy.rewards import Rewards, lookup_rewards
 
@@ -118,13 +118,31 @@ class TransitionBuilder:
             )
         is_closed = self.episodes.is_closed[batch.positions]
         terminated = torch.from_numpy((remaining == 0) & is_closed)
-        following = _next_queries(queries, batch.targets, self.history_length, self.dataset.n_items)
+        following = self._next_queries(batch)
         return Transitions(
             next_queries=replace(following, seen=self._masked_items(users, ends + 1)),
             terminated=terminated,
             truncated=(queries.ends == queries.lengths[queries.rows]) & ~terminated,
             discounts=torch.from_numpy(self.discounts[batch.positions]).float(),
             **shared,
+        )
+
+    def _next_queries(self, batch: Batch) -> Queries:
+        """Return the states after the actions; states that share a row still do."""
+        train, queries, positions = self.dataset.train, batch.queries, batch.positions
+        append = _Append(queries, self.history_length)
+        columns = train.keep_columns(list(queries.columns)).columns
+        of_actions = column_windows(columns, positions, positions + 1)
+        return Queries(
+            users=torch.cat([queries.users, queries.users[append.full_rows]]),
+            history=append(queries.history, batch.targets, self.dataset.n_items),
+            lengths=append.lengths,
+            rows=append.state_rows,
+            ends=append.ends,
+            columns={
+                name: append(queries.columns[name], values[:, 0], column_padding(columns[name]))
+                for name, values in of_actions.items()
+            },
         )
 
     def _masked_items(self, users: LongArray, ends: LongArray) -> Seen | None:
@@ -138,30 +156,40 @@ class TransitionBuilder:
         return torch.from_numpy(np.where(remaining > 0, following, -1))
 
 
-def _next_queries(queries: Queries, actions: Tensor, length: int, n_items: int) -> Queries:
-    """Return the states after the actions; states that share a row still do.
+class _Append:
+    """Appends the actions of states to the rows that the states are read from.
 
     A row that is not full gets its last action appended. For a full row, the state after its last
-    action is read from a new row without the first item.
+    action is read from a new row without the first item; the new rows follow the others.
     """
-    last = torch.nonzero(queries.ends == queries.lengths[queries.rows])[:, 0]
-    rows = queries.rows[last]
-    is_full = queries.lengths[rows] >= length
-    history = functional.pad(queries.history, (0, 1), value=n_items)
-    lengths, open_rows = queries.lengths.clone(), rows[~is_full]
-    history[open_rows, lengths[open_rows]] = actions[last[~is_full]]
-    lengths[open_rows] += 1
-    full = last[is_full]
-    new_rows = torch.cat([queries.history[rows[is_full], 1:length], actions[full][:, None]], dim=1)
-    new_rows = functional.pad(new_rows, (0, history.shape[1] - new_rows.shape[1]), value=n_items)
-    state_rows, ends = queries.rows.clone(), queries.ends + 1
-    state_rows[full] = len(history) + torch.arange(len(full))
-    ends[full] = length
-    width = min(length, history.shape[1])
-    return Queries(
-        users=torch.cat([queries.users, queries.users[rows[is_full]]]),
-        history=torch.cat([history, new_rows])[:, :width],
-        lengths=torch.cat([lengths, lengths.new_full((len(full),), length)]),
-        rows=state_rows,
-        ends=ends,
-    )
+
+    def __init__(self, queries: Queries, length: int) -> None:
+        last = torch.nonzero(queries.ends == queries.lengths[queries.rows])[:, 0]
+        rows = queries.rows[last]
+        is_full = queries.lengths[rows] >= length
+        self._length = length
+        self._open, self._open_rows = last[~is_full], rows[~is_full]
+        self._full, self.full_rows = last[is_full], rows[is_full]
+        self._places = queries.lengths[self._open_rows]
+        new_lengths = queries.lengths.clone()
+        new_lengths[self._open_rows] += 1
+        n_new = len(self._full)
+        self.lengths = torch.cat([new_lengths, new_lengths.new_full((n_new,), length)])
+        self.state_rows, self.ends = queries.rows.clone(), queries.ends + 1
+        self.state_rows[self._full] = len(new_lengths) + torch.arange(n_new)
+        self.ends[self._full] = length
+
+    def __call__(self, values: Tensor, of_actions: Tensor, padding: int) -> Tensor:
+        """Return the rows with the actions.
+
+        Args:
+            values: [R, T] items of the rows, or a column of them.
+            of_actions: [B] the same of the states' actions.
+            padding: what stands behind the end of a row.
+        """
+        rows = functional.pad(values, (0, 1), value=padding)
+        rows[self._open_rows, self._places] = of_actions[self._open]
+        kept = values[self.full_rows, 1 : self._length]
+        new_rows = torch.cat([kept, of_actions[self._full][:, None]], dim=1)
+        new_rows = functional.pad(new_rows, (0, rows.shape[1] - new_rows.shape[1]), value=padding)
+        return torch.cat([rows, new_rows])[:, : min(self._length, rows.shape[1])]

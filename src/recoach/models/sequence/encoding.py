@@ -6,13 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from recoach.data.queries import Queries
+from recoach.models.sequence.event_types import EventEmbedding
 
 _SHORTEST_GROUP = 8
 _MAX_PADDING = 1.5
 """Padded positions per item above which rows are encoded in groups of similar length."""
 
 
-def encode_queries(encoder: nn.Module, embedding: nn.Embedding, queries: Queries) -> Tensor:
+def encode_queries(
+    encoder: nn.Module,
+    embedding: nn.Embedding,
+    queries: Queries,
+    events: EventEmbedding | None = None,
+) -> Tensor:
     """Return the encoder state after the last item of each query.
 
     Rows of similar length are encoded together, so that one long history does not pad all others.
@@ -22,6 +28,7 @@ def encode_queries(encoder: nn.Module, embedding: nn.Embedding, queries: Queries
             float[R, T, D].
         embedding: the item embedding, whole or sharded (`ShardedEmbedding`).
         queries: B states; a state with an empty history gets a zero vector.
+        events: adds the vector of an item's event type to that of the item.
 
     Returns:
         float[B, D].
@@ -31,7 +38,10 @@ def encode_queries(encoder: nn.Module, embedding: nn.Embedding, queries: Queries
     offsets = torch.zeros_like(queries.lengths)  # of each row within the concatenated states
     parts, count = [], 0
     for rows, width in _length_groups(queries):
-        states = encoder(embedding(queries.history[rows, :width]), queries.lengths[rows])
+        vectors = embedding(queries.history[rows, :width])
+        if events is not None:
+            vectors = vectors + events(queries, rows, width)
+        states = encoder(vectors, queries.lengths[rows])
         offsets[rows] = count + torch.arange(len(states), device=offsets.device) * width
         parts.append(states.flatten(0, 1))
         count += len(parts[-1])

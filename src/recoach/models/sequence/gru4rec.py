@@ -45,6 +45,7 @@ from recoach.models.base import (
 from recoach.models.losses import bpr, bpr_max, cross_entropy, sampled_cross_entropy
 from recoach.models.popularity_sampler import PopularitySampler
 from recoach.models.sequence.encoding import encode_queries
+from recoach.models.sequence.event_types import EventEmbedding
 from recoach.models.sharded_embedding import first_local_item
 from recoach.models.softmax import product_dtype
 
@@ -79,6 +80,8 @@ class GRU4RecConfig(StrictConfig):
     """Dropout rate of the GRU's outputs."""
     max_length: int = Field(default=50, gt=0)
     """Number of last items of a history that the model reads."""
+    event_embedding: bool = False
+    """Add a vector of the event type (view, cart, purchase) to that of each item of the history."""
     loss: Literal["ce", "bpr", "sampled_ce", "bpr_max"] = "ce"
     """Cross-entropy over all items; BPR with one uniform negative; cross-entropy or BPR-max with
     the other targets of the batch and `negatives` items as negatives."""
@@ -132,6 +135,10 @@ class GRU4Rec(DotProductRecommender):
         if not config.constrained_embedding:
             self.input_items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
             nn.init.xavier_normal_(self.input_items.weight)
+        self.events = None
+        if config.event_embedding:
+            self.events, self.reads = EventEmbedding(train, config.dim), ("event_type",)
+            nn.init.xavier_normal_(self.events.table.weight)
         with torch.no_grad():
             for table in self._item_tables():
                 table.weight[n_items] = 0
@@ -200,16 +207,17 @@ class GRU4Rec(DotProductRecommender):
         return sampled_cross_entropy(positive, negative.masked_fill(masked, -torch.inf))
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return the item embeddings and biases, and the network's weights."""
+        """Return the item embeddings and biases, and the other weights."""
         items: list[Tensor] = [table.weight for table in self._item_tables()]
         items += [] if self.bias is None else [self.bias]
-        return {"item": items, "encoder": list(self.encoder.parameters())}
+        events = [] if self.events is None else self.events.parameters()
+        return {"item": items, "encoder": [*self.encoder.parameters(), *events]}
 
     def _item_tables(self) -> list[nn.Embedding]:
         return [self.items] if self.input_items is None else [self.items, self.input_items]
 
     def _states(self, queries: Queries) -> Tensor:
-        states = encode_queries(self.encoder, self._item_tables()[-1], queries)
+        states = encode_queries(self.encoder, self._item_tables()[-1], queries, self.events)
         if self.bias is None:
             return states
         return torch.cat([states, states.new_ones(len(states), 1)], dim=1)

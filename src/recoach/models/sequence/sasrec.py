@@ -22,6 +22,7 @@ from recoach.models.base import (
 )
 from recoach.models.losses import binary_cross_entropy, cross_entropy, sampled_cross_entropy
 from recoach.models.sequence.encoding import encode_queries
+from recoach.models.sequence.event_types import EventEmbedding
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder
 from recoach.models.sharded_embedding import first_local_item
 
@@ -33,6 +34,8 @@ class SASRecConfig(EncoderConfig):
     """Cross-entropy over all items, binary cross-entropy or cross-entropy with negatives."""
     negatives: int = Field(default=1, gt=0)
     """Negative items per target, for the losses `bce` and `sampled_ce`."""
+    event_embedding: bool = False
+    """Add a vector of the event type (view, cart, purchase) to that of each item of the history."""
 
 
 class SASRec(DotProductRecommender):
@@ -46,6 +49,8 @@ class SASRec(DotProductRecommender):
         super().__init__(config, train, n_items)
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
         self.encoder = SequenceEncoder(config)
+        self.events = EventEmbedding(train, config.dim) if config.event_embedding else None
+        self.reads = ("event_type",) if config.event_embedding else ()
         if config.loss != "ce":
             self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
         self.apply(_normal_init)
@@ -65,7 +70,7 @@ class SASRec(DotProductRecommender):
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state after each query's last item, and the item embeddings."""
-        states = encode_queries(self.encoder, self.items, queries)
+        states = encode_queries(self.encoder, self.items, queries, self.events)
         return Embeddings(states, self.items.weight[: self.n_items])
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
@@ -87,9 +92,10 @@ class SASRec(DotProductRecommender):
         return loss(positive, negative)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
-        """Return the item embedding, the position embedding and the transformer's weights."""
+        """Return the item embedding, the position embedding and the other weights."""
         position = self.encoder.position
         encoder: list[Tensor] = [p for p in self.encoder.parameters() if p is not position]
+        encoder += [] if self.events is None else self.events.parameters()
         return {"item": [self.items.weight], "position": [position], "encoder": encoder}
 
 
