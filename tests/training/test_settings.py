@@ -225,7 +225,7 @@ def test_a_negative_weight_is_named_beside_a_negative_reward():
         return np.ones(len(completions))
 
     with pytest.raises(ConfigError, match="or has a negative weight"):
-        train(own, reward_weights=(-1.0,))
+        train(own, reward_weights=(-1.0,), loss_type="grpo")
 
 
 def test_ratings_that_are_all_missing_are_said_to_be():

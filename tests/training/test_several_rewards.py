@@ -310,13 +310,13 @@ def test_the_exact_estimator_refuses_what_may_pay_for_anything():
         trained(own)
 
 
-def test_the_exact_estimator_refuses_fines():
+def test_an_algorithm_that_raises_every_rewarded_item_refuses_fines():
     @log_reward
     def fine(prompts, completions, ahead, **_):
         return -(ahead == 1).float()
 
     with pytest.raises(ConfigError, match="below 0"):
-        trained(fine)
+        trained(fine, loss_type="grpo")
     trained(fine, estimator="sampled", loss_type="grpo", num_generations=20)
 
 

@@ -6,6 +6,11 @@ Differences from GRPO for language models and from the paper:
    the rewarded item, and the group-relative advantages of hits and misses are
    A+ = f'(p)(1-p) and A- = -f'(p)p; the paper's Eq. 4 is f = 2 arcsin(sqrt p).
 3. The paper's Eq. 5 has KL(old || reference), which has no gradient: `literal`.
+
+A negative reward -r of an item lowers p. For `dr_grpo` and `pass_at_k` the objective is linear in
+the reward: -r f(p). For the others it is r f(1 - p), the reward r of every other item together:
+the same as -r f(p) for `grpo`, whose f is symmetric, and bounded for `log`, where log(1 - p) is the
+unlikelihood objective (Welleck et al. 2020); -r log p would grow without bound as p falls.
 """
 
 from collections.abc import Callable
@@ -44,6 +49,55 @@ def log_weight(
     if loss_type == "power":
         return (power * log_p).exp()
     return torch.ones_like(p)
+
+
+def signed_log_weight(
+    log_p: Tensor, rewards: Tensor, loss_type: LossType, k: int = 10, power: float = 0.5
+) -> Tensor:
+    """Return `log_weight` of each item, and minus that of lowering p where the reward is negative.
+
+    The latter is p f'(1-p): p/(1-p) for `log`, p (1-p)^(q-1) for `power`, and w(p) for the others.
+
+    Args:
+        log_p: float[...] log-probability of the rewarded items.
+        rewards: float[...] their rewards, of which only the sign is read.
+        loss_type: see `log_weight`.
+        k: draws of `pass_at_k`.
+        power: the q of `power`.
+    """
+    raising = lowering = log_weight(log_p, loss_type, k, power)
+    if loss_type in ("log", "power"):
+        p = log_p.exp()
+        exponent = power - 1 if loss_type == "power" else -1.0
+        lowering = p * (1 - p).clamp(min=_TINY) ** exponent
+    return torch.where(rewards < 0, -lowering, raising)
+
+
+def whitened_weight(log_p: Tensor, rewards: Tensor, states: Tensor, n_states: int) -> Tensor:
+    """Return float[N], p / sd with the sign of the reward, where sd is that of the state's rewards.
+
+    All rewards of a state are whitened by their mean and standard deviation under the policy, in
+    which every other item has reward 0, as the sampled estimator whitens a group. Times |reward|
+    it is p (A - A'), with A the advantage of the item and A' that of an item without reward: the
+    weight of the gradient of log p.
+
+    Args:
+        log_p: float[N] log-probability of the rewarded items.
+        rewards: float[N].
+        states: int64[N] the state of each item.
+        n_states: number of states.
+    """
+    p = log_p.exp()
+
+    def per_state(values: Tensor) -> Tensor:
+        return values.new_zeros(n_states).index_add(0, states, values)
+
+    squares = rewards.to(p.dtype).square()
+    variance = per_state(p * squares) - per_state(p * rewards).square()
+    # The same bound at p = 1 as that of `log_weight`, in units of the rewards.
+    variance = variance.clamp(min=0) + _TINY * per_state(squares)
+    deviation = variance.sqrt().clamp(min=torch.finfo(p.dtype).tiny)
+    return rewards.sign() * p / deviation[states]
 
 
 def objective(log_p: Tensor, loss_type: LossType, k: int = 10, power: float = 0.5) -> Tensor:
@@ -110,15 +164,21 @@ def exact_surrogate(log_p: Tensor, old_log_p: Tensor, weight: Tensor, clip: Clip
     Args:
         log_p: float[N] log-probability of the rewarded item under the policy.
         old_log_p: float[N] the same under the old policy.
-        weight: float[N] w(p_old), without gradient.
+        weight: float[N] w(p_old), without gradient; negative where the hit has the negative
+            advantage, and then the bounds of the two buckets change sides.
         clip: the trust region of each bucket's ratio.
     """
     p, old = log_p.exp(), old_log_p.exp()
     old_rest = (1 - old).clamp(min=_TINY)
     hit = (log_p - old_log_p).exp()
     miss = (1 - p) / old_rest
-    value = weight * old_rest * (hit.clamp(max=1 + clip.high) - miss.clamp(min=1 - clip.low))
-    return Surrogate(value, miss < 1 - clip.low, hit > 1 + clip.high)
+    lowest, highest = 1 - clip.low, 1 + clip.high
+    raises = weight >= 0
+    bounded_hit = torch.where(raises, hit.clamp(max=highest), hit.clamp(min=lowest))
+    bounded_miss = torch.where(raises, miss.clamp(min=lowest), miss.clamp(max=highest))
+    value = weight * old_rest * (bounded_hit - bounded_miss)
+    clipped_low = torch.where(raises, miss, hit) < lowest
+    return Surrogate(value, clipped_low, torch.where(raises, hit, miss) > highest)
 
 
 def group_advantages(

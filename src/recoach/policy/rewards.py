@@ -85,8 +85,9 @@ def future_items(
         batch: states with the positions of their next items.
         dataset: the positions index its training histories; no held-out item can leak in.
         horizon: number of next interactions.
-        event_weights: a repeated item counts at its event of the highest weight, at the first of
-            equal ones; without weights at the first of all.
+        event_weights: a repeated item counts at its event of the lowest weight if that is negative
+            (an item that is bought and returned counts as returned), else at that of the highest
+            weight; at the first of equal ones. Without weights it counts at the first of all.
     """
     train, users = dataset.train, batch.queries.state_users.cpu().numpy()
     steps = batch.positions[:, None] + np.arange(horizon)
@@ -98,7 +99,8 @@ def future_items(
         names = event_types(train)
         weights = np.array([event_weights.get(name, 0.0) for name in names] + [0.0])
         codes = np.where(np.isnan(events), len(names), events).astype(np.int64)
-        order = np.lexsort((ahead, -weights[codes]))
+        sizes = weights[codes]
+        order = np.lexsort((ahead, -np.abs(sizes), sizes >= 0))
         states, positions, ahead = states[order], positions[order], ahead[order]
     return _distinct(states, positions, ahead + 1, dataset)
 

@@ -126,8 +126,7 @@ class BatchBuilder:
         if not args.accepts_negative_rewards and bool((rewards.values < 0).any()):
             raise ConfigError(
                 "a reward function returned a reward below 0, or has a negative weight, and "
-                f"{_source(args)} raises the probability of every rewarded item; shift the "
-                "rewards, or use estimator 'sampled' with loss_type 'grpo'."
+                f"{_refusal(args)}."
             )
         seen = seen_before(train.values, starts, batch.positions)
         if self._smoothing is not None:
@@ -214,6 +213,19 @@ def _source(args: FinetuneConfig) -> str:
     """Return what decides how rewards are used, for messages."""
     estimator = getattr(args, "estimator", None)
     return f"algorithm {args.algorithm!r}" if estimator is None else f"estimator {estimator!r}"
+
+
+def _refusal(args: FinetuneConfig) -> str:
+    """Return why negative rewards are refused and what to do, for messages."""
+    if args.algorithm == "grpo":
+        return (
+            "whitening = 'item' has no group to compare it with; set whitening = 'state', or "
+            "another loss_type"
+        )
+    return (
+        f"{_source(args)} raises the probability of every rewarded item; shift the rewards, or use "
+        "algorithm 'grpo'"
+    )
 
 
 def _check_function(function: RewardFunc, args: FinetuneConfig) -> None:

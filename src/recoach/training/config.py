@@ -44,7 +44,7 @@ class FinetuneConfig(StrictConfig):
     training item of the user; `rated`: `future`, graded by the user's rating; `cross_fitted`:
     `future`, weighted by base models that were not trained on the item; `value`: `future` times
     the column `value` of the log over its mean; `events`: `future` times `event_weights`;
-    `rejected`: -1 for items that the user rejects later in train (estimators that draw);
+    `rejected`: -1 for items that the user rejects later in train;
     `novelty`: items that few users have interacted with, for every user. Your own functions:
     `GRPOTrainer(reward_funcs=...)`."""
     reward_weights: tuple[float, ...] = ()
@@ -66,8 +66,8 @@ class FinetuneConfig(StrictConfig):
     """Minutes without an event after which a session ends, in a log without `session_id`."""
     event_weights: dict[str, float] = Field(default_factory=dict)
     """With rewards `events` and `return`: the weight of each event type of the log, such as {view =
-    0.1, cart = 0.5, purchase = 1}. Of several events of an item within the horizon the one of the
-    highest weight counts."""
+    0.1, cart = 0.5, purchase = 1, return = -1}. Of several events of an item within the horizon the
+    one of the lowest weight counts if that is negative, else the one of the highest."""
     folds: int = Field(default=4, ge=2)
     """Base models of `cross_fitted`, each trained without its part of every history."""
     reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"

@@ -30,7 +30,8 @@ class GRPOConfig(RolloutConfig):
     draw groups of lists (Plackett-Luce)."""
     loss_type: LossType = "log"
     """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
-    `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` has `grpo` and `dr_grpo`."""
+    `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` has `grpo` and `dr_grpo`. A
+    negative reward lowers p: -f(p) for `dr_grpo` and `pass_at_k`, f(1-p) for `log` and `power`."""
     pass_k: int = Field(default=10, gt=0)
     """The k of `pass_at_k`."""
     power: float = Field(default=0.5, gt=0, le=1)
@@ -45,6 +46,11 @@ class GRPOConfig(RolloutConfig):
     """What `grpo` divides the rewards of a drawn group by: the group's standard deviation, the
     batch's, or nothing. `exact` uses the policy's own standard deviation, `normalize_then_sum`
     each reward's in its group."""
+    whitening: Literal["item", "state"] = "item"
+    """With loss_type `grpo` and `exact` or `stratified`: whiten each rewarded item against the rest
+    of the catalogue and weight it by its reward; or whiten all rewards of the state together, by
+    their mean and standard deviation under the policy, as a drawn group does. Negative rewards need
+    `state`."""
     normalize_weights: bool = True
     """Scale the exact loss so that its weights average 1: a learning rate then has the same meaning
     for all transforms."""
@@ -119,6 +125,10 @@ class GRPOConfig(RolloutConfig):
                     "the estimators that draw groups, with loss_type 'grpo' and "
                     "multi_objective_aggregation 'sum_then_normalize'",
                 ),
+                "whitening": (
+                    not self.draws and self.loss_type == "grpo",
+                    "loss_type 'grpo' with estimator 'exact' or 'stratified'",
+                ),
                 "multi_objective_aggregation": (
                     is_scaled or not self.draws,
                     "estimator 'exact' or 'stratified', or groups with loss_type 'grpo'",
@@ -131,6 +141,11 @@ class GRPOConfig(RolloutConfig):
     def draws(self) -> bool:
         """Whether groups are drawn from the policy."""
         return self.estimator in ("sampled", "slate")
+
+    @property
+    def accepts_negative_rewards(self) -> bool:
+        """Whether rewards of logged items may be negative; GRPO whitens them in their state."""
+        return self.draws or self.loss_type != "grpo" or self.whitening == "state"
 
     @property
     def has_item_samples(self) -> bool:

@@ -5,7 +5,12 @@ from torch import Tensor
 
 from recoach import distributed
 from recoach.models.distribution import Block, Distribution
-from recoach.policy.objective import exact_surrogate, log_weight, objective
+from recoach.policy.objective import (
+    exact_surrogate,
+    objective,
+    signed_log_weight,
+    whitened_weight,
+)
 from recoach.policy.rewards import CombinedReward
 from recoach.training.algorithms.base import RLBatch, Statistics, rewarded_pairs
 from recoach.training.algorithms.grpo.config import GRPOConfig
@@ -16,8 +21,9 @@ from recoach.training.algorithms.rollouts import Rollout, log_surrogate
 class ExactEstimator:
     """The expectation of the surrogate over the catalogue, in one pass, as in cross-entropy.
 
-    A logged reward multiplies the transform f of its item's probability; rewards of items enter as
-    their expectation under the policy.
+    A logged reward multiplies the transform f of its item's probability; a negative one lowers the
+    probability (`recoach.policy.objective`). Rewards of items enter as their expectation under the
+    policy.
     """
 
     def __init__(self, args: GRPOConfig, reward: CombinedReward) -> None:
@@ -49,7 +55,12 @@ class ExactEstimator:
     ) -> tuple[Tensor, Statistics]:
         """Return minus the expected surrogate, regularised."""
         statistics, weights = Statistics(), []
-        divisor = 1.0 if rollout is None else self._divisor([self._weight(rollout.log_p)], batch)
+        has_negative = distributed.data_sum(float((batch.rewards.values < 0).sum())) > 0
+        divisor = 1.0
+        if rollout is not None:
+            rewards = batch.rewards
+            pairs = rewards.states, rewards.values
+            divisor = self._divisor([self._weight(rollout.log_p, *pairs, len(new))], batch)
         regulariser = Regulariser(self.args, batch, statistics)
         # `divisor` makes the weighted logged rewards sum to 1. The rewards of items are divided by
         # the number of states times the weights of the logged rewards, to keep the proportion.
@@ -60,12 +71,13 @@ class ExactEstimator:
             states, items, values, pairs = rewarded_pairs(batch.rewards, block)
             log_p = block.log_p(states, items)
             old_log_p = log_p.detach() if rollout is None else rollout.log_p[pairs]
-            weight = self._weight(old_log_p)
+            weight = self._weight(old_log_p, states, values, len(block))
             weights.append(weight)
             surrogate = exact_surrogate(log_p, old_log_p, weight, self.args.clip)
-            self._add_statistics(statistics, log_p.detach(), (states, values), len(block))
+            pairs_of_block = log_p.detach(), states, values
+            self._add_statistics(statistics, pairs_of_block, len(block), has_negative=has_negative)
             log_surrogate(statistics, surrogate, block)
-            expected_reward = (values * surrogate.value).sum() / divisor
+            expected_reward = (values.abs() * surrogate.value).sum() / divisor
             if self._item_rewards is not None:
                 item_reward = self._expected_item_reward(block, batch, statistics)
                 expected_reward = expected_reward + item_reward / n_states
@@ -86,33 +98,66 @@ class ExactEstimator:
         statistics.add("rewards/items/mean", mean)
         return mean.sum()
 
-    def _weight(self, old_log_p: Tensor) -> Tensor:
-        """Return float[N], the weight of the gradient of each rewarded pair's log p."""
-        weight = log_weight(old_log_p, *self._transform)
+    def _weight(self, old_log_p: Tensor, states: Tensor, values: Tensor, n_states: int) -> Tensor:
+        """Return float[N], the weight of the gradient of each pair's log p, for a reward of +-1.
+
+        Args:
+            old_log_p: float[N] of the rewarded pairs.
+            states: int64[N], below `n_states`.
+            values: float[N] the rewards.
+            n_states: number of states that these are all pairs of.
+        """
+        is_by_state = self.args.whitening == "state"
+        if is_by_state:
+            weight = whitened_weight(old_log_p, values, states, n_states)
+        else:
+            weight = signed_log_weight(old_log_p, values, *self._transform)
         if self.args.advantage_clip is None:
             return weight
-        # The advantage of a hit is A+ = f'(p)(1-p) = w (1-p)/p.
+        # The advantage of a hit is A+ = f'(p)(1-p) = w (1-p)/p; whitened rewards are in units of
+        # the deviation, so that the reward itself is part of the advantage.
         p = old_log_p.exp()
-        return weight.minimum(self.args.advantage_clip * p / (1 - p).clamp(min=1e-8))
+        bound = self.args.advantage_clip * p / (1 - p).clamp(min=1e-8)
+        if is_by_state:
+            bound = bound / values.abs().clamp(min=1e-8)
+        return weight.clamp(-bound, bound)
 
     def _divisor(self, weights: list[Tensor], batch: RLBatch) -> float:
-        """Return the sum of weights times rewards, or the number of states, of all processes."""
+        """Return the sum of |weight x reward|, or the number of states, of all processes."""
         if not self.args.normalize_weights:
             return distributed.data_sum(len(batch.queries))
-        total = distributed.data_sum(float((torch.cat(weights) * batch.rewards.values).sum()))
+        sizes = torch.cat(weights).abs() * batch.rewards.values.abs()
+        total = distributed.data_sum(float(sizes.sum()))
         return total if total > 0 else 1.0
 
     def _add_statistics(
-        self, statistics: Statistics, log_p: Tensor, pairs: tuple[Tensor, Tensor], count: int
+        self,
+        statistics: Statistics,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        count: int,
+        *,
+        has_negative: bool,
     ) -> None:
-        """Log the expected reward of each of `count` states, and p and f(p) of each pair."""
-        states, values = pairs
+        """Log the expected reward of each of `count` states, and p and f(p) of each pair.
+
+        Args:
+            statistics: where to.
+            pairs: log-probabilities, states and rewards of the rewarded pairs.
+            count: number of states.
+            has_negative: whether a process has negative rewards; the p of these items falls where
+                that of the others rises, so that it has a name of its own.
+        """
+        log_p, states, values = pairs
         p, zeros = log_p.exp(), log_p.new_zeros(count)
         mean = zeros.index_add(0, states, p * values)
         square = zeros.index_add(0, states, p * values.square())
         statistics.add("reward", mean)
         statistics.add("reward_std", (square - mean.square()).clamp(min=0).sqrt())
         statistics.add("frac_reward_zero_std", (square == 0).float())
+        if has_negative:
+            lowered = values < 0
+            statistics.add("policy/p_negative_mean", p[lowered])
+            p, log_p = p[~lowered], log_p[~lowered]
         statistics.add("policy/p_mean", p)
         statistics.add("objective", objective(log_p, *self._transform))
 
