@@ -43,6 +43,9 @@ BASES = {
     "gru4rec": ("gru4rec", {"dim": 8, "hidden_dim": 8, "dropout": 0.0}),
     "gru4rec, sampled_ce": ("gru4rec", SAMPLED_LOSS | {"loss": "sampled_ce"}),
     "gru4rec, bpr_max": ("gru4rec", SAMPLED_LOSS | {"loss": "bpr_max"}),
+    "lightgcn, ce": ("lightgcn", {"dim": 8}),
+    "lightgcn, sampled_ce": ("lightgcn", {"dim": 8, "loss": "sampled_ce", "negatives": 12}),
+    "ngcf, ce": ("ngcf", {"dim": 8, "dropout": 0.0}),
     "gsau": ("gsau", ENCODER | {"user_item_uniformity": False, "cross_view": 0.2}),
 }
 PRETRAINED = {"gru4rec, bpr_max": SPARSE, "gru4rec, sampled_ce": SPARSE | {"momentum": 0.0}}
