@@ -16,7 +16,7 @@ def resolved_settings(
     rows: Sequence[Mapping[str, Any]],
     tuned: Recommender | None,
 ) -> dict[str, Any]:
-    """Return the value of each setting that is `auto`, by its dotted name.
+    """Return the value of each setting that is `auto` or overruled by another, by its dotted name.
 
     Args:
         config: the settings of the run.
@@ -39,5 +39,9 @@ def resolved_settings(
     temperatures = [r["temperature"] for r in rows if r["stage"] == "tuned" and "temperature" in r]
     if temperatures:
         values["temperature"] = round(temperatures[-1], 6)
+    overruled = {}
+    if args.start == "scratch" and args.select == "best":
+        overruled = {"finetune.select": "best_tuned", "finetune.interpolate": False}
     is_auto = {name for name in values if getattr(args, name) == "auto"}
-    return resolved | {f"finetune.{n}": value for n, value in values.items() if n in is_auto}
+    values_of_auto = {f"finetune.{n}": value for n, value in values.items() if n in is_auto}
+    return resolved | values_of_auto | overruled

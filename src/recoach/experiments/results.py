@@ -25,6 +25,7 @@ from recoach.experiments.run_folder import RETRAINED, RunFolder, environment
 from recoach.models.base import Recommender
 from recoach.models.registry import MODELS, build_model
 from recoach.training.callbacks import TrainResult
+from recoach.training.config import FinetuneConfig
 from recoach.training.health import health_warnings
 
 FORMAT = 1
@@ -220,11 +221,7 @@ def _protocol(
         "split_settings": dataset.split.model_dump(mode="json", exclude_none=True),
         "leaked_targets": leaked_share(dataset),
         **{key: protocol[key] for key in keys},
-        "selection": {
-            "best": f"valid/{config.finetune.metric}, step 0 a candidate",
-            "best_tuned": f"valid/{config.finetune.metric}",
-            "last": "the last step",
-        }[config.finetune.select],
+        "selection": _selection(config.finetune),
         "primary": config.finetune.metric,
         "retrained": is_retrained,
         "control_missing": _why_no_control(config, evaluated),
@@ -232,6 +229,14 @@ def _protocol(
         if protocol["n_states"] == protocol["n_users"]
         else "95 %, paired cluster bootstrap by user",
     }
+
+
+def _selection(args: FinetuneConfig) -> str:
+    """Return what selects the weights of the fine-tuned model, for reports."""
+    rule = "the last step" if args.select == "last" else f"valid/{args.metric}"
+    if args.start == "scratch":
+        return f"{rule}, fine-tuning starts from fresh weights and the base is no candidate"
+    return f"{rule}, step 0 a candidate" if args.select == "best" else rule
 
 
 def _why_no_control(config: ExperimentConfig, evaluated: _Evaluated) -> str | None:

@@ -191,7 +191,7 @@ def _run_trial(plan: SearchPlan, run: Run, trial: Trial, callback: Callback) -> 
             callback=CallbackList([callback, _Pruning(trial, args.metric)]),
             progress=False,
         )
-        model = run.load_base()
+        model = run.start_model(args)
         run.finetune(model, args, context)
         trial.study.tell(trial, _validation_metric(run)(model))
     except (ConfigError, ModelError, optuna.TrialPruned) as error:

@@ -106,8 +106,9 @@ class Run:
         return self._train_supervised(self.dataset, "base")
 
     def train_tuned(self) -> TrainedModel:
-        """Fine-tune the base model."""
-        model, args = self.load_base(), self.config.finetune
+        """Fine-tune the base model, or train a fresh one in the same way."""
+        args = self.config.finetune
+        model = self.start_model(args)
         if self.selected:
             args = args.model_copy(update={"temperature": self._fitted_temperature()})
         return TrainedModel(model, self.finetune(model, args, self.context("tuned")))
@@ -148,6 +149,16 @@ class Run:
         folder = self.folder.checkpoints(self.stage_folder("base"))
         return load_model(folder, self.dataset).to(_device())
 
+    def start_model(self, args: FinetuneConfig) -> Recommender:
+        """Return the model that fine-tuning starts with: the base, or one with fresh weights."""
+        return self.load_base() if args.start == "base" else self._fresh_model(self.dataset)
+
+    def _fresh_model(self, dataset: Dataset, *, pretrained: bool = False) -> Recommender:
+        """Return an untrained model of the run's settings and seed, bound to a dataset."""
+        name, config, seed = self.config.model_name, self.config.model, self.config.seed
+        model = build_from_config(name, config, dataset, seed=seed, pretrained=pretrained)
+        return model.to(_device())
+
     def _fitted_temperature(self) -> float:
         """Return the temperature of the fine-tuning whose selection is repeated."""
         rows = [row for row in self.folder.metrics() if row["stage"] == "tuned"]
@@ -161,9 +172,7 @@ class Run:
     def _train_supervised(self, dataset: Dataset, stage: str) -> TrainedModel:
         """Build a model and train it with its supervised loss, if it has one, on a dataset."""
         train = drop_last(dataset.train, self.config.pretrain.hold_out)
-        name, config, seed = self.config.model_name, self.config.model, self.config.seed
-        model = build_from_config(name, config, replace(dataset, train=train), seed=seed)
-        model = model.to(_device())
+        model = self._fresh_model(replace(dataset, train=train), pretrained=True)
         if not model.needs:
             save_untrained(model, self.folder.checkpoints(self.stage_folder(stage)))
             return TrainedModel(model, TrainResult(0, 0.0, 0, 0.0, None))

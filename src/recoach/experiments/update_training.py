@@ -133,7 +133,7 @@ class VersionTraining:
         RLTrainer(
             model,
             None,
-            args.model_copy(update=self._schedule(args.learning_rate)),
+            args.model_copy(update={"start": "base", **self._schedule(args.learning_rate)}),
             train_dataset=self.dataset,
             context=context,
         ).train()

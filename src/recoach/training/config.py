@@ -34,6 +34,10 @@ class FinetuneConfig(StrictConfig):
 
     algorithm: str
     """The algorithm of these settings; it selects the config class."""
+    start: Literal["base", "scratch"] = "base"
+    """Weights before the first step: those of the trained base, or fresh ones of the same model and
+    seed. The base is then no candidate of the selection, and nothing is interpolated with it. In
+    Python the weights are those of the model that is passed."""
     sft_coef: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of the model's own supervised loss, added to the algorithm's; `auto` is 0.3 for a
     model whose loss regularises its vectors (GSAU) and 0 for others."""
@@ -85,7 +89,8 @@ class FinetuneConfig(StrictConfig):
     logits: Logits = "raw"
     """Scores as they are, with states of unit length, or cosines."""
     temperature: float | Literal["auto"] = "auto"
-    """Temperature of the softmax; `auto` fits it to the validation likelihood before training."""
+    """Temperature of the softmax; `auto` fits it to the validation likelihood before training, and
+    is 1 with `start = "scratch"`: the scores of an untrained model have no scale yet."""
     mask_seen: bool | Literal["auto"] = "auto"
     """Mask seen items in the policy; `auto` does so where the validation does, so that the trained
     policy is the served one."""
@@ -142,6 +147,11 @@ class FinetuneConfig(StrictConfig):
             raise ValueError("temperature must be positive or 'auto'")
         if not self.trainable:
             raise ValueError("trainable names no table, so nothing would be trained; name one")
+        if (self.start, self.temperature) == ("scratch", "auto") and self.logits != "raw":
+            raise ValueError(
+                f"temperature 'auto' is 1 with start = 'scratch', where logits = {self.logits!r} "
+                "are nearly equal for all items; set a temperature, such as 0.1"
+            )
         return self
 
     @model_validator(mode="after")
@@ -263,6 +273,8 @@ class FinetuneConfig(StrictConfig):
         """
         if self.temperature != "auto":
             return self.temperature
+        if self.start == "scratch":
+            return 1.0
         if not len(dataset.valid.values):
             raise ConfigError(
                 "temperature = 'auto' is fitted to validation events, and the dataset has none; "
@@ -278,8 +290,8 @@ class FinetuneConfig(StrictConfig):
         return Schedule(
             **{name: getattr(self, name) for name in names},
             select="last" if self.select == "last" else "best",
-            start_is_candidate=self.select != "best_tuned",
-            interpolate=self.interpolate and self.select == "best",
+            start_is_candidate=self.select != "best_tuned" and self.start == "base",
+            interpolate=self.interpolate and self.select == "best" and self.start == "base",
         )
 
     def _check_effect(self, effective: dict[str, tuple[bool, str]]) -> None:

@@ -37,6 +37,11 @@ class RegularisedConfig(FinetuneConfig):
                 f"kl_estimator {self.kl_estimator!r} needs samples, and no single items are drawn "
                 "here; use 'exact' or 'literal'"
             )
+        if self.start == "scratch" and self.beta and not self.ref_model_sync_steps:
+            raise ValueError(
+                "beta is the weight of the KL to the base, and with start = 'scratch' the "
+                "reference would be an untrained model; set beta = 0, or ref_model_sync_steps"
+            )
         self._check_effect({"entropy_floor": (self.entropy_coef > 0, "entropy_coef > 0")})
         return self
 
