@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from recoach.data.dataset import RaggedArray
-from recoach.data.queries import Seen, user_queries
+from recoach.data.queries import Queries, Seen, user_queries
 from recoach.evaluation.model_scores import model_scores
 from recoach.evaluation.ranking import top_of_scores
 from recoach.models.base import Recommender, eval_mode
@@ -75,19 +75,33 @@ def run_episodes(env: ShopVectorEnv, policy: Policy, seed: int) -> EpisodeResult
     return EpisodeResult(reward, turns, sessions, return_rate, float(covered.mean()))
 
 
+def history_queries(
+    model: Recommender, observations: Longs, users: Longs, seen: Seen | None
+) -> Queries:
+    """Return the queries of n users of a `ShopVectorEnv`, on the device of the model.
+
+    Args:
+        model: how much of a history it reads.
+        observations: int64[n, history_length], padded on the right with the number of items.
+        users: int64[n].
+        seen: the items to mask.
+    """
+    is_item = observations != model.n_items
+    past = RaggedArray.from_lengths(is_item.sum(axis=1), observations[is_item].astype(np.int32))
+    length = model.history_length or observations.shape[1]
+    queries = user_queries(past, np.arange(len(users)), length, model.n_items, mask_seen=False)
+    return replace(queries, users=torch.from_numpy(users.astype(np.int64)), seen=seen).to(
+        model.device
+    )
+
+
 def model_policy(model: Recommender) -> Policy:
     """Return the policy that shows the unseen items with the model's highest scores."""
 
     @torch.no_grad()
     def policy(observations: Longs, env: ShopVectorEnv) -> Longs:
-        lengths = (observations != env.n_items).sum(axis=1)
-        items = observations[observations != env.n_items].astype(np.int32)
-        past = RaggedArray.from_lengths(lengths, items)
-        rows, length = np.arange(len(lengths)), model.history_length or observations.shape[1]
-        queries = user_queries(past, rows, length, env.n_items, mask_seen=False)
-        pairs = (torch.from_numpy(index.copy()) for index in np.nonzero(env.seen))
-        users = torch.from_numpy(env.users.astype(np.int64))
-        queries = replace(queries, users=users, seen=Seen(*pairs)).to(model.device)
+        seen = Seen(*(torch.from_numpy(index.copy()) for index in np.nonzero(env.seen)))
+        queries = history_queries(model, observations, env.users, seen)
         with eval_mode(model):
             scores = model_scores(model, queries)
             best = top_of_scores(scores, env.config.list_length, queries.seen)

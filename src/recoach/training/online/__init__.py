@@ -1,0 +1,1 @@
+"""Learning by acting in a Gymnasium environment: policies, rollouts, algorithms, trainer."""
