@@ -11,7 +11,7 @@ from torch.nn import functional
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender, frozen_copy
 from recoach.training.algorithms.base import Statistics
-from recoach.training.algorithms.dqn import RewardRange
+from recoach.training.algorithms.td_learning import RewardRange
 from recoach.training.online.base import OnlineAlgorithm, greedy_lists
 from recoach.training.online.config import OnlineConfig
 from recoach.training.online.replay import ReplayBuffer, Replayed
