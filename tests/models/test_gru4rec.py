@@ -177,6 +177,20 @@ def test_cross_entropy_over_all_items_drawn_once_is_that_over_the_catalogue():
     assert loss.item() == pytest.approx(cross_entropy(users, items, targets).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [sampled_cross_entropy, lambda r, n: bpr_max(r, n, 0.7)])
+def test_the_gradients_of_the_authors_losses_are_their_differences(loss):
+    positive, negative = (
+        torch.randn(*shape, generator=numbers(), dtype=torch.float64).requires_grad_()
+        for shape in ((3,), (3, 4))
+    )
+    left_out = torch.tensor([[0, 0, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]]).bool()
+
+    def of_scores(r, n):
+        return loss(r, n.masked_fill(left_out, -INFINITY))
+
+    assert torch.autograd.gradcheck(of_scores, (positive, negative))
+
+
 def draws(monkeypatch, items):
     """Replace the items that the sampler draws."""
     monkeypatch.setattr(PopularitySampler, "draw", lambda *_: torch.tensor(items))

@@ -59,8 +59,8 @@ def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
         positive: float[B] scores of the targets.
         negative: float[B, N] scores of negative items.
     """
-    logits = torch.cat([positive[:, None], negative], dim=1)
-    return distributed.mean_contribution(logits.logsumexp(dim=1) - positive)
+    losses: Tensor = _SampledCrossEntropy.apply(positive, negative)  # type: ignore[no-untyped-call]
+    return distributed.mean_contribution(losses)
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -88,11 +88,7 @@ def bpr_max(positive: Tensor, negative: Tensor, regularisation: float) -> Tensor
     Departure from the official code: the logarithm of the sum is computed from logarithms, so that
     nothing is added to the sum for the case that it is 0.
     """
-    log_weights = negative.log_softmax(dim=1)
-    log_wins = functional.logsigmoid(positive[:, None] - negative)
-    squares = negative.masked_fill(negative == -torch.inf, 0).square()
-    penalty = (log_weights.exp() * squares).sum(dim=1)
-    losses = regularisation * penalty - (log_weights + log_wins).logsumexp(dim=1)
+    losses: Tensor = _BPRMax.apply(positive, negative, regularisation)  # type: ignore[no-untyped-call]
     return distributed.mean_contribution(losses)
 
 
@@ -134,6 +130,62 @@ def cross_uniformity(left: Tensor, right: Tensor, shift: int) -> Tensor:
         return left.sum() * 0.0
     cosine = functional.cosine_similarity(left, right.roll(shift, dims=0), dim=1)
     return distributed.scale_replicated((4 * cosine - 4).exp().mean().log())
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of each state; the forward pass keeps its gradient, the probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, positive: Tensor, negative: Tensor
+    ) -> Tensor:
+        top = torch.maximum(positive, negative.amax(dim=1))
+        own, others = (positive - top).exp_(), (negative - top[:, None]).exp_()
+        total = own + others.sum(dim=1)
+        ctx.save_for_backward(own / total - 1, others.div_(total[:, None]))
+        return total.log() + top - positive
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        d_positive, d_negative = ctx.saved_tensors  # type: ignore[attr-defined]
+        return d_positive * upstream, d_negative * upstream[:, None]
+
+
+class _BPRMax(torch.autograd.Function):
+    """BPR-max of each state with the gradient computed in the forward pass.
+
+    With weights s, wins w_j = sigmoid(positive - n_j), the sum W = sum_j s_j w_j and the penalty
+    P = sum_j s_j n_j², the gradient is s_j - s_j w_j² / W + regularisation s_j (n_j² + 2 n_j - P)
+    for n_j, and sum_j s_j w_j² / W - 1 for the target.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        positive: Tensor,
+        negative: Tensor,
+        regularisation: float,
+    ) -> Tensor:
+        log_weights = negative.log_softmax(dim=1)
+        log_wins = functional.logsigmoid(positive[:, None] - negative)
+        log_products = log_weights + log_wins
+        log_sum = log_products.logsumexp(dim=1, keepdim=True)
+        weights, shares = log_weights.exp_(), log_products.sub_(log_sum).add_(log_wins).exp_()
+        scores = negative.masked_fill(negative == -torch.inf, 0)
+        penalty = (weights * scores).mul_(scores).sum(dim=1, keepdim=True)
+        slopes = scores.add(2).mul_(scores).sub_(penalty).mul_(regularisation).add_(1)
+        slopes = slopes.mul_(weights).sub_(shares)
+        ctx.save_for_backward(shares.sum(dim=1) - 1, slopes)
+        return (regularisation * penalty - log_sum)[:, 0]
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        d_positive, d_negative = ctx.saved_tensors  # type: ignore[attr-defined]
+        return d_positive * upstream, d_negative * upstream[:, None], None
 
 
 class _Uniformity(torch.autograd.Function):

@@ -200,11 +200,11 @@ class GRU4Rec(DotProductRecommender):
         if config.loss == "bpr_max":
             if config.elu:
                 positive, negative = (functional.elu(s, config.elu) for s in (positive, negative))
-            return bpr_max(positive, negative.masked_fill(masked, -torch.inf), config.bpreg)
+            return bpr_max(positive, negative.masked_fill_(masked, -torch.inf), config.bpreg)
         log_q = torch.cat([sampler.log_shares[batch_items], sampler.log_p[drawn_items]])
         positive = positive - config.logq * sampler.log_shares[targets]
-        negative = negative - config.logq * log_q
-        return sampled_cross_entropy(positive, negative.masked_fill(masked, -torch.inf))
+        negative = negative.sub_(config.logq * log_q)
+        return sampled_cross_entropy(positive, negative.masked_fill_(masked, -torch.inf))
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item embeddings and biases, and the other weights."""
