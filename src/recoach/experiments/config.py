@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -34,6 +34,8 @@ from recoach.training.config import FinetuneConfig
 from recoach.training.supervised import PretrainConfig
 
 Table = TypeVar("Table", bound=BaseModel)
+_PRESETS: Final = {"paper": GRPOConfig.paper, "lares": GRPOConfig.lares}
+"""Values of `finetune.preset` beside the default, for algorithm `grpo`."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -194,7 +196,8 @@ def resolve(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
 
     Args:
         raw: the parsed TOML or a stored record, also of an earlier version;
-            `finetune.preset = "paper"` takes the paper's settings as the defaults of the table.
+            `finetune.preset = "paper"` takes the paper's settings as the defaults of the table,
+            `"lares"` those of LARES.
         where: the source of the values, named in error messages.
 
     Raises:
@@ -246,14 +249,14 @@ def _finetune_config(
     except ConfigError as error:
         raise ConfigError(f"{where}: finetune.algorithm: {error}") from error
     preset = values.pop("preset", "default")
-    presets = ("default", "paper") if kind is GRPOConfig else ("default",)
+    presets = ("default", *_PRESETS) if kind is GRPOConfig else ("default",)
     if preset not in presets:
         allowed = " or ".join(map(repr, presets))
         raise ConfigError(
             f"{where}: finetune.preset must be {allowed} with algorithm {name!r}, not {preset!r}."
         )
-    if preset == "paper":
-        values = GRPOConfig.paper().model_dump() | values
+    if preset in _PRESETS:
+        values = _PRESETS[preset]().model_dump() | values
     config = _validate(kind, values, f"{where}: finetune")
     if len(config.reward_weights) not in (0, len(config.reward_funcs)):
         raise ConfigError(

@@ -217,7 +217,7 @@ def _source(args: FinetuneConfig) -> str:
 
 def _refusal(args: FinetuneConfig) -> str:
     """Return why negative rewards are refused and what to do, for messages."""
-    if args.algorithm == "grpo":
+    if getattr(args, "is_exact", False):
         return (
             "whitening = 'item' has no group to compare it with; set whitening = 'state', or "
             "another loss_type"

@@ -25,7 +25,7 @@ class RolloutConfig(RegularisedConfig):
     """Settings of the old policy, the clipped ratio and the groups of drawn items."""
 
     num_generations: int | None = Field(default=None, ge=2)
-    """Size of a group (G) where groups are drawn: 4096 items, or 16 lists, unless set."""
+    """Size of a group (G): 4096 items where items are drawn, 16 lists or 4 passes, unless set."""
     replacement: bool = True
     """Draw groups with replacement; without it all G items of a group differ."""
     dead_groups: Literal["zero", "resample", "force_positive"] = "zero"
@@ -53,7 +53,12 @@ class RolloutConfig(RegularisedConfig):
     @property
     def compares_policies(self) -> bool:
         """Whether a ratio or a KL compares two policies."""
-        return self.beta > 0 or max(self.num_iterations, self.old_model_sync_steps) > 1
+        return self.beta > 0 or self.compares_old_policy
+
+    @property
+    def compares_old_policy(self) -> bool:
+        """Whether the ratio to an old policy can differ from 1."""
+        return max(self.num_iterations, self.old_model_sync_steps) > 1
 
     @property
     def updates_per_batch(self) -> int:
@@ -171,8 +176,13 @@ class RolloutAlgorithm(Algorithm[RolloutSettings, PreparedRollout]):
 
 
 def log_surrogate(statistics: Statistics, surrogate: Surrogate, block: Block) -> None:
-    """Log where the ratio was clipped and, once a step, the entropy of some states."""
+    """Log where the ratio was clipped, and the entropy."""
     statistics.add("clip_ratio/low_mean", surrogate.clipped_low)
     statistics.add("clip_ratio/high_mean", surrogate.clipped_high)
+    log_entropy(statistics, block)
+
+
+def log_entropy(statistics: Statistics, block: Block) -> None:
+    """Log the entropy of some states, once a step."""
     if block.which.start == 0:
         statistics.add("entropy", block.entropy(_ENTROPY_STATES))

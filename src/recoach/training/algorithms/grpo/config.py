@@ -24,10 +24,11 @@ class GRPOConfig(RolloutConfig):
     algorithm: Literal["grpo"] = "grpo"
     """The algorithm of these settings."""
 
-    estimator: Literal["exact", "sampled", "stratified", "slate"] = "exact"
+    estimator: Literal["exact", "sampled", "stratified", "slate", "passes"] = "exact"
     """Enumerate the catalogue; draw groups from the old policy as the paper does; enumerate the
-    rewarded items and let `num_negatives` draws stand for the rest (very large catalogues); or
-    draw groups of lists (Plackett-Luce)."""
+    rewarded items and let `num_negatives` draws stand for the rest (very large catalogues); draw
+    groups of lists (Plackett-Luce); or compare passes of the model under different dropout masks
+    (LARES), each of which is rewarded with the rank of the rewarded item."""
     loss_type: LossType = "log"
     """Transform f of the probability p of a rewarded item: `grpo` 2 arcsin(sqrt p), `dr_grpo` p,
     `log` log p, `pass_at_k` 1-(1-p)^k, `power` p^q/q. `sampled` has `grpo` and `dr_grpo`. A
@@ -38,6 +39,11 @@ class GRPOConfig(RolloutConfig):
     """The q of `power`: near 0 it is `log`, at 1 `dr_grpo`."""
     slate_length: int = Field(default=10, ge=1)
     """Items of a list of estimator `slate`."""
+    rank_reward: Literal["recall@10", "ndcg@10"] = "ndcg@10"
+    """Reward of a pass of estimator `passes`: the metric of the rewarded item in its ranking."""
+    pass_weight: Literal["advantage", "absolute", "one"] = "advantage"
+    """What multiplies log p of the rewarded item in estimator `passes`: the advantage of the pass;
+    or, as controls, its absolute value, or 1 (cross-entropy)."""
     num_negatives: int = Field(default=8192, ge=1)
     """Draws of the stratified estimator, shared by the states of a step."""
     advantage_clip: float | None = Field(default=None, gt=0)
@@ -92,6 +98,31 @@ class GRPOConfig(RolloutConfig):
         }
         return cls(**quirks | changes)
 
+    @classmethod
+    def lares(cls, **changes: object) -> Self:
+        """Return the settings of the RL stage of LARES in RecBole 3.0, with your changes.
+
+        As far as they are settings of fine-tuning: LARES has a SASRec with recurrent depth, dropout
+        0.5 and a history of 20 items. The reference is the base without dropout.
+        """
+        settings: dict[str, Any] = {
+            "estimator": "passes",
+            "num_generations": 4,
+            "beta": 1.0,
+            "kl_estimator": "k3",
+            "reward_funcs": ("next",),
+            "reward_smoothing": 0.0,
+            "temperature": 1.0,
+            "mask_seen": False,
+            "shared_dropout": False,
+            "learning_rate": 1e-3,
+            "batch_size": 256,
+            "select": "best_tuned",
+            "ema_decay": 0.0,
+            "interpolate": False,
+        }
+        return cls(**settings | changes)
+
     @field_validator("algorithm", mode="before")
     @classmethod
     def _name_other_config(cls, name: object) -> object:
@@ -115,6 +146,11 @@ class GRPOConfig(RolloutConfig):
             raise ValueError("replacement and dead_groups belong to estimator 'sampled'")
         if self.shard_items and self.estimator != "exact":
             raise ValueError("shard_items needs estimator 'exact'")
+        if self.estimator == "passes" and (self.disable_dropout or self.compares_old_policy):
+            raise ValueError(
+                "estimator 'passes' compares passes under different dropout masks, and has no "
+                "ratio; leave disable_dropout, num_iterations and old_model_sync_steps out"
+            )
         is_scaled = self.draws and self.loss_type == "grpo"
         is_unscaled = self.draws and self.scale_rewards == "none"  # what dr_grpo is in TRL
         is_summed = self.multi_objective_aggregation == "sum_then_normalize"
@@ -125,8 +161,10 @@ class GRPOConfig(RolloutConfig):
                     "the estimators that draw groups, with loss_type 'grpo' and "
                     "multi_objective_aggregation 'sum_then_normalize'",
                 ),
+                "rank_reward": (self.estimator == "passes", "estimator 'passes'"),
+                "pass_weight": (self.estimator == "passes", "estimator 'passes'"),
                 "whitening": (
-                    not self.draws and self.loss_type == "grpo",
+                    self.is_exact and self.loss_type == "grpo",
                     "loss_type 'grpo' with estimator 'exact' or 'stratified'",
                 ),
                 "multi_objective_aggregation": (
@@ -143,14 +181,25 @@ class GRPOConfig(RolloutConfig):
         return self.estimator in ("sampled", "slate")
 
     @property
+    def is_exact(self) -> bool:
+        """Whether expectations over the catalogue, or over candidates, are computed."""
+        return self.estimator in ("exact", "stratified")
+
+    @property
     def accepts_negative_rewards(self) -> bool:
         """Whether rewards of logged items may be negative; GRPO whitens them in their state."""
-        return self.draws or self.loss_type != "grpo" or self.whitening == "state"
+        is_defined = self.loss_type != "grpo" or self.whitening == "state"
+        return self.draws or (self.is_exact and is_defined)
+
+    @property
+    def compares_policies(self) -> bool:
+        """Whether a ratio, a KL or a rank compares two policies."""
+        return super().compares_policies or self.estimator == "passes"
 
     @property
     def has_item_samples(self) -> bool:
-        """Whether single items are drawn from the policy."""
-        return self.estimator == "sampled"
+        """Whether a KL can be evaluated at single items: drawn ones, or the rewarded ones."""
+        return self.estimator in ("sampled", "passes")
 
     @property
     def distinct_draws(self) -> tuple[str, int]:
@@ -171,5 +220,6 @@ class GRPOConfig(RolloutConfig):
 
     @property
     def group_size(self) -> int:
-        """Number of items or lists in a group."""
-        return self.num_generations or (16 if self.estimator == "slate" else 4096)
+        """Number of items, lists or passes in a group."""
+        sizes = {"slate": 16, "passes": 4}
+        return self.num_generations or sizes.get(self.estimator, 4096)
