@@ -6,12 +6,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender, frozen_copy
 from recoach.training.algorithms.base import Statistics
-from recoach.training.algorithms.td_learning import RewardRange
+from recoach.training.algorithms.td_learning import RewardRange, TDLoss, polyak_update, td_errors
 from recoach.training.online.base import OnlineAlgorithm, greedy_lists
 from recoach.training.online.config import OnlineConfig
 from recoach.training.online.replay import ReplayBuffer, Replayed
@@ -24,6 +23,10 @@ class OnlineDQNConfig(OnlineConfig):
 
     algorithm: Literal["dqn"] = "dqn"
     """The algorithm of these settings."""
+    gamma: float = Field(default=0.99, ge=0, lt=1)
+    """Discount of the reward of each later turn."""
+    td_loss: TDLoss = "huber"
+    """Loss of the temporal difference: Huber with threshold 1, or half the square."""
     double: bool = True
     """Choose the next action by the model and evaluate it by the target network (van Hasselt et
     al. 2016)."""
@@ -89,16 +92,13 @@ class OnlineDQN(OnlineAlgorithm[OnlineDQNConfig]):
             targets = self._targets(batch, statistics)
             scores = self._q(self.model, batch.states)
             q = scores.gather(1, batch.actions[:, None].to(scores.device))[:, 0]
-            errors = functional.huber_loss(q, targets, reduction="none")
+            errors = td_errors(q, targets, self.args.td_loss)
             statistics.add("td_loss", errors)
             statistics.add("q_mean", q)
             statistics.add("target_mean", targets)
             statistics.add("exploration", torch.tensor([self.epsilon]))
             yield errors.mean(), statistics
-            with torch.no_grad():
-                pairs = zip(self.target.parameters(), self.model.parameters(), strict=True)
-                for kept, moved in pairs:
-                    kept.lerp_(moved, self.args.tau)
+            polyak_update(self.target, self.model, self.args.tau)
 
     @torch.no_grad()
     def _targets(self, batch: Replayed, statistics: Statistics) -> Tensor:
@@ -112,10 +112,9 @@ class OnlineDQN(OnlineAlgorithm[OnlineDQNConfig]):
         has_next = ~batch.terminated.to(values.device) & (best.values[:, 0] > -torch.inf)
         rewards = batch.rewards.to(values.device)
         targets = rewards + self.args.gamma * values.masked_fill(~has_next, 0.0)
-        horizon = max(1 - self.args.gamma, torch.finfo(targets.dtype).eps)
-        low, high = float(self.range.low) / horizon, float(self.range.high) / horizon
-        statistics.add("clamped_targets", ((targets < low) | (targets > high)).float())
-        return targets.clamp(low, high)
+        clamped = self.range.clamp(targets, self.args.gamma, "event")
+        statistics.add("clamped_targets", (clamped != targets).float())
+        return clamped
 
     def _q(self, model: Recommender, states: States) -> Tensor:
         """Return float[B, n_items], the scores of all items over the temperature."""
