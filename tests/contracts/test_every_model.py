@@ -18,6 +18,7 @@ from variants import (
 
 from recoach.data.batches import EdgeBatches, StateBatches
 from recoach.data.split import leave_last_out
+from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import GROUP_NAMES, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
@@ -188,6 +189,29 @@ def test_the_loss_is_a_finite_scalar_with_finite_gradients(variant):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
     with pytest.raises(ValueError, match="learns from"):
         model.loss(TrainingBatch(), generator)
+
+
+@all_variants
+def test_weights_of_states_multiply_their_losses_or_are_refused(variant):
+    model = build(variant).eval()
+    if not model.takes_weights:
+        args = PretrainConfig(epochs=1, event_weights={"view": 1, "buy": 3})
+        with pytest.raises(ConfigError, match="does not weight next items"):
+            pretrain(model, DATASET, args)
+        return
+    train = DATASET.train.keep_columns(model.reads)
+    states = StateBatches(train, n_items=N_ITEMS, history_length=6, batch_size=32)
+    batch = next(states.epoch(torch.Generator().manual_seed(0)))
+    weights = 2 * (torch.arange(len(batch.targets)) % 3 == 0).float()
+    plain, one, other = (
+        model.loss(
+            TrainingBatch(states=batch._replace(weights=weighted)),
+            torch.Generator().manual_seed(0),
+        )
+        for weighted in (None, weights, 2 - weights)
+    )
+    assert torch.allclose((one + other) / 2, plain, atol=1e-5)
+    assert not torch.allclose(one, plain, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

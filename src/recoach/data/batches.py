@@ -29,6 +29,9 @@ class Batch(NamedTuple):
     position is the end of the user's history."""
     targets: Tensor
     """int64[B], the next item; not meaningful for states "user"."""
+    weights: Tensor | None = None
+    """float[B], the weight of each state in the loss, with mean 1 over the batch of all
+    processes; None where every state counts the same."""
 
 
 class StateBatches:
@@ -45,6 +48,8 @@ class StateBatches:
         rows: "all_positions": the states "prefix" of a window share one row, for causal models,
             which encode all of them in one pass; "prefix": one row per state, as in RecBole.
         targets: bool[m], which of `train.values` are next items; None: all.
+        weights: float64[m], at least 0: the weight of the state before each of `train.values`; a
+            state of weight 0 is left out. None: all states have the same weight.
     """
 
     def __init__(  # noqa: PLR0913 - what the states are and how they are batched
@@ -57,8 +62,11 @@ class StateBatches:
         states: States = "prefix",
         rows: Rows = "all_positions",
         targets: npt.NDArray[np.bool_] | None = None,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        self._targets = targets
+        if weights is not None:
+            targets = weights > 0 if targets is None else targets & (weights > 0)
+        self._targets, self._weights = targets, weights
         self.train, self.n_items, self.batch_size = train, n_items, batch_size
         self.history_length = history_length
         self.states: States = states
@@ -103,7 +111,15 @@ class StateBatches:
         batches = np.split(order, np.flatnonzero(np.diff(batch_of)) + 1)
         for index in torch.randperm(len(batches), generator=generator).tolist():
             rows = distributed.shard_rows(batches[index])
-            yield self._batch(users[rows], starts[rows], stops[rows])
+            batch = self._batch(users[rows], starts[rows], stops[rows])
+            yield batch if self._weights is None else self._with_weights(batch, self._weights)
+
+    def _with_weights(self, batch: Batch, weights: npt.NDArray[np.float64]) -> Batch:
+        of_states = weights[batch.positions]
+        total = distributed.data_sum(float(of_states.sum())) or 1.0  # without any state
+        of_states = of_states * (distributed.data_sum(len(of_states)) / total)
+        weights_of_batch = torch.from_numpy(of_states).to(torch.get_default_dtype())
+        return batch._replace(weights=weights_of_batch)
 
     def _batch(self, users: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Batch:
         values = self.train.values

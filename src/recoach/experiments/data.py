@@ -10,6 +10,7 @@ import polars as pl
 from recoach.data.benchmark import read_parts
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset, drop_last
+from recoach.data.episodes import weights_of_types
 from recoach.data.extend import with_catalogue
 from recoach.data.item_table import read_item_table
 from recoach.data.prepared import (
@@ -34,7 +35,9 @@ from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import DataConfig, ExperimentConfig
 from recoach.experiments.legacy_config import upgrade_evaluation
 from recoach.models.registry import MODELS, model_traits
+from recoach.models.sequence.event_types import check_event_types
 from recoach.simulation.shop import BROWSING, Shop, shop
+from recoach.training.supervised import check_takes_weights
 
 _UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
 _ORIGIN = ("source", "config", "report")
@@ -259,8 +262,11 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
     training items; other models learn from single items.
 
     Raises:
+        ConfigError: settings of event types that the log does not have, or that the model cannot
+            take.
         DataError: no state is left to learn from, or no target for validation or test.
     """
+    _check_event_types(config, dataset)
     needs, has_weights = model_traits(config.model_name, config.model, dataset)
     learns_steps = "states" in needs or (has_weights and config.finetune_enabled)
     train = drop_last(dataset.train, config.pretrain.hold_out)
@@ -273,6 +279,18 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
         )
     for part in _HELD_OUT:
         targets_of(dataset, part, config.evaluation.repeats)
+
+
+def _check_event_types(config: ExperimentConfig, dataset: Dataset) -> None:
+    is_ours, train = config.model_name in MODELS, dataset.train
+    if config.pretrain.event_weights:
+        if is_ours:
+            check_takes_weights(MODELS[config.model_name].model)
+        weights_of_types(train, config.pretrain.event_weights, "pretrain.event_weights")
+    if is_ours and getattr(config.model, "event_embedding", False):
+        check_event_types(train, "model.event_embedding = true")
+    if is_ours and (weights := getattr(config.model, "event_weights", None)):
+        weights_of_types(train, weights, "model.event_weights")
 
 
 _HELD_OUT: tuple[Part, ...] = ("valid", "test")

@@ -13,7 +13,7 @@ import torch
 
 from recoach import distributed
 from recoach.data.dataset import Dataset, drop_last, merge_valid
-from recoach.errors import DataError, RunError
+from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.data import check_trainable, run_dataset
 from recoach.experiments.results import StageName, TrainedModel, TrainedStages, write_results
@@ -257,7 +257,7 @@ def open_run(
     dataset = run_dataset(config.data, folder.dataset, resumed=resumed, check_source=not stored)
     try:
         check_trainable(config, dataset)
-    except DataError:
+    except (ConfigError, DataError):
         if not resumed and distributed.is_main_process():
             shutil.rmtree(folder.dataset, ignore_errors=True)
         raise

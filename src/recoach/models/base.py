@@ -69,6 +69,8 @@ class Recommender(nn.Module, ABC):
     """Kinds of training batches; empty for a model without a loss."""
     reads: tuple[str, ...] = ()
     """Columns of the log that the model reads in `queries.columns`, where the log has them."""
+    takes_weights: bool = False
+    """Whether `loss` multiplies the loss of each state by `Batch.weights`."""
     regularises: bool = False
     """Whether `loss` shapes the vectors beyond raising observed items: GRPO then keeps it."""
     scores_at_once: ClassVar[int] = 2**17
@@ -85,6 +87,12 @@ class Recommender(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.n_users, self.n_items = len(train), n_items
+
+    def bind(self, dataset: Dataset) -> None:
+        """Compute what the loss needs beside the training histories; most models need nothing.
+
+        Called where a model is built for a dataset, before weights are loaded.
+        """
 
     @property
     def history_length(self) -> int:

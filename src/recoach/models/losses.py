@@ -20,6 +20,7 @@ def cross_entropy(
     targets: Tensor,
     first_item: int | None = None,
     workspace: Workspace | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of the targets under the softmax over all items.
 
@@ -30,50 +31,61 @@ def cross_entropy(
         first_item: item index of the first row of `items` where they are sharded; None where
             `items` has all rows.
         workspace: memory for the blocks of logits; a new one where None.
+        weights: float[B] weights of the states, whose mean is 1 (`Batch.weights`); None for 1.
     """
 
     def loss(block: Block) -> Tensor:
         states = torch.arange(len(block), device=users.device)
-        return -block.log_p(states, targets[block.which]).sum()
+        log_p = block.log_p(states, targets[block.which])
+        return -(log_p if weights is None else weights[block.which] * log_p).sum()
 
     vectors = Embeddings(users, items)
     distribution = distribution_over_items(first_item)(vectors, workspace=workspace)
     return distribution.loss(loss) / distributed.data_sum(len(users))
 
 
-def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+def binary_cross_entropy(
+    positive: Tensor, negative: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Return binary cross-entropy of targets and negatives (SASRec, Kang & McAuley 2018).
 
     Args:
         positive: float[B] scores of the targets.
         negative: float[B, N] scores of negative items.
+        weights: of the states, see `cross_entropy`.
     """
     losses = functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)
-    return distributed.mean_contribution(losses)
+    return _mean(losses, weights)
 
 
-def sampled_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+def sampled_cross_entropy(
+    positive: Tensor, negative: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Return cross-entropy over the target and sampled negatives, uncorrected (Klenitskiy 2023).
 
     Args:
         positive: float[B] scores of the targets.
         negative: float[B, N] scores of negative items.
+        weights: of the states, see `cross_entropy`.
     """
     losses: Tensor = _SampledCrossEntropy.apply(positive, negative)  # type: ignore[no-untyped-call]
-    return distributed.mean_contribution(losses)
+    return _mean(losses, weights)
 
 
-def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the BPR loss -log sigmoid(positive - negative) (Rendle et al. 2009).
 
     Args:
         positive: float[B] scores of positive items.
         negative: float[B] scores of negative items.
+        weights: of the states, see `cross_entropy`.
     """
-    return distributed.mean_contribution(functional.softplus(negative - positive))
+    return _mean(functional.softplus(negative - positive), weights)
 
 
-def bpr_max(positive: Tensor, negative: Tensor, regularisation: float) -> Tensor:
+def bpr_max(
+    positive: Tensor, negative: Tensor, regularisation: float, weights: Tensor | None = None
+) -> Tensor:
     """Return the BPR-max loss (Hidasi & Karatzoglou 2018).
 
     -log sum_j s_j sigmoid(positive - negative_j) + regularisation * sum_j s_j negative_j², with s
@@ -84,12 +96,18 @@ def bpr_max(positive: Tensor, negative: Tensor, regularisation: float) -> Tensor
         negative: float[B, N] scores of negative items; -inf for one that is left out. Each state
             needs one that is not.
         regularisation: weight of the squared scores.
+        weights: of the states, see `cross_entropy`.
 
     Departure from the official code: the logarithm of the sum is computed from logarithms, so that
     nothing is added to the sum for the case that it is 0.
     """
     losses: Tensor = _BPRMax.apply(positive, negative, regularisation)  # type: ignore[no-untyped-call]
-    return distributed.mean_contribution(losses)
+    return _mean(losses, weights)
+
+
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean loss of the states, with weights whose mean is 1."""
+    return distributed.mean_contribution(losses if weights is None else weights * losses)
 
 
 def alignment(left: Tensor, right: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from recoach.models.neighbours.session_popularity import SessionPopularity, Sess
 from recoach.models.neighbours.vsknn import VSKNN, VSKNNConfig
 from recoach.models.neighbours.vstan import VSTAN, VSTANConfig
 from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
+from recoach.models.sequence.prl import PRL, PRLConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 from recoach.models.session.cotrec import COTREC, COTRECConfig
 from recoach.models.session.fgnn import FGNN, FGNNConfig
@@ -71,6 +72,7 @@ MODELS: dict[str, Entry] = {
     "neumf": Entry(NeuMF, NeuMFConfig),
     "ngcf": Entry(NGCF, NGCFConfig),
     "popularity": Entry(Popularity, PopularityConfig),
+    "prl": Entry(PRL, PRLConfig),
     "recent_popularity": Entry(RecentPopularity, RecentPopularityConfig),
     "repeat_last": Entry(RepeatLast, RepeatLastConfig),
     "sasrec": Entry(SASRec, SASRecConfig),
@@ -152,6 +154,7 @@ def build_from_config(
             model = entry.model(config, dataset.train, dataset.n_items)
         else:
             model = _build_external(name, entry, config, dataset, pretrained=pretrained)
+    model.bind(dataset)
     model.origin, model.ids = Origin(name, config), dataset.ids
     return model
 

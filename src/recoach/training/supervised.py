@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from recoach import distributed
 from recoach.config import StrictConfig
 from recoach.data.batches import Batch, EdgeBatches, Rows, StateBatches
 from recoach.data.dataset import Dataset, RaggedArray, drop_last
+from recoach.data.episodes import event_rewards
 from recoach.data.queries import Queries
 from recoach.data.targets import Repeats, targets_of
 from recoach.errors import ConfigError
@@ -80,6 +81,12 @@ class PretrainConfig(StrictConfig):
     """Last training items of every user that are left out here, so that fine-tuning rewards items
     the base was not trained on; a graph model must be built without them too (`recoach run` does).
     """
+    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    """Weight of a next item in the loss by its event type, such as {view = 1, cart = 3.5}; the
+    weights of a step are divided by their mean. Next items of a type with weight 0 are left out.
+    Empty: all next items weigh the same."""
     shard_items: bool = False
     """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
     GRU4Rec with loss `ce`)."""
@@ -90,6 +97,11 @@ class PretrainConfig(StrictConfig):
             raise ValueError(
                 f"momentum has no effect with optim {self.optim!r}; set optim = 'adagrad', or "
                 "leave momentum out"
+            )
+        if self.event_weights and not any(self.event_weights.values()):
+            raise ValueError(
+                "event_weights is 0 for every event type, so nothing would be learned; set one "
+                "above 0, or leave event_weights out"
             )
         fields = type(self).model_fields
         for name in ("lr_step_epochs", "lr_gamma"):
@@ -111,7 +123,12 @@ class PretrainConfig(StrictConfig):
 
 
 class SupervisedTrainer:
-    """Trains all weights of a model by its own loss; `targets` as in `RunContext`."""
+    """Trains all weights of a model by its own loss; `targets` as in `RunContext`.
+
+    Raises:
+        ConfigError: there are event weights, and the model's loss cannot take them, the log has no
+            event types or others, or no next item has a weight above 0.
+    """
 
     def __init__(
         self,
@@ -127,8 +144,9 @@ class SupervisedTrainer:
         if config.shard_items:
             shard_embedding(model)
         train = drop_last(dataset.train, config.hold_out)
+        weights = _target_weights(model, config, train)
         self._loaders: dict[str, StateBatches | EdgeBatches] = {
-            kind: _loader(kind, model, config, train, targets) for kind in model.needs
+            kind: _loader(kind, model, config, train, targets, weights) for kind in model.needs
         }
         self.optimiser = build_optimizer(
             config.optim,
@@ -202,12 +220,15 @@ def pretrain(
         start_is_candidate: whether the initial weights may be selected as the best.
 
     Raises:
-        ConfigError: the model has weights and no loss to train them by.
+        ConfigError: the model has weights and no loss to train them by; or see
+            `SupervisedTrainer`.
         DataError: there are no validation targets to select on.
         ModelError: the model was built for other users or items, or the training diverged.
     """
     config, context = config or PretrainConfig(), context or RunContext()
     check_ids(model, dataset)
+    if config.event_weights:
+        check_takes_weights(type(model))
     if not model.needs:
         if any(True for _ in model.parameters()):
             raise ConfigError(
@@ -277,6 +298,15 @@ def validation(
     return lambda model: evaluate_targets(model, dataset, targets, ks=ks).means()
 
 
+def check_takes_weights(model: type[Recommender]) -> None:
+    """Raise a ConfigError if the loss of a model cannot weight next items."""
+    if not model.takes_weights:
+        raise ConfigError(
+            f"pretrain.event_weights: the loss of {model.__name__} does not weight next items. Use "
+            "a model whose loss does, such as sasrec or gru4rec, or leave event_weights out."
+        )
+
+
 def first_ids(queries: Queries, user_ids: pl.Series) -> list[str]:
     """Return the ids of the first three users of the states."""
     users = list(dict.fromkeys(queries.state_users.tolist()))[:3]
@@ -294,7 +324,31 @@ def supervised_batches(
 
 
 def _to_device(batch: Batch, model: Recommender) -> Batch:
-    return Batch(batch.queries.to(model.device), batch.positions, batch.targets.to(model.device))
+    device, weights = model.device, batch.weights
+    return Batch(
+        batch.queries.to(device),
+        batch.positions,
+        batch.targets.to(device),
+        None if weights is None else weights.to(device),
+    )
+
+
+def _target_weights(
+    model: Recommender, config: PretrainConfig, train: RaggedArray
+) -> npt.NDArray[np.float64] | None:
+    """Return float64[m], the weight of each training event as a next item; None without weights."""
+    if not config.event_weights:
+        return None
+    check_takes_weights(type(model))
+    weights = event_rewards(train, config.event_weights, "pretrain.event_weights")
+    is_next = np.ones(len(weights), dtype=np.bool_)
+    is_next[train.offsets[:-1][train.lengths > 0]] = False
+    if not weights[is_next].any():
+        raise ConfigError(
+            "pretrain.event_weights: no next item of the training histories has an event type with "
+            "a weight above 0, so nothing would be learned; change the weights."
+        )
+    return weights
 
 
 def _loader(
@@ -303,6 +357,7 @@ def _loader(
     config: PretrainConfig,
     train: RaggedArray,
     targets: npt.NDArray[np.bool_] | None = None,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> StateBatches | EdgeBatches:
     if kind == "edges":
         return EdgeBatches(train, batch_size=config.batch_size, targets=targets)
@@ -313,6 +368,7 @@ def _loader(
         batch_size=config.batch_size,
         rows=config.rows,
         targets=targets,
+        weights=weights,
     )
 
 

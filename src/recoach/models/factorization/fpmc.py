@@ -44,6 +44,7 @@ class FPMC(DotProductRecommender):
     """
 
     needs = ("states",)
+    takes_weights = True
     config: FPMCConfig
 
     def __init__(self, config: FPMCConfig, train: RaggedArray, n_items: int) -> None:
@@ -71,14 +72,15 @@ class FPMC(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
-        queries, _, targets = batch.part("states", "FPMC")
+        queries, _, targets, weights = batch.part("states", "FPMC")
         states = self._states(queries)
         if self.config.loss == "ce":
-            return cross_entropy(states, self.items.weight, targets, workspace=self.workspace)
+            table = self.items.weight
+            return cross_entropy(states, table, targets, workspace=self.workspace, weights=weights)
         shifts = torch.randint(1, max(2, self.n_items), targets.shape, generator=generator)
         negative_ids = (targets + shifts.to(targets.device)) % self.n_items  # any other item
         positives, negatives = self.items(torch.cat([targets, negative_ids])).chunk(2)
-        return bpr((states * positives).sum(dim=1), (states * negatives).sum(dim=1))
+        return bpr((states * positives).sum(dim=1), (states * negatives).sum(dim=1), weights)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the tables of items, V with W and L, and the user table."""

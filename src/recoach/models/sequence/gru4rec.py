@@ -121,6 +121,7 @@ class GRU4Rec(DotProductRecommender):
     """A recurrent network over the last items of a history."""
 
     needs = ("states",)
+    takes_weights = True
     knows_users = False
     config: GRU4RecConfig
 
@@ -173,14 +174,15 @@ class GRU4Rec(DotProductRecommender):
         states = batch.part("states", "GRU4Rec")
         if self.sampler is not None:
             return self._sampled_loss(states, self.sampler, generator)
-        queries, targets = states.queries, states.targets
+        queries, _, targets, weights = states
         users, items = self.embed(queries)
         if self.config.loss == "ce":
-            return cross_entropy(users, items, targets, first_local_item(self), self.workspace)
+            first_item = first_local_item(self)
+            return cross_entropy(users, items, targets, first_item, self.workspace, weights)
         train_pairs = self.get_buffer("train_pairs")
         negatives = draw_negatives(train_pairs, queries.state_users, self.n_items, 1, generator)
         positive = (users * items[targets]).sum(dim=1)
-        return bpr(positive, (users * items[negatives[:, 0]]).sum(dim=1))
+        return bpr(positive, (users * items[negatives[:, 0]]).sum(dim=1), weights)
 
     def _sampled_loss(
         self, batch: Batch, sampler: PopularitySampler, generator: torch.Generator
@@ -200,11 +202,13 @@ class GRU4Rec(DotProductRecommender):
         if config.loss == "bpr_max":
             if config.elu:
                 positive, negative = (functional.elu(s, config.elu) for s in (positive, negative))
-            return bpr_max(positive, negative.masked_fill_(masked, -torch.inf), config.bpreg)
+            negative = negative.masked_fill_(masked, -torch.inf)
+            return bpr_max(positive, negative, config.bpreg, batch.weights)
         log_q = torch.cat([sampler.log_shares[batch_items], sampler.log_p[drawn_items]])
         positive = positive - config.logq * sampler.log_shares[targets]
         negative = negative.sub_(config.logq * log_q)
-        return sampled_cross_entropy(positive, negative.masked_fill_(masked, -torch.inf))
+        negative = negative.masked_fill_(masked, -torch.inf)
+        return sampled_cross_entropy(positive, negative, batch.weights)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item embeddings and biases, and the other weights."""

@@ -42,6 +42,7 @@ class SASRec(DotProductRecommender):
     """A causal transformer over the last items of a history, with tied item embeddings."""
 
     needs = ("states",)
+    takes_weights = True
     knows_users = False
     config: SASRecConfig
 
@@ -75,10 +76,11 @@ class SASRec(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
-        queries, _, targets = batch.part("states", "SASRec")
+        queries, _, targets, weights = batch.part("states", "SASRec")
         users, items = self.embed(queries)
         if self.config.loss == "ce":
-            return cross_entropy(users, items, targets, first_local_item(self), self.workspace)
+            first_item = first_local_item(self)
+            return cross_entropy(users, items, targets, first_item, self.workspace, weights)
         negative_ids = draw_negatives(
             self.get_buffer("train_pairs"),
             queries.state_users,
@@ -89,7 +91,7 @@ class SASRec(DotProductRecommender):
         positive = (users * items[targets]).sum(dim=1)
         negative = torch.einsum("bd,bnd->bn", users, items[negative_ids])
         loss = binary_cross_entropy if self.config.loss == "bce" else sampled_cross_entropy
-        return loss(positive, negative)
+        return loss(positive, negative, weights)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item embedding, the position embedding and the other weights."""

@@ -37,6 +37,7 @@ class SessionModel(DotProductRecommender):
     """
 
     needs = ("states",)
+    takes_weights = True
     knows_users = False
     config: SessionConfig
 
@@ -86,9 +87,9 @@ class SessionModel(DotProductRecommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy of the next items over the catalogue."""
         del generator  # nothing is drawn
-        queries, _, targets = batch.part("states", type(self).__name__)
+        queries, _, targets, weights = batch.part("states", type(self).__name__)
         users, items = self.embed(queries)
-        return cross_entropy(users, items, targets, workspace=self.workspace)
+        return cross_entropy(users, items, targets, workspace=self.workspace, weights=weights)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item table, the position table if there is one, and the other weights."""

@@ -82,6 +82,7 @@ class COTRECConfig(SessionConfig):
 class COTREC(SessionModel):
     """Item vectors propagated over the graph of transitions, read by attention over positions."""
 
+    takes_weights = False  # its contrastive terms have no next item
     config: COTRECConfig
 
     def __init__(self, config: COTRECConfig, train: RaggedArray, n_items: int) -> None:
@@ -124,7 +125,7 @@ class COTREC(SessionModel):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return cross-entropy of the item view + con L_con + diff L_diff."""
-        queries, _, targets = batch.part("states", "COTREC")
+        queries, _, targets, _ = batch.part("states", "COTREC")
         graph = session_graph(queries, self.n_items)
         vectors, items = self.propagate()
         users = self.states(graph, functional.embedding(graph.node_items, vectors))

@@ -82,8 +82,9 @@ class TAGNN(Recommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy of the next items over the catalogue."""
         del generator  # nothing is drawn
-        queries, _, targets = batch.part("states", "TAGNN")
-        return attention_cross_entropy(self._encode(queries), self.items.weight, targets)
+        states = batch.part("states", "TAGNN")
+        encoded = self._encode(states.queries)
+        return attention_cross_entropy(encoded, self.items.weight, states.targets)
 
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
         """Return the item table and the other weights."""
