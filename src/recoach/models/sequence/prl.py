@@ -1,5 +1,4 @@
-"""PRL (Xin et al. 2022, SIGIR, "Rethinking Reinforcement Learning for Recommendation: A Prompt
-Perspective"): next items conditioned on the reward that is still to come.
+"""PRL (Xin et al. 2022, SIGIR): next items conditioned on the reward that is still to come.
 
 A sequence encoder gives the vector of a state. A prompt follows it: an embedding of the step, which
 is the number of events before the next item in its episode, and a linear map of the return. One
