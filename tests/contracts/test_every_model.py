@@ -203,15 +203,15 @@ def test_weights_of_states_multiply_their_losses_or_are_refused(variant):
     states = StateBatches(train, n_items=N_ITEMS, history_length=6, batch_size=32)
     batch = next(states.epoch(torch.Generator().manual_seed(0)))
     weights = 2 * (torch.arange(len(batch.targets)) % 3 == 0).float()
-    plain, one, other = (
-        model.loss(
-            TrainingBatch(states=batch._replace(weights=weighted)),
-            torch.Generator().manual_seed(0),
-        )
-        for weighted in (None, weights, 2 - weights)
-    )
-    assert torch.allclose((one + other) / 2, plain, atol=1e-5)
-    assert not torch.allclose(one, plain, atol=1e-5)
+    losses, gradients = [], []
+    for weighted in (None, weights, 2 - weights):
+        part = TrainingBatch(states=batch._replace(weights=weighted))
+        losses.append(model.loss(part, torch.Generator().manual_seed(0)))
+        slopes = torch.autograd.grad(losses[-1], list(model.parameters()))
+        gradients.append(torch.cat([slope.flatten() for slope in slopes]))
+    for plain, one, other in (losses, gradients):
+        assert torch.allclose((one + other) / 2, plain, atol=1e-5)
+        assert not torch.allclose(one, plain, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
