@@ -169,6 +169,10 @@ def test_targets_are_clamped_to_the_possible_returns():
     batch = transition_batch([(1, 0, 1.0, 0), (0, 0, 0.5, 1)])
     algorithm = q_learning(scores, gamma=0.5)
     assert targets_of(algorithm, batch)[:, 0].tolist() == [2.0, 0.0]
+    _, _, logs = algorithm_loss(algorithm, batch)
+    assert logs["target_clamped"] == 1
+    possible = transition_batch([(1, 0, 1.0, None), (0, 0, 0.5, 1)])
+    assert algorithm_loss(algorithm, possible)[2]["target_clamped"] == 0.5
     fine = transition_batch([(1, 0, -1.0, 1)])
     assert targets_of(algorithm, fine)[:, 0].tolist() == [-2.0]
     assert (algorithm.rewards.low.item(), algorithm.rewards.high.item()) == (-1.0, 1.0)

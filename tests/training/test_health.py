@@ -1,6 +1,7 @@
 """What worries in a log of GRPO, in words, and what does not."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from recoach.training.context import RunContext
 from recoach.training.health import COVERAGE, CollapseMonitor, coverage, health_warnings
 from toy_logs import cycle
 
-GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5}
+GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5, "td_loss": 0.4, "q_outside": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -31,12 +32,20 @@ GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5}
         ({"kl": 1e-9}, 0.1, "beta = 0.1 has no effect"),
         ({"kl": 1e-9}, 0.0, ""),
         ({"kl": 20.0}, 0.1, "little in common with the base"),
+        ({"importance_sampling_ratio/ess": 0.04}, 0.0, "weights is 4 % of the logged items"),
+        ({"importance_sampling_ratio/ess": 0.11}, 0.0, ""),
+        ({"target_clamped": 0.02}, 0.0, "2 % of the targets of Q are beyond the returns"),
+        ({"target_clamped": 0.01}, 0.0, ""),
+        ({"q_outside": 0.6}, 0.0, "diverged: that of 60 % of the logged items is beyond .* 20 %"),
+        ({"q_outside": 0.5}, 0.0, ""),
+        ({"td_loss": 4.1}, 0.0, "Q diverges: the loss of its temporal differences rose from 0.4"),
+        ({"td_loss": 3.9}, 0.0, ""),
     ],
 )
 def test_only_what_is_wrong_is_said(row, beta, words):
     found = health_warnings(GOOD | row, GOOD, 1000, beta)
     assert len(found) == bool(words)
-    assert words in " ".join(found)
+    assert re.search(words, " ".join(found))
 
 
 def test_a_policy_that_was_sure_from_the_start_has_not_collapsed():
@@ -51,6 +60,22 @@ def test_a_warning_comes_once():
     with pytest.warns(UserWarning, match="Step 20: The policy has collapsed"):
         watching.on_row(GOOD | {"entropy": 0.01, "step": 20.0})
     watching.on_row(GOOD | {"entropy": 0.01, "step": 30.0})  # a second one would be an error here
+
+
+def test_q_that_was_outside_from_the_start_has_not_diverged():
+    assert health_warnings(GOOD | {"q_outside": 0.7}, GOOD | {"q_outside": 0.8}, 1000, 0.0) == []
+
+
+def test_every_kind_of_alarm_comes_once():
+    watching = CollapseMonitor(1000)
+    watching.on_row(GOOD)
+    bad = {"importance_sampling_ratio/ess": 0.01, "target_clamped": 0.5, "td_loss": 40.0}
+    with pytest.warns(UserWarning, match="Step 10") as caught:
+        watching.on_row(GOOD | bad)
+    assert len(caught) == 3
+    watching.on_row(GOOD | bad | {"step": 30.0})  # a second one would be an error here
+    with pytest.warns(UserWarning, match="diverged: that of 90 %"):
+        watching.on_row(GOOD | bad | {"q_outside": 0.9})
 
 
 def test_lists_are_compared_with_those_of_the_base_before_the_first_step():

@@ -34,7 +34,7 @@ _EXAMPLE_USERS = 6
 StageName = Literal["base", "tuned", "control"]
 """The trained models of a run: base, fine-tuned, and after continued supervised training."""
 
-_GRPO_METRICS = (
+_DIAGNOSTICS = (
     "log_ratio/abs_mean",
     "clip_ratio/low_mean",
     "clip_ratio/high_mean",
@@ -42,8 +42,11 @@ _GRPO_METRICS = (
     "kl",
     "entropy",
     "temperature",
+    "importance_sampling_ratio/ess",
+    "target_clamped",
+    "q_outside",
 )
-"""Metrics of GRPO that results hold, besides the distance of the embeddings from the base."""
+"""Logged values of fine-tuning that results hold, besides the distance from the base."""
 
 
 class TrainedModel(NamedTuple):
@@ -304,7 +307,7 @@ def _diagnostics(rows: Sequence[Mapping[str, Any]], n_items: int, beta: float) -
         end: {
             name: round(float(value), 6)
             for name, value in row.items()
-            if name in _GRPO_METRICS or name.startswith("drift/")
+            if name in _DIAGNOSTICS or name.startswith("drift/")
         }
         for end, row in ends.items()
     }

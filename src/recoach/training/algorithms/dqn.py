@@ -85,6 +85,8 @@ class QTargets(NamedTuple):
     is_used: Tensor
     """bool[B, 1 + num_negatives] False for a masked action and for a negative that is the
     action."""
+    is_clamped: Tensor
+    """bool[B, 1 + num_negatives] whether a target was outside the possible returns."""
 
 
 class DQN(Algorithm[DQNConfig, QTargets]):
@@ -136,8 +138,8 @@ class DQN(Algorithm[DQNConfig, QTargets]):
                 targets = torch.cat([targets, negative_targets[:, None].expand(shape)], dim=1)
         is_used = items != transitions.actions[:, None]
         is_used[:, 0] = ~transitions.masked
-        targets = self.rewards.clamp(targets, self.args.gamma, self.args.discount_unit)
-        return QTargets(items, targets, is_used)
+        clamped = self.rewards.clamp(targets, self.args.gamma, self.args.discount_unit)
+        return QTargets(items, clamped, is_used, clamped != targets)
 
     def loss(
         self, batch: RLBatch, prepared: QTargets, generator: torch.Generator
@@ -154,6 +156,7 @@ class DQN(Algorithm[DQNConfig, QTargets]):
         statistics.add("td_loss", logged)
         statistics.add("q_mean", q[is_action, 0])
         statistics.add("target_mean", prepared.targets[is_action, 0])
+        statistics.add("target_clamped", prepared.is_clamped[is_action, 0].float())
         loss = _mean(logged) + _mean(drawn)
         if self.args.conservative_coef:
             term = self._conservative_term(batch, prepared, statistics)

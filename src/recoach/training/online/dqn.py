@@ -113,7 +113,7 @@ class OnlineDQN(OnlineAlgorithm[OnlineDQNConfig]):
         rewards = batch.rewards.to(values.device)
         targets = rewards + self.args.gamma * values.masked_fill(~has_next, 0.0)
         clamped = self.range.clamp(targets, self.args.gamma, "event")
-        statistics.add("clamped_targets", (clamped != targets).float())
+        statistics.add("target_clamped", (clamped != targets).float())
         return clamped
 
     def _q(self, model: Recommender, states: States) -> Tensor:
