@@ -52,6 +52,7 @@ OTHERS = {
     "top_k_off_policy": {},
     "s_dpo": {},
     "dqn": {},
+    "trpo": {},
 }
 
 

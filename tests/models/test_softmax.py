@@ -115,6 +115,28 @@ def test_kl_and_pairs_in_one_loss_have_the_loss_and_gradient_of_the_formula():
     )
 
 
+@pytest.mark.usefixtures("states_at_once")
+def test_cross_entropy_and_pairs_in_one_loss_have_the_loss_and_gradient_of_the_formula():
+    users, items = vectors()
+    others = [x.detach() for x in vectors(seed=5)]
+    log_p, q = plain_log_p(users, items), plain_log_p(*others).exp()
+    shown = log_p.masked_fill(log_p == -torch.inf, 0)
+    weights = torch.arange(STATES)
+    expected = -((q * shown).sum(dim=1) * weights).sum() + log_p[PAIRS].sum()
+
+    def loss(block, other_block):
+        local = in_block(block, PAIRS[0])
+        pairs = block.log_p(PAIRS[0][local] - block.which.start, PAIRS[1][local])
+        return (block.cross_entropy(other_block) * weights[block.which]).sum() + pairs.sum()
+
+    other = policy(*others, temperature=0.7, seen=SEEN)
+    result = policy(users, items, temperature=0.7, seen=SEEN).loss(loss, other)
+    assert result.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert all_close(
+        torch.autograd.grad(result, (users, items)), torch.autograd.grad(expected, (users, items))
+    )
+
+
 def test_the_kl_of_equal_policies_is_zero_and_of_others_positive():
     users, items = vectors()
     (block,) = policy(users, items).blocks()

@@ -116,3 +116,22 @@ def algorithm_loss(algorithm, batch, generator=None):
         prepared = algorithm.prepare(batch, generator)
     loss, statistics = algorithm.loss(batch, prepared, generator)
     return prepared, loss, statistics.means()
+
+
+def minimise(algorithm, batch, steps, learning_rate, parameters=None):
+    """Minimise an algorithm's loss of one batch with Adam, whose step size falls to 0.
+
+    Returns:
+        What was logged in the last step.
+    """
+    parameters = parameters or [p for p in algorithm.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
+    for step in range(1, steps + 1):
+        _, loss, logs = algorithm_loss(algorithm, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        algorithm.after_step(step)
+    return logs

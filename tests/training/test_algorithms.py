@@ -376,6 +376,9 @@ RESUMED = {
         "old_model_sync_steps": 3,
     },
     "top_k_off_policy, reference": {"ref_model_sync_steps": 3},
+    "top_k_off_policy, head": {"behaviour": "head", "horizon": 1, "reward_funcs": ("next",)},
+    "trpo, old policy": {"old_model_sync_steps": 3, "radius": "batch"},
+    "off_policy_actor_critic": {"tau": 0.2},
 }
 
 

@@ -66,7 +66,11 @@ TUNED = {
     "ppo": {"num_generations": 4},
     "top_k_off_policy": {},
     "sqn_actor_critic": {"num_negatives": 0},
+    "top_k_off_policy, head": {"behaviour": "head", "horizon": 1, "reward_funcs": ("return",)},
     "dqn": {"num_negatives": 0, "target_sync_steps": 2},
+    "trpo": {"old_model_sync_steps": 3},
+    "trpo, batch": {"radius": "batch", "old_model_sync_steps": 3},
+    "off_policy_actor_critic": {"num_negatives": 0, "tau": 0.2},
     "lightgcn": {},
     "gsau": {},
 }
@@ -111,7 +115,8 @@ def trained(kind, folder=None, config=None, **changes):
 
 
 def tuned(kind, args, folder=None):
-    config = ALGORITHMS[kind].config if kind in ALGORITHMS else GRPOConfig
+    algorithm = kind.partition(",")[0]
+    config = ALGORITHMS[algorithm].config if algorithm in ALGORITHMS else GRPOConfig
     name = kind if kind in ("lightgcn", "gsau") else "sasrec"
     settings = BASES[name][1] if name in BASES else {"dim": 8}
     model, curve = build_model(name, DATASET, **settings, seed=1), Curve()
@@ -226,6 +231,9 @@ class Plain:
     def kl(self, other):
         return (self.p * (self.shown - other.shown.detach())).sum(dim=1)
 
+    def cross_entropy(self, other):
+        return -(other.p.detach() * self.shown).sum(dim=1)
+
 
 def surrogate(log_p):
     """Return the exact surrogate at a ratio that is not 1, as in a second update on a batch."""
@@ -236,6 +244,12 @@ def surrogate(log_p):
 SOFTMAXES = (
     ("cross-entropy", 1.0, False, lambda log_p, *_: -log_p.sum()),
     ("exact grpo", 0.7, True, lambda log_p, *_: -surrogate(log_p)),
+    (
+        "trust region",
+        0.7,
+        True,
+        lambda log_p, block, other, _: block.cross_entropy(other).sum() - log_p.sum(),
+    ),
     (
         "exact grpo with all that is added",
         0.7,

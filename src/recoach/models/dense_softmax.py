@@ -76,6 +76,11 @@ class DenseBlock(Block):
         gap = self._finite(self._log_p) - self._finite(other._log_p.detach())
         return (self._log_p.exp() * gap).sum(dim=1)
 
+    def cross_entropy(self, other: "DenseBlock") -> Tensor:
+        """Return float[b], the mean of -log p of this policy under the other, see `Block`."""
+        log_p = self._log_p.masked_fill(self._log_p == -torch.inf, 0.0)
+        return -(other.p * log_p).sum(dim=1)
+
     def expectation(self, values: Tensor) -> Tensor:
         """Return float[b], the mean of a value of items under each policy, see `Block`."""
         return (self._log_p.exp() * values).sum(dim=1)

@@ -62,6 +62,16 @@ class Block(ABC):
         """
 
     @abstractmethod
+    def cross_entropy(self, other: Self) -> Tensor:
+        """Return float[b], -log p of this policy averaged over the other's, for each state.
+
+        The gradient with respect to the logits is p minus that of the other.
+
+        Args:
+            other: see `kl`.
+        """
+
+    @abstractmethod
     def expectation(self, values: Tensor) -> Tensor:
         """Return float[b], the mean of a value of items under each state's policy.
 

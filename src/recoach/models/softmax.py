@@ -10,6 +10,7 @@ runs in float32), and in the vectors' dtype elsewhere and for catalogues too sma
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ not aligned takes up to three times as long on a CPU (512 × 43,097)."""
 _PROBES = 128
 _LEAST_P = 1e-30
 """Below it p may have lost digits to underflow."""
+
+
+class RowAnswer(NamedTuple):
+    """An answer for each state and its gradient with respect to the state's logits."""
+
+    answer: Tensor
+    """float[b] or float[b, G], a leaf of autograd."""
+    add: Callable[[Tensor, Tensor], Tensor]
+    """(float[b, I], slope of the loss with respect to the answer) -> the first, to which the
+    gradient without its multiple of p was added in place."""
+    multiple_of_p: Callable[[Tensor], Tensor]
+    """slope -> float[b], what times p is subtracted from the gradient."""
 
 
 class BlockwiseBlock(Block):
@@ -63,7 +76,7 @@ class BlockwiseBlock(Block):
         torch.softmax(padded_logits, 1, out=self._padded_p)
         self._log_z = self._log_normaliser()
         self._pair_answers: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._row_answers: list[tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]] = []
+        self._row_answers: list[RowAnswer] = []
 
     def log_p(self, states: Tensor, items: Tensor) -> Tensor:
         """Return float[n], the log-probabilities of pairs, see `Block`."""
@@ -76,7 +89,11 @@ class BlockwiseBlock(Block):
         logits = self._logits.gather(1, items).to(self._log_z.dtype)
         log_p = logits.sub_(self._log_z[:, None]).clamp_(max=0)
         self._row_answers.append(
-            (log_p.requires_grad_(), lambda into, slope: into.scatter_add_(1, items, slope))
+            RowAnswer(
+                log_p.requires_grad_(),
+                lambda into, slope: into.scatter_add_(1, items, slope),
+                lambda slope: slope.sum(dim=1),
+            )
         )
         return log_p
 
@@ -88,6 +105,22 @@ class BlockwiseBlock(Block):
         weighted = gap.masked_fill_(self.p == 0, 0).mul_(self.p)
         # d KL / d logit = p (gap - KL); the -p KL is part of the row's term, added for all rows.
         return self._row_sum(weighted)
+
+    def cross_entropy(self, other: "BlockwiseBlock") -> Tensor:
+        """Return float[b], the mean of -log p of this policy under the other, see `Block`."""
+        log_p = self._logits.to(self._log_z.dtype, copy=True).sub_(self._log_z[:, None])
+        # Masked items are replaced before the product: 0 times -inf is no number.
+        products = log_p.masked_fill_(log_p == -torch.inf, 0).mul_(other.p)
+        total = self._sum_over_catalogue(products.sum(dim=1)).neg_().requires_grad_()
+        # d H / d logit = p - p of the other.
+        self._row_answers.append(
+            RowAnswer(
+                total,
+                lambda into, slope: into.addcmul_(other.p.to(into.dtype), -slope[:, None]),
+                lambda slope: -slope,
+            )
+        )
+        return total
 
     def expectation(self, values: Tensor) -> Tensor:
         """Return float[b], the mean of a value of items under each policy, see `Block`."""
@@ -124,7 +157,7 @@ class BlockwiseBlock(Block):
         """
         answers = [
             *(pair[-1] for pair in self._pair_answers),
-            *(answer for answer, _ in self._row_answers),
+            *(row.answer for row in self._row_answers),
         ]
         if not loss.requires_grad:
             return d_items
@@ -134,11 +167,11 @@ class BlockwiseBlock(Block):
         for (states, _, _), slope in zip(self._pair_answers, slopes, strict=False):
             if slope is not None:
                 row_slope.index_add_(0, states, slope)
-        for (answer, add), slope in zip(self._row_answers, slopes[n_pairs:], strict=True):
+        for row, slope in zip(self._row_answers, slopes[n_pairs:], strict=True):
             if slope is not None:
                 into = torch.zeros_like(self.p, dtype=row_slope.dtype) if into is None else into
-                add(into, slope)
-                row_slope += slope.sum(dim=1) if answer.ndim > 1 else slope * answer.detach()
+                row.add(into, slope)
+                row_slope += row.multiple_of_p(slope)
         d_items = self._add_products(row_slope[:, None], into, d_users, d_items)
         for (states, items, _), slope in zip(self._pair_answers, slopes, strict=False):
             if slope is not None:
@@ -149,7 +182,11 @@ class BlockwiseBlock(Block):
         """Return the rows' sums as an answer whose gradient with respect to a logit is its term."""
         total = self._sum_over_catalogue(weighted.sum(dim=1)).requires_grad_()
         self._row_answers.append(
-            (total, lambda into, slope: into.addcmul_(weighted, slope[:, None]))
+            RowAnswer(
+                total,
+                lambda into, slope: into.addcmul_(weighted, slope[:, None]),
+                lambda slope: slope * total.detach(),
+            )
         )
         return total
 

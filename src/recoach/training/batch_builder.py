@@ -34,7 +34,7 @@ from recoach.policy.rewards import (
     past_items,
 )
 from recoach.policy.smoothing import Smoothing
-from recoach.training.algorithms.base import RLBatch
+from recoach.training.algorithms.base import LoggedActions, RLBatch
 from recoach.training.config import FinetuneConfig, TransitionConfig
 from recoach.training.transitions import TransitionBuilder
 
@@ -100,6 +100,7 @@ class BatchBuilder:
                 mask_seen=bool(args.mask_seen),
                 negatives=self._negatives,
             )
+        self._propensities = _propensities(dataset) if args.needs_propensities else None
         self._sample_size = args.catalogue_sample
         self._proposal = (
             None if self._sample_size is None else Proposal(dataset.train, dataset.n_items)
@@ -146,6 +147,7 @@ class BatchBuilder:
             rewards.to(device),
             logged=logged if self.reward.draw_functions else None,
             transitions=transitions,
+            actions=self._actions(batch, device),
         )
 
     def _logged_items(self, batch: Batch, states: UserStates) -> LoggedItems:
@@ -156,6 +158,15 @@ class BatchBuilder:
             args = self.args
             logged = future_items(batch, self.dataset, args.horizon, args.event_weights)
         return add_rejected(logged, self.dataset, states) if self._rewards_rejected else logged
+
+    def _actions(self, batch: Batch, device: torch.device) -> LoggedActions | None:
+        """Return the logged actions of the states; None for states "user", which have none."""
+        if self.states == "user":
+            return None
+        propensities = self._propensities
+        if propensities is not None:
+            propensities = propensities[batch.positions]
+        return LoggedActions(batch.targets, propensities).to(device)
 
     def restrict(self, batch: RLBatch, generator: torch.Generator) -> RLBatch:
         """Return the batch within a sample of the catalogue, where one stands for it."""
@@ -188,6 +199,18 @@ def _episodes(args: FinetuneConfig, dataset: Dataset) -> tuple[Episodes, Doubles
     return episodes, episodes.discounts(discount, args.discount_unit)
 
 
+def _propensities(dataset: Dataset) -> torch.Tensor:
+    """Return float32[m], the propensities of the training events, NaN where one is missing."""
+    columns = dataset.train.columns
+    if "propensity" not in columns:
+        raise ConfigError(
+            "behaviour = 'logged' needs the column `propensity`, the probability with which an "
+            "item was shown, and the data have none; map it with --column propensity=NAME, or use "
+            "behaviour = 'head'."
+        )
+    return torch.from_numpy(columns["propensity"].fill_null(float("nan")).to_numpy().copy())
+
+
 def _with_returns(args: FinetuneConfig, dataset: Dataset) -> Dataset:
     """Return the dataset with the column `returns` in train."""
     rewards = event_rewards(dataset.train, args.event_weights, "reward 'return'")
@@ -206,7 +229,7 @@ def smoothing_weight(args: FinetuneConfig, model: Recommender) -> float:
     """Return the part of a reward that goes to the item's neighbours."""
     if args.reward_smoothing != "auto":
         return args.reward_smoothing
-    return 0.0 if model.regularises else _SMOOTHING
+    return 0.0 if model.regularises or args.rewards_actions_only else _SMOOTHING
 
 
 def _source(args: FinetuneConfig) -> str:

@@ -77,7 +77,7 @@ class FinetuneConfig(StrictConfig):
     reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Part of the log's reward for an item that goes to its neighbours, the items that the same
     users interact with (`recoach.policy.smoothing`); `auto` is 0.3, and 0 for a model whose own
-    loss regularises its vectors (GSAU)."""
+    loss regularises its vectors (GSAU) and where only logged actions are rewarded (`behaviour`)."""
     smoothing_neighbours: int = Field(default=50, ge=1)
     """Neighbours of an item among which that part is divided."""
     state: States | Literal["auto"] = "auto"
@@ -202,6 +202,16 @@ class FinetuneConfig(StrictConfig):
     def uses_episodes(self) -> bool:
         """Whether it matters where an episode ends."""
         return "return" in self.reward_funcs
+
+    @property
+    def rewards_actions_only(self) -> bool:
+        """Whether the algorithm is defined for rewards of logged actions, the next items, only."""
+        return False
+
+    @property
+    def needs_propensities(self) -> bool:
+        """Whether the log must have the column `propensity`."""
+        return False
 
     @property
     def draws(self) -> bool:

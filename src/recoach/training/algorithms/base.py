@@ -23,6 +23,23 @@ Settings = TypeVar("Settings", bound=FinetuneConfig)
 Prepared = TypeVar("Prepared")
 
 
+class LoggedActions(NamedTuple):
+    """The action of each state: the item that the user interacted with next."""
+
+    items: Tensor
+    """int64[B]."""
+    propensities: Tensor | None = None
+    """float32[B] the probability with which the logging policy showed the item, from the column
+    `propensity`; NaN where it is missing, None in a log without the column."""
+
+    def to(self, device: torch.device) -> "LoggedActions":
+        """Return the same actions on another device."""
+        propensities = self.propensities
+        return LoggedActions(
+            self.items.to(device), None if propensities is None else propensities.to(device)
+        )
+
+
 class RLBatch(NamedTuple):
     """A batch of states and the rewards of their items."""
 
@@ -38,6 +55,8 @@ class RLBatch(NamedTuple):
     """A batch for the model's own loss, where `sft_coef` adds it."""
     transitions: Transitions | None = None
     """For algorithms with `needs_transitions`."""
+    actions: LoggedActions | None = None
+    """The logged actions; None for states without a next item."""
     dropout_seed: int | None = None
     """Seed of the dropout masks that all policies of the step share; None draws new masks."""
 

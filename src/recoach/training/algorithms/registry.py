@@ -7,12 +7,17 @@ from recoach.training.algorithms.base import Algorithm, Learner
 from recoach.training.algorithms.dqn import DQN, DQNConfig
 from recoach.training.algorithms.grpo.algorithm import GRPO
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.off_policy_actor_critic import (
+    OffPolicyActorCritic,
+    OffPolicyActorCriticConfig,
+)
 from recoach.training.algorithms.ppo import PPO, PPOConfig
 from recoach.training.algorithms.raft import RAFT, RAFTConfig
 from recoach.training.algorithms.reinforce import Reinforce, ReinforceConfig
 from recoach.training.algorithms.s_dpo import SDPO, SDPOConfig
 from recoach.training.algorithms.sqn_actor_critic import SQNActorCritic, SQNActorCriticConfig
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicy, TopKOffPolicyConfig
+from recoach.training.algorithms.trpo import TRPO, TRPOConfig
 from recoach.training.config import FinetuneConfig
 
 
@@ -32,6 +37,8 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "s_dpo": AlgorithmEntry(SDPOConfig, SDPO),
     "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SQNActorCritic),
     "dqn": AlgorithmEntry(DQNConfig, DQN),
+    "trpo": AlgorithmEntry(TRPOConfig, TRPO),
+    "off_policy_actor_critic": AlgorithmEntry(OffPolicyActorCriticConfig, OffPolicyActorCritic),
 }
 
 

@@ -7,6 +7,7 @@ from recoach.data.queries import Queries
 from recoach.models.base import Recommender, dot_product, eval_mode
 from recoach.models.distribution import Distribution
 from recoach.models.softmax import BlockwiseDistribution
+from recoach.policy.policy import Policy
 
 
 def linear_head(model: Recommender, outputs: int | None, what: str) -> nn.Linear:
@@ -41,9 +42,28 @@ def state_vectors(distribution: Distribution) -> Tensor:
     return distribution.users
 
 
+def item_vectors(model: Recommender, policy: Policy, what: str) -> Tensor:
+    """Return float[I, D], the item vectors of the policy as they are now, without gradient.
+
+    Args:
+        model: must be a dot-product model.
+        policy: whether vectors are normalised.
+        what: what needs the vectors, for the error message.
+
+    Raises:
+        ConfigError: the model's scores are no dot products.
+    """
+    with torch.no_grad(), eval_mode(model):
+        return policy.embed(dot_product(model, what), _one_state(model)).items.detach()
+
+
 def _vector_width(model: Recommender, what: str) -> int:
     """Return the width of a model's vectors, measured on one state: no table has it for all."""
+    with torch.no_grad(), eval_mode(model):
+        return int(dot_product(model, what).embed(_one_state(model)).users.shape[1])
+
+
+def _one_state(model: Recommender) -> Queries:
     one = torch.ones(1, dtype=torch.int64)
     state = Queries(users=one - 1, history=one[None] - 1, lengths=one, rows=one - 1, ends=one)
-    with torch.no_grad(), eval_mode(model):
-        return int(dot_product(model, what).embed(state.to(model.device)).users.shape[1])
+    return state.to(model.device)
