@@ -29,10 +29,10 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.crossfit import log_p_of_places
 from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
-from toy_logs import block_graph
+from toy_logs import block_graph, with_event_types
 
 USERS, LENGTH = 37, 9
-DATASET = leave_last_out(block_graph(USERS, 30, n_blocks=2, length=LENGTH))
+DATASET = leave_last_out(with_event_types(block_graph(USERS, 30, n_blocks=2, length=LENGTH)))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6, "dropout": 0.0}
 ROUGH = {"batch_size": 40, "learning_rate": 0.02, "epochs": 2, "eval_steps": 3, "patience": 0}
 SAMPLED_LOSS = {"dim": 8, "dropout": 0.0, "item_bias": True, "negatives": 12}
@@ -46,9 +46,14 @@ BASES = {
     "lightgcn, ce": ("lightgcn", {"dim": 8}),
     "lightgcn, sampled_ce": ("lightgcn", {"dim": 8, "loss": "sampled_ce", "negatives": 12}),
     "ngcf, ce": ("ngcf", {"dim": 8, "dropout": 0.0}),
+    "prl": ("prl", ENCODER | {"prompt_dropout": 0.0, "event_embedding": True}),
     "gsau": ("gsau", ENCODER | {"user_item_uniformity": False, "cross_view": 0.2}),
 }
-PRETRAINED = {"gru4rec, bpr_max": SPARSE, "gru4rec, sampled_ce": SPARSE | {"momentum": 0.0}}
+PRETRAINED = {
+    "gru4rec, bpr_max": SPARSE,
+    "gru4rec, sampled_ce": SPARSE | {"momentum": 0.0},
+    "prl": {"event_weights": {"view": 1, "buy": 3.5}},
+}
 """Base -> settings of its training beside `ROUGH`."""
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 4}
 SLATES = {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3}

@@ -59,8 +59,9 @@ class Queries:
     """Items to mask in the ranking of each state, if any."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """The columns of the log that the model reads (`Recommender.reads`), each [R, T] like
-    `history`: int64 (times in ms, codes of event types from 0), or float32. Event types are padded
-    with their number, the code of an event without a type; other columns with 0."""
+    `history`: int64 (times in ms, codes of event types from 0, hashes of other text), or float32.
+    Event types are padded with their number, the code of an event without a type; other columns
+    with 0."""
     hidden: Seen | None = None
     """Training interactions that a graph model must leave out of its graph, because the states are
     rewarded for predicting them; the other models ignore this."""
@@ -122,14 +123,14 @@ class Queries:
 
 
 def gather_windows(values: np.ndarray, starts: np.ndarray, stops: np.ndarray, pad: int) -> Tensor:
-    """Gather `values[start:stop]` of ranges into int64 or float32[R, T], right-padded with `pad`.
+    """Gather `values[start:stop]` of ranges into int64[R, T], right-padded with `pad`.
 
     T is the length of the longest range (0 if all are empty).
     """
     width = int((stops - starts).max(initial=0))
     index = starts[:, None] + np.arange(width)
     rows = np.where(index < stops[:, None], values[np.minimum(index, len(values) - 1)], pad)
-    return torch.from_numpy(rows.astype(np.float32 if values.dtype.kind == "f" else np.int64))
+    return torch.from_numpy(rows.astype(np.int64))
 
 
 def seen_before(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Seen:
@@ -309,9 +310,10 @@ def single_state_queries(
 
 def column_windows(columns: Columns, starts: np.ndarray, stops: np.ndarray) -> dict[str, Tensor]:
     """Return columns as [R, T] like the history, padded as `Queries.columns`."""
+    index = starts[:, None] + np.arange(int((stops - starts).max(initial=0)))
+    is_event = index < stops[:, None]
     return {
-        name: gather_windows(_numbers(values), starts, stops, column_padding(values))
-        for name, values in columns.items()
+        name: _window(values.gather(index[is_event]), is_event) for name, values in columns.items()
     }
 
 
@@ -320,11 +322,14 @@ def column_padding(values: pl.Series) -> int:
     return len(values.dtype.categories) if isinstance(values.dtype, pl.Enum) else 0
 
 
-def _numbers(values: pl.Series) -> np.ndarray:
-    """Return int64 or float32 values: the codes of event types, the ranks of other text."""
+def _window(values: pl.Series, is_event: np.ndarray) -> Tensor:
+    """Return [R, T] with the values where bool[R, T] `is_event` is true, row by row."""
     padding = column_padding(values)
     if isinstance(values.dtype, pl.Enum):
-        values = values.to_physical().cast(pl.Int32)
+        values = values.to_physical()
     elif values.dtype == pl.String:
-        values = values.rank("dense")
-    return values.fill_null(padding).to_numpy()
+        values = values.hash().reinterpret(signed=True)
+    numbers = values.cast(pl.Float32 if values.dtype.is_float() else pl.Int64).fill_null(padding)
+    window = np.full(is_event.shape, padding, dtype=numbers.to_numpy().dtype)
+    window[is_event] = numbers.to_numpy()
+    return torch.from_numpy(window)
