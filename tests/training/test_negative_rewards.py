@@ -98,6 +98,23 @@ def test_power_lies_between_log_and_dr_grpo_for_both_signs():
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, wanted, strict=True))
 
 
+def test_with_a_kl_the_policy_reaches_the_reference_tilted_by_the_rewards():
+    """The fixed point of KL-regularised rewards is p ~ reference exp(reward / beta)."""
+    beta, rewards = 0.8, [(0, 0, 1.0), (0, 1, -1.0), (0, 2, 0.3), (0, 3, -0.4)]
+    state = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    reference = Embeddings(state, vectors(1).items.detach())
+    new = Embeddings(state.clone().requires_grad_(), reference.items.clone().requires_grad_())
+    estimator = exact(loss_type="dr_grpo", beta=beta, temperature=1.0)
+    optimiser = torch.optim.Adam([new.items], lr=0.1)
+    for _ in range(120):
+        _, gradients, _ = step(estimator, new, make_batch(rewards), reference=reference)
+        new.items.grad = gradients[1]
+        optimiser.step()
+    tilted = reference.items[:, 0] + reward_table(rewards, 1)[0] / beta
+    found = new.items[:, 0].detach().softmax(dim=0)
+    assert torch.allclose(found, tilted.softmax(dim=0), atol=1e-3)
+
+
 @pytest.mark.parametrize("reward", [1.0, 0.01, -3.0])
 def test_one_whitened_reward_is_one_item_against_the_rest_whatever_its_size(reward):
     new = vectors(2)
@@ -168,7 +185,7 @@ def test_the_clip_of_a_negative_advantage_changes_sides(weight, shift):
 
 @pytest.mark.parametrize("whitening", ["item", "state"])
 def test_the_bound_of_advantages_holds_for_both_signs(whitening):
-    limit, rewards = 0.2, [(0, 1, 1.0), (1, 4, -1.0)]
+    limit, rewards = 0.2, [(0, 1, 0.5), (1, 4, -2.0)]
     loss_type = "grpo" if whitening == "state" else "dr_grpo"
     settings = {"loss_type": loss_type, "whitening": whitening}
     new = vectors(2)

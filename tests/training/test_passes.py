@@ -126,6 +126,20 @@ def test_passes_that_all_hit_contribute_nothing():
     assert statistics.means()["frac_reward_zero_std"] == 1
 
 
+def test_ties_are_ranked_against_the_item():
+    dataset = leave_last_out(cycle(24, 16, length=7))
+    model = build_model("sasrec", dataset, **ENCODER, dropout=0.5)
+    trainer = trainer_of(model, beta=0.0, rank_reward="recall@10", mask_seen=False)
+    batch = first_batch(trainer)
+    with torch.no_grad():  # items 0..14 have one vector: the best of them is ranked 15th, or 16th
+        model.items.weight[:15] = model.items.weight[0]
+    kept = batch.rewards.where(batch.rewards.items < 15)
+    batch = batch._replace(rewards=kept)
+    prepared = trainer.algorithm.prepare(batch, numbers())
+    _, statistics = trainer.algorithm.loss(batch, prepared, numbers())
+    assert statistics.means()["reward"] == 0
+
+
 @pytest.mark.parametrize("name", ["sasrec", "lightgcn"])
 def test_a_model_without_dropout_is_refused(name):
     with pytest.raises(ConfigError, match="Give the model a dropout above 0"):

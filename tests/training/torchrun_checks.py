@@ -58,11 +58,18 @@ PRETRAINED = {
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 4}
 SLATES = {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3}
 BOTH = {"reward_funcs": ("future", "novelty")}
+NEGATIVE = {
+    "reward_funcs": ("future", "next"),
+    "reward_weights": (1.0, -2.0),
+    "loss_type": "grpo",
+    "whitening": "state",
+}
 TUNED = {
     "exact": {},
     "exact with all that is added": {"beta": 0.1, "entropy_coef": 0.1, "num_iterations": 2} | BOTH,
     "exact, rewards made alike": BOTH | {"multi_objective_aggregation": "normalize_then_sum"},
     "exact, plain weights": {"normalize_weights": False},
+    "exact, rewards of both signs": NEGATIVE | {"num_iterations": 2, "beta": 0.1},
     "exact, own loss along": {"sft_coef": 0.5},
     "stratified": {"estimator": "stratified", "num_negatives": 8},
     "sampled": DRAWN | {"beta": 0.1, "num_iterations": 2},
