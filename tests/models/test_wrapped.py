@@ -14,7 +14,7 @@ from recoach.experiments.trainer import GRPOTrainer
 from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.ppo import PPOConfig
-from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
+from recoach.training.algorithms.supervised_q import SQNActorCriticConfig
 from recoach.training.context import RunContext
 from toy_logs import cycle
 

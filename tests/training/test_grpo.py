@@ -16,7 +16,7 @@ from recoach.training.algorithms.grpo import sampled as sampled_module
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.ppo import PPOConfig
 from recoach.training.algorithms.s_dpo import SDPOConfig
-from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
+from recoach.training.algorithms.supervised_q import SQNActorCriticConfig
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext

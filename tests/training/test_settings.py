@@ -28,7 +28,7 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.raft import RAFTConfig
 from recoach.training.algorithms.reinforce import ReinforceConfig
 from recoach.training.algorithms.s_dpo import SDPOConfig
-from recoach.training.algorithms.sqn_actor_critic import SQNActorCriticConfig
+from recoach.training.algorithms.supervised_q import SQNActorCriticConfig
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.context import RunContext
 from toy_logs import cycle

@@ -252,6 +252,10 @@ class BlockwiseDistribution(Distribution):
         exact_products: never in bfloat16. It rounds a score by up to 1/512 of its size: nothing
             for one policy, too much for the difference of two that are close.
         workspace: memory for the blocks; a new one where None.
+
+    Attributes:
+        vectors: as given, with gradient: a loss that reads them too needs no second pass.
+        users, items: the same without gradient.
     """
 
     def __init__(
@@ -264,7 +268,7 @@ class BlockwiseDistribution(Distribution):
         exact_products: bool = False,
         workspace: Workspace | None = None,
     ) -> None:
-        users, items = self._inputs = vectors
+        users, items = self.vectors = vectors
         self.users, self.items = users.detach(), items.detach()
         self.temperature, self.seen, self.bias = temperature, seen, bias
         self.product = items.dtype if exact_products else product_dtype(items)
@@ -291,7 +295,7 @@ class BlockwiseDistribution(Distribution):
 
     def loss(self, block_loss: BlockLoss, *others: Distribution) -> Tensor:
         """Sum a loss of log-probabilities over all states, see `Distribution`."""
-        total: Tensor = _BlockwiseLoss.apply(*self._inputs, self, block_loss, others)  # type: ignore[no-untyped-call]
+        total: Tensor = _BlockwiseLoss.apply(*self.vectors, self, block_loss, others)  # type: ignore[no-untyped-call]
         return total
 
 

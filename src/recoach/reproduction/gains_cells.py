@@ -73,7 +73,6 @@ ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
     "ppo": _GROUPS | {"algorithm": "ppo", "num_iterations": 2},
     "top-k off-policy": {"algorithm": "top_k_off_policy"},
     "softmax-dpo": {"algorithm": "s_dpo", "beta": 1.0},
-    "actor under a critic": {"algorithm": "sqn_actor_critic"},
 }
 """Other algorithms with the states, rewards, masks, temperature and selection of `FUTURE_ONLY`."""
 

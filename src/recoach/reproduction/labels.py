@@ -67,7 +67,6 @@ _VARIANTS: Final = {
     "ppo": "PPO",
     "top-k-off-policy": "top-k off-policy correction",
     "softmax-dpo": "softmax-DPO",
-    "actor-under-a-critic": "actor-critic (SAC)",
     # longer tests
     "next-5": "next 5 items",
     "next-10": "next 10 items",

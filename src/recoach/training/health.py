@@ -33,6 +33,9 @@ MOST_OUTSIDE = 0.5
 of an untrained head about half of the values are below the lowest return."""
 TD_LOSS_GROWTH = 10.0
 """Factor by which the loss of temporal differences rises where Q diverges."""
+SMALL_TD_LOSS = 0.01
+"""Part of the squared mean target up to which such a loss may grow from nearly 0: where all rewards
+are equal, Q starts at its fixed point."""
 
 
 def divergence(
@@ -184,7 +187,8 @@ def _impossible_values(row: Mapping[str, float], first: Mapping[str, float]) -> 
 
 def _growing_differences(row: Mapping[str, float], first: Mapping[str, float]) -> str | None:
     td_loss, begin = row.get("td_loss"), first.get("td_loss", 0.0)
-    if td_loss is None or not begin or td_loss <= TD_LOSS_GROWTH * begin:
+    small = SMALL_TD_LOSS * row.get("target_mean", 0.0) ** 2
+    if td_loss is None or not begin or td_loss <= max(TD_LOSS_GROWTH * begin, small):
         return None
     return (
         f"Q diverges: the loss of its temporal differences rose from {begin:.3g} to {td_loss:.3g}. "

@@ -22,6 +22,7 @@ from recoach.training.algorithms.state_vectors import linear_head
 from recoach.training.algorithms.td_learning import (
     RewardRange,
     TDLoss,
+    mean_of_processes,
     polyak_update,
     td_errors,
 )
@@ -157,7 +158,7 @@ class DQN(Algorithm[DQNConfig, QTargets]):
         statistics.add("q_mean", q[is_action, 0])
         statistics.add("target_mean", prepared.targets[is_action, 0])
         statistics.add("target_clamped", prepared.is_clamped[is_action, 0].float())
-        loss = _mean(logged) + _mean(drawn)
+        loss = mean_of_processes(logged) + mean_of_processes(drawn)
         if self.args.conservative_coef:
             term = self._conservative_term(batch, prepared, statistics)
             loss = loss + self.args.conservative_coef * term
@@ -230,8 +231,3 @@ class DQN(Algorithm[DQNConfig, QTargets]):
             return -log_p.sum() / count
 
         return self.distribution(self.model, batch).loss(block_loss)
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Return this process's sum over the number of values of all processes; 0 if empty."""
-    return values.sum() / max(1.0, distributed.data_sum(values.numel()))

@@ -15,7 +15,13 @@ from recoach.training.algorithms.ppo import PPO, PPOConfig
 from recoach.training.algorithms.raft import RAFT, RAFTConfig
 from recoach.training.algorithms.reinforce import Reinforce, ReinforceConfig
 from recoach.training.algorithms.s_dpo import SDPO, SDPOConfig
-from recoach.training.algorithms.sqn_actor_critic import SQNActorCritic, SQNActorCriticConfig
+from recoach.training.algorithms.supervised_q import (
+    SA2CConfig,
+    SNQNConfig,
+    SQNActorCriticConfig,
+    SQNConfig,
+    SupervisedQ,
+)
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicy, TopKOffPolicyConfig
 from recoach.training.algorithms.trpo import TRPO, TRPOConfig
 from recoach.training.config import FinetuneConfig
@@ -35,7 +41,10 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "ppo": AlgorithmEntry(PPOConfig, PPO),
     "top_k_off_policy": AlgorithmEntry(TopKOffPolicyConfig, TopKOffPolicy),
     "s_dpo": AlgorithmEntry(SDPOConfig, SDPO),
-    "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SQNActorCritic),
+    "sqn": AlgorithmEntry(SQNConfig, SupervisedQ),
+    "snqn": AlgorithmEntry(SNQNConfig, SupervisedQ),
+    "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SupervisedQ),
+    "sa2c": AlgorithmEntry(SA2CConfig, SupervisedQ),
     "dqn": AlgorithmEntry(DQNConfig, DQN),
     "trpo": AlgorithmEntry(TRPOConfig, TRPO),
     "off_policy_actor_critic": AlgorithmEntry(OffPolicyActorCriticConfig, OffPolicyActorCritic),

@@ -4,19 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from recoach.data.queries import Queries
-from recoach.models.base import Recommender, dot_product, eval_mode
+from recoach.models.base import Embeddings, Recommender, dot_product, eval_mode
 from recoach.models.distribution import Distribution
 from recoach.models.softmax import BlockwiseDistribution
 from recoach.policy.policy import Policy
 
 
 def linear_head(model: Recommender, outputs: int | None, what: str) -> nn.Linear:
-    """Return a linear head over state vectors, without drawing initial weights.
+    """Return a linear head over state vectors whose weights are 0.
 
     Args:
         model: must be a dot-product model.
-        outputs: number of outputs, initialised to 0; None for as many as inputs, initialised to the
-            identity.
+        outputs: number of outputs; None for as many as inputs.
         what: what needs the vectors, for the error message.
 
     Raises:
@@ -27,19 +26,21 @@ def linear_head(model: Recommender, outputs: int | None, what: str) -> nn.Linear
     head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Linear, width, outputs or width, device=model.device
     )
-    if outputs is None:
-        nn.init.eye_(head.weight)
-    else:
-        nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
 
 
 def state_vectors(distribution: Distribution) -> Tensor:
     """Return float[B, D], the states' vectors, without gradient."""
+    return vectors_of(distribution).users.detach()
+
+
+def vectors_of(distribution: Distribution) -> Embeddings:
+    """Return the vectors of states and items that a policy was computed from, with gradient."""
     if not isinstance(distribution, BlockwiseDistribution):
         raise TypeError("a head over state vectors needs a policy of dot products")
-    return distribution.users
+    return distribution.vectors
 
 
 def item_vectors(model: Recommender, policy: Policy, what: str) -> Tensor:

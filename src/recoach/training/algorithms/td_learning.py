@@ -30,18 +30,21 @@ class RewardRange(nn.Module):
         self.low.copy_(-low)
         self.high.copy_(high)
 
-    def clamp(self, returns: Tensor, gamma: float, unit: DiscountUnit) -> Tensor:
-        """Return returns clamped to [lowest, highest reward] / (1 - gamma).
+    def bounds(self, gamma: float, unit: DiscountUnit) -> tuple[Tensor, Tensor]:
+        """Return the lowest and highest possible return: [lowest, highest reward] / (1 - gamma).
 
         Args:
-            returns: of any shape.
             gamma: the discount.
-            unit: `day` has no such bounds, because events of one day are not discounted against
-                each other: nothing is clamped.
+            unit: with `day` the bounds are infinite, because events of one day are not discounted
+                against each other.
         """
         if unit == "day":
-            return returns
-        return returns.clamp(self.low / (1 - gamma), self.high / (1 - gamma))
+            return torch.full_like(self.low, -torch.inf), torch.full_like(self.high, torch.inf)
+        return self.low / (1 - gamma), self.high / (1 - gamma)
+
+    def clamp(self, returns: Tensor, gamma: float, unit: DiscountUnit) -> Tensor:
+        """Return returns clamped to the bounds, see `bounds`."""
+        return returns.clamp(*self.bounds(gamma, unit))
 
 
 def td_errors(q: Tensor, targets: Tensor, loss: TDLoss) -> Tensor:
@@ -56,3 +59,8 @@ def polyak_update(target: nn.Module, trained: nn.Module, tau: float) -> None:
     """Move the parameters of a target network towards the trained ones by the fraction `tau`."""
     for kept, moved in zip(target.parameters(), trained.parameters(), strict=True):
         kept.lerp_(moved, tau)
+
+
+def mean_of_processes(values: Tensor) -> Tensor:
+    """Return this process's sum over the number of values of all processes; 0 if there are none."""
+    return values.sum() / max(1.0, distributed.data_sum(values.numel()))

@@ -13,7 +13,7 @@ _OTHER_CONFIGS = {
     "ppo": "ppo.PPOConfig",
     "top_k_off_policy": "top_k_off_policy.TopKOffPolicyConfig",
     "s_dpo": "s_dpo.SDPOConfig",
-    "sac": "sqn_actor_critic.SQNActorCriticConfig",
+    "sac": "supervised_q.SQNActorCriticConfig",
 }
 """Where the settings are that GRPOConfig(algorithm=...) had in earlier versions."""
 
