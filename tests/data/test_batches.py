@@ -35,7 +35,7 @@ def generator(seed=0):
 def epoch_states(source, seed=0):
     """Return (user, items before, target) of every state of one epoch, in its order."""
     states = []
-    for queries, _, targets in source.epoch(generator(seed)):
+    for queries, _, targets, _ in source.epoch(generator(seed)):
         for row, end, target in zip(queries.rows, queries.ends, targets.tolist(), strict=True):
             items = tuple(queries.history[row, :end].tolist())
             states.append((int(queries.users[row]), items, target))
@@ -77,7 +77,7 @@ def test_shared_rows_and_single_rows_have_the_same_targets(rows, length):
 @pytest.mark.parametrize("rows", ["all_positions", "prefix"])
 def test_positions_point_at_the_targets(rows):
     values = ragged(ROWS).values
-    for _, positions, targets in batches(ROWS, rows=rows).epoch(generator()):
+    for _, positions, targets, _ in batches(ROWS, rows=rows).epoch(generator()):
         assert values[positions].tolist() == targets.tolist()
 
 
@@ -133,7 +133,7 @@ def test_every_edge_occurs_once_in_an_epoch():
     parts = list(source.epoch(generator()))
     edges = [
         pair
-        for queries, _, targets in parts
+        for queries, _, targets, _ in parts
         for pair in zip(queries.state_users.tolist(), targets.tolist(), strict=True)
     ]
     assert sorted(edges) == sorted((u, item) for u, row in enumerate(ROWS) for item in row)

@@ -48,7 +48,7 @@ class BPRMF(DotProductRecommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative."""
-        queries, _, positive_ids = batch.part("edges", "BPR-MF")
+        queries, _, positive_ids, _ = batch.part("edges", "BPR-MF")
         user_ids = queries.state_users
         train_pairs = self.get_buffer("train_pairs")
         negative_ids = draw_negatives(train_pairs, user_ids, self.n_items, 1, generator)[:, 0]

@@ -95,7 +95,7 @@ class NeuMF(Recommender):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the binary cross-entropy of interactions and drawn negatives (Eq. 7)."""
-        queries, _, positive_ids = batch.part("edges", "NeuMF")
+        queries, _, positive_ids, _ = batch.part("edges", "NeuMF")
         negative_ids = draw_negatives(
             self.get_buffer("train_pairs"),
             queries.state_users,

@@ -29,7 +29,7 @@ class Edges(NamedTuple):
 
 def batch_edges(batch: TrainingBatch, model: str) -> Edges:
     """Return the interactions of a batch; ValueError if it has none."""
-    queries, _, item_ids = batch.part("edges", model)
+    queries, _, item_ids, _ = batch.part("edges", model)
     return Edges(queries.state_users, item_ids)
 
 
