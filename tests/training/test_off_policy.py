@@ -199,7 +199,7 @@ def test_propensities_are_those_of_the_logged_actions():
         ("trpo", {"old_model_sync_steps": 2, "radius": "batch"}),
         ("top_k_off_policy", {"behaviour": "head", "horizon": 1, "reward_funcs": ("return",)}),
         ("off_policy_actor_critic", {}),
-        ("off_policy_actor_critic", {"behaviour": "base", "shape_encoder": True}),
+        ("off_policy_actor_critic", {"behaviour": "base", "train_encoder": True}),
     ],
 )
 def test_the_trainer_trains_models_of_all_families(model_name, algorithm, settings):
@@ -228,10 +228,11 @@ def test_a_model_without_vectors_is_refused_where_heads_read_them(algorithm, set
         trainer("neumf", algorithm, **settings)
 
 
-def actor_critic(given, **settings):
+def actor_critic(given, history_length=1, **settings):
     usual = {"temperature": 1.0, "num_negatives": 0, "top_k": 1, "max_ratio": 1e6}
     usual |= {"behaviour": "base", "tau": 0.5}
-    return make_algorithm("off_policy_actor_critic", VectorModel(given), **usual | settings)
+    model = VectorModel(given, history_length)
+    return make_algorithm("off_policy_actor_critic", model, **usual | settings)
 
 
 def with_actions(batch):
@@ -247,7 +248,7 @@ def test_the_critic_is_the_value_of_the_policy_in_a_small_mdp(settings):
     rows = [(s, a, rewards[s, a].item(), a) for s in range(2) for a in range(2)]
     batch = with_actions(transition_batch(rows, gamma=gamma))
     algorithm = actor_critic(table(policy.log()), gamma=gamma, **settings)
-    logs = minimise(algorithm, batch, 150, 0.1, [*algorithm.critics.parameters()])
+    logs = minimise(algorithm, batch, 150, 0.1, [*algorithm.modules["critics"].parameters()])
     value = torch.linalg.solve(torch.eye(2) - gamma * policy, (policy * rewards).sum(dim=1))
     expected = rewards + gamma * value
     items = torch.tensor([[0, 1], [0, 1]])
@@ -311,7 +312,7 @@ def test_without_a_next_state_it_is_top_k_with_the_reward_minus_its_expectation(
 @pytest.mark.parametrize("shape", [False, True])
 def test_the_critic_leaves_the_encoder_unless_it_shapes_it(shape):
     given = Embeddings(*(part.float().detach() for part in vectors(2)))
-    algorithm = actor_critic(given, shape_encoder=shape)
+    algorithm = actor_critic(given, train_encoder=shape)
     with torch.no_grad():
         for critic in algorithm.critics:
             torch.nn.init.eye_(critic.query.weight)
@@ -337,12 +338,13 @@ def test_a_masked_action_is_not_learned_from():
     assert logs["target_mean"] == 1.0
 
 
-def test_negatives_keep_the_state_and_have_no_reward():
+@pytest.mark.parametrize(("history_length", "value"), [(1, 0.7), (0, 0.0)])
+def test_negatives_keep_the_state_and_have_no_reward(history_length, value):
     policy = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
-    algorithm = actor_critic(table(policy.log()), gamma=0.5, num_negatives=50)
+    algorithm = actor_critic(table(policy.log()), history_length, gamma=0.5, num_negatives=50)
     with torch.no_grad():
         for critic in algorithm.targets:
             critic.bias.copy_(torch.tensor([0.4, 0.8]))
     prepared = algorithm_loss(algorithm, with_actions(transition_batch([(0, 0, 1.0, None)])))[0]
-    assert prepared.targets[0].tolist() == pytest.approx([1.0, *[0.5 * 0.7] * 50])
+    assert prepared.targets[0].tolist() == pytest.approx([1.0, *[0.5 * value] * 50])
     assert set(prepared.items[0, 1:].tolist()) == {0, 1}

@@ -50,7 +50,7 @@ class OffPolicyActorCriticConfig(TransitionConfig, BehaviourConfig):
     num_negatives: int = Field(default=10, ge=0)
     """Uniformly drawn items per state whose reward is 0 and which leave the state as it is (SNQN,
     Xin et al. 2022). In a log that has only rewarded actions nothing else tells Q of the others."""
-    shape_encoder: bool = False
+    train_encoder: bool = False
     """Train the model through the critic's loss too; otherwise its gradient stops at the state
     vectors."""
     tau: float = Field(default=0.005, gt=0, le=1)
@@ -77,8 +77,8 @@ class Critic(nn.Module):
 
     def of_items(self, states: Tensor, items: Tensor) -> Tensor:
         """Return float[B, C], Q of int64[B, C] items for float[B, D] states."""
-        products = torch.einsum("bd,bcd->bc", self.query(states), self.items[items])
-        return products + self.bias[items]
+        q: Tensor = torch.einsum("bd,bcd->bc", self.query(states), self.items[items])
+        return q + self.bias[items]
 
     def of_catalogue(self, states: Tensor) -> Tensor:
         """Return float[B, I], Q of all items."""
@@ -127,18 +127,18 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
         # Heads that began alike would stay alike; a generator of its own leaves the global state.
         noise = torch.Generator().manual_seed(0)
         scale = vectors.std()
-        self.critics = nn.ModuleList(
+        self.critics = [
             Critic(
                 linear_head(model, vectors.shape[1], _WHAT),
                 vectors + scale * torch.randn(vectors.shape, generator=noise).to(vectors),
             )
             for _ in range(args.num_critics)
-        )
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        ]
+        self.targets = [copy.deepcopy(c).requires_grad_(requires_grad=False) for c in self.critics]
         self.rewards = RewardRange(model.device)
         self._modules |= {
-            "critics": self.critics,
-            "target_critics": self.targets,
+            "critics": nn.ModuleList(self.critics),
+            "target_critics": nn.ModuleList(self.targets),
             "reward_range": self.rewards,
         }
         self.base, self.logging = None, None
@@ -163,7 +163,7 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
                 shape = (len(items), self.args.num_negatives)
                 own = draw_generator(generator, items.device)
                 drawn = torch.randint(self.model.n_items, shape, generator=own, device=items.device)
-                values = self.args.gamma * self.state_values(batch.queries)
+                values = self._values_of_drawn(batch)
                 items = torch.cat([items, drawn], dim=1)
                 targets = torch.cat([targets, values[:, None].expand(shape)], dim=1)
         base = None if self.base is None else self.distribution(self.base, batch)
@@ -182,14 +182,15 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
         policy = self.policy.of_vectors(vectors, queries.seen, workspace=model.workspace)
         log_b, behaviour_loss = self._behaviour(batch, policy, prepared, statistics)
         actor = self._actor(policy, log_b, _transitions(batch), statistics)
-        states = vectors.users if self.args.shape_encoder else policy.users
+        states = vectors.users if self.args.train_encoder else policy.users
         critic = self._critic_loss(states, prepared, actor.ratios, statistics)
         return actor.loss + critic + behaviour_loss, statistics
 
     def after_step(self, step: int) -> None:
         """Move the target heads towards the Q heads."""
         del step
-        polyak_update(self.targets, self.critics, self.args.tau)
+        for target, critic in zip(self.targets, self.critics, strict=True):
+            polyak_update(target, critic, self.args.tau)
 
     @torch.no_grad()
     def state_values(self, queries: Queries) -> Tensor:
@@ -205,6 +206,12 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
             for block in policy.blocks()
         ]
         return torch.cat(parts)
+
+    def _values_of_drawn(self, batch: RLBatch) -> Tensor:
+        """Return float[B], the target of the drawn items of each state: nothing, then the state."""
+        if not self.model.history_length:  # the state never changes: there is nothing after it
+            return torch.zeros(len(batch.queries), device=self.model.device)
+        return self.args.gamma * self.state_values(batch.queries)
 
     def _behaviour(
         self,
@@ -278,13 +285,13 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
         for critic in self.critics:
             q = critic.of_items(states, items)
             errors = (q - targets).square() / 2
-            statistics.add("q_loss", errors[logged, 0])
+            statistics.add("td_loss", errors[logged, 0])
             statistics.add("q_mean", q[logged, 0])
             loss = loss + (weights * errors / divisors).sum()
         return loss
 
 
-def lowest_q(critics: Sequence[Critic] | nn.ModuleList, states: Tensor) -> Tensor:
+def lowest_q(critics: Sequence[Critic], states: Tensor) -> Tensor:
     """Return float[B, I], the lowest Q of all heads for each item."""
     return functools.reduce(torch.minimum, (critic.of_catalogue(states) for critic in critics))
 

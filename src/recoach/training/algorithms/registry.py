@@ -39,15 +39,15 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "reinforce": AlgorithmEntry(ReinforceConfig, Reinforce),
     "raft": AlgorithmEntry(RAFTConfig, RAFT),
     "ppo": AlgorithmEntry(PPOConfig, PPO),
+    "trpo": AlgorithmEntry(TRPOConfig, TRPO),
     "top_k_off_policy": AlgorithmEntry(TopKOffPolicyConfig, TopKOffPolicy),
+    "off_policy_actor_critic": AlgorithmEntry(OffPolicyActorCriticConfig, OffPolicyActorCritic),
     "s_dpo": AlgorithmEntry(SDPOConfig, SDPO),
     "sqn": AlgorithmEntry(SQNConfig, SupervisedQ),
     "snqn": AlgorithmEntry(SNQNConfig, SupervisedQ),
     "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SupervisedQ),
     "sa2c": AlgorithmEntry(SA2CConfig, SupervisedQ),
     "dqn": AlgorithmEntry(DQNConfig, DQN),
-    "trpo": AlgorithmEntry(TRPOConfig, TRPO),
-    "off_policy_actor_critic": AlgorithmEntry(OffPolicyActorCriticConfig, OffPolicyActorCritic),
 }
 
 
