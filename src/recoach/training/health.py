@@ -33,7 +33,7 @@ MOST_OUTSIDE = 0.5
 of an untrained head about half of the values are below the lowest return."""
 TD_LOSS_GROWTH = 10.0
 """Factor by which the loss of temporal differences rises where Q diverges."""
-SMALL_TD_LOSS = 0.01
+SMALL_TD_LOSS = 0.1
 """Part of the squared mean target up to which such a loss may grow from nearly 0: where all rewards
 are equal, Q starts at its fixed point."""
 
