@@ -12,6 +12,7 @@ from recoach.experiments.stages import execute, open_run
 from recoach.models.checkpoint import load_tensors
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.registry import algorithm_entry
 from recoach.training.callbacks import Callback
 from recoach.training.trainer import RLTrainer
 
@@ -114,14 +115,28 @@ def test_the_model_that_is_passed_in_python_is_no_candidate_either(log, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("algorithm", "settings", "changes", "message"),
     [
-        ({"beta": 0.5}, "beta is the weight of the KL to the base"),
-        ({"logits": "cosine"}, "nearly equal for all items; set a temperature"),
+        ("grpo", {"beta": 0.5}, {"ref_model_sync_steps": 5}, "beta compares the policy with"),
+        ("s_dpo", {}, {"ref_model_sync_steps": 5}, "beta compares the policy with"),
+        (
+            "top_k_off_policy",
+            {},
+            {"behaviour": "head", "horizon": 1, "reward_funcs": ("next",)},
+            "behaviour compares the policy with",
+        ),
+        (
+            "top_k_off_policy",
+            {"behaviour": "head", "horizon": 1, "reward_funcs": ("next",), "beta": 0.1},
+            {"ref_model_sync_steps": 5},
+            "beta compares the policy with",
+        ),
+        ("grpo", {"logits": "cosine"}, {"temperature": 0.1}, "nearly equal for all items; set a"),
     ],
 )
-def test_settings_that_need_a_base_are_refused(settings, message):
+def test_settings_that_need_a_base_are_refused(algorithm, settings, changes, message):
+    config = algorithm_entry(algorithm).config
     with pytest.raises(ConfigError, match=message):
-        GRPOConfig(start="scratch", **settings)
-    also = {"ref_model_sync_steps": 5} if "beta" in settings else {"temperature": 0.1}
-    GRPOConfig(start="scratch", **settings, **also)
+        config(start="scratch", **settings)
+    config(start="scratch", **settings | changes)
+    config(**settings)

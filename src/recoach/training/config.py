@@ -147,6 +147,11 @@ class FinetuneConfig(StrictConfig):
             raise ValueError("temperature must be positive or 'auto'")
         if not self.trainable:
             raise ValueError("trainable names no table, so nothing would be trained; name one")
+        if self.start == "scratch" and self.setting_with_base:
+            raise ValueError(
+                f"{self.setting_with_base} compares the policy with the base, and with start = "
+                "'scratch' that would be an untrained model; change it, or set start = 'base'"
+            )
         if (self.start, self.temperature) == ("scratch", "auto") and self.logits != "raw":
             raise ValueError(
                 f"temperature 'auto' is 1 with start = 'scratch', where logits = {self.logits!r} "
@@ -222,6 +227,11 @@ class FinetuneConfig(StrictConfig):
     def compares_policies(self) -> bool:
         """Whether a step uses the difference of two policies: a ratio, a KL, a preference."""
         return False
+
+    @property
+    def setting_with_base(self) -> str:
+        """The setting that compares the policy with the base; "" where none does."""
+        return ""
 
     @property
     def accepts_negative_rewards(self) -> bool:

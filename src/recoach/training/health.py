@@ -158,7 +158,7 @@ def _few_effective_samples(row: Mapping[str, float]) -> str | None:
         return None
     return (
         f"The effective sample size of the importance weights is {100 * ess:.2g} % of the logged "
-        "items: a few of them have nearly all weight. Lower the cap of the weights or "
+        "items: a few of them have nearly all weight. Lower finetune.max_ratio or "
         "finetune.learning_rate, or raise finetune.beta."
     )
 

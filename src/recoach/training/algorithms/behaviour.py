@@ -51,6 +51,11 @@ class BehaviourConfig(FinetuneConfig):
         return self.behaviour != "base"
 
     @property
+    def setting_with_base(self) -> str:
+        """The setting that compares the policy with the base: the logging policy."""
+        return "behaviour" if self.behaviour == "base" else super().setting_with_base
+
+    @property
     def needs_propensities(self) -> bool:
         """Whether the log must have the column `propensity`."""
         return self.behaviour == "logged"

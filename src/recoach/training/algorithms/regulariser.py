@@ -37,11 +37,6 @@ class RegularisedConfig(FinetuneConfig):
                 f"kl_estimator {self.kl_estimator!r} needs samples, and no single items are drawn "
                 "here; use 'exact' or 'literal'"
             )
-        if self.start == "scratch" and self.beta and not self.ref_model_sync_steps:
-            raise ValueError(
-                "beta is the weight of the KL to the base, and with start = 'scratch' the "
-                "reference would be an untrained model; set beta = 0, or ref_model_sync_steps"
-            )
         self._check_effect({"entropy_floor": (self.entropy_coef > 0, "entropy_coef > 0")})
         return self
 
@@ -54,6 +49,11 @@ class RegularisedConfig(FinetuneConfig):
     def compares_policies(self) -> bool:
         """Whether a KL compares two policies."""
         return self.beta > 0
+
+    @property
+    def setting_with_base(self) -> str:
+        """The setting that compares the policy with the base: the KL."""
+        return "beta" if self.beta and not self.ref_model_sync_steps else super().setting_with_base
 
 
 class Regulariser:

@@ -37,6 +37,11 @@ class SDPOConfig(FinetuneConfig):
     """Steps after which the reference is replaced by the current policy; 0 keeps the base."""
 
     @property
+    def setting_with_base(self) -> str:
+        """The setting that compares the policy with the base: the preference."""
+        return "" if self.ref_model_sync_steps else "beta"
+
+    @property
     def compares_policies(self) -> bool:
         """Whether a preference compares two policies: always."""
         return True
