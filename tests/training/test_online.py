@@ -10,6 +10,7 @@ from acting import Detour
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from pages import ROOT, codes, tables
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.models.registry import build_model
@@ -329,3 +330,22 @@ def test_a_collapsed_coverage_is_warned_of_once():
         warnings.simplefilter("always")
         trainer.train()
     assert [str(w.message)[:8] for w in caught] == ["Step 1: "]
+
+
+def test_the_page_names_every_algorithm_setting_and_logged_value():
+    text = (ROOT / "docs" / "how-to" / "learn-in-an-environment.md").read_text()
+    algorithms, _, settings_and_logs = text.partition("## Algorithms and settings")[2].partition(
+        "All take"
+    )
+    assert [codes(row[0])[0] for row in tables(algorithms)] == list(ONLINE_ALGORITHMS)
+    names, _, logs = settings_and_logs.partition("## Read what is logged")
+    fields = {name for entry in ONLINE_ALGORITHMS.values() for name in entry.config.model_fields}
+    assert set(codes(names)) == fields - {"algorithm"}
+    logged = set()
+    for name in ONLINE_ALGORITHMS:
+        trainer = detour_trainer(
+            name, max_steps=1, eval_steps=1, **{"baseline": "value"} if name == "reinforce" else {}
+        )
+        trainer.train()
+        logged |= set(trainer.state.log_history[-1])
+    assert {name for row in tables(logs) for name in codes(row[0])} == logged
