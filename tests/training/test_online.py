@@ -16,12 +16,14 @@ from recoach.errors import ConfigError
 from recoach.models.registry import build_model
 from recoach.simulation.environment import EnvironmentConfig, ShopVectorEnv
 from recoach.simulation.shop import shop
+from recoach.training.algorithms.base import Statistics
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.online.advantages import generalised_advantages, leave_one_out
 from recoach.training.online.base import greedy_lists
 from recoach.training.online.coverage import coverage_alarm
 from recoach.training.online.observation_model import build_observation_model
+from recoach.training.online.replay import Replayed
 from recoach.training.online.rollouts import (
     Choice,
     Rollout,
@@ -285,6 +287,59 @@ def test_dqn_learns_in_a_shop_that_shows_one_item():
     trainer.train()
     assert len(trainer.algorithm.replay) == trainer.interactions
     assert trainer.state.log_history[-1]["td_loss"] > 0
+
+
+def test_a_target_of_dqn_has_the_next_value_unless_the_episode_is_terminated():
+    algorithm = detour_trainer("dqn", gamma=0.5).algorithm
+    algorithm.range.update(torch.tensor([-10.0, 10.0]))
+    for parameter in algorithm.target.state[-1].parameters():
+        parameter.data *= -1  # the target network has minus the model's Q
+    following = States(torch.eye(2), torch.full((2,), -1), torch.zeros(2, 0, dtype=torch.bool))
+    chooser, value = (algorithm._q(m, following)[1] for m in (algorithm.model, algorithm.target))
+    best = int(chooser.argmax())
+    assert best != int(value.argmax())  # double: the model chooses, the target network evaluates
+
+    def target(terminated, masked):
+        states = following._replace(masked=masked)
+        parts = torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 2.0])
+        batch = Replayed(following, *parts, states, torch.tensor(terminated))
+        return algorithm._targets(batch, Statistics())[1]
+
+    none, mask = torch.zeros(2, 0, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
+    assert target([True, True], none) == 2
+    assert target([True, False], none) == pytest.approx(float(2 + 0.5 * value[best]))
+    mask[1, best] = True
+    second = int(chooser.masked_fill(mask[1], -torch.inf).argmax())
+    assert target([True, False], mask) == pytest.approx(float(2 + 0.5 * value[second]))
+    mask[1] = True
+    assert target([True, False], mask) == 2
+
+
+def test_targets_beyond_the_possible_returns_are_clamped():
+    algorithm = detour_trainer("dqn", gamma=0.5).algorithm
+    algorithm.range.update(torch.tensor([0.0, 1.0]))
+    states = States(torch.eye(2), torch.full((2,), -1), torch.zeros(2, 0, dtype=torch.bool))
+    batch = Replayed(
+        states, torch.zeros(2).long(), torch.tensor([7.0, -7.0]), states, torch.tensor([True, True])
+    )
+    statistics = Statistics()
+    assert algorithm._targets(batch, statistics).tolist() == [2, 0]
+    assert statistics.means()["clamped_targets"] == 1
+
+
+def test_exploration_falls_linearly():
+    algorithm = detour_trainer("dqn", epsilon_steps=10, epsilon_end=0.2).algorithm
+    steps = (0, 5, 10, 50)
+    assert [algorithm.before_step(step) or round(algorithm.epsilon, 6) for step in steps] == [
+        1.0,
+        0.6,
+        0.2,
+        0.2,
+    ]
+    states = States(torch.eye(2).repeat(2000, 1), torch.zeros(4000), torch.zeros(4000, 0))
+    best = greedy_lists(algorithm.model, states, 1).items
+    items = algorithm.act(states, torch.Generator().manual_seed(0)).items
+    assert float((items != best).float().mean()) == pytest.approx(0.2 * 2 / 3, abs=0.03)
 
 
 def test_dqn_refuses_lists():
