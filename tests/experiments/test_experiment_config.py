@@ -296,6 +296,14 @@ def test_a_stored_grpo_table_becomes_that_of_its_algorithm(name, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("name", ["sac", "sqn_actor_critic"])
+def test_a_run_of_the_former_actor_critic_is_refused_by_name(name):
+    stored = {"algorithm": name, "kl_estimator": "exact", "beta": 0.0, "reward_smoothing": "auto"}
+    message = "config.toml: finetune.algorithm: the run was trained by the 'sqn_actor_critic' of an"
+    with pytest.raises(ConfigError, match=message):
+        resolve({"finetune": stored}, "config.toml")
+
+
 def test_the_former_switch_is_finetune_enabled(caplog):
     assert not resolve({"finetune": False}, "stored").finetune_enabled
     assert not caplog.text

@@ -61,6 +61,7 @@ def upgrade(raw: Mapping[str, Any], where: str, *, strict: bool = False) -> dict
         ConfigError: a setting cannot be converted, or both forms are mixed.
     """
     if not is_legacy(raw):
+        _check_critic(raw.get("finetune"), where)
         return dict(raw)
     result = {name: table for name, table in raw.items() if name not in ("grpo", "finetune")}
     switch, grpo = raw.get("finetune"), raw.get("grpo", {})
@@ -74,6 +75,18 @@ def upgrade(raw: Mapping[str, Any], where: str, *, strict: bool = False) -> dict
         raise ConfigError(f"{where}: finetune must be a table ([finetune]), not {switch!r}.")
     table = _upgrade_table(grpo, where, strict=strict)
     return result | {"finetune": table if switch is None else {"enabled": switch} | table}
+
+
+def _check_critic(table: object, where: str) -> None:
+    """Refuse a stored table of the algorithm that `sqn_actor_critic` was in earlier versions."""
+    if not isinstance(table, Mapping) or "kl_estimator" not in table:
+        return
+    if table.get("algorithm") in ("sac", "sqn_actor_critic"):
+        raise ConfigError(
+            f"{where}: finetune.algorithm: the run was trained by the 'sqn_actor_critic' of an "
+            "earlier version, which rewarded later items and is replaced by another algorithm. "
+            "Open the run with that version (env.json), or train it anew."
+        )
 
 
 def upgrade_evaluation(raw: Mapping[str, Any]) -> dict[str, Any]:
