@@ -15,6 +15,9 @@ _BEAUTY: Final = Source("beauty-2014", f"{_DATA}/beauty-2014/Beauty.txt")
 _MOVIES: Final = Source("ml-latest-small", f"{_DATA}/ml-latest-small/ratings.csv")
 _YOOCHOOSE: Final = Source("yoochoose-64", f"{_DATA}/yoochoose-64")
 _RETAILROCKET: Final = Source("retailrocket-views", f"{_DATA}/retailrocket-views")
+_RETAILROCKET_EVENTS: Final = Source(
+    "retailrocket-events", f"{_DATA}/retailrocket-events/events.csv.gz"
+)
 _DIGINETICA: Final = Source("diginetica", f"{_DATA}/diginetica")
 _TMALL: Final = Source("tmall", f"{_DATA}/tmall")
 _NOWPLAYING: Final = Source("nowplaying", f"{_DATA}/nowplaying")
@@ -44,6 +47,7 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "algorithms": (_INDUSTRIAL,),
     "tail": (_INDUSTRIAL, _TOYS),
     "verification": (_TOYS, _BEAUTY, _MOVIES),
+    "events": (_RETAILROCKET_EVENTS,),
     "sessions": (_YOOCHOOSE, _RETAILROCKET, _DIGINETICA, _TMALL, _NOWPLAYING),
 }
 """The logs that a suite's committed tables show, in this order."""

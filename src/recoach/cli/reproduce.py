@@ -28,6 +28,7 @@ def reproduce(
         "tail",
         "verification",
         "sessions",
+        "events",
         "simulator",
     ],
     *,
@@ -54,7 +55,8 @@ def reproduce(
             tested on the next five and ten interactions). verification (base models with published
             results, on logs named toys-2014, beauty-2014 and ml-latest-small). sessions (session
             models and baselines on folders of sessions, named as on the page of their results).
-            simulator (customers of a simulated shop).
+            events (reinforcement learning beside supervised training on a log with event types,
+            under two protocols). simulator (customers of a simulated shop).
         data: A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
             Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
         dataset: NAME=PATH of another log, or of a folder with train, valid and test files; may be

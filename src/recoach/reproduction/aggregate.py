@@ -117,6 +117,7 @@ def _statistics(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in ("steps", "best_step", "seconds"):
         if name in models[0]:
             statistics[name] = [model[name] for model in models]
+    statistics["strata"] = _mean_strata([model.get("strata", {}) for model in models])
     buckets = [model.get("popularity_buckets", []) for model in models]
     statistics["popularity_buckets"] = [
         {
@@ -127,6 +128,21 @@ def _statistics(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for same in zip(*buckets, strict=True)
     ]
     return statistics
+
+
+def _mean_strata(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the mean of each value of each stratum over several seeds."""
+    return {
+        kind: {
+            name: {
+                metric: round(float(np.mean([model[kind][name][metric] for model in models])), 6)
+                for metric, value in stratum.items()
+                if not isinstance(value, Mapping)  # intervals of one seed
+            }
+            for name, stratum in strata.items()
+        }
+        for kind, strata in models[0].items()
+    }
 
 
 def _mean_and_deviation(values: Sequence[float]) -> dict[str, float]:

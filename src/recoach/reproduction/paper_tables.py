@@ -16,6 +16,7 @@ from recoach.report.tables import (
 )
 from recoach.reproduction.beyond_accuracy_tables import beyond_accuracy, cutoffs
 from recoach.reproduction.datasets import Sizes, category_of
+from recoach.reproduction.event_tables import events
 from recoach.reproduction.figures import draw_factors, draw_figure1, draw_gains
 from recoach.reproduction.gains_tables import ablation, algorithms, future, gains, tail
 from recoach.reproduction.labels import CONTROL, NAMES, STAGES
@@ -266,6 +267,7 @@ _TABLES: Final[dict[str, Callable[[Record], list[ResultTable]]]] = {
     "tail": tail,
     "verification": verification,
     "sessions": sessions,
+    "events": events,
     "simulator": simulated,
 }
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from recoach.reproduction.event_cells import EVENT_SUITES
 from recoach.reproduction.gains_cells import GAINS_SUITES
 from recoach.reproduction.paper_cells import PAPER_SUITES, Cell, Profile, Source
 from recoach.reproduction.session_cells import SESSION_SUITES
@@ -15,6 +16,7 @@ GROUPS: Final[Mapping[str, Mapping[str, CellsOf]]] = {
     "gains": GAINS_SUITES,
     "verification": VERIFICATION_SUITES,
     "sessions": SESSION_SUITES,
+    "events": EVENT_SUITES,
 }
 """Suites that share runs: a cell that two suites of a group contain is run once."""
 
