@@ -70,9 +70,9 @@ class BlockwiseBlock(Block):
         padded_logits[:, n_items:] = -torch.inf
         if distribution.bias is not None:
             self._logits += distribution.bias
-        if distribution.seen is not None:
-            seen = distribution.seen.between(which.start, which.stop)
-            self._logits[seen.states, seen.items] = -torch.inf
+        self._masked = distribution.seen and distribution.seen.between(which.start, which.stop)
+        if self._masked is not None:
+            self._logits[self._masked.states, self._masked.items] = -torch.inf
         torch.softmax(padded_logits, 1, out=self._padded_p)
         self._log_z = self._log_normaliser()
         self._pair_answers: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -108,10 +108,14 @@ class BlockwiseBlock(Block):
 
     def cross_entropy(self, other: "BlockwiseBlock") -> Tensor:
         """Return float[b], the mean of -log p of this policy under the other, see `Block`."""
-        log_p = self._logits.to(self._log_z.dtype, copy=True).sub_(self._log_z[:, None])
-        # Masked items are replaced before the product: 0 times -inf is no number.
-        products = log_p.masked_fill_(log_p == -torch.inf, 0).mul_(other.p)
-        total = self._sum_over_catalogue(products.sum(dim=1)).neg_().requires_grad_()
+        masked = self._masked
+        if masked is not None:  # 0 times -inf is no number
+            self._logits[masked.states, masked.items] = 0
+        dtype = self._log_z.dtype
+        means = torch.linalg.vecdot(self._logits.to(dtype), other.p.to(dtype))
+        if masked is not None:
+            self._logits[masked.states, masked.items] = -torch.inf
+        total = (self._log_z - self._sum_over_catalogue(means)).requires_grad_()
         # d H / d logit = p - p of the other.
         self._row_answers.append(
             RowAnswer(

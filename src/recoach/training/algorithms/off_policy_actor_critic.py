@@ -1,7 +1,6 @@
 """The off-policy actor-critic for recommenders (Chen et al. 2022, RecSys)."""
 
 import copy
-import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -293,7 +292,10 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
 
 def lowest_q(critics: Sequence[Critic], states: Tensor) -> Tensor:
     """Return float[B, I], the lowest Q of all heads for each item."""
-    return functools.reduce(torch.minimum, (critic.of_catalogue(states) for critic in critics))
+    lowest = critics[0].of_catalogue(states)
+    for critic in critics[1:]:
+        torch.minimum(lowest, critic.of_catalogue(states), out=lowest)
+    return lowest
 
 
 def _transitions(batch: RLBatch) -> Transitions:

@@ -124,7 +124,9 @@ class TRPO(Algorithm[TRPOConfig, OldPolicy]):
             statistics.add("trust_region/binding", binds[is_rewarded].float())
             loss = -(new.weights.to(log_p.dtype) * log_p).sum()
             if old_block is not None:
-                statistics.add("trust_region/kl", block.kl(old_block))
+                # KL(policy || old) without gradient, which takes no matrix as that of `kl` does.
+                kl = old_block.cross_entropy(block) - block.cross_entropy(block)
+                statistics.add("trust_region/kl", kl)
                 anchor = block.cross_entropy(old_block)
                 loss = loss + (new.old_weight.to(anchor.dtype) * anchor).sum()
             return loss / count
