@@ -17,7 +17,7 @@ from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate, top_lists
 from recoach.models.registry import build_model
 from recoach.policy.rewards import Rewards
-from recoach.serving.explanations import compare_models
+from recoach.serving.explanations import compare_models, hold_out
 from recoach.serving.onnx import export_onnx
 from recoach.serving.recommend import recommend
 from recoach.serving.snapshot import ModelSnapshot
@@ -90,8 +90,11 @@ def test_training_evaluation_service_and_export_read_the_same_types(name, tmp_pa
     lists = snapshot.recommend("base", [*served[:10], new, *served[10:]])
     del lists[10]
     assert torch.allclose(torch.tensor([one.scores for one in lists]), top, atol=1e-5)
-    (side,) = compare_models(snapshot, served[4]).sides
-    assert [item.item_id for item in side.items] == frame["item_id"].to_list()[12:15]
+    for query in served:
+        (side,) = compare_models(snapshot, query).sides
+        assert [item.other_rank for item in side.items] == [1, 2, 3]
+    held_out, _ = hold_out(snapshot, ids[4], served[4])
+    assert len(held_out.columns["event_type"]) == len(held_out.history) == 8
 
 
 @both_models
@@ -114,12 +117,14 @@ def test_the_states_of_training_batches_are_those_of_evaluation(name):
 
 @both_models
 def test_items_without_a_type_are_read_as_the_most_frequent_one(name):
-    model = build(name)
-    past = histories(DATASET, "all", model.reads)
+    types = np.random.default_rng(0).random(180) < 0.8
+    mostly_buys = leave_last_out(with_event_types(block_graph(20, 20, n_blocks=2, length=9), types))
+    model = build(name, mostly_buys)
+    past = histories(mostly_buys, "all", model.reads)
     queries = user_queries(past, np.arange(20), 5, 20, mask_seen=False)
-    views = torch.zeros_like(queries.columns["event_type"])
-    expected = model.score(replace(queries, columns={"event_type": views}))
-    for codes in ({}, {"event_type": views + 2}, {"event_type": views + 5}):
+    buys = torch.ones_like(queries.columns["event_type"])
+    expected = model.score(replace(queries, columns={"event_type": buys}))
+    for codes in ({}, {"event_type": buys + 1}, {"event_type": buys + 5}):
         assert torch.equal(model.score(replace(queries, columns=codes)), expected)
 
 
