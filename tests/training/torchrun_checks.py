@@ -64,6 +64,7 @@ NEGATIVE = {
     "loss_type": "grpo",
     "whitening": "state",
 }
+WEIGHTED = {"critic_warmup_steps": 3, "conservative_coef": 0.3}
 TUNED = {
     "exact": {},
     "exact with all that is added": {"beta": 0.1, "entropy_coef": 0.1, "num_iterations": 2} | BOTH,
@@ -78,9 +79,9 @@ TUNED = {
     "ppo": {"num_generations": 4},
     "top_k_off_policy": {},
     "top_k_off_policy, head": {"behaviour": "head", "horizon": 1, "reward_funcs": ("return",)},
-    "sqn": {"conservative_coef": 0.1},
-    "sqn_actor_critic": {"target": "sarsa", "critic_warmup_steps": 3},
-    "sa2c": {"num_negatives": 0, "critic_warmup_steps": 3},
+    "sqn": {"target": "remaining", "conservative_coef": 0.1},
+    "sqn_actor_critic": WEIGHTED | {"target": "sarsa"},
+    "sa2c": WEIGHTED | {"num_negatives": 0},
     "dqn": {"num_negatives": 0, "target_sync_steps": 2},
     "trpo": {"old_model_sync_steps": 3},
     "trpo, batch": {"radius": "batch", "old_model_sync_steps": 3},
