@@ -263,6 +263,24 @@ def test_a_recommender_is_trained_in_the_shop(name, model):
 QUIET = RunContext(progress=False)
 
 
+def test_a_training_with_random_users_is_resumed_bit_for_bit(tmp_path):
+    def train(folder, *, resume=False, callbacks=()):
+        args = settings("reinforce", max_steps=3, eval_steps=3, select="last")
+        context = RunContext(progress=False, seed=4, folder=folder, resume=resume)
+        model, env = build_model("bprmf", DATASET, dim=4), shop_env(list_length=3)
+        eval_env = shop_env(np.arange(8), list_length=3)
+        trainer = OnlineTrainer(
+            model, env, args, eval_env=eval_env, callbacks=callbacks, context=context
+        )
+        trainer.train()
+        return model.state_dict()
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "cut", callbacks=[StopAfter(1)])
+    resumed = train(tmp_path / "cut", resume=True)
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
 def test_items_that_a_user_has_clicked_are_not_drawn():
     env = shop_env(list_length=3)
     trainer = OnlineTrainer(
