@@ -292,10 +292,11 @@ def rules_table(cells: Cells) -> str:
 
 def learners_table(cells: Cells) -> str:
     """Return the table of trained policies, means over seeds."""
-    head = (
-        "| policy | seeds | return | without repetitions | coverage | turns played | CPU seconds |"
-    )
-    rows = [head, "|---|---:|---:|---:|---:|---:|---:|"]
+    rows = [
+        "| policy | seeds | return | drawn from the softmax | without repetitions | coverage | "
+        "turns played | CPU seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for label in LEARNERS:
         prefix = f"{SINGLE}/{label}/"
         seeds = [one for key, one in cells.items() if key.startswith(prefix)]
