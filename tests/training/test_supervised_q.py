@@ -97,10 +97,10 @@ def q_of(algorithm):
     return q.detach()
 
 
-def trained(algorithm, batch, steps=150, rate=0.2):
+def trained(algorithm, batch, steps=150, rate=0.2, decay=0.95):
     modules = [algorithm.model, *algorithm.modules.values()]
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.95))
+    optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.9, decay))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     logs = []
     for step in range(1, steps + 1):
@@ -163,27 +163,39 @@ FIXED_POINTS = {
 }
 
 
-@pytest.mark.parametrize("case", FIXED_POINTS)
-@pytest.mark.parametrize("steps", [150, pytest.param(1500, marks=pytest.mark.slow)])
-def test_the_policy_reaches_the_fixed_point(case, steps, monkeypatch):
-    # In few steps given Q, in many from the start, with an encoder that learns.
-    settings, expected = FIXED_POINTS[case]
-    name = case.partition(",")[0]
+def table_learner(case, monkeypatch):
+    name, settings = case.partition(",")[0], FIXED_POINTS[case][0]
     if name == "snqn":  # every other item once
         monkeypatch.setattr(torch, "randint", lambda n, shape, **_: torch.arange(n).expand(shape))
-    target = settings.get("target", "max")
-    bootstraps = target in ("max", "sarsa")
-    algorithm = learner(name, **({"tau": 0.5} if bootstraps else {}) | settings)
-    if steps == 150:
-        algorithm.model.users.requires_grad_(False)
-        algorithm.head.requires_grad_(False)
-        if bootstraps:
-            algorithm.after_step(1)  # Q is not initialised again
-            set_q(algorithm, q_by_iteration(target))
-    trained(algorithm, batch_of(), steps)
+    bootstraps = settings.get("target", "max") in ("max", "sarsa")
+    return learner(name, **({"tau": 0.5} if bootstraps else {}) | settings)
+
+
+def policy_of_table(algorithm):
     users, items = algorithm.model.given
-    p = (users @ items.T).softmax(dim=1)
-    assert torch.allclose(p, expected(frequencies()), atol=1e-3)
+    return (users @ items.T).softmax(dim=1)
+
+
+@pytest.mark.parametrize("case", FIXED_POINTS)
+def test_the_policy_reaches_the_fixed_point(case, monkeypatch):
+    algorithm = table_learner(case, monkeypatch)
+    algorithm.model.users.requires_grad_(False)
+    algorithm.head.requires_grad_(False)
+    if algorithm.target is not None:  # Q is given
+        algorithm.after_step(1)
+        set_q(algorithm, q_by_iteration(algorithm.args.target))
+    trained(algorithm, batch_of())
+    expected = FIXED_POINTS[case][1](frequencies())
+    assert torch.allclose(policy_of_table(algorithm), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["sqn", "sqn, sarsa", "sqn, conservative", "sqn_actor_critic"])
+def test_the_policy_the_encoder_and_q_reach_it_together(case, monkeypatch):
+    algorithm = table_learner(case, monkeypatch)
+    trained(algorithm, batch_of(), 600, 0.05, 0.99)
+    expected = FIXED_POINTS[case][1](frequencies())
+    assert torch.allclose(policy_of_table(algorithm), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("target", ["max", "sarsa"])
@@ -209,7 +221,7 @@ def test_q_reaches_the_fixed_point(target):
 @pytest.mark.parametrize("target", ["max", "sarsa"])
 def test_q_reaches_the_fixed_point_by_its_gradient(target):
     algorithm = learner("sqn", tau=0.5, target=target, train_encoder=False)
-    trained(algorithm, batch_of(), 400, 0.1)
+    trained(algorithm, batch_of(), 400, 0.1, 0.99)
     assert torch.allclose(q_of(algorithm), q_by_iteration(target), atol=1e-3)
 
 
@@ -367,7 +379,7 @@ def test_the_loss_is_that_of_the_formula():
         )
 
 
-def test_among_equal_qs_the_advantage_is_0_and_no_event_has_a_weight():
+def test_advantages_are_0_among_equal_qs_and_weights_are_bounded():
     algorithm = learner("sa2c", q_coef=0.0)
     algorithm.after_step(1)
     set_q(algorithm, torch.full((STATES, ITEMS), 0.7))
@@ -379,6 +391,8 @@ def test_among_equal_qs_the_advantage_is_0_and_no_event_has_a_weight():
     users, items = algorithm.model.given
     advantage = algorithm._actor_weights(q[:, 0], users, items)
     assert advantage.tolist() == [10.0, 0.0, 0.0]
+    weights = learner("sqn_actor_critic")._actor_weights(torch.tensor([-1.0, 0.5]), users, items)
+    assert weights.tolist() == [0.0, 0.5]
 
 
 def test_a_masked_action_is_not_learned_from():
