@@ -114,6 +114,7 @@ SETTINGS = [
     {},
     {"beta": 0.1, "warmup_steps": 1},
     {"reward_funcs": ("future", "novelty")},
+    {"loss_type": "dr_grpo", "reward_weights": (-1.0,)},
     DRAWN,
     {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3},
 ]
@@ -229,7 +230,8 @@ def test_the_page_of_pretrain_lists_all_models():
 
 
 def test_the_table_of_models_has_all_models_with_their_tables_and_kinds_of_scores():
-    rows = tables((DOCS / "reference" / "models.md").read_text())
+    text = (DOCS / "reference" / "models.md").read_text()
+    rows = tables(text.partition("## Measured")[0])
     names = [codes(row[0])[0] for row in rows]
     assert sorted(names) == sorted(MODELS)
     dataset = leave_last_out(cycle())

@@ -167,7 +167,8 @@ def test_a_value_of_the_wrong_type_is_rejected(change):
         ),
         (
             "data.split=tme",
-            "data.split: 'tme' is not one of 'auto', 'leave_last_out', 'time', 'ratio', 'given'.",
+            "data.split: 'tme' is not one of 'auto', 'leave_last_out', 'time', 'ratio', 'users', "
+            "'given'.",
         ),
         ("finetune.temperature=-1", "finetune: temperature must be positive or 'auto'."),
     ],

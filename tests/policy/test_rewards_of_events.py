@@ -168,11 +168,14 @@ def test_weights_and_the_reward_of_events_belong_together():
     assert GRPOConfig(reward_funcs=("events",), event_weights=WEIGHTS).event_weights == WEIGHTS
 
 
-def test_negative_rewards_need_an_estimator_that_draws():
+def test_negative_rewards_need_whitening_by_state_or_an_estimator_that_draws():
     settings = {"reward_funcs": ("future", "rejected"), "max_steps": 2, "temperature": 1.0}
     model = build_model("sasrec", DATA, dim=8)
-    with pytest.raises(ConfigError, match="use estimator 'sampled'"):
-        RLTrainer(model, args=GRPOConfig(**settings), train_dataset=DATA).train()
+    by_item = GRPOConfig(**settings, loss_type="grpo")
+    with pytest.raises(ConfigError, match="whitening"):
+        RLTrainer(model, args=by_item, train_dataset=DATA).train()
+    by_state = GRPOConfig(**settings, loss_type="grpo", whitening="state")
+    assert RLTrainer(model, args=by_state, train_dataset=DATA).train().steps == 2
     args = GRPOConfig(**settings, estimator="sampled", loss_type="grpo", num_generations=3)
     assert RLTrainer(model, args=args, train_dataset=DATA).train().steps == 2
 

@@ -19,6 +19,7 @@ from recoach.training.health import COVERAGE, CollapseMonitor, coverage, health_
 from toy_logs import cycle
 
 GOOD = {"step": 10.0, "entropy": 3.0, "kl": 0.1, COVERAGE: 0.5, "td_loss": 0.4, "q_outside": 0.2}
+GOOD["target_clamped"] = 0.0
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,12 @@ def test_a_warning_comes_once():
     with pytest.warns(UserWarning, match="Step 20: The policy has collapsed"):
         watching.on_row(GOOD | {"entropy": 0.01, "step": 20.0})
     watching.on_row(GOOD | {"entropy": 0.01, "step": 30.0})  # a second one would be an error here
+
+
+def test_targets_that_are_clamped_as_at_first_are_no_alarm():
+    begin = GOOD | {"target_clamped": 0.8}  # the scores of a base are no values
+    for share, count in ((0.8, 0), (0.81, 1)):
+        assert len(health_warnings(GOOD | {"target_clamped": share}, begin, 1000, 0.0)) == count
 
 
 def test_q_that_was_outside_from_the_start_has_not_diverged():

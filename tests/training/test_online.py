@@ -342,7 +342,7 @@ def test_targets_beyond_the_possible_returns_are_clamped():
     )
     statistics = Statistics()
     assert algorithm._targets(batch, statistics).tolist() == [2, 0]
-    assert statistics.means()["clamped_targets"] == 1
+    assert statistics.means()["target_clamped"] == 1
 
 
 def test_exploration_falls_linearly():

@@ -107,7 +107,7 @@ def health_alarms(
         COVERAGE: _collapsed_lists(row, first),
         "kl": _far_policy(row),
         "importance_sampling_ratio/ess": _few_effective_samples(row),
-        "target_clamped": _clamped_targets(row),
+        "target_clamped": _clamped_targets(row, first),
         "q_outside": _impossible_values(row, first),
         "td_loss": _growing_differences(row, first),
     }
@@ -163,9 +163,10 @@ def _few_effective_samples(row: Mapping[str, float]) -> str | None:
     )
 
 
-def _clamped_targets(row: Mapping[str, float]) -> str | None:
-    clamped = row.get("target_clamped")
-    if clamped is None or clamped <= MOST_CLAMPED:
+def _clamped_targets(row: Mapping[str, float], first: Mapping[str, float]) -> str | None:
+    clamped, begin = row.get("target_clamped"), first.get("target_clamped", 0.0)
+    # The scores of a base are no values: at first, targets that are read from them are too large.
+    if clamped is None or clamped <= max(MOST_CLAMPED, begin):
         return None
     return (
         f"{100 * clamped:.2g} % of the targets of Q are beyond the returns that the rewards allow, "
