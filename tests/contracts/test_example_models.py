@@ -24,7 +24,15 @@ EXAMPLES = {"two_towers:build": {"dim": 8, "n_words": 16}} | SCORERS
 TITLES = [f"lamp {number % 3}" if number else None for number in range(N_ITEMS)]
 ITEMS = pl.DataFrame({"item_id": DATASET.item_ids, "title": TITLES, "category": ["a", None] * 10})
 DATA = replace(DATASET, item_table=ITEMS)
-VECTORS_NEEDED = ("ppo", "sqn", "snqn", "sqn_actor_critic", "sa2c", "off_policy_actor_critic")
+VECTORS_NEEDED = (
+    "ppo",
+    "sqn",
+    "snqn",
+    "sqn_actor_critic",
+    "sa2c",
+    "csa",
+    "off_policy_actor_critic",
+)
 examples = pytest.mark.parametrize("name", EXAMPLES)
 
 

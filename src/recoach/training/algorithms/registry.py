@@ -4,6 +4,7 @@ from typing import Any, Final, NamedTuple
 
 from recoach.errors import ConfigError, suggestion
 from recoach.training.algorithms.base import Algorithm, Learner
+from recoach.training.algorithms.csa import CSA, CSAConfig
 from recoach.training.algorithms.dqn import DQN, DQNConfig
 from recoach.training.algorithms.grpo.algorithm import GRPO
 from recoach.training.algorithms.grpo.config import GRPOConfig
@@ -47,6 +48,7 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "snqn": AlgorithmEntry(SNQNConfig, SupervisedQ),
     "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SupervisedQ),
     "sa2c": AlgorithmEntry(SA2CConfig, SupervisedQ),
+    "csa": AlgorithmEntry(CSAConfig, CSA),
     "dqn": AlgorithmEntry(DQNConfig, DQN),
 }
 

@@ -220,13 +220,13 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         self, batch: RLBatch, prepared: QTargets, generator: torch.Generator
     ) -> tuple[Tensor, Statistics]:
         """Return the weighted cross-entropy plus the temporal differences."""
-        del generator  # the negatives are drawn in `prepare`
         args, statistics = self.args, Statistics()
         policy = self.distribution(self.model, batch)
         users, items = vectors_of(policy)
         users, items = users if args.train_encoder else users.detach(), items.detach()
         q = self.head(users, items[prepared.items])
         td_loss = self._td_loss(q, prepared, statistics)
+        td_loss = td_loss + self.auxiliary_loss((users, items), prepared, generator, statistics)
         states = torch.nonzero(~_transitions(batch).masked)[:, 0]
         weights = self._actor_weights(q[:, 0].detach(), users.detach(), items)
         logged = Rewards(states, prepared.items[states, 0], weights[states])
@@ -238,6 +238,25 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
             alike = logged._replace(values=torch.ones_like(logged.values))
             loss = loss + args.conservative_coef * _cross_entropy(softmax, alike, None)
         return loss, statistics
+
+    def auxiliary_loss(
+        self,
+        vectors: tuple[Tensor, Tensor],
+        prepared: QTargets,
+        generator: torch.Generator,
+        statistics: Statistics,
+    ) -> Tensor:
+        """Return what a subclass adds to the temporal differences; nothing here.
+
+        Args:
+            vectors: float[B, D] of the states, with gradient if they are trained, and float[I, D]
+                of the items, without.
+            prepared: the result of `prepare`.
+            generator: see `Algorithm.loss`.
+            statistics: what to log.
+        """
+        del prepared, generator, statistics
+        return vectors[0].new_zeros(())
 
     def after_step(self, step: int) -> None:
         """Move the target network towards the model, and note the number of steps."""
