@@ -16,7 +16,7 @@ def stage(ndcg, view, cart):
     return {"test": {"ndcg@10": {"mean": ndcg, "sd": 0.0}}, "strata": strata}
 
 
-def cell(comparisons=(), **stages):
+def cell(comparisons=(), start="base", **stages):
     protocol = {"n_targets": 40, "n_users": 9, "n_items": 7}
     protocol |= {"repeated_targets": 0, "cold_targets": 1}
     baselines = {"popularity": stage(0.1, 0.1, 0.1), "repeat_last": stage(0.2, 0.1, 0.5)}
@@ -25,6 +25,7 @@ def cell(comparisons=(), **stages):
         "comparisons": list(comparisons),
         "protocol": protocol,
         "seeds": [2020],
+        "config": {"finetune": {"start": start}},
     }
 
 
@@ -36,8 +37,10 @@ def compared(a, b, difference):
 CELLS = {
     "sasrec-time": cell(base=stage(0.25, 0.2, 0.4)),
     "sasrec-sqn-time": cell(
-        [compared("tuned", "base", 0.005)],
+        [compared("tuned", "base", 0.005), compared("tuned", "control", -0.1)],
+        "scratch",
         base=stage(0.25, 0.2, 0.4),
+        control=stage(0.3, 0.2, 0.4),
         tuned=stage(0.255, 0.2, 0.42),
     ),
     "sasrec-trpo-time": cell(
@@ -80,7 +83,7 @@ def test_a_row_has_the_tuned_model_by_event_type_and_its_value(tables):
     assert row["value@10"] == "0.3250"
 
 
-def test_an_algorithm_is_compared_with_the_control_where_there_is_one_else_with_the_base(tables):
+def test_a_tuned_base_is_compared_with_its_control_and_training_from_scratch_with_the_base(tables):
     changes = [row[-1] for row in tables[0].rows]
     assert changes[2] == "–"
     assert changes[3] == "+2.0 % [-2.0, +6.0] no difference"

@@ -52,7 +52,7 @@ def _table(log: str, protocol: str, cells: Mapping[str, Record]) -> ResultTable:
     for name, cell in cells.items():
         is_tuned = "tuned" in cell["models"]
         rows.append(_row(cell_label(name), cell, "tuned" if is_tuned else "base"))
-        if "control" in cell["models"]:
+        if _counterpart(cell) == "control":
             rows.append(_row(f"{cell_label(name)}: continued training", cell, "control"))
     title = f"Events: {log}, {_PROTOCOLS[protocol]}"
     return ResultTable(title, _COLUMNS, rows, _note(cells))
@@ -87,11 +87,8 @@ def _value(strata: Mapping[str, Record]) -> str:
 
 
 def _change(cell: Record, stage: str) -> str:
-    """Return the relative change of a tuned model with its interval and verdict.
-
-    Its counterpart is the control where the cell has one, else the base.
-    """
-    twin = "control" if "control" in cell["models"] else "base"
+    """Return the relative change of a tuned model against its counterpart, with its verdict."""
+    twin = _counterpart(cell)
     for row in cell["comparisons"]:
         if stage == "tuned" and (row["a"], row["b"], row["metric"]) == (stage, twin, _METRIC):
             reference = cell["models"][twin]["test"][_METRIC]["mean"]
@@ -99,6 +96,12 @@ def _change(cell: Record, stage: str) -> str:
             relative = 100 * row["difference"] / reference
             return f"{relative:+.1f} % [{low:+.1f}, {high:+.1f}] {row['verdict']}"
     return MISSING
+
+
+def _counterpart(cell: Record) -> str:
+    """Return the control for a fine-tuned base, and the base for a model trained from scratch."""
+    from_scratch = cell["config"]["finetune"].get("start") == "scratch"
+    return "base" if from_scratch or "control" not in cell["models"] else "control"
 
 
 def _note(cells: Mapping[str, Record]) -> str:
