@@ -29,6 +29,7 @@ DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "README.md": ("summary",),
     "docs/results/verification.md": ("verification",),
     "docs/results/session-models.md": ("sessions",),
+    "docs/results/events.md": ("events",),
     "docs/results/paper.md": ("table1", "table3-main"),
     "docs/results/gains.md": ("wins", "overview", "published"),
     "docs/results/ablation.md": ("ablation-by-model", "algorithms-by-model"),
