@@ -23,7 +23,7 @@ class PrepareConfig(StrictConfig):
 
     split: LogSplit = Field(default_factory=Auto)
     """How the log is split: `auto` (by time where the log has times, else leave-last-out), `time`,
-    `leave_last_out`, `ratio`, or a table with one of these as `kind` and its settings."""
+    `leave_last_out`, `ratio`, `users`, or a table with one of these as `kind` and its settings."""
 
     events: tuple[str, ...] = ()
     """Event types from the weakest to the strongest, such as ["view", "cart", "purchase"]; empty:
