@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_the_written_out_loss():
 )
 def test_every_type_needs_a_weight(weights, words):
     model = build_model("sasrec", DATASET, dim=8)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=f"pretrain.event_weights: {words}"):
         pretrain(model, DATASET, PretrainConfig(event_weights=weights))
 
 
@@ -167,3 +167,35 @@ def test_a_run_refuses_settings_that_do_not_fit_before_it_trains():
         with pytest.raises(ConfigError, match=words):
             check_trainable(resolve(raw, "test"), dataset)
     check_trainable(resolve(weights | {"model": {"event_embedding": True}}, "test"), DATASET)
+
+
+EVENTS = {"reward_funcs": ["events"]}
+LOGGED = {"algorithm": "top_k_off_policy", "horizon": 1, "reward_funcs": ["next"]}
+
+
+@pytest.mark.parametrize(
+    ("finetune", "words"),
+    [
+        (EVENTS | {"event_weights": {"view": 1}}, "finetune.event_weights: 'buy' is missing"),
+        (
+            {"reward_funcs": ["return"], "event_weights": {"view": 1, "buy": 1, "cart": 1}},
+            "finetune.event_weights: no event type is called 'cart'",
+        ),
+        (LOGGED | {"behaviour": "logged"}, "data.columns.propensity=NAME"),
+        ({"reward_funcs": ["value"]}, "reward 'value' needs the column `value`"),
+        ({"preset": "lares"}, "model.dropout"),
+    ],
+)
+def test_a_run_checks_what_fine_tuning_needs_before_it_trains_the_base(finetune, words):
+    raw = {"finetune": finetune, "model": {"dropout": 0.0}}
+    with pytest.raises(ConfigError, match=words):
+        check_trainable(resolve(raw, "test"), DATASET)
+    check_trainable(resolve({"finetune": finetune | {"enabled": False}}, "test"), DATASET)
+
+
+def test_a_run_refuses_an_algorithm_for_a_model_without_weights():
+    for name in ("popularity", "ease"):
+        raw = {"finetune": {"algorithm": "sqn"}, "model": {"name": name}}
+        with pytest.raises(ConfigError, match=f"'sqn': {name} has no weights .* enabled = false"):
+            check_trainable(resolve(raw, "test"), DATASET)
+        check_trainable(resolve({"model": {"name": name}}, "test"), DATASET)

@@ -190,8 +190,9 @@ def weights_of_types(train: RaggedArray, weights: Mapping[str, float], what: str
         wrong = (
             f"no event type is called {unknown[0]!r}" if unknown else f"{missing[0]!r} is missing"
         )
+        key = what if what.endswith("event_weights") else "event_weights"
         raise ConfigError(
-            f"event_weights: {wrong}. Give one weight for each type of the log "
-            f"({', '.join(types)}), 0 for those that are not rewarded."
+            f"{key}: {wrong}. Give one weight for each type of the log "
+            f"({', '.join(types)}), 0 for those that do not count."
         )
     return [weights[name] for name in types]

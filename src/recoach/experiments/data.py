@@ -37,6 +37,8 @@ from recoach.experiments.legacy_config import upgrade_evaluation
 from recoach.models.registry import MODELS, model_traits
 from recoach.models.sequence.event_types import check_event_types
 from recoach.simulation.shop import BROWSING, Shop, shop
+from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.batch_builder import check_log
 from recoach.training.supervised import check_takes_weights
 
 _UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
@@ -262,14 +264,16 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
     training items; other models learn from single items.
 
     Raises:
-        ConfigError: settings of event types that the log does not have, or that the model cannot
-            take.
+        ConfigError: settings of event types or columns that the log does not have, or that the
+            model cannot take; fine-tuning that the model cannot take.
         DataError: no state is left to learn from, or no target for validation or test.
     """
     _check_event_types(config, dataset)
     needs, has_weights = model_traits(config.model_name, config.model, dataset)
     learns_steps = "states" in needs or (has_weights and config.finetune_enabled)
     train = drop_last(dataset.train, config.pretrain.hold_out)
+    if config.finetune_enabled:
+        _check_finetuning(config, dataset, has_weights=has_weights)
     if learns_steps and train.lengths.max(initial=0) < 2:
         held_out = int((dataset.valid.lengths + dataset.test.lengths).max(initial=0))
         number = _NUMBERS[held_out] if held_out < len(_NUMBERS) else f"{held_out:,}"
@@ -291,6 +295,26 @@ def _check_event_types(config: ExperimentConfig, dataset: Dataset) -> None:
         check_event_types(train, "model.event_embedding = true")
     if is_ours and (weights := getattr(config.model, "event_weights", None)):
         weights_of_types(train, weights, "model.event_weights")
+
+
+def _check_finetuning(config: ExperimentConfig, dataset: Dataset, *, has_weights: bool) -> None:
+    """Check what would otherwise fail after the base is trained."""
+    args = config.finetune
+    if not has_weights:
+        if args.algorithm == "grpo":  # the default: the run evaluates the base
+            return
+        raise ConfigError(
+            f"finetune.algorithm = {args.algorithm!r}: {config.model_name} has no weights that "
+            "could be fine-tuned. Take another model, or set enabled = false in [finetune]."
+        )
+    check_log(args, dataset)
+    rates = [rate for name, rate in config.model if "dropout" in name]
+    is_dry = config.model_name in MODELS and bool(rates) and not any(rates)
+    if isinstance(args, GRPOConfig) and args.estimator == "passes" and is_dry:
+        raise ConfigError(
+            "finetune.estimator = 'passes' (as in preset 'lares') compares passes with different "
+            "dropout masks. Set model.dropout above 0, or use another estimator."
+        )
 
 
 _HELD_OUT: tuple[Part, ...] = ("valid", "test")

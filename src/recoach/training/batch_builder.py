@@ -10,7 +10,13 @@ import torch
 from recoach import distributed
 from recoach.data.batches import Batch, States
 from recoach.data.dataset import Dataset
-from recoach.data.episodes import Doubles, Episodes, episodes_of, event_rewards
+from recoach.data.episodes import (
+    Doubles,
+    Episodes,
+    episodes_of,
+    event_rewards,
+    weights_of_types,
+)
 from recoach.data.queries import Seen, masked_items, seen_before
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
@@ -199,14 +205,27 @@ def _episodes(args: FinetuneConfig, dataset: Dataset) -> tuple[Episodes, Doubles
     return episodes, episodes.discounts(discount, args.discount_unit)
 
 
+def check_log(args: FinetuneConfig, dataset: Dataset) -> None:
+    """Raise a ConfigError if a reward or the algorithm needs a column that the log does not have.
+
+    `BatchBuilder` finds the same, but a run builds it after the base is trained.
+    """
+    if args.event_weights:
+        weights_of_types(dataset.train, args.event_weights, "finetune.event_weights")
+    if args.needs_propensities:
+        _propensities(dataset)
+    for name in {"rated", "rejected", "value"}.intersection(args.reward_funcs):
+        by_name(name, dataset, args.discount)
+
+
 def _propensities(dataset: Dataset) -> torch.Tensor:
     """Return float32[m], the propensities of the training events, NaN where one is missing."""
     columns = dataset.train.columns
     if "propensity" not in columns:
         raise ConfigError(
             "behaviour = 'logged' needs the column `propensity`, the probability with which an "
-            "item was shown, and the data have none; map it with --column propensity=NAME, or use "
-            "behaviour = 'head'."
+            "item was shown, and the data have none; map it with --set "
+            "data.columns.propensity=NAME, or use behaviour = 'head'."
         )
     return torch.from_numpy(columns["propensity"].fill_null(float("nan")).to_numpy().copy())
 
