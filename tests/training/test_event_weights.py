@@ -184,6 +184,14 @@ LOGGED = {"algorithm": "top_k_off_policy", "horizon": 1, "reward_funcs": ["next"
         (LOGGED | {"behaviour": "logged"}, "data.columns.propensity=NAME"),
         ({"reward_funcs": ["value"]}, "reward 'value' needs the column `value`"),
         ({"preset": "lares"}, "model.dropout"),
+        (
+            EVENTS | {"event_weights": {"view": 1, "buy": -1}, "loss_type": "grpo"},
+            "finetune.event_weights: the weight of 'buy' is below 0, and whitening = 'item'",
+        ),
+        (
+            LOGGED | {"reward_funcs": ["return"], "event_weights": {"view": -0.5, "buy": 1}},
+            "the weight of 'view' is below 0",
+        ),
     ],
 )
 def test_a_run_checks_what_fine_tuning_needs_before_it_trains_the_base(finetune, words):

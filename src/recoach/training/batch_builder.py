@@ -208,10 +208,16 @@ def _episodes(args: FinetuneConfig, dataset: Dataset) -> tuple[Episodes, Doubles
 def check_log(args: FinetuneConfig, dataset: Dataset) -> None:
     """Raise a ConfigError if a reward or the algorithm needs a column that the log does not have.
 
+    So too for a weight of an event type below 0, where the algorithm needs rewards of at least 0.
     `BatchBuilder` finds the same, but a run builds it after the base is trained.
     """
     if args.event_weights:
         weights_of_types(dataset.train, args.event_weights, "finetune.event_weights")
+    below = [name for name, weight in args.event_weights.items() if weight < 0]
+    if below and not args.accepts_negative_rewards:
+        raise ConfigError(
+            f"finetune.event_weights: the weight of {below[0]!r} is below 0, and {_refusal(args)}."
+        )
     if args.needs_propensities:
         _propensities(dataset)
     for name in {"rated", "rejected", "value"}.intersection(args.reward_funcs):

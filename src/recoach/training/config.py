@@ -170,8 +170,8 @@ class FinetuneConfig(StrictConfig):
         takes_weights = needs_weights or "return" in self.reward_funcs
         if needs_weights > bool(self.event_weights) or bool(self.event_weights) > takes_weights:
             raise ValueError(
-                "reward 'events' and event_weights belong together; set both, such as "
-                "event_weights = {view = 0.1, purchase = 1}"
+                "reward 'events' (or 'return') and event_weights belong together; set both, such "
+                "as event_weights = {view = 0.1, purchase = 1}"
             )
         if self.state == "user" and "train_set" not in self.reward_funcs:
             raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
