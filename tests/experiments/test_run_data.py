@@ -7,12 +7,15 @@ import pytest
 
 from recoach.data.config import PrepareConfig
 from recoach.data.prepared import load_dataset, prepare, read_manifest
+from recoach.data.protocol import ByUsers
+from recoach.data.split import split_log
 from recoach.errors import ConfigError, DataError, RunError
-from recoach.experiments.config import read_config
-from recoach.experiments.data import applied_settings, data_notes
+from recoach.experiments.config import read_config, resolve
+from recoach.experiments.data import applied_settings, check_trainable, data_notes
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import open_run
 from recoach.training.callbacks import Callback
+from toy_logs import cycle
 
 ROWS = [(f"u{user}", f"i{(user + step) % 7}") for user in range(9) for step in range(6)]
 
@@ -252,3 +255,12 @@ def test_a_catalogue_of_one_item_has_no_target(tmp_path, rows):
     with pytest.raises(DataError, match="has an item in valid to predict"):
         opened(settings(tmp_path / "log.csv", "data.k_core=0"), tmp_path / "b")
     assert not (tmp_path / "b" / "config.toml").exists()
+
+
+def test_a_model_that_knows_users_by_train_is_not_tested_on_users_without_it():
+    dataset = split_log(cycle(20, 9, length=6), ByUsers(), "log")
+    for name in ("lightgcn", "bprmf", "neumf"):
+        with pytest.raises(DataError, match=f"no user of the valid part .* {name} knows users"):
+            check_trainable(resolve({"model": {"name": name}}, "test"), dataset)
+    for name in ("sasrec", "itemknn", "popularity"):
+        check_trainable(resolve({"model": {"name": name}}, "test"), dataset)

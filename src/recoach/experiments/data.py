@@ -266,7 +266,8 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
     Raises:
         ConfigError: settings of event types or columns that the log does not have, or that the
             model cannot take; fine-tuning that the model cannot take.
-        DataError: no state is left to learn from, or no target for validation or test.
+        DataError: no state is left to learn from, or no target for validation or test; none of
+            their users is in train, and the model reads no history.
     """
     _check_event_types(config, dataset)
     needs, has_weights = model_traits(config.model_name, config.model, dataset)
@@ -281,8 +282,15 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
             f"{dataset.name}: after holding out {number}, no user has two items left to learn a "
             "next step from. Use a longer log or weaker filters, or hold out fewer items."
         )
+    reads_no_history = bool(needs) and "states" not in needs
     for part in _HELD_OUT:
-        targets_of(dataset, part, config.evaluation.repeats)
+        targets = targets_of(dataset, part, config.evaluation.repeats)
+        if reads_no_history and not (dataset.train.lengths[targets.users] > 0).any():
+            raise DataError(
+                f"{dataset.name}: no user of the {part} part has training events, and "
+                f"{config.model_name} knows users by these only. Use a model that reads histories, "
+                "such as sasrec, or another split."
+            )
 
 
 def _check_event_types(config: ExperimentConfig, dataset: Dataset) -> None:
