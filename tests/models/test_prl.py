@@ -244,3 +244,10 @@ def test_other_training_histories_than_those_it_was_built_for_are_refused():
 def test_settings_without_effect_are_refused(settings):
     with pytest.raises(ConfigError, match="has no effect"):
         build_model("prl", DATASET, **settings)
+
+
+def test_a_step_that_train_does_not_reach_has_the_mean_return_of_the_last_one():
+    means = build(max_length=10).mean_returns
+    assert (means[1:7] < means[:6]).all()  # seven events each: less and less is left
+    assert means[7:].tolist() == [means[6].item()] * 4
+    assert means[6] > 0

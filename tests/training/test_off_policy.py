@@ -191,6 +191,18 @@ def test_propensities_are_those_of_the_logged_actions():
         assert torch.equal(batch.rewards.items, batch.actions.items)
 
 
+def test_the_actor_critic_leaves_out_actions_without_a_propensity():
+    values = torch.linspace(0.01, 0.9, 24 * 7)
+    values[::3] = torch.nan
+    columns = {"propensity": pl.Series("propensity", values.numpy(), dtype=pl.Float32)}
+    found = trainer("sasrec", "off_policy_actor_critic", columns, behaviour="logged", max_steps=1)
+    batch = next(iter(found.epoch(numbers())))
+    _, loss, logs = algorithm_loss(found.algorithm, batch)
+    assert batch.actions.propensities.isnan().any()
+    assert loss.isfinite()
+    assert torch.tensor(list(logs.values())).isfinite().all()
+
+
 @pytest.mark.parametrize("model_name", ["sasrec", "gru4rec", "lightgcn"])
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
