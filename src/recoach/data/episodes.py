@@ -125,10 +125,10 @@ def split_episodes(
         is_first = is_first | _session_starts(train, days, session_gap)
     numbers = np.cumsum(is_first) - 1
     starts = np.flatnonzero(is_first)
-    stops = np.append(starts[1:], count)
-    ends_at_user = np.append(is_users_first[1:], True)[stops - 1] if len(starts) else stops > 0
+    stops = np.append(starts, count)[1:]
+    ends_at_user = np.append(is_users_first, True)[stops]
     users = np.repeat(np.arange(len(train)), train.lengths)
-    is_open = ends_at_user & goes_on[users[stops - 1]] if len(starts) else ends_at_user
+    is_open = ends_at_user & goes_on[users[stops - 1]]
     return Episodes(starts[numbers], stops[numbers] - 1, ~is_open[numbers], days)
 
 

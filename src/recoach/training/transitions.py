@@ -98,14 +98,15 @@ class TransitionBuilder:
         if seen is not None:
             ones = torch.ones(len(seen.items))
             masked = lookup_rewards(column, (seen.states, seen.items, ones))[:, 0] > 0
-        remaining = self.episodes.remaining[batch.positions]
+        remaining = self.episodes.last[batch.positions] - batch.positions
+        elapsed = batch.positions - self.episodes.first[batch.positions]
         shared: dict[str, Tensor] = {
             "actions": batch.targets,
             "rewards": values,
             "masked": masked,
             "next_actions": self._next_actions(batch.positions, remaining),
             "remaining": torch.from_numpy(remaining),
-            "elapsed": torch.from_numpy(self.episodes.elapsed[batch.positions]),
+            "elapsed": torch.from_numpy(elapsed),
         }
         if not self.history_length:
             everywhere = torch.ones(len(queries), dtype=torch.bool)
