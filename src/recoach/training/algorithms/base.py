@@ -205,6 +205,13 @@ def rewarded_pairs(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tens
     return states, rewards.items[where], rewards.values[where], where
 
 
+def transitions_of(batch: RLBatch) -> Transitions:
+    """Return the transitions of a batch; ValueError if the algorithm did not ask for them."""
+    if batch.transitions is None:
+        raise ValueError("the batch has no transitions: set needs_transitions of the algorithm")
+    return batch.transitions
+
+
 def total_reward(batch: RLBatch) -> float:
     """Return the sum of the logged rewards of all processes, 1 where it is 0."""
     return distributed.data_sum(float(batch.rewards.values.sum())) or 1.0

@@ -17,6 +17,7 @@ from recoach.training.algorithms.base import (
     RLBatch,
     Statistics,
     draw_generator,
+    transitions_of,
 )
 from recoach.training.algorithms.state_vectors import linear_head
 from recoach.training.algorithms.td_learning import (
@@ -121,9 +122,7 @@ class DQN(Algorithm[DQNConfig, QTargets]):
 
     def prepare(self, batch: RLBatch, generator: torch.Generator) -> QTargets:
         """Compute the targets of the logged actions and of the drawn items."""
-        transitions = batch.transitions
-        if transitions is None:
-            raise ValueError("algorithm 'dqn' needs the transitions of the batch")
+        transitions = transitions_of(batch)
         self.rewards.update(transitions.rewards)
         with eval_mode(self.model):
             targets = transitions.rewards + self._next_values(transitions)

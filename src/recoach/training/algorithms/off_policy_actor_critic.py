@@ -19,6 +19,7 @@ from recoach.training.algorithms.base import (
     RLBatch,
     Statistics,
     draw_generator,
+    transitions_of,
 )
 from recoach.training.algorithms.behaviour import (
     BehaviourConfig,
@@ -150,7 +151,7 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
 
     def prepare(self, batch: RLBatch, generator: torch.Generator) -> CriticTargets:
         """Compute the critic's targets of the logged actions and of the drawn items."""
-        transitions = _transitions(batch)
+        transitions = transitions_of(batch)
         self.rewards.update(transitions.rewards)
         targets, items = transitions.rewards, transitions.actions[:, None]
         with eval_mode(self.model):
@@ -180,7 +181,7 @@ class OffPolicyActorCritic(Algorithm[OffPolicyActorCriticConfig, CriticTargets])
         vectors = self.policy.embed(model, queries)
         policy = self.policy.of_vectors(vectors, queries.seen, workspace=model.workspace)
         log_b, behaviour_loss = self._behaviour(batch, policy, prepared, statistics)
-        actor = self._actor(policy, log_b, _transitions(batch), statistics)
+        actor = self._actor(policy, log_b, transitions_of(batch), statistics)
         states = vectors.users if self.args.train_encoder else policy.users
         critic = self._critic_loss(states, prepared, actor.ratios, statistics)
         return actor.loss + critic + behaviour_loss, statistics
@@ -296,9 +297,3 @@ def lowest_q(critics: Sequence[Critic], states: Tensor) -> Tensor:
     for critic in critics[1:]:
         torch.minimum(lowest, critic.of_catalogue(states), out=lowest)
     return lowest
-
-
-def _transitions(batch: RLBatch) -> Transitions:
-    if batch.transitions is None:
-        raise ValueError(f"{_WHAT} needs the transitions of the batch")
-    return batch.transitions

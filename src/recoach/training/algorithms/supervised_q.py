@@ -20,6 +20,7 @@ from recoach.training.algorithms.base import (
     Statistics,
     draw_generator,
     rewarded_pairs,
+    transitions_of,
 )
 from recoach.training.algorithms.q_head import QHead, TargetNetwork
 from recoach.training.algorithms.state_vectors import vectors_of
@@ -197,7 +198,7 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
 
     def prepare(self, batch: RLBatch, generator: torch.Generator) -> QTargets:
         """Compute the targets of the logged actions and of the drawn items."""
-        args, transitions = self.args, _transitions(batch)
+        args, transitions = self.args, transitions_of(batch)
         values, discounts = self._values(batch.queries.state_users, transitions)
         if not self._step:
             self._initialise(values[~transitions.masked], discounts[~transitions.masked])
@@ -227,7 +228,7 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         q = self.head(users, items[prepared.items])
         td_loss = self._td_loss(q, prepared, statistics)
         td_loss = td_loss + self.auxiliary_loss((users, items), prepared, generator, statistics)
-        states = torch.nonzero(~_transitions(batch).masked)[:, 0]
+        states = torch.nonzero(~transitions_of(batch).masked)[:, 0]
         weights = self._actor_weights(q[:, 0].detach(), users.detach(), items)
         logged = Rewards(states, prepared.items[states, 0], weights[states])
         loss = _cross_entropy(policy, logged, statistics) + args.q_coef * td_loss
@@ -364,12 +365,6 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         statistics.add("target_mean", prepared.targets[used, 0])
         statistics.add("target_clamped", prepared.is_clamped[used].float())
         return mean_of_processes(errors[used, 0]) + mean_of_processes(errors[:, 1:].sum(dim=1))
-
-
-def _transitions(batch: RLBatch) -> Transitions:
-    if batch.transitions is None:
-        raise ValueError("a Q head needs the transitions of the batch")
-    return batch.transitions
 
 
 def _cross_entropy(
