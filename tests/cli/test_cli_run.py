@@ -348,6 +348,7 @@ def test_items_held_out_of_the_base_are_used_by_grpo_and_the_control(recoach, to
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "pretrain", recording)
         settings = (
+            "data.split=leave_last_out",
             "model.name=lightgcn",
             "model.dim=8",
             "pretrain.hold_out=1",
