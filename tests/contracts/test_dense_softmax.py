@@ -72,6 +72,7 @@ def all_losses(n_items, queries, values):
             (weight[:, 0] * pairs.square()).sum(),
             block.expectation(values).square().sum(),
             3 * block.entropies().square().sum(),
+            block.mean_log_p().square().sum(),
             (weight[:, 1] * block.kl(reference)).sum(),
         )
         return sum(parts)
@@ -215,6 +216,9 @@ class PlainBlock:
 
     def entropies(self):
         return -(self.every.exp() * self.finite).sum(dim=1)
+
+    def mean_log_p(self):
+        return self.finite.sum(dim=1) / (self.every > -torch.inf).sum(dim=1)
 
     def kl(self, other):
         return (self.every.exp() * (self.finite - other.finite.detach())).sum(dim=1)

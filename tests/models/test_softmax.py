@@ -224,7 +224,8 @@ def test_a_state_whose_items_are_all_masked_gets_no_gradient(product, monkeypatc
     all_items = Seen(torch.zeros(3, dtype=torch.int64), torch.arange(3))
 
     def loss(block):
-        return block.log_p(torch.arange(1, STATES), torch.ones(STATES - 1).long()).sum()
+        pairs = block.log_p(torch.arange(1, STATES), torch.ones(STATES - 1).long())
+        return pairs.sum() + block.mean_log_p().sum()
 
     result = policy(users, items, seen=all_items).loss(loss)
     d_users, d_items = torch.autograd.grad(result, (users, items))
@@ -340,7 +341,7 @@ def test_draws_without_replacement_have_the_probabilities_of_the_policy():
 
 @pytest.mark.usefixtures("states_at_once")
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 2, ITEMS, dtype=torch.float64)])
-def test_expectation_and_entropy_have_the_loss_and_gradient_of_the_formula(bias):
+def test_averages_over_items_have_the_loss_and_gradient_of_the_formula(bias):
     users, items = vectors()
     values = torch.randn(ITEMS, dtype=torch.float64)
     logits = users @ items.T / 0.7
@@ -348,10 +349,13 @@ def test_expectation_and_entropy_have_the_loss_and_gradient_of_the_formula(bias)
     log_p = biased.index_put(tuple(SEEN), biased.new_tensor(-torch.inf)).log_softmax(dim=1)
     p, without_bias = log_p.exp(), log_p if bias is None else log_p - bias
     entropy = -(p * without_bias.masked_fill(log_p == -torch.inf, 0)).sum(dim=1)
-    expected = ((p @ values).square() + 3 * entropy.square()).sum()
+    shown = (log_p > -torch.inf).double()
+    mean_log_p = log_p.masked_fill(shown == 0, 0).sum(dim=1) / shown.sum(dim=1)
+    expected = ((p @ values).square() + 3 * entropy.square() + mean_log_p.square()).sum()
 
     def loss(block):
-        return (block.expectation(values).square() + 3 * block.entropies().square()).sum()
+        mean, entropy = block.expectation(values), block.entropies()
+        return (mean.square() + 3 * entropy.square() + block.mean_log_p().square()).sum()
 
     result = policy(users, items, temperature=0.7, seen=SEEN, bias=bias).loss(loss)
     assert result.item() == pytest.approx(expected.item(), rel=1e-12)

@@ -83,6 +83,7 @@ TUNED = {
     "sqn_actor_critic": WEIGHTED | {"target": "sarsa"},
     "sa2c": WEIGHTED | {"num_negatives": 0},
     "dqn": {"num_negatives": 0, "target_sync_steps": 2},
+    "sft": {"label_smoothing": 0.1},
     "trpo": {"old_model_sync_steps": 3},
     "trpo, batch": {"radius": "batch", "old_model_sync_steps": 3},
     "off_policy_actor_critic": {"num_negatives": 0, "tau": 0.2},

@@ -85,6 +85,12 @@ class DenseBlock(Block):
         """Return float[b], the mean of a value of items under each policy, see `Block`."""
         return (self._log_p.exp() * values).sum(dim=1)
 
+    def mean_log_p(self) -> Tensor:
+        """Return float[b], the mean of log p over the items that are not masked, see `Block`."""
+        is_shown = self._log_p.detach() > -torch.inf
+        total = self._log_p.masked_fill(~is_shown, 0.0).sum(dim=1)
+        return total / is_shown.sum(dim=1).clamp(min=1)
+
     def entropies(self) -> Tensor:
         """Return float[b], the entropy of each state's policy."""
         log_p = self._log_p if self._bias is None else self._log_p - self._bias

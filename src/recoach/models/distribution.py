@@ -80,6 +80,14 @@ class Block(ABC):
         """
 
     @abstractmethod
+    def mean_log_p(self) -> Tensor:
+        """Return float[b], log p averaged over the items of each state that are not masked.
+
+        It is 0 for a state whose items are all masked. The gradient with respect to the logits of
+        these items is 1 over their number, minus p.
+        """
+
+    @abstractmethod
     def entropies(self) -> Tensor:
         """Return float[b], the entropy of each state's policy."""
 

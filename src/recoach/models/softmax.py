@@ -132,6 +132,23 @@ class BlockwiseBlock(Block):
         # d E / d logit = p (value - E), as for the KL.
         return self._row_sum(weighted)
 
+    def mean_log_p(self) -> Tensor:
+        """Return float[b], the mean of log p over the items that are not masked, see `Block`."""
+        is_shown = (self._logits > -torch.inf).to(self._log_z.dtype)
+        count = self._sum_over_catalogue(is_shown.sum(dim=1))
+        shown = self._logits.to(is_shown.dtype).masked_fill(is_shown == 0, 0)
+        mean = self._sum_over_catalogue(shown.sum(dim=1)) / count.clamp(min=1)
+        total = torch.where(count > 0, mean - self._log_z, 0).requires_grad_()
+        # d mean log p / d logit = 1 / count - p.
+        self._row_answers.append(
+            RowAnswer(
+                total,
+                lambda into, slope: into.addcmul_(is_shown, (slope / count.clamp(min=1))[:, None]),
+                lambda slope: slope,
+            )
+        )
+        return total
+
     def entropies(self) -> Tensor:
         """Return float[b], the entropy of each state's policy."""
         log_p = self._logits.to(self._log_z.dtype, copy=True).sub_(self._log_z[:, None])

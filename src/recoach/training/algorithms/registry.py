@@ -16,6 +16,7 @@ from recoach.training.algorithms.ppo import PPO, PPOConfig
 from recoach.training.algorithms.raft import RAFT, RAFTConfig
 from recoach.training.algorithms.reinforce import Reinforce, ReinforceConfig
 from recoach.training.algorithms.s_dpo import SDPO, SDPOConfig
+from recoach.training.algorithms.sft import SFT, SFTConfig
 from recoach.training.algorithms.supervised_q import (
     SA2CConfig,
     SNQNConfig,
@@ -43,6 +44,7 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "trpo": AlgorithmEntry(TRPOConfig, TRPO),
     "top_k_off_policy": AlgorithmEntry(TopKOffPolicyConfig, TopKOffPolicy),
     "off_policy_actor_critic": AlgorithmEntry(OffPolicyActorCriticConfig, OffPolicyActorCritic),
+    "sft": AlgorithmEntry(SFTConfig, SFT),
     "s_dpo": AlgorithmEntry(SDPOConfig, SDPO),
     "sqn": AlgorithmEntry(SQNConfig, SupervisedQ),
     "snqn": AlgorithmEntry(SNQNConfig, SupervisedQ),
