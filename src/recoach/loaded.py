@@ -66,8 +66,8 @@ def load(
 
     Args:
         path: the run folder.
-        stage: "base", "tuned" or "control"; None selects "tuned" if it is trained, otherwise
-            "base". A model that was trained again on train and validation takes its place.
+        stage: "base", "tuned" or "control"; None selects the best one on validation. A model that
+            was trained again on train and validation takes its place.
         build: the function or class that builds the model, where it cannot be imported under the
             name that the folder stores (it was defined in a notebook).
 

@@ -29,7 +29,7 @@ def recommended(recoach, run, path, *more):
 
 @pytest.mark.parametrize("stage", ["tuned", "base"])
 def test_exported_vectors_give_the_ranking_of_the_model(recoach, finished, tmp_path, stage):
-    chosen = [] if stage == "tuned" else ["--stage", stage]
+    chosen = ["--stage", stage]
     result = recoach("export", "vectors", finished, "--output", tmp_path / "v", *chosen)
     assert result.code == 0
     assert f"Exported the {stage} model" in result.out
@@ -80,7 +80,7 @@ def test_a_large_catalogue_is_served_from_an_index(finished, monkeypatch):
     assert snapshot.faiss_indexes == {}
     monkeypatch.setattr(serve, "EXACT_UP_TO", 39)
     indexed_snapshot = serve.read_snapshot(folder)
-    assert set(indexed_snapshot.faiss_indexes) == {"base", "tuned"}
+    assert set(indexed_snapshot.faiss_indexes) == set(indexed_snapshot.models)
     query = snapshot.build_query(user="u3", history=None, k=5, exclude_seen=True, candidates=None)
     for stage in indexed_snapshot.faiss_indexes:
         assert indexed_snapshot.recommend(stage, [query])[0].items.tolist() == (

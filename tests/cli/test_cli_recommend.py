@@ -79,13 +79,12 @@ def test_new_users_get_recommendations_from_their_histories(lists, log, tmp_path
     assert new["score"].to_list() == pytest.approx(known["score"].to_list(), abs=1e-6)
 
 
-def test_the_stage_option_selects_the_model(lists):
-    base, tuned, default = (
-        lists("--users", "u3", *more)["score"].to_list()
-        for more in (["--stage", "base"], ["--stage", "tuned"], [])
-    )
-    assert base != tuned
-    assert default == tuned
+def test_the_stage_option_selects_the_model(lists, finished, run_files):
+    stages = ("base", "tuned", "control")
+    scores = {name: lists("--users", "u3", "--stage", name)["score"].to_list() for name in stages}
+    assert scores["base"] != scores["tuned"] != scores["control"]
+    default = run_files.results(finished)["served"]
+    assert lists("--users", "u3")["score"].to_list() == scores[default]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_the_stage_option_selects_the_model(lists):
     [("a.parquet", pl.read_parquet), ("a.csv", pl.read_csv), ("a.jsonl", pl.read_ndjson)],
 )
 def test_the_suffix_selects_the_output_format(recoach, finished, lists, tmp_path, name, read):
-    arguments = ["--users", "u1", "u2", "--k", 3]
+    arguments = ["--users", "u1", "u2", "--k", 3, "--stage", "tuned"]
     result = recoach("recommend", finished, *arguments, "--output", tmp_path / name)
     assert result.code == 0
     assert "6 rows of the tuned model" in result.out

@@ -40,7 +40,9 @@ def running(*arguments):
 
 @pytest.fixture
 def served(run_copy, tmp_path):
-    """Yield a run, the address of its server and the process."""
+    """Yield a run whose default is the tuned model, the address of its server and the process."""
+    record = json.loads((run_copy / "results.json").read_text()) | {"served": "tuned"}
+    (run_copy / "results.json").write_text(json.dumps(record))
     log = ["--exposure-log", tmp_path / "log", "--drain-seconds", "1"]
     with running(run_copy, "--reload-seconds", "0.1", *log) as (address, process):
         yield run_copy, address, process

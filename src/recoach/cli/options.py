@@ -52,9 +52,7 @@ Decimal = Annotated[float, Parameter(converter=_decimal)]
 Run = Annotated[Path, Parameter(help="A run folder.")]
 Stage = Annotated[
     Literal["base", "tuned", "control"] | None,
-    Parameter(
-        help="Which model to use. Default: the fine-tuned one if there is one, otherwise the base."
-    ),
+    Parameter(help="Which model to use. Default: the best of them on validation."),
 ]
 Resume = Annotated[bool, Parameter(help="Continue an interrupted run.")]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 API_KEY_VARIABLE = "RECOACH_API_KEY"
 SALT_VARIABLE = "RECOACH_SALT"
-_STAGES = ("base", "tuned")
+_STAGES = ("base", "tuned", "control")
 _MODEL_FILES = ("model.json", "best.safetensors", "last.safetensors")
 
 
@@ -279,6 +279,7 @@ def _shares(names: Sequence[str], split: str | None) -> dict[str, float]:
 def read_snapshot(folder: RunFolder) -> ModelSnapshot:
     """Return the models of a run to serve: the base and, if it is complete, the tuned model.
 
+    Continued training is a third one, the default, where it is the best of them on validation.
     Those that were trained again on train and validation take their places. A run that was updated
     serves the model of its served version.
 

@@ -114,6 +114,7 @@ def write_results(
         results["retrained"] = _model_results(best, retrained, config.finetune.metric)
         frames.append(_per_user(best, ending=RETRAINED))
     results |= {
+        "served": _served(results["models"], config.finetune),
         "diagnostics": _diagnostics(
             folder.metrics(), dataset.n_items, getattr(config.finetune, "beta", 0.0)
         ),
@@ -195,6 +196,20 @@ def _metrics(
         if result.share is not None:
             summary["share"] = result.share
     return summary
+
+
+def _served(models: Mapping[str, Mapping[str, Any]], args: FinetuneConfig) -> str:
+    """Return the stage whose model is served by default: the best on validation.
+
+    Of equal ones it is the fine-tuned model, then the base. Without validation metrics, and where
+    `select` asks for fine-tuned weights whatever validation says, it is the fine-tuned model, or
+    the base of a run without one.
+    """
+    stages = [stage for stage in ("tuned", "base", "control") if stage in models]
+    values = [models[stage].get("valid", {}).get(args.metric) for stage in stages]
+    if args.select != "best" or None in values:
+        return stages[0]
+    return max(stages, key=lambda stage: float(models[stage]["valid"][args.metric]))
 
 
 def _dataset_summary(dataset: Dataset) -> dict[str, Any]:

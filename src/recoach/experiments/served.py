@@ -1,4 +1,7 @@
-"""The models of a run that are served: those of its served version, trained again if they were."""
+"""The models of a run that are served: those of its served version, trained again if they were.
+
+By default it is the best on validation of base, fine-tuned model and continued training.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +32,24 @@ def _checkpoints(folder: RunFolder, stages: Sequence[str]) -> list[Path]:
 
 
 def served_stages(folder: RunFolder) -> list[str]:
-    """Return the finished stages of the served version that lists can come from, best last.
+    """Return the finished stages of the served version that lists can come from, the default last.
 
-    A version of an update has one model; the run as it was trained has "base" and "tuned".
+    A version of an update has one model; the run as it was trained has "base" and "tuned", and
+    "control" where continued training is better on validation than both.
     """
     served = served_folder(folder)
-    return [stage for stage in _STAGES if served.is_complete(stage)]
+    stages = [stage for stage in _STAGES if served.is_complete(stage)]
+    if not stages or (best := best_stage(served)) is None:
+        return stages
+    return [*(stage for stage in stages if stage != best), best]
+
+
+def best_stage(folder: RunFolder) -> str | None:
+    """Return the stage that results.json names as the best on validation; None without one."""
+    if not (folder.path / "results.json").exists():
+        return None
+    stage = folder.read_json("results.json").get("served")
+    return stage if stage is not None and folder.is_complete(stage) else None
 
 
 def served_stage(folder: RunFolder) -> str:
@@ -76,7 +91,7 @@ def open_model(folder: RunFolder, stage: str | None) -> tuple[str, Recommender, 
 
     Args:
         folder: the run folder.
-        stage: the stage of the model; None selects "tuned" if it is trained, otherwise "base". A
+        stage: the stage of the model; None selects the best one on validation (`best_stage`). A
             model that was trained again on train and validation takes its place.
 
     Raises:
@@ -84,7 +99,8 @@ def open_model(folder: RunFolder, stage: str | None) -> tuple[str, Recommender, 
     """
     folder.config()
     served = served_folder(folder)
-    selected = stage or ("tuned" if served.has_checkpoint("tuned") else "base")
+    newest = "tuned" if served.has_checkpoint("tuned") else "base"
+    selected = stage or best_stage(served) or newest
     if not served.has_checkpoint(selected):
         if served is not folder:
             raise RunError(

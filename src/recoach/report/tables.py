@@ -150,7 +150,8 @@ def summary(results: Results) -> str:
     if results["models"]["tuned"].get("best_step") == 0:
         first = f"No improvement: base kept. No step of {algorithm} had a higher validation score."
     warnings = results.get("diagnostics", {}).get("concerns", ())
-    sentences = [first, _control_sentence(results), _selected_sentence(record), *warnings]
+    sentences = [first, _control_sentence(results), _selected_sentence(record)]
+    sentences += [_served_sentence(record), *warnings]
     return " ".join(filter(None, sentences))
 
 
@@ -329,6 +330,20 @@ def _selected_sentence(record: Results) -> str:
         "These models are trained on train and validation; of those trained on train only, "
         f"fine-tuning changes {metric_label(ndcg)} by {format_percent(gain['relative'])} "
         f"(95 % interval {format_interval(record, gain)})."
+    )
+
+
+def _served_sentence(record: Results) -> str:
+    """Return which model is the default, where it is not the fine-tuned one."""
+    stage, metric = record.get("served", "tuned"), record["protocol"].get("primary", "")
+    if stage == "tuned":
+        return ""
+    value, tuned = (
+        format_metric(metric_value(record, name, metric, "valid")) for name in (stage, "tuned")
+    )
+    return (
+        f"On validation, {MODELS[stage].lower()} is better ({metric_label(metric)} {value} against "
+        f"{tuned}), so that it is the model that is recommended from, exported and served."
     )
 
 
