@@ -98,7 +98,8 @@ def change_by_model(record: Record, heading: str) -> list[ResultTable]:
             for label, row in by_change.items()
         ]
         head = ("Changed", *_BACKBONE_NAMES)
-        tables.append(ResultTable(f"{heading}, {log}: change of NDCG@10", head, rows))
+        note = _bases_note(data["cells"])
+        tables.append(ResultTable(f"{heading}, {log}: change of NDCG@10", head, rows, note))
     return tables
 
 
@@ -129,4 +130,27 @@ def _change_cell(cell: Record, change: str) -> str:
         return f"{format_metric(test['tuned'])}"
     comparison = find_comparison(cell, "tuned", "base", "ndcg@10")
     verdict = MISSING if comparison is None else comparison["verdict"]
-    return f"{format_percent(test['tuned'] / test['base'] - 1)}, {verdict}"
+    seeds = f" ({len(cell['seeds'])} seeds)" if len(cell["seeds"]) > 1 else ""
+    return f"{format_percent(test['tuned'] / test['base'] - 1)}, {verdict}{seeds}"
+
+
+def _bases_note(cells: Mapping[str, Record]) -> str:
+    """Return which base each change is measured against, where they differ between rows."""
+    by_model: dict[str, dict[str, list[str]]] = {}
+    for name, cell in cells.items():
+        if not name.endswith("-from-scratch"):  # there the base is an untrained model
+            base = format_metric(cell["models"]["base"]["test"]["ndcg@10"]["mean"])
+            rows = by_model.setdefault(name.partition("-")[0], {}).setdefault(base, [])
+            rows.append(variant_label(name))
+    texts = []
+    for model, by_base in by_model.items():
+        most = max(by_base, key=lambda base: len(by_base[base]))
+        bases = [
+            base if len(by_base) == 1 else f"{base} ({'the others' if base == most else labels})"
+            for base, labels in ((base, "; ".join(rows)) for base, rows in by_base.items())
+        ]
+        texts.append(f"{NAMES[model]} {', '.join(bases)}")
+    return (
+        "A cell without a number of seeds has one, 2020. A change is relative to the base of the "
+        f"same seeds, whose NDCG@10 is: {'. '.join(texts)}."
+    )

@@ -49,12 +49,21 @@ def tail(record: Record) -> list[ResultTable]:
 
 def ablation(record: Record) -> list[ResultTable]:
     """Return a table per log with every change to the default recipe."""
-    return _variants(record, "Ablation", "Each row changes one setting of the default recipe.")
+    note = (
+        "A row changes one setting of the default recipe, or those that it names. Two rows change "
+        "more: future reward only also has batches of 512 and a learning rate of 1e-3, and no "
+        "supervised loss; without a trained base, the temperature is 1, the limit is 200 epochs "
+        "instead of 100, and nothing is interpolated."
+    )
+    return _variants(record, "Ablation", note)
 
 
 def algorithms(record: Record) -> list[ResultTable]:
     """Return a table per log with the other algorithms."""
-    note = "All algorithms have the states and rewards of the recipe with future reward only."
+    note = (
+        "All algorithms have the states and rewards of the recipe with future reward only. The "
+        "rows with GRPO have its own transform instead of `log`; PPO makes two updates per batch."
+    )
     return _variants(record, "Other algorithms", note)
 
 

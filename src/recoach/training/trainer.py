@@ -1,17 +1,25 @@
 """Fine-tuning of a recommender; the trainer depends on no particular model or algorithm.
 
-The default, GRPO, departs from the paper (Jeon et al. 2025):
-1. The catalogue is enumerated: no groups are drawn, so none is without a reward.
-2. KL(new || reference) replaces Eq. 5's KL(old || reference), which has no gradient; `literal`
-   keeps the latter.
-3. The policy is the served one: seen items are masked, the temperature is calibrated.
-4. The base model is a candidate; the best weights on validation are returned.
-5. A model that propagates over the log does so without the interactions that a batch rewards.
-6. Part of each reward goes to the items that the same users interact with; a model whose own loss
-   regularises its vectors keeps that loss instead.
-7. A moving average of the weights is evaluated and returned, interpolated towards the base where
-   validation prefers it (WiSE-FT, Wortsman et al. 2022).
-`GRPOConfig.paper()` reverts 1 to 7.
+The default of GRPO departs from the paper (Jeon et al. 2025):
+1. The objective is the log-likelihood of the rewarded items, weighted by their rewards
+   (`loss_type = "log"`); the paper's, 2 arcsin sqrt(p), is `loss_type = "grpo"`.
+2. The reward is that of the next ten items of a user, discounted, instead of the next item.
+3. The catalogue is enumerated: no groups are drawn, so none is without a reward.
+4. There is no KL term (`beta = 0`). With one, KL(new || reference) replaces Eq. 5's
+   KL(old || reference), which has no gradient; `kl_estimator = "literal"` keeps the latter.
+5. The policy is the served one: items are masked as in the evaluation, the temperature is
+   calibrated.
+6. The states are those in which the model is used (`state = "auto"`): every prefix, or the last one
+   for a model with one vector per user.
+7. All parameters are trained, in larger and fewer steps (`learning_rate`, `epochs`, `patience`).
+8. Dropout has one mask for all policies of a step.
+9. The base model is a candidate; the best weights on validation are returned.
+10. A model that propagates over the log does so without the interactions that a batch rewards.
+11. Part of each reward goes to the items that the same users interact with; a model whose own loss
+    regularises its vectors keeps that loss instead.
+12. A moving average of the weights is evaluated and returned, interpolated towards the base where
+    validation prefers it (WiSE-FT, Wortsman et al. 2022).
+`GRPOConfig.paper()` reverts all of them.
 """
 
 import itertools
