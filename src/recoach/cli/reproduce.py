@@ -65,8 +65,8 @@ def reproduce(
         profile: paper (the paper's budget: 1 to 5 days per log on two cores) or quick (the same
             code with fewer steps). Quick takes about an hour for table3 on each of the paper's own
             files, whose base models it stops early; on other logs base models are trained until
-            validation stops improving, minutes for 60,000 interactions, an hour and a half for
-            400,000.
+            validation stops improving or 60 (SASRec), 200 (LightGCN) or 30 epochs (GSAU) are over,
+            minutes for 60,000 interactions, an hour and a half for 400,000.
         seeds: Number of seeds, from 2020 on.
         only: Run only cells whose names contain one of these words, for example sasrec.
         k_core: Keep users and items with at least this many interactions, iterated; 0 keeps all.

@@ -1,7 +1,8 @@
 """Fine-tuning with the default recipe, ablations of it, and other algorithms in its place.
 
-Base models are trained until validation stops improving. The names of cells are names of run
-folders, so they stay when a label in a table changes (`gains_tables`).
+Base models are trained until validation stops improving or the limit of epochs is reached. The
+names of cells are names of run folders, so they stay when a label in a table changes
+(`gains_tables`).
 """
 
 from collections.abc import Iterator
