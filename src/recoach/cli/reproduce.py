@@ -50,11 +50,12 @@ def reproduce(
             three models), table4 (which tables are fine-tuned), figure1 (the base models), factors
             (the paper's setting with one change at a time). The default recipe, with the same
             settings for both profiles: gains (on well-trained base models), future (an earlier
-            recipe, which rewards future items only), ablation (one change at a time), algorithms
+            recipe, which rewards future items only), ablation (the changes named), algorithms
             (other algorithms with the earlier recipe; the old name is rivals), tail (both recipes,
-            tested on the next five and ten interactions). verification (base models with published
-            results, on logs named toys-2014, beauty-2014 and ml-latest-small). sessions (session
-            models and baselines on folders of sessions, named as on the page of their results).
+            tested on the next five and ten interactions). verification (base models beside
+            published results or our runs of RecBole, on logs named toys-2014, beauty-2014 and
+            ml-latest-small). sessions (session models and baselines on folders of sessions, named
+            as on the page of their results).
             events (reinforcement learning beside supervised training on a log with event types,
             under two protocols). simulator (customers of a simulated shop).
         data: A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
