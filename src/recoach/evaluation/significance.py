@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from recoach.evaluation.estimates import detectable_effect
+
 _MAX_COUNTS = 2**25
 """Counts of resamples in memory at most, 256 MiB."""
 
@@ -162,12 +164,10 @@ def minimal_detectable_effect(
     Raises:
         ValueError: the standard deviation is negative, or power or alpha is not within 0..1.
     """
-    if standard_deviation < 0 or not (0 < power < 1 and 0 < alpha < 1):
-        raise ValueError("standard_deviation must be at least 0, power and alpha between 0 and 1.")
     if clusters < 2:
         return math.inf
-    quantiles = stats.t.ppf([1 - alpha / 2, power], clusters - 1)
-    return float(quantiles.sum() * standard_deviation / math.sqrt(clusters))
+    standard_error = standard_deviation / math.sqrt(clusters)
+    return detectable_effect(standard_error, clusters - 1, power=power, alpha=alpha)
 
 
 def verdict(low: float, high: float) -> Verdict:
