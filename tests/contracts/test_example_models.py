@@ -32,6 +32,7 @@ VECTORS_NEEDED = (
     "sa2c",
     "csa",
     "off_policy_actor_critic",
+    "ufrec",
 )
 examples = pytest.mark.parametrize("name", EXAMPLES)
 

@@ -46,6 +46,12 @@ def one_batch(train, states="prefix"):
     return batch
 
 
+def states_of(batch, data):
+    """Return the users of the states and the numbers of their events before each state."""
+    users = batch.queries.state_users.numpy()
+    return users, batch.positions - data.train.offsets[users]
+
+
 def as_dicts(rewards, n_states):
     found = [{} for _ in range(n_states)]
     for state, item, value in zip(*(tensor.tolist() for tensor in rewards[:3]), strict=True):
@@ -59,7 +65,7 @@ def as_dicts(rewards, n_states):
 def test_the_coming_items_are_worth_less_the_later_they_come(rows, horizon, discount):
     data = dataset(rows)
     batch = one_batch(data.train)
-    rewards = paid(batch, future_items(batch, data, horizon), future(discount))
+    rewards = paid(batch, future_items(states_of(batch, data), data, horizon), future(discount))
     expected = []
     users, ends = batch.queries.state_users.tolist(), batch.queries.ends.tolist()
     for user, end in zip(users, ends, strict=True):
@@ -74,10 +80,10 @@ def test_the_coming_items_are_worth_less_the_later_they_come(rows, horizon, disc
 def test_a_horizon_of_one_rewards_the_next_item_alone():
     data = dataset([[1, 2, 3], [4, 0]])
     batch = one_batch(data.train)
-    rewards = paid(batch, future_items(batch, data, 1), future(0.3))
+    rewards = paid(batch, future_items(states_of(batch, data), data, 1), future(0.3))
     assert rewards.items.tolist() == batch.targets.tolist()
     assert rewards.values.tolist() == [1, 1, 1]
-    same = paid(batch, future_items(batch, data, 5), next_item)
+    same = paid(batch, future_items(states_of(batch, data), data, 5), next_item)
     assert all(torch.equal(a, b) for a, b in zip(same, rewards, strict=True))
 
 
@@ -86,7 +92,9 @@ def test_a_horizon_of_one_rewards_the_next_item_alone():
 def test_the_training_set_pays_for_each_item_of_the_user_once(rows):
     data = dataset(rows)
     batch = one_batch(data.train, "user")
-    found = as_dicts(paid(batch, past_items(batch, data), train_set), len(batch.queries))
+    found = as_dicts(
+        paid(batch, past_items(states_of(batch, data)[0], data), train_set), len(batch.queries)
+    )
     users = batch.queries.state_users.tolist()
     assert found == [dict.fromkeys(rows[user], 1.0) for user in users]
 

@@ -72,6 +72,11 @@ def one_batch():
     return batch
 
 
+def states_of(batch):
+    users = batch.queries.state_users.numpy()
+    return users, batch.positions - DATA.train.offsets[users]
+
+
 def rewards_of(batch, logged, *functions, **settings):
     """Return {(user, number of events of the history): {item: reward}}."""
     rewards = CombinedReward(functions, **settings).logged_rewards(
@@ -87,19 +92,19 @@ def rewards_of(batch, logged, *functions, **settings):
 def test_the_event_of_the_highest_weight_counts_for_an_item():
     batch = one_batch()
     reward = by_name("events", DATA, 0.5, WEIGHTS)
-    found = rewards_of(batch, future_items(batch, DATA, 10, WEIGHTS), reward)
+    found = rewards_of(batch, future_items(states_of(batch), DATA, 10, WEIGHTS), reward)
     # After item 0 come 1 (view), 2 (cart), 1 (purchase), 3 (view): the purchase of 1 is 3 ahead.
     assert found[0, 1] == {1: 0.25 * 1.0, 2: 0.5 * 0.5, 3: 0.125 * 0.1}
     assert found[0, 3] == {1: 1.0, 3: 0.5 * 0.1}
     # An event without a type is worth nothing.
     assert found[1, 1] == {3: 0.5 * 0.5}
-    nearest = rewards_of(batch, future_items(batch, DATA, 10), future(0.5))
+    nearest = rewards_of(batch, future_items(states_of(batch), DATA, 10), future(0.5))
     assert nearest[0, 1] == {1: 1.0, 2: 0.5, 3: 0.125}
 
 
 def test_the_value_of_an_event_is_divided_by_the_mean():
     batch = one_batch()
-    found = rewards_of(batch, future_items(batch, DATA, 10), by_name("value", DATA, 0.5))
+    found = rewards_of(batch, future_items(states_of(batch), DATA, 10), by_name("value", DATA, 0.5))
     mean = (3.0 + 1.0 + 2.0 + 2.0) / 4  # of train
     # The nearest event of item 1 is a view without a value.
     assert found[0, 1] == {2: 0.5 * 3.0 / mean, 3: 0.125 * 2.0 / mean}
@@ -108,9 +113,8 @@ def test_the_value_of_an_event_is_divided_by_the_mean():
 
 def test_items_that_are_rejected_later_in_train_are_punished():
     batch = one_batch()
-    users = batch.queries.state_users.numpy()
-    states = (users, batch.positions - DATA.train.offsets[users])
-    logged = add_rejected(future_items(batch, DATA, 1), DATA, states)
+    states = states_of(batch)
+    logged = add_rejected(future_items(states, DATA, 1), DATA, states)
     assert (logged.states.diff() >= 0).all()
     found = rewards_of(batch, logged, by_name("rejected", DATA, 0.5))
     assert found[0, 1] == {4: -1.0, 5: -1.0}
@@ -189,9 +193,9 @@ def test_a_function_gets_only_the_columns_that_it_names():
         return torch.zeros(len(completions))
 
     batch = one_batch()
-    rewards_of(batch, future_items(batch, DATA, 1), mine)
+    rewards_of(batch, future_items(states_of(batch), DATA, 1), mine)
     assert columns["rating"].isnan().all()
     assert (columns["value"] == 3.0).any()
     without = dataset(types=False)
     with pytest.raises(ConfigError, match="mine needs the column `value`, and the log has none"):
-        rewards_of(batch, future_items(batch, without, 1), mine)
+        rewards_of(batch, future_items(states_of(batch), without, 1), mine)

@@ -233,10 +233,11 @@ def test_every_algorithm_improves_a_half_trained_model(name):
     model = build()
     pretrain(model, DATASET, PretrainConfig(max_steps=2, batch_size=48, learning_rate=0.002))
     before = evaluate(model, DATASET).means()["ndcg@10"]
+    rewards = {} if name == "ufrec" else {"reward_funcs": ("next",)}
     tuned(
         model,
         name,
-        reward_funcs=("next",),
+        **rewards,
         temperature=1.0,
         max_steps=80,
         eval_steps=10,
@@ -270,6 +271,8 @@ RESUMED = {
     "top_k_off_policy, head": {"behaviour": "head", "horizon": 1, "reward_funcs": ("next",)},
     "trpo, old policy": {"old_model_sync_steps": 3, "radius": "batch"},
     "off_policy_actor_critic": {"tau": 0.2},
+    "ufrec": {"confidence": "permuted"},
+    "ufrec, shuffled rewards": {"shuffle_rewards": "last_item"},
 }
 
 

@@ -21,7 +21,7 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.supervised import PretrainConfig, pretrain
 
 NEAR = {"rtol": 1e-7, "atol": 1e-7}
-DRAWS = ("drawn lightgcn", "drawn bprmf", "whole", "interrupted")
+DRAWS = ("drawn lightgcn", "drawn bprmf", "drawn ufrec", "whole", "interrupted")
 
 
 def launch(processes, out):

@@ -87,6 +87,8 @@ TUNED = {
     "trpo": {"old_model_sync_steps": 3},
     "trpo, batch": {"radius": "batch", "old_model_sync_steps": 3},
     "off_policy_actor_critic": {"num_negatives": 0, "tau": 0.2},
+    "ufrec": {"confidence_temperature": 0.3},
+    "exact, shuffled rewards": {"shuffle_rewards": "last_item"},
     "lightgcn": {},
     "gsau": {},
 }
@@ -356,6 +358,8 @@ def everything(folder):
     found |= {f"base {kind}": trained(kind, config=PRETRAINED.get(kind)) for kind in BASES}
     found |= {f"tuned {kind}": tuned(kind, args) for kind, args in TUNED.items()}
     found |= {f"drawn {kind}": trained(kind, **s) for kind, s in DRAWN_BASES.items()}
+    permuted = {"confidence": "permuted", "confidence_temperature": 0.02, "future_coef": 1.0}
+    found["drawn ufrec"] = tuned("ufrec", permuted)
     rough = {"dropout": 0.4, "loss": "bce"}
     found["whole"] = trained("sasrec", folder / "whole", **rough)
     part = folder / "part"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.batches import Batch
 from recoach.data.dataset import Dataset, event_types
+from recoach.data.interactions import LongArray
 from recoach.data.queries import Seen, rejected_after
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
@@ -22,7 +22,7 @@ COLUMNS: Final = ("rating", "value", "event_type", "returns")
 """The columns of the log that reward functions are called with."""
 _OPTIONAL: Final = ("value", "event_type", "returns", "rejected")
 """Columns that a function need not take."""
-UserStates = tuple[np.ndarray, np.ndarray]
+UserStates = tuple[LongArray, LongArray]
 """int64[B] users and int64[B] numbers of their events before each state."""
 
 
@@ -77,22 +77,25 @@ class LoggedItems(NamedTuple):
 
 
 def future_items(
-    batch: Batch, dataset: Dataset, horizon: int, event_weights: Mapping[str, float] | None = None
+    states: UserStates,
+    dataset: Dataset,
+    horizon: int,
+    event_weights: Mapping[str, float] | None = None,
 ) -> LoggedItems:
     """Return the items of the next `horizon` interactions of each state's user.
 
     Args:
-        batch: states with the positions of their next items.
-        dataset: the positions index its training histories; no held-out item can leak in.
+        states: int64[B] users, and int64[B] numbers of their events before each state.
+        dataset: only its training histories are read; no held-out item can leak in.
         horizon: number of next interactions.
         event_weights: a repeated item counts at its event of the lowest weight if that is negative
             (an item that is bought and returned counts as returned), else at that of the highest
             weight; at the first of equal ones. Without weights it counts at the first of all.
     """
-    train, users = dataset.train, batch.queries.state_users.cpu().numpy()
-    steps = batch.positions[:, None] + np.arange(horizon)
+    train, (users, ends) = dataset.train, states
+    steps = (train.offsets[users] + ends)[:, None] + np.arange(horizon)
     in_history = steps < train.offsets[users + 1][:, None]
-    states, ahead = np.nonzero(in_history)
+    rows, ahead = np.nonzero(in_history)
     positions = steps[in_history]
     if event_weights:
         events = _numbers(train.columns["event_type"])[positions]
@@ -101,8 +104,8 @@ def future_items(
         codes = np.where(np.isnan(events), len(names), events).astype(np.int64)
         sizes = weights[codes]
         order = np.lexsort((ahead, -np.abs(sizes), sizes >= 0))
-        states, positions, ahead = states[order], positions[order], ahead[order]
-    return _distinct(states, positions, ahead + 1, dataset)
+        rows, positions, ahead = rows[order], positions[order], ahead[order]
+    return _distinct(rows, positions, ahead + 1, dataset)
 
 
 def add_rejected(logged: LoggedItems, dataset: Dataset, states: UserStates) -> LoggedItems:
@@ -135,9 +138,9 @@ def add_rejected(logged: LoggedItems, dataset: Dataset, states: UserStates) -> L
     return LoggedItems(merged[order], items[order], ahead, columns)
 
 
-def past_items(batch: Batch, dataset: Dataset) -> LoggedItems:
-    """Return every training item of each state's user, as if each were the next one."""
-    train, users = dataset.train, batch.queries.state_users.cpu().numpy()
+def past_items(users: LongArray, dataset: Dataset) -> LoggedItems:
+    """Return every training item of the user of each state, as if each were the next one."""
+    train = dataset.train
     counts = train.lengths[users]
     states = np.repeat(np.arange(len(users)), counts)
     within = np.arange(len(states)) - np.repeat(np.cumsum(counts) - counts, counts)

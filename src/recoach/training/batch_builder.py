@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -17,7 +18,8 @@ from recoach.data.episodes import (
     event_rewards,
     weights_of_types,
 )
-from recoach.data.queries import Seen, masked_items, seen_before
+from recoach.data.interactions import LongArray
+from recoach.data.queries import Seen, join_pairs, masked_items, seen_before
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.policy.candidates import Proposal, restrict_to_candidates
@@ -33,12 +35,14 @@ from recoach.policy.reward_funcs import (
 from recoach.policy.rewards import (
     CombinedReward,
     LoggedItems,
+    Rewards,
     UserStates,
     add_rejected,
     drop_seen,
     future_items,
     past_items,
 )
+from recoach.policy.shuffling import source_events
 from recoach.policy.smoothing import Smoothing
 from recoach.training.algorithms.base import LoggedActions, RLBatch
 from recoach.training.config import FinetuneConfig, TransitionConfig
@@ -58,13 +62,14 @@ class BatchBuilder:
         model: decides what `auto` means.
         transitions: whether batches carry transitions.
         mask_rejected: whether the policy masks items that the user rejected before the state.
+        seed: of `shuffle_rewards`.
 
     Raises:
         ConfigError: a reward function does not fit the algorithm, or a ready-made one lacks its
             data.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the batches are built from and what they hold
         self,
         args: FinetuneConfig,
         dataset: Dataset,
@@ -73,6 +78,7 @@ class BatchBuilder:
         *,
         transitions: bool = False,
         mask_rejected: bool = True,
+        seed: int = 0,
     ) -> None:
         self.args, self.dataset = args, dataset
         if "return" in functions:
@@ -97,6 +103,9 @@ class BatchBuilder:
             args.multi_objective_aggregation,
             n_items=dataset.n_items,
         )
+        self._sources: LongArray | None = None
+        if args.shuffle_rewards != "none":
+            self._sources = source_events(dataset.train, args.shuffle_rewards, seed)
         self._transitions = None
         if transitions:
             self._transitions = TransitionBuilder(
@@ -128,8 +137,11 @@ class BatchBuilder:
         users = queries.state_users
         starts = train.offsets[users.numpy()]
         states = (users.numpy(), batch.positions - starts)
-        logged = self._logged_items(batch, states)
-        rewards = self.reward.logged_rewards(logged, users)
+        sources = self._source_states(states)
+        logged = self._logged_items(sources)
+        rewards = self.reward.logged_rewards(logged, torch.from_numpy(sources[0]))
+        if self._sources is not None and _rewards_actions(args):
+            rewards = self._move_to_actions(rewards, sources, batch.targets)
         if not args.accepts_negative_rewards and bool((rewards.values < 0).any()):
             raise ConfigError(
                 "a reward function returned a reward below 0, or has a negative weight, and "
@@ -141,7 +153,10 @@ class BatchBuilder:
         unseen = drop_seen(rewards, seen)
         if args.hide_rewarded and not self._rewards_past:
             # A repeated pair is one edge of the graph, which stays: the user knew the item.
-            queries = replace(queries, hidden=Seen(unseen.states, unseen.items))
+            hidden = Seen(unseen.states, unseen.items)
+            if args.learns_actions:
+                hidden = join_pairs(hidden, _unseen_targets(batch.targets, seen))
+            queries = replace(queries, hidden=hidden)
         masked = masked_items(train, states, self._negatives, mask_seen=bool(args.mask_seen))
         if masked is not None:
             rewards, queries = drop_seen(rewards, masked), replace(queries, seen=masked)
@@ -151,19 +166,41 @@ class BatchBuilder:
         return RLBatch(
             queries.to(device),
             rewards.to(device),
-            logged=logged if self.reward.draw_functions else None,
+            logged=logged if self.reward.draw_functions or args.needs_logged_items else None,
             transitions=transitions,
             actions=self._actions(batch, device),
         )
 
-    def _logged_items(self, batch: Batch, states: UserStates) -> LoggedItems:
+    def _source_states(self, states: UserStates) -> UserStates:
+        """Return the states whose logged items are rewarded: others with `shuffle_rewards`."""
+        if self._sources is None:
+            return states
+        offsets, (users, ends) = self.dataset.train.offsets, states
+        events = self._sources[offsets[users] + ends - 1]
+        others = np.searchsorted(offsets, events, side="right") - 1
+        return others, events - offsets[others] + 1
+
+    def _logged_items(self, states: UserStates) -> LoggedItems:
         """Return the items that the reward functions of the log are called with."""
         if self._rewards_past:
-            logged = past_items(batch, self.dataset)
+            logged = past_items(states[0], self.dataset)
         else:
             args = self.args
-            logged = future_items(batch, self.dataset, args.horizon, args.event_weights)
+            logged = future_items(states, self.dataset, args.horizon, args.event_weights)
         return add_rejected(logged, self.dataset, states) if self._rewards_rejected else logged
+
+    def _move_to_actions(
+        self, rewards: Rewards, sources: UserStates, actions: torch.Tensor
+    ) -> Rewards:
+        """Return rewards of the source states' next items as rewards of the own next items.
+
+        Where only logged actions are rewarded, rewards change places, and the actions stay.
+        """
+        train, (users, ends) = self.dataset.train, sources
+        positions = np.minimum(train.offsets[users] + ends, len(train.values) - 1)
+        next_items = torch.from_numpy(train.values[positions].astype(np.int64))
+        rewards = rewards.where(rewards.items == next_items[rewards.states])
+        return rewards._replace(items=actions[rewards.states])
 
     def _actions(self, batch: Batch, device: torch.device) -> LoggedActions | None:
         """Return the logged actions of the states; None for states "user", which have none."""
@@ -196,6 +233,18 @@ class BatchBuilder:
                 "reward 'train_set' rewards items that the user has already interacted with; set "
                 "mask_seen = false."
             )
+
+
+def _unseen_targets(targets: torch.Tensor, seen: Seen) -> Seen:
+    """Return the next item of each state as pairs, but for items of its history."""
+    states = torch.arange(len(targets))
+    pairs = drop_seen(Rewards(states, targets, torch.ones(len(targets))), seen)
+    return Seen(pairs.states, pairs.items)
+
+
+def _rewards_actions(args: FinetuneConfig) -> bool:
+    """Return whether a reward counts only if it is that of the logged action."""
+    return isinstance(args, TransitionConfig) or args.rewards_actions_only
 
 
 def _episodes(args: FinetuneConfig, dataset: Dataset) -> tuple[Episodes, Doubles]:

@@ -18,6 +18,7 @@ from recoach.models.base import GROUP_NAMES, GroupName, Recommender
 from recoach.policy.policy import Logits, calibrate_temperature
 from recoach.policy.reward_funcs import DISCOUNTED, RewardName
 from recoach.policy.rewards import Aggregation
+from recoach.policy.shuffling import ShuffleRewards
 from recoach.training.context import Schedule
 from recoach.training.optimizer_step import SchedulerType
 
@@ -80,6 +81,11 @@ class FinetuneConfig(StrictConfig):
     loss regularises its vectors (GSAU) and where only logged actions are rewarded (`behaviour`)."""
     smoothing_neighbours: int = Field(default=50, ge=1)
     """Neighbours of an item among which that part is divided."""
+    shuffle_rewards: ShuffleRewards = "none"
+    """A control: reward each state with what another user did. `users`: users of equal training
+    length (the nearest where there is none) exchange their futures. `last_item`: a future of
+    another user that followed the same last item (as `users` where there is none). An algorithm
+    that rewards only logged actions keeps its actions and exchanges their rewards."""
     state: States | Literal["auto"] = "auto"
     """Every prefix of a history, the last one, or the user with the whole history; `auto` is
     `prefix` for a model that reads a history, `last_prefix` for one with a vector per user."""
@@ -216,6 +222,16 @@ class FinetuneConfig(StrictConfig):
     @property
     def needs_propensities(self) -> bool:
         """Whether the log must have the column `propensity`."""
+        return False
+
+    @property
+    def needs_logged_items(self) -> bool:
+        """Whether the algorithm reads the logged items themselves, beside their rewards."""
+        return False
+
+    @property
+    def learns_actions(self) -> bool:
+        """Whether the loss has the cross-entropy of every logged action, rewarded or not."""
         return False
 
     @property

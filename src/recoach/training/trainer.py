@@ -122,6 +122,7 @@ class RLTrainer:
             model,
             transitions=algorithm_entry(self.args.algorithm).algorithm.needs_transitions,
             mask_rejected=context.repeats != "recbole",
+            seed=context.seed,
         )
         learner = Learner(model, self.policy, self._builder.reward)
         self.algorithm = build_algorithm(self.args, learner)

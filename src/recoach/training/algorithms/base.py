@@ -205,6 +205,33 @@ def rewarded_pairs(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tens
     return states, rewards.items[where], rewards.values[where], where
 
 
+def cross_entropy(
+    distribution: Distribution,
+    targets: Rewards,
+    statistics: Statistics | None = None,
+    *,
+    name: str = "policy/p_mean",
+) -> Tensor:
+    """Return the mean of -log p of items, weighted by `targets.values`, over all processes.
+
+    Args:
+        distribution: of the states.
+        targets: items that it does not mask, with weights of at least 0 that are scaled to mean 1.
+        statistics: receives the unweighted mean of p.
+        name: its name there.
+    """
+    total = distributed.data_sum(float(targets.values.sum())) or 1.0
+
+    def block_loss(block: Block) -> Tensor:
+        states, items, weights, _ = rewarded_pairs(targets, block)
+        log_p = block.log_p(states, items)
+        if statistics is not None:
+            statistics.add(name, log_p.detach().exp())
+        return -(weights * log_p).sum() / total
+
+    return distribution.loss(block_loss)
+
+
 def transitions_of(batch: RLBatch) -> Transitions:
     """Return the transitions of a batch; ValueError if the algorithm did not ask for them."""
     if batch.transitions is None:

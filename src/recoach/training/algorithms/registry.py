@@ -26,6 +26,7 @@ from recoach.training.algorithms.supervised_q import (
 )
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicy, TopKOffPolicyConfig
 from recoach.training.algorithms.trpo import TRPO, TRPOConfig
+from recoach.training.algorithms.ufrec import UFRec, UFRecConfig
 from recoach.training.config import FinetuneConfig
 
 
@@ -52,6 +53,7 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "sa2c": AlgorithmEntry(SA2CConfig, SupervisedQ),
     "csa": AlgorithmEntry(CSAConfig, CSA),
     "dqn": AlgorithmEntry(DQNConfig, DQN),
+    "ufrec": AlgorithmEntry(UFRecConfig, UFRec),
 }
 
 

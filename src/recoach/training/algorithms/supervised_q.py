@@ -10,7 +10,6 @@ from recoach import distributed
 from recoach.data.queries import Queries
 from recoach.errors import ConfigError
 from recoach.models.base import Embeddings, dot_product, eval_mode
-from recoach.models.distribution import Block, Distribution
 from recoach.models.softmax import BlockwiseDistribution
 from recoach.policy.rewards import Rewards
 from recoach.training.algorithms.base import (
@@ -18,8 +17,8 @@ from recoach.training.algorithms.base import (
     Learner,
     RLBatch,
     Statistics,
+    cross_entropy,
     draw_generator,
-    rewarded_pairs,
     transitions_of,
 )
 from recoach.training.algorithms.q_head import QHead, TargetNetwork
@@ -100,6 +99,11 @@ class SupervisedQConfig(TransitionConfig):
     @property
     def accepts_negative_rewards(self) -> bool:
         """Whether rewards may be negative: Q is a regression."""
+        return True
+
+    @property
+    def learns_actions(self) -> bool:
+        """Whether the loss has the cross-entropy of every logged action: always."""
         return True
 
 
@@ -231,13 +235,13 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         states = torch.nonzero(~transitions_of(batch).masked)[:, 0]
         weights = self._actor_weights(q[:, 0].detach(), users.detach(), items)
         logged = Rewards(states, prepared.items[states, 0], weights[states])
-        loss = _cross_entropy(policy, logged, statistics) + args.q_coef * td_loss
+        loss = cross_entropy(policy, logged, statistics) + args.q_coef * td_loss
         if args.conservative_coef:
             softmax = BlockwiseDistribution(
                 Embeddings(self.head.query(users), items), seen=batch.queries.seen
             )
             alike = logged._replace(values=torch.ones_like(logged.values))
-            loss = loss + args.conservative_coef * _cross_entropy(softmax, alike, None)
+            loss = loss + args.conservative_coef * cross_entropy(softmax, alike)
         return loss, statistics
 
     def auxiliary_loss(
@@ -365,22 +369,6 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         statistics.add("target_mean", prepared.targets[used, 0])
         statistics.add("target_clamped", prepared.is_clamped[used].float())
         return mean_of_processes(errors[used, 0]) + mean_of_processes(errors[:, 1:].sum(dim=1))
-
-
-def _cross_entropy(
-    distribution: Distribution, logged: Rewards, statistics: Statistics | None
-) -> Tensor:
-    """Return the mean of -log p of items, weighted by `logged.values`, over all processes."""
-    total = distributed.data_sum(float(logged.values.sum())) or 1.0
-
-    def block_loss(block: Block) -> Tensor:
-        states, items, weights, _ = rewarded_pairs(logged, block)
-        log_p = block.log_p(states, items)
-        if statistics is not None:
-            statistics.add("policy/p_mean", log_p.detach().exp())
-        return -(weights * log_p).sum() / total
-
-    return distribution.loss(block_loss)
 
 
 def _fixed_numbers(users: Tensor, transitions: Transitions) -> Tensor:
