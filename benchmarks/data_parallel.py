@@ -20,7 +20,8 @@ from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.models.sharded_embedding import gather_embedding
 from recoach.training.algorithms.grpo.config import GRPOConfig
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.supervised import SupervisedTrainer
 
 _N_RANKED_USERS = 8192
 

@@ -29,7 +29,8 @@ from recoach.models.base import GROUP_NAMES, Recommender
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.trainer import RLTrainer
 
 ROOT = Path(__file__).resolve().parent.parent

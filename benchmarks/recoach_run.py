@@ -37,7 +37,9 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.loop import stream
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 
 SEED = 2020
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

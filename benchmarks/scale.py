@@ -30,7 +30,9 @@ from recoach.reproduction.paper_results import TABLE1
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 
 
 def random_log(users: int, items: int, length: int) -> Dataset:

@@ -25,7 +25,8 @@ from recoach.models.session.base import SessionModel
 from recoach.models.session.graph import session_graph
 from recoach.training.allocator import keep_freed_memory
 from recoach.training.loop import stream
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.supervised import SupervisedTrainer
 
 torch.set_num_threads(1)
 

@@ -43,7 +43,8 @@ from recoach.training.online.rollouts import (
 )
 from recoach.training.online.states import States, queries_of_states
 from recoach.training.online.trainer import OnlineTrainer, evaluate_policy
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results" / "simulators.md"

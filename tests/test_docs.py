@@ -12,7 +12,7 @@ from recoach.cli.main import app
 from recoach.experiments.config import DataConfig, EvaluationConfig, resolve
 from recoach.models.registry import MODELS
 from recoach.training.algorithms.registry import ALGORITHMS
-from recoach.training.supervised import PretrainConfig
+from recoach.training.pretrain_config import PretrainConfig
 
 
 def test_the_readme_shows_python_and_the_command_line():

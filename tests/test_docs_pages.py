@@ -19,7 +19,7 @@ from recoach.models.registry import MODELS, build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
-from recoach.training.supervised import PretrainConfig
+from recoach.training.pretrain_config import PretrainConfig
 from toy_logs import cycle
 
 DOCS = ROOT / "docs"

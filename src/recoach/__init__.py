@@ -18,7 +18,7 @@ Models:
     load, LoadedModel: open a trained model of a run folder; recommend and evaluate with it.
 
 Training:
-    pretrain, PretrainConfig: train a model by its own loss.
+    pretrain, PretrainConfig: train a model by its own loss, or on future items.
     GRPOTrainer, GRPOConfig: fine-tune a model with rewards.
     RunContext: seed, folder, callback, progress and validation of a training.
     run: train base, fine-tuned model and control in a run folder, with a report.
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from recoach.simulation.shop import shop
     from recoach.training.algorithms.grpo.config import GRPOConfig
     from recoach.training.context import RunContext
-    from recoach.training.supervised import PretrainConfig, pretrain
+    from recoach.training.pretrain_config import PretrainConfig
+    from recoach.training.pretraining import pretrain
 
 __all__ = [
     "ByRatio",
@@ -108,7 +109,7 @@ _MODULES = {
     "Given": "recoach.data.protocol",
     "LeaveLastOut": "recoach.data.protocol",
     "LoadedModel": "recoach.loaded",
-    "PretrainConfig": "recoach.training.supervised",
+    "PretrainConfig": "recoach.training.pretrain_config",
     "RecoachError": "recoach.errors",
     "Recommender": "recoach.models.base",
     "Rolling": "recoach.data.protocol",
@@ -123,7 +124,7 @@ _MODULES = {
     "load_dataset": "recoach.data.prepared",
     "paired_bootstrap": "recoach.evaluation.significance",
     "prepare": "recoach.data.prepared",
-    "pretrain": "recoach.training.supervised",
+    "pretrain": "recoach.training.pretraining",
     "read_benchmark": "recoach.data.benchmark",
     "read_interactions": "recoach.data.ingest",
     "recommend": "recoach.serving.recommend",

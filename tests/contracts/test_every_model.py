@@ -23,7 +23,8 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.models.base import GROUP_NAMES, TrainingBatch
 from recoach.models.checkpoint import load_model, save_description, save_tensors
 from recoach.models.dense_softmax import score_chunks
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import block_graph, checkerboard, cycle, with_event_types
 
 all_variants = pytest.mark.parametrize("variant", sorted(VARIANTS))

@@ -17,7 +17,8 @@ from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.loop import save_trained
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 
 SCORERS = {"neumf:build": {"dim": 8}, "cross_attention:build": {"dim": 8, "history_length": 4}}
 EXAMPLES = {"two_towers:build": {"dim": 8, "n_words": 16}} | SCORERS

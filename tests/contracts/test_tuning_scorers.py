@@ -21,7 +21,8 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import block_graph
 
 ESTIMATORS = {

@@ -16,7 +16,7 @@ from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.ppo import PPOConfig
 from recoach.training.algorithms.registry import ALGORITHMS
-from recoach.training.supervised import PretrainConfig
+from recoach.training.pretrain_config import PretrainConfig
 
 
 def read(tmp_path, text, *changes):

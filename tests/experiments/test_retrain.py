@@ -22,7 +22,8 @@ from recoach.simulation.shop import make_log
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback, TrainResult
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.trainer import RLTrainer
 from toy_logs import block_graph
 

@@ -2,7 +2,7 @@
 
 from recoach.experiments.stages import continued_training_config
 from recoach.training.algorithms.grpo.config import GRPOConfig
-from recoach.training.supervised import PretrainConfig
+from recoach.training.pretrain_config import PretrainConfig
 
 
 def test_the_control_has_grpos_steps_batch_size_and_learning_rate():

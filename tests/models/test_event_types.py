@@ -22,7 +22,8 @@ from recoach.serving.onnx import export_onnx
 from recoach.serving.recommend import recommend
 from recoach.serving.snapshot import ModelSnapshot
 from recoach.serving.vectors import export_vectors
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.transitions import TransitionBuilder
 from toy_logs import block_graph, make_log, with_event_types
 

@@ -17,7 +17,8 @@ from recoach.models.external import register
 from recoach.models.registry import model_entry, model_traits, origin_of
 from recoach.training.context import RunContext
 from recoach.training.loop import save_trained
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle
 
 DATA = leave_last_out(cycle(24, 12, length=7))

@@ -8,7 +8,8 @@ from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
 from recoach.models.registry import build_model
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle
 
 N_ITEMS = 12

@@ -14,7 +14,8 @@ from recoach.models.fold_in import fold_in
 from recoach.models.graph.lightgcn import LightGCN, LightGCNConfig
 from recoach.models.graph.propagation import Graph
 from recoach.models.registry import build_model
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.supervised import SupervisedTrainer
 from toy_logs import block_graph, cycle
 
 

@@ -16,7 +16,8 @@ from recoach.models.base import TrainingBatch
 from recoach.models.registry import build_model
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import block_graph, make_log, with_event_types
 
 SMALL = {"dim": 8, "layers": 1, "heads": 1, "inner_dim": 8, "max_length": 4, "dropout": 0.0}

@@ -13,7 +13,8 @@ from recoach.models.base import TrainingBatch, draw_negatives, interaction_keys
 from recoach.models.registry import build_model
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder, _Dropout
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle
 
 N_ITEMS = 12

@@ -12,7 +12,7 @@ from recoach.simulation.environment import EnvironmentConfig
 from recoach.simulation.shop import Habits
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
-from recoach.training.supervised import PretrainConfig
+from recoach.training.pretrain_config import PretrainConfig
 
 
 def plan(output, seeds=(1, 2), **settings):

@@ -28,7 +28,8 @@ from recoach.training.algorithms.grpo.sampled import SampledEstimator
 from recoach.training.algorithms.registry import ALGORITHMS, algorithm_entry
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.trainer import RLTrainer
 from toy_logs import cycle
 

@@ -18,7 +18,8 @@ from recoach.policy.reward_funcs import name_of, scope_of
 from recoach.simulation.shop import shop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.crossfit import CrossFitted, deal, log_p_of_places
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import popularity_world, with_ratings
 
 DATASET = leave_last_out(popularity_world(60, 25))

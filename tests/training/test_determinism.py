@@ -10,7 +10,8 @@ from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import block_graph
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))

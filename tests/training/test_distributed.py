@@ -18,7 +18,8 @@ from recoach.errors import ConfigError
 from recoach.models.checkpoint import load_tensors
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 
 NEAR = {"rtol": 1e-7, "atol": 1e-7}
 DRAWS = ("drawn lightgcn", "drawn bprmf", "drawn ufrec", "whole", "interrupted")

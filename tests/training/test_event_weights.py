@@ -16,7 +16,9 @@ from recoach.experiments.data import check_trainable
 from recoach.models.base import DotProductRecommender, Embeddings
 from recoach.models.losses import cross_entropy
 from recoach.models.registry import build_model
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 from toy_logs import block_graph, make_log, with_event_types
 
 DATASET = leave_last_out(with_event_types(block_graph(20, 20, n_blocks=2, length=9)))

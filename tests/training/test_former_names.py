@@ -14,7 +14,8 @@ from recoach.training import callbacks, config
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback, CallbackList, TrainResult
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle
 
 DATASET = leave_last_out(cycle(24, 12, length=7))

@@ -20,7 +20,8 @@ from recoach.training.algorithms.supervised_q import SQNActorCriticConfig
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import block_graph, cycle
 
 N_ITEMS = 12

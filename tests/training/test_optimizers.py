@@ -14,7 +14,9 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.optimizer_step import learning_rate_factor, update_average
 from recoach.training.optimizers import build_optimizer
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 from toy_logs import block_graph
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))

@@ -15,7 +15,9 @@ from recoach.training.algorithms.grpo import exact, sampled
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 from toy_logs import cycle
 
 N_ITEMS = 12

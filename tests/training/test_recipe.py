@@ -14,7 +14,8 @@ from recoach.training import loop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext, Schedule
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import block_graph, cycle
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))

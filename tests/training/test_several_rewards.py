@@ -22,7 +22,8 @@ from recoach.training.algorithms.grpo.exact import ExactEstimator
 from recoach.training.algorithms.grpo.sampled import SampledGRPOEstimator, reward_advantages
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle, with_ratings
 
 DATASET = leave_last_out(cycle(24, 12, length=7))

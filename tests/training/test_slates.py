@@ -18,7 +18,8 @@ from recoach.policy.reward_funcs import future, item_reward
 from recoach.policy.rewards import CombinedReward, LoggedItems
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.grpo.slate import SlateEstimator, plackett_luce
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle
 
 LENGTH = 2

@@ -15,7 +15,9 @@ from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.loop import stream
 from recoach.training.optimizers import build_optimizer
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 from recoach.training.trainer import RLTrainer
 from toy_logs import block_graph
 

@@ -28,7 +28,9 @@ from recoach.training.algorithms.registry import ALGORITHMS
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
 from recoach.training.crossfit import log_p_of_places
-from recoach.training.supervised import PretrainConfig, SupervisedTrainer, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
+from recoach.training.supervised import SupervisedTrainer
 from toy_logs import block_graph, with_event_types
 
 USERS, LENGTH = 37, 9

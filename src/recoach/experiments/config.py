@@ -31,7 +31,7 @@ from recoach.models.registry import model_entry
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.registry import FORMER_NAMES, algorithm_entry
 from recoach.training.config import FinetuneConfig
-from recoach.training.supervised import PretrainConfig
+from recoach.training.pretrain_config import PretrainConfig
 
 Table = TypeVar("Table", bound=BaseModel)
 _PRESETS: Final = {"paper": GRPOConfig.paper, "lares": GRPOConfig.lares}

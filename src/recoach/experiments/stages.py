@@ -25,7 +25,8 @@ from recoach.training.callbacks import Callback, CallbackList, TrainResult
 from recoach.training.config import FinetuneConfig
 from recoach.training.context import RunContext
 from recoach.training.crossfit import CrossFitted, Fit
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.trainer import RLTrainer
 
 CallbackFactory = Callable[[str], Callback]

@@ -28,7 +28,8 @@ from recoach.models.content import place_cold_items
 from recoach.models.growing import WithoutNewItems, grow
 from recoach.training.callbacks import Callback, CallbackList
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.trainer import RLTrainer
 
 

@@ -28,7 +28,8 @@ from recoach.simulation.shop import BROWSING, Habits, shop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import TrainResult
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 
 try:
     from recoach.simulation.bandits import SlateBandit, oracle, random_policy

@@ -4,122 +4,29 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from pydantic import Field, model_validator
 from torch import nn
 
 from recoach import distributed
-from recoach.config import StrictConfig
-from recoach.data.batches import Batch, EdgeBatches, Rows, StateBatches
+from recoach.data.batches import Batch, EdgeBatches, StateBatches
 from recoach.data.dataset import Dataset, RaggedArray, drop_last
 from recoach.data.episodes import event_rewards
 from recoach.data.queries import Queries
 from recoach.data.targets import Repeats, targets_of
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import evaluate_targets
-from recoach.evaluation.metrics import METRIC_NAME, cutoff
-from recoach.models.base import Recommender, TrainingBatch, check_ids
+from recoach.evaluation.metrics import cutoff
+from recoach.models.base import Recommender, TrainingBatch
 from recoach.models.lookup import sparse_gradients
 from recoach.models.sharded_embedding import shard_embedding
-from recoach.training.callbacks import TrainResult
-from recoach.training.context import RunContext, Schedule, accept_former_names
-from recoach.training.loop import Loop
-from recoach.training.optimizer_step import SchedulerType, clip_gradients
-from recoach.training.optimizers import OptimizerName, build_optimizer
-from recoach.training.reporting import reporting
-
-
-class PretrainConfig(StrictConfig):
-    """Settings of supervised training."""
-
-    epochs: int = Field(default=200, gt=0)
-    """Maximum number of passes over the training states (or edges)."""
-    batch_size: int = Field(default=512, gt=0)
-    """States (and edges) in a step."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Step size of the optimiser."""
-    optim: OptimizerName = "adamw"
-    """The optimiser; `adagrad` is that of GRU4Rec's official code."""
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of `adagrad`."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay: decoupled with `adamw`, added to the gradient (L2) with the others."""
-    max_grad_norm: float = Field(default=0.0, ge=0)
-    """Scale the gradient of a step down to this norm if it is larger; 0 never does."""
-    lr_scheduler_type: SchedulerType | Literal["step"] = "constant"
-    """How the learning rate changes: `constant`, times `lr_gamma` after every `lr_step_epochs`
-    epochs (`step`), or down to 0 at the maximum number of steps, in a `linear` or `cosine` way.
-    Steps that `patience` saves count."""
-    lr_step_epochs: int = Field(default=3, gt=0)
-    """Epochs between two changes of the learning rate with `step`."""
-    lr_gamma: float = Field(default=0.1, gt=0, le=1)
-    """Factor of such a change."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises from 0."""
-    rows: Rows = "all_positions"
-    """Read all states of a history in one pass, or give each prefix a row of its own (RecBole)."""
-    patience: int = Field(default=10, ge=0)
-    """Evaluations without improvement before stopping; 0 never stops."""
-    metric: str = Field(default="ndcg@10", pattern=METRIC_NAME)
-    """Validation metric that selects the weights."""
-    eval_steps: int = Field(default=0, ge=0)
-    """Steps between evaluations; 0 evaluates after each epoch."""
-    max_steps: int = Field(default=0, ge=0)
-    """Maximum number of steps; 0 leaves it to `epochs`."""
-    select: Literal["best", "last"] = "best"
-    """Which weights to keep."""
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Above 0, evaluate and keep an exponential moving average of the weights."""
-    interpolate: bool = False
-    """Return the best point on validation between start and best."""
-    hold_out: int = Field(default=0, ge=0)
-    """Last training items of every user that are left out here, so that fine-tuning rewards items
-    the base was not trained on; a graph model must be built without them too (`recoach run` does).
-    """
-    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
-        default_factory=dict
-    )
-    """Weight of a next item in the loss by its event type, such as {view = 1, cart = 3.5}; the
-    weights of a step are divided by their mean. Next items of a type with weight 0 are left out.
-    Empty: all next items weigh the same."""
-    shard_items: bool = False
-    """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
-    GRU4Rec with loss `ce`)."""
-
-    @model_validator(mode="after")
-    def _check_effect(self) -> Self:
-        if self.momentum and self.optim != "adagrad":
-            raise ValueError(
-                f"momentum has no effect with optim {self.optim!r}; set optim = 'adagrad', or "
-                "leave momentum out"
-            )
-        if self.event_weights and not any(self.event_weights.values()):
-            raise ValueError(
-                "event_weights is 0 for every event type, so nothing would be learned; set one "
-                "above 0, or leave event_weights out"
-            )
-        fields = type(self).model_fields
-        for name in ("lr_step_epochs", "lr_gamma"):
-            has_effect = self.lr_scheduler_type == "step"
-            if not has_effect and getattr(self, name) != fields[name].default:
-                raise ValueError(
-                    f"{name} has no effect with lr_scheduler_type {self.lr_scheduler_type!r}; set "
-                    f"lr_scheduler_type = 'step', or leave {name} out"
-                )
-        return self
-
-    def schedule(self, *, start_is_candidate: bool = False) -> Schedule:
-        """Return the settings of the training loop."""
-        names = ["epochs", "metric", "patience", "max_steps", "eval_steps", "select", "ema_decay"]
-        names += ["interpolate", "lr_scheduler_type", "lr_step_epochs", "lr_gamma"]
-        names += ["warmup_steps"]
-        values = {name: getattr(self, name) for name in names}
-        return Schedule(**values, start_is_candidate=start_is_candidate)
+from recoach.training.context import RunContext, Schedule
+from recoach.training.optimizer_step import clip_gradients
+from recoach.training.optimizers import build_optimizer
+from recoach.training.pretrain_config import PretrainConfig
 
 
 class SupervisedTrainer:
@@ -198,50 +105,6 @@ class SupervisedTrainer:
     def diagnostics(self) -> dict[str, float]:
         """Return nothing: the loss is logged at every step."""
         return {}
-
-
-@accept_former_names(session="context")
-def pretrain(
-    model: Recommender,
-    dataset: Dataset,
-    config: PretrainConfig | None = None,
-    context: RunContext | None = None,
-    *,
-    start_is_candidate: bool = False,
-) -> TrainResult:
-    """Train a model by its own loss and leave the selected weights in it.
-
-    Args:
-        model: trained in place; one without weights (popularity) is left as it is.
-        dataset: trains on `train`, selects on `valid`; without validation events `select` must be
-            "last".
-        config: settings.
-        context: seed, checkpoints, protocol of the validation.
-        start_is_candidate: whether the initial weights may be selected as the best.
-
-    Raises:
-        ConfigError: the model has weights and no loss to train them by; or see
-            `SupervisedTrainer`.
-        DataError: there are no validation targets to select on.
-        ModelError: the model was built for other users or items, or the training diverged.
-    """
-    config, context = config or PretrainConfig(), context or RunContext()
-    check_ids(model, dataset)
-    if config.event_weights:
-        check_takes_weights(type(model))
-    if not model.needs:
-        if any(True for _ in model.parameters()):
-            raise ConfigError(
-                f"{type(model).__name__} has no loss to train it by. Pass loss= to recoach.wrap, "
-                "or fine-tune the model as it is with recoach.GRPOTrainer."
-            )
-        return TrainResult(0, 0.0, 0, 0.0, None)
-    schedule = config.schedule(start_is_candidate=start_is_candidate)
-    evaluate, schedule = selection(dataset, schedule, context)
-    trainer = SupervisedTrainer(model, config, dataset, context.targets)
-    settings = {"seed": context.seed, "pretrain": config.model_dump(mode="json")}
-    with reporting(context, "base", settings, schedule.metric) as reported:
-        return Loop(trainer, schedule, evaluate, reported).run()
 
 
 def selection(
