@@ -28,6 +28,26 @@ def base(pretrained, tmp_path):
     return shutil.copytree(pretrained, tmp_path / "base")
 
 
+def test_a_base_of_future_items_is_fine_tuned_and_its_control_continues_it(
+    recoach, log, tmp_path, run_files
+):
+    path = tmp_path / "run"
+    trained = recoach(
+        "pretrain", log, "--output", path, "--objective", "future", "--set", *TINY[:-1], "seed=4"
+    )
+    assert trained.code == 0, trained.err
+    record = run_files.results(path)
+    assert record["config"]["pretrain"]["objective"] == "future"
+    valid = {name: record["models"][name]["valid"]["ndcg@10"] for name in ("base", "popularity")}
+    assert valid["base"] > valid["popularity"]
+    tuned = recoach("finetune", path, "--set", "finetune.max_steps=2")
+    assert tuned.code == 0, tuned.err
+    assert {"base", "tuned", "control"} <= set(run_files.results(path)["models"])
+    stages = {row["stage"]: row for row in run_files.metrics(path)}
+    # Only the cross-entropy with rewarded items logs this; the model's own loss does not.
+    assert all("policy/p_mean" in stages[name] for name in ("base", "control"))
+
+
 def test_pretraining_trains_only_the_base(pretrained, run_files):
     assert set(run_files.results(pretrained)["models"]) == {"popularity", "base"}
     assert [path.name for path in (pretrained / "checkpoints").iterdir()] == ["base"]

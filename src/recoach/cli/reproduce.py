@@ -29,6 +29,7 @@ def reproduce(
         "verification",
         "sessions",
         "events",
+        "ladder",
         "simulator",
     ],
     *,
@@ -57,7 +58,9 @@ def reproduce(
             ml-latest-small). sessions (session models and baselines on folders of sessions, named
             as on the page of their results).
             events (reinforcement learning beside supervised training on a log with event types,
-            under two protocols). simulator (customers of a simulated shop).
+            under two protocols). ladder (controls between a base and the recipe, one link at a
+            time, each with the same number of learning rates). simulator (customers of a simulated
+            shop).
         data: A folder with the files of Amazon Reviews 2023: Baby_Products, Video_Games and
             Industrial_and_Scientific, each .jsonl.gz (reviews) or .csv.gz (ratings), or unpacked.
         dataset: NAME=PATH of another log, or of a folder with train, valid and test files; may be

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ from recoach.report.html import write_report
 from recoach.report.protocol import split_lines
 from recoach.report.tables import comparison_table, headline, summary
 from recoach.report.verdict import control_warning, verdict_sentence
+from recoach.reproduction.controls import train_ladder
 from recoach.training.callbacks import Callback, CallbackList
 from recoach.training.trackers import TrackerName, check_trackers, trackers
 
@@ -76,6 +77,7 @@ def run(
     output: Path | None = None,
     resume: Resume = False,
     report_to: ReportTo = None,
+    controls: Literal["ladder"] | None = None,
     changes: Changes = None,
 ) -> None:
     """Run all stages of an experiment: prepare, train, fine-tune, control, evaluate, report.
@@ -83,11 +85,19 @@ def run(
     Args:
         experiment: The TOML file of the experiment.
         output: The run folder. Default: runs/NAME for NAME.toml.
+        controls: ladder: afterwards also train the base with everything that could explain the
+            gain (more training, other targets, other objectives, from scratch, rewards without
+            information), each with three learning rates, in OUTPUT/ladder. It takes about 50 times
+            as long as the fine-tuning; an interrupted ladder resumes with --resume.
         changes: Settings that replace those of the file, like finetune.beta=0.02; may be repeated.
     """
     config = read_config(experiment, changes or [])
     path = output or Path("runs") / experiment.stem
     execute_and_show(config, path, resume=resume, report_to=report_to)
+    if controls == "ladder":
+        table = train_ladder(path, StageProgress, _announce)
+        console.print_document(table.read_text(encoding="utf-8"))
+        console.print(f"Written: {table}")
 
 
 def pretrain(
@@ -95,19 +105,23 @@ def pretrain(
     *,
     output: Path,
     model: Model = "sasrec",
+    objective: Literal["own", "future"] = "own",
     resume: Resume = False,
     report_to: ReportTo = None,
     changes: Changes = None,
     layout: Layout = _DETECTED,
 ) -> None:
-    """Train a base model with its own loss.
+    """Train a base model.
 
     Args:
         data: An interaction log, or a folder made by `recoach data prepare`.
         output: The run folder.
+        objective: What the model learns from: its own loss, or (future) cross-entropy with the next
+            ten items of each state, discounted and smoothed to similar items.
         changes: Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
     """
     settings = [_data_path(data), f"model.name={model}", "finetune.enabled=false"]
+    settings.append(f"pretrain.objective={objective}")
     config = read_config(None, [*settings, *layout.changes(), *(changes or [])])
     execute_and_show(config, output, resume=resume, report_to=report_to)
 
@@ -209,6 +223,10 @@ def _show(path: Path, results: dict[str, Any]) -> None:
     console.print(comparison_table(results))
     console.print(summary(results))
     console.print(f"Run folder: {path}. Report: {report_path}")
+
+
+def _announce(text: str) -> None:
+    console.rule(text, align="left")
 
 
 def _data_path(path: Path) -> str:

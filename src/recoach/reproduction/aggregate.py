@@ -12,6 +12,7 @@ import polars as pl
 from recoach.data.files import read_parquet
 from recoach.evaluation.significance import paired_bootstrap, seeds_interval, verdict
 from recoach.experiments.run_folder import RunFolder
+from recoach.reproduction.ladder_contrasts import log_contrasts
 from recoach.reproduction.paper_cells import Cell, Profile, Source
 from recoach.reproduction.suites import cells_of
 
@@ -45,6 +46,8 @@ def aggregate(
         if cells:
             datasets = [cell.pop("dataset") for cell in cells.values()]
             data[source.name] = {"cells": cells, "dataset": datasets[0]}
+            if suite == "ladder":
+                data[source.name]["contrasts"] = log_contrasts(folder / source.name)
     seeds = {
         seed for log in data.values() for cell in log["cells"].values() for seed in cell["seeds"]
     }

@@ -20,6 +20,7 @@ from recoach.reproduction.event_tables import events
 from recoach.reproduction.figures import draw_factors, draw_figure1, draw_gains
 from recoach.reproduction.gains_tables import ablation, algorithms, future, gains, tail
 from recoach.reproduction.labels import CONTROL, NAMES, STAGES
+from recoach.reproduction.ladder_tables import ladder
 from recoach.reproduction.paper_results import CATEGORIES, METRICS, TABLE1, TABLE3, TABLE4
 from recoach.reproduction.published_tables import verification
 from recoach.reproduction.session_tables import sessions
@@ -268,6 +269,7 @@ _TABLES: Final[dict[str, Callable[[Record], list[ResultTable]]]] = {
     "verification": verification,
     "sessions": sessions,
     "events": events,
+    "ladder": ladder,
     "simulator": simulated,
 }
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from recoach.reproduction.event_cells import EVENT_SUITES
 from recoach.reproduction.gains_cells import GAINS_SUITES
+from recoach.reproduction.ladder_cells import LADDER_SUITES
 from recoach.reproduction.paper_cells import PAPER_SUITES, Cell, Profile, Source
 from recoach.reproduction.session_cells import SESSION_SUITES
 from recoach.reproduction.verification_cells import VERIFICATION_SUITES
@@ -17,6 +18,7 @@ GROUPS: Final[Mapping[str, Mapping[str, CellsOf]]] = {
     "verification": VERIFICATION_SUITES,
     "sessions": SESSION_SUITES,
     "events": EVENT_SUITES,
+    "ladder": LADDER_SUITES,
 }
 """Suites that share runs: a cell that two suites of a group contain is run once."""
 
