@@ -55,6 +55,9 @@ def test_a_rung_changes_what_it_says_and_keeps_the_rest_of_the_recipe():
     assert recipe.evaluation.control
     assert by_name["sasrec-dense-0.001-last"].finetune.discount == 1
     assert by_name["sasrec-scratch-0.001-last"].finetune.start == "scratch"
+    future_base = by_name["sasrec-future-base-0.001-last"]
+    assert future_base.pretrain.objective == "future"
+    assert future_base.finetune == recipe.finetune
     assert by_name["lightgcn-future-bpr-0.003-last"].finetune.num_negatives == 1
 
 
@@ -225,10 +228,24 @@ def test_the_first_table_says_whether_the_verdict_survives_the_other_protocol(la
 
 def test_the_best_control_is_chosen_on_validation_among_base_and_continued_training():
     rows = [
-        {"stage": "base", "valid": 0.2, "recipe_against": {}},
-        {"stage": "control", "valid": 0.3, "recipe_against": {}, "rung": "plain"},
-        {"stage": "control", "valid": 0.25, "recipe_against": {}},
-        {"stage": "tuned", "valid": 0.9, "recipe_against": {}},
+        {"rung": "recipe", "stage": "base", "valid": 0.2},
+        {"rung": "plain", "stage": "control", "valid": 0.3},
+        {"rung": "recipe", "stage": "control", "valid": 0.25},
+        {"rung": "recipe", "stage": "tuned", "valid": 0.9},
+        {"rung": "future-base", "stage": "base", "valid": 0.8},
     ]
+    rows = [row | {"recipe_against": {}} for row in rows]
     assert best_control(rows) == rows[1]
     assert best_control(rows[3:]) is None
+
+
+def test_a_rung_with_a_base_of_its_own_has_rows_for_it(folder):
+    values_of = {"base": 0.3, "tuned": 0.35, "control": 0.31}
+    models = {name: (value, values(3, value)) for name, value in values_of.items()}
+    write_run(folder / "sasrec-future-base-0.001-last-SEED", 2020, models)
+    rows = rows_of(folder)
+    assert {stage for rung, stage in rows if rung == "future-base"} == set(values_of)
+    record = {"data": {"a": {"contrasts": log_contrasts(folder)}}}
+    labels = [row[0] for row in ladder_tables(record)[1].rows]
+    assert "base of future items" in labels
+    assert "continued training of that base" in labels

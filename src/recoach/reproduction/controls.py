@@ -38,7 +38,7 @@ def train_ladder(path: Path, make_callback: CallbackFactory, announce: Announce)
     """
     run = RunFolder(path)
     config = run.config()
-    rungs = rungs_of(config.model_name)
+    rungs = {name: rung for name, rung in rungs_of(config.model_name).items() if not rung.pretrain}
     for name, rung in rungs.items():
         for rate in RATES:
             trial = f"{name}-{rate:g}"

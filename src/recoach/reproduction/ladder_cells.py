@@ -8,6 +8,7 @@ validation selects one (`ladder_tables`).
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from recoach.reproduction.paper_cells import FORMER_PRETRAIN, Cell, Profile, Source, Tables
@@ -25,7 +26,9 @@ class Rung(NamedTuple):
     change: Mapping[str, Any]
     """Its settings of fine-tuning, where they differ from those of the recipe."""
     has_control: bool = False
-    """Whether continued training by the base's own loss is a rung too, with these settings."""
+    """Whether continued training of the base is a rung too, with these settings."""
+    pretrain: Mapping[str, Any] = MappingProxyType({})
+    """Changes of the base's training; such a rung has a base of its own, which is one more row."""
 
 
 _SFT: Final = {"algorithm": "sft"}
@@ -57,6 +60,12 @@ RUNGS: Final[dict[str, Rung]] = {
     "scratch": Rung("future items, smoothed to neighbours, from scratch", _SFT | _SCRATCH),
     "next-scratch": Rung(
         "next item, smoothed to neighbours, from scratch", _SFT | _SCRATCH | {"horizon": 1}
+    ),
+    "future-base": Rung(
+        "recipe on a base of future items",
+        {},
+        has_control=True,
+        pretrain={"objective": "future"},
     ),
     "ufrec": Rung("UFRec-like heads", {"algorithm": "ufrec"}),
     "fut-head": Rung(
@@ -174,6 +183,7 @@ def trials(run: Tables, rungs: Mapping[str, Rung]) -> list[tuple[str, Tables]]:
             f"{name}-{rate:g}",
             run
             | {
+                "pretrain": run.get("pretrain", {}) | dict(rung.pretrain),
                 "finetune": shared | dict(rung.change) | {"learning_rate": rate},
                 "evaluation": run.get("evaluation", {}) | {"control": rung.has_control},
             },

@@ -129,9 +129,9 @@ def trials_in(folder: Path, pattern: str, rates: Sequence[float]) -> list[Trial]
 
 
 def _stages(name: str, rung: Rung) -> list[str]:
-    """Return the models of a rung's runs that are compared; the base is that of the recipe's."""
+    """Return the models of a rung's runs that are compared; most rungs have the recipe's base."""
     stages = ["tuned", "control"] if rung.has_control else ["tuned"]
-    return ["base", *stages] if name == REFERENCE else stages
+    return ["base", *stages] if name == REFERENCE or rung.pretrain else stages
 
 
 def _select(rung: str, stage: str, trials: Sequence[Trial]) -> Selected:

@@ -31,6 +31,8 @@ _POOLED: Final = (
     "on a new log",
 )
 _LEVEL: Final = 0.05
+_ORDINARY: Final = ("recipe", "plain")
+"""Rungs whose bases and controls are trained by the model's own loss."""
 
 
 def ladder(record: Record) -> list[ResultTable]:
@@ -94,12 +96,14 @@ def reading(against: Record) -> str:
 
 
 def _label(model: str, row: Record) -> str:
-    if row["stage"] == "base":
-        return "base"
-    label = rungs_of(model)[row["rung"]].label
+    rung = rungs_of(model)[row["rung"]]
     if row["stage"] == "tuned":
-        return label
-    return CONTROL if row["rung"] == "recipe" else f"{CONTROL} without averaging and interpolation"
+        return rung.label
+    name = "base" if row["stage"] == "base" else CONTROL
+    if rung.pretrain:
+        return f"{name} of future items" if name == "base" else f"{name} of that base"
+    plain = " without averaging and interpolation"
+    return f"{name}{plain}" if row["rung"] == "plain" else name
 
 
 def _protocols_table(record: Record) -> ResultTable:
@@ -125,7 +129,11 @@ def _protocols_table(record: Record) -> ResultTable:
 def best_control(rows: Sequence[Record]) -> Record | None:
     """Return the best row on validation of base and continued training; None without one."""
     controls = [
-        row for row in rows if row["stage"] in ("base", "control") and "recipe_against" in row
+        row
+        for row in rows
+        if row["stage"] in ("base", "control")
+        and row["rung"] in _ORDINARY
+        and "recipe_against" in row
     ]
     return max(controls, key=lambda row: float(row["valid"]), default=None)
 
