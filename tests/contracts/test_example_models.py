@@ -32,6 +32,7 @@ VECTORS_NEEDED = (
     "sqn_actor_critic",
     "sa2c",
     "csa",
+    "mcrl",
     "off_policy_actor_critic",
     "ufrec",
 )

@@ -271,6 +271,7 @@ RESUMED = {
     "top_k_off_policy, reference": {"ref_model_sync_steps": 3},
     "top_k_off_policy, head": {"behaviour": "head", "horizon": 1, "reward_funcs": ("next",)},
     "trpo, old policy": {"old_model_sync_steps": 3, "radius": "batch"},
+    "mcrl": {},
     "off_policy_actor_critic": {"tau": 0.2},
     "ufrec": {"confidence": "permuted"},
     "ufrec, shuffled rewards": {"shuffle_rewards": "last_item"},

@@ -38,7 +38,7 @@ def test_the_copies_and_the_contrast_are_those_of_the_formulas(monkeypatch):
     users, items = algorithm.model.given
     users = users[batch.queries.state_users]
     statistics = Statistics()
-    loss = algorithm.auxiliary_loss((users, items), prepared, numbers(), statistics)
+    loss = algorithm.auxiliary_loss((users, items), batch, prepared, numbers(), statistics)
 
     actions = batch.transitions.actions
     rows = torch.arange(len(actions))

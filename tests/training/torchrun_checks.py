@@ -84,6 +84,7 @@ TUNED = {
     "sqn": {"target": "remaining", "conservative_coef": 0.1},
     "sqn_actor_critic": WEIGHTED | {"target": "sarsa"},
     "sa2c": WEIGHTED | {"num_negatives": 0},
+    "mcrl": {"num_negatives": 0, "transition_coef": 0.3},
     "dqn": {"num_negatives": 0, "target_sync_steps": 2},
     "sft": {"label_smoothing": 0.1},
     "trpo": {"old_model_sync_steps": 3},

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from recoach.training.algorithms.base import Statistics, draw_generator
+from recoach.training.algorithms.base import RLBatch, Statistics, draw_generator
 from recoach.training.algorithms.supervised_q import QTargets, SupervisedQ, SupervisedQConfig
 from recoach.training.algorithms.td_learning import mean_of_processes, td_errors
 
@@ -48,11 +48,13 @@ class CSA(SupervisedQ):
     def auxiliary_loss(
         self,
         vectors: tuple[Tensor, Tensor],
+        batch: RLBatch,
         prepared: QTargets,
         generator: torch.Generator,
         statistics: Statistics,
     ) -> Tensor:
         """Return the temporal differences of the copies and the contrastive term."""
+        del batch
         users, items = vectors
         own, used = draw_generator(generator, users.device), prepared.is_used
         actions = items[prepared.items[:, :1]]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recoach.data.queries import Seen
-from recoach.models.base import Recommender, dot_product, frozen_copy
+from recoach.models.base import Embeddings, Recommender, dot_product, frozen_copy
 from recoach.training.algorithms.state_vectors import linear_head
 from recoach.training.algorithms.td_learning import polyak_update
 
@@ -70,6 +70,24 @@ class QHead(nn.Module):
             best.append(highest.indices)
             is_empty.append(highest.values == -torch.inf)
         return torch.cat(best), torch.cat(is_empty)
+
+
+def best_values(
+    chooser: tuple[QHead, Embeddings], evaluator: tuple[QHead, Embeddings], seen: Seen | None
+) -> Tensor:
+    """Return float[B], one head's Q of the item that another head chooses as the best.
+
+    A state whose items are all masked has the value 0.
+
+    Args:
+        chooser: a head, and the vectors of states and catalogue that it reads.
+        evaluator: the same of the other head.
+        seen: masked pairs.
+    """
+    best, is_empty = chooser[0].best_items(*chooser[1], seen)
+    head, (users, items) = evaluator
+    values: Tensor = head(users, items[best][:, None])[:, 0]
+    return values.masked_fill(is_empty, 0.0)
 
 
 class TargetNetwork(nn.Module):

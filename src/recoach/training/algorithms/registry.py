@@ -8,6 +8,7 @@ from recoach.training.algorithms.csa import CSA, CSAConfig
 from recoach.training.algorithms.dqn import DQN, DQNConfig
 from recoach.training.algorithms.grpo.algorithm import GRPO
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.mcrl import MCRL, MCRLConfig
 from recoach.training.algorithms.off_policy_actor_critic import (
     OffPolicyActorCritic,
     OffPolicyActorCriticConfig,
@@ -52,6 +53,7 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "sqn_actor_critic": AlgorithmEntry(SQNActorCriticConfig, SupervisedQ),
     "sa2c": AlgorithmEntry(SA2CConfig, SupervisedQ),
     "csa": AlgorithmEntry(CSAConfig, CSA),
+    "mcrl": AlgorithmEntry(MCRLConfig, MCRL),
     "dqn": AlgorithmEntry(DQNConfig, DQN),
     "ufrec": AlgorithmEntry(UFRecConfig, UFRec),
 }

@@ -21,7 +21,7 @@ from recoach.training.algorithms.base import (
     draw_generator,
     transitions_of,
 )
-from recoach.training.algorithms.q_head import QHead, TargetNetwork
+from recoach.training.algorithms.q_head import QHead, TargetNetwork, best_values
 from recoach.training.algorithms.state_vectors import vectors_of
 from recoach.training.algorithms.td_learning import (
     RewardRange,
@@ -215,9 +215,8 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
             items, targets = transitions.actions[:, None], targets[:, None]
             if args.num_negatives:
                 drawn = self._draw_negatives(transitions.actions, generator)
-                drawn_targets = self._targets_of_negatives(batch.queries, values)
                 items = torch.cat([items, drawn], dim=1)
-                targets = torch.cat([targets, drawn_targets[:, None].expand(drawn.shape)], dim=1)
+                targets = torch.cat([targets, self.targets_of_negatives(batch, drawn)], dim=1)
         is_clamped = self._is_outside(targets[:, 0])
         return QTargets(items, targets.clamp(*self._bounds()), is_used, is_clamped)
 
@@ -231,7 +230,8 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         users, items = users if args.train_encoder else users.detach(), items.detach()
         q = self.head(users, items[prepared.items])
         td_loss = self._td_loss(q, prepared, statistics)
-        td_loss = td_loss + self.auxiliary_loss((users, items), prepared, generator, statistics)
+        vectors = (users, items)
+        td_loss = td_loss + self.auxiliary_loss(vectors, batch, prepared, generator, statistics)
         states = torch.nonzero(~transitions_of(batch).masked)[:, 0]
         weights = self._actor_weights(q[:, 0].detach(), users.detach(), items)
         logged = Rewards(states, prepared.items[states, 0], weights[states])
@@ -247,6 +247,7 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
     def auxiliary_loss(
         self,
         vectors: tuple[Tensor, Tensor],
+        batch: RLBatch,
         prepared: QTargets,
         generator: torch.Generator,
         statistics: Statistics,
@@ -256,11 +257,12 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         Args:
             vectors: float[B, D] of the states, with gradient if they are trained, and float[I, D]
                 of the items, without.
+            batch: see `Algorithm.loss`.
             prepared: the result of `prepare`.
             generator: see `Algorithm.loss`.
             statistics: what to log.
         """
-        del prepared, generator, statistics
+        del batch, prepared, generator, statistics
         return vectors[0].new_zeros(())
 
     def after_step(self, step: int) -> None:
@@ -316,13 +318,10 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         The best item is chosen by the model (double) or by the target network. A state whose items
         are all masked has the value 0.
         """
-        users, items = self.policy.embed(target.model, queries)
-        head, vectors = target.head, (users, items)
+        evaluator = chooser = (target.head, self.policy.embed(target.model, queries))
         if self.args.double:
-            head, vectors = self.head, self.policy.embed(self.encoder, queries)
-        best, is_empty = head.best_items(*vectors, queries.seen)
-        values: Tensor = target.head(users, items[best][:, None])[:, 0]
-        return values.masked_fill(is_empty, 0.0)
+            chooser = (self.head, self.policy.embed(self.encoder, queries))
+        return best_values(chooser, evaluator, queries.seen)
 
     def _draw_negatives(self, actions: Tensor, generator: torch.Generator) -> Tensor:
         """Return int64[B, num_negatives], items other than the logged action."""
@@ -331,13 +330,14 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         drawn = torch.randint(self.model.n_items - 1, shape, generator=own, device=device)
         return drawn + (drawn >= actions[:, None])
 
-    def _targets_of_negatives(self, queries: Queries, values: Tensor) -> Tensor:
-        """Return float[B], the target of the drawn items of each state."""
-        reward = torch.full_like(values, self.args.negative_reward)
-        self.rewards.update(reward)
+    def targets_of_negatives(self, batch: RLBatch, drawn: Tensor) -> Tensor:
+        """Return float[B, num_negatives], the targets of drawn items."""
+        rewards = torch.full(drawn.shape, self.args.negative_reward, device=drawn.device)
+        self.rewards.update(rewards)
         if self.target is None or not self.model.history_length:
-            return reward
-        return reward + self.args.gamma * self._best_values(self.target, queries)
+            return rewards
+        values = self._best_values(self.target, batch.queries)
+        return rewards + self.args.gamma * values[:, None]
 
     def _bounds(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest possible target."""
