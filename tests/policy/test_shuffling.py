@@ -15,6 +15,8 @@ from recoach.policy.reward_funcs import log_reward
 from recoach.policy.shuffling import source_events
 from recoach.training.algorithms.registry import algorithm_entry
 from recoach.training.batch_builder import BatchBuilder
+from recoach.training.context import RunContext
+from recoach.training.trainer import RLTrainer
 from toy_logs import block_graph, with_event_types
 
 ROWS = st.lists(st.lists(st.integers(0, 5), max_size=6), min_size=2, max_size=8).filter(
@@ -196,6 +198,17 @@ def test_draws_see_the_logged_items_of_the_source():
     batch, built = build("users", functions=(of_draws,), horizon=1, **given)
     sources = source_events(DATASET.train, "users", 5)[batch.positions - 1]
     assert built.logged.items.tolist() == DATASET.train.values[sources + 1].tolist()
+
+
+def test_the_seed_of_the_run_shuffles():
+    def items(seed):
+        args = algorithm_entry("grpo").config(shuffle_rewards="users", batch_size=10**6)
+        context = RunContext(seed=seed)
+        trainer = RLTrainer(MODEL, args=args, train_dataset=DATASET, context=context)
+        return next(trainer.epoch(torch.Generator().manual_seed(0))).rewards.items
+
+    assert torch.equal(items(1), items(1))
+    assert not torch.equal(items(1), items(2))
 
 
 def test_a_log_of_one_user_keeps_its_rewards():

@@ -15,6 +15,7 @@ from recoach.models.registry import build_model
 from recoach.training.algorithms.registry import algorithm_entry
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
+from recoach.training.supervised import PretrainConfig, pretrain
 from recoach.training.trainer import RLTrainer
 from recoach.training.transitions import Transitions
 from toy_logs import cycle
@@ -528,6 +529,42 @@ def test_models_are_trained_by_the_trainer(model, name):
             built, args=args, train_dataset=DATASET, context=RunContext(callback=rows)
         ).train()
     assert {"td_loss", "q_mean", "q_outside", "target_mean"} <= rows.rows[-1].keys()
+
+
+class Weights(Callback):
+    """Keeps the weights that are evaluated and those that are trained."""
+
+    def __init__(self):
+        self.evaluated, self.trained, self.trainer = {}, {}, None
+
+    def on_row(self, row):
+        evaluated, trained = self.trainer.loop._evaluated_model, self.trainer.model
+        self.evaluated[row["step"]] = evaluated.items.weight.detach().clone()
+        self.trained[row["step"]] = trained.items.weight.detach().clone()
+
+
+@pytest.mark.parametrize("target", ["remaining", "past", "random"])
+def test_controls_without_a_reward_take_the_recipes_average_and_interpolation(target, monkeypatch):
+    model, weights = build_model("sasrec", DATASET, **MODELS["sasrec"]), Weights()
+    pretrain(model, DATASET, PretrainConfig(max_steps=2, batch_size=48))
+    base = model.items.weight.detach().clone()
+    args = algorithm_entry("sqn").config(target=target, batch_size=48, max_steps=4, eval_steps=2)
+    context = RunContext(callback=weights)
+    trainer = RLTrainer(model, args=args, train_dataset=DATASET, context=context)
+    weights.trainer = trainer
+    # The best weights are at this distance from the base, which the average exceeds.
+    distance = 0.01
+
+    def value(evaluated):
+        return {"ndcg@10": -abs(float((evaluated.items.weight - base).norm()) - distance)}
+
+    monkeypatch.setattr(trainer, "_selection", lambda: (value, args.schedule()))
+    result = trainer.train()
+    assert result.start_value == -distance
+    assert 0 < result.share < 1
+    average, trained = weights.evaluated[result.best_step], weights.trained[result.best_step]
+    assert not torch.equal(average, trained)
+    assert torch.allclose(model.items.weight, torch.lerp(base, average, result.share))
 
 
 def test_a_model_that_is_no_dot_product_is_refused():

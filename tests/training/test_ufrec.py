@@ -13,6 +13,7 @@ from recoach.errors import ConfigError
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.rewards import LoggedItems
+from recoach.training.algorithms import ufrec
 from recoach.training.algorithms.base import LoggedActions
 from recoach.training.algorithms.ufrec import UFRecConfig
 from recoach.training.callbacks import Callback
@@ -148,6 +149,22 @@ def test_permuted_weights_are_those_of_the_batch_and_differ_between_steps():
     assert len({tuple(each.tolist()) for each in found}) > 4
 
 
+def test_processes_share_one_permutation_of_all_their_states(monkeypatch):
+    parts = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0])]
+    found = []
+    for rank, part in enumerate(parts):
+
+        def gathered(own):
+            return torch.cat(parts) if own.is_floating_point() else torch.tensor([3, 2])
+
+        monkeypatch.setattr(ufrec.distributed, "all_gather", gathered)
+        monkeypatch.setattr(ufrec.distributed, "data_rank", lambda rank=rank: rank)
+        found.append(ufrec._permuted(part, numbers()))
+    assert [len(part) for part in found] == [3, 2]
+    order = torch.randperm(5, generator=numbers())
+    assert torch.equal(torch.cat(found), torch.cat(parts)[order])
+
+
 # state, next item, the one after, how often
 TABLE = [(0, 0, 1, 4), (0, 0, 2, 2), (0, 1, 2, 2), (1, 2, 3, 3), (1, 3, 0, 1), (2, 1, 0, 5)]
 TABLE += [(2, 3, 2, 1), (2, 0, 0, 2)]
@@ -172,7 +189,7 @@ def test_the_model_reaches_the_frequencies_of_the_next_item_and_a_head_those_of_
     torch.nn.init.constant_(head.weight, 1.0)
     rows = [row for row in TABLE for _ in range(row[3])]
     window = [(state, row[k], k) for state, row in enumerate(rows) for k in (1, 2)]
-    trained(algorithm, batch_of(window, [row[0] for row in rows], ()), 150, 0.2)
+    trained(algorithm, batch_of(window, [row[0] for row in rows], ()), 100, 0.3)
     score = users @ model.items.T
     assert torch.allclose(score.softmax(dim=1), frequencies(1), atol=5e-3)
     later = (functional.relu(head(users)) @ model.items.T).softmax(dim=1)

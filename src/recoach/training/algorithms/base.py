@@ -50,7 +50,8 @@ class RLBatch(NamedTuple):
     candidates: Candidates | None = None
     """The sample that stands for the catalogue; items are numbered within it."""
     logged: LoggedItems | None = None
-    """The logged items of the states, where reward functions are called with drawn items."""
+    """The logged items of the states (of others with `shuffle_rewards`), where reward functions are
+    called with drawn items or the algorithm needs them."""
     supervised: TrainingBatch | None = None
     """A batch for the model's own loss, where `sft_coef` adds it."""
     transitions: Transitions | None = None

@@ -166,9 +166,8 @@ class UFRec(Algorithm[UFRecConfig, FutureItems]):
             Embeddings(users, vectors.items), batch.queries.seen, workspace=self.encoder.workspace
         )
 
-    @torch.no_grad()
     def _weights(self, policy: Distribution, generator: torch.Generator) -> Tensor:
-        """Return float[B], the weights of the states up to a common factor."""
+        """Return float[B], the weights of the states up to a common factor, without gradient."""
         if self.args.confidence == "none":
             return torch.ones(len(policy), device=self.model.device)
         entropies = torch.cat([block.entropy(len(block)) for block in policy.blocks()])
