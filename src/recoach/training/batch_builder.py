@@ -157,9 +157,11 @@ class BatchBuilder:
             if args.learns_actions:
                 hidden = join_pairs(hidden, _unseen_targets(batch.targets, seen))
             queries = replace(queries, hidden=hidden)
-        masked = masked_items(train, states, self._negatives, mask_seen=bool(args.mask_seen))
+        masks_seen_only = args.mask_seen and self._negatives is None
+        masked = seen if masks_seen_only else self._masked_items(states)
         if masked is not None:
-            rewards, queries = drop_seen(rewards, masked), replace(queries, seen=masked)
+            rewards = unseen if masked is seen else drop_seen(rewards, masked)
+            queries = replace(queries, seen=masked)
         transitions = None
         if self._transitions is not None:
             transitions = self._transitions.build(batch, rewards).to(device)
@@ -170,6 +172,10 @@ class BatchBuilder:
             transitions=transitions,
             actions=self._actions(batch, device),
         )
+
+    def _masked_items(self, states: UserStates) -> Seen | None:
+        mask_seen = bool(self.args.mask_seen)
+        return masked_items(self.dataset.train, states, self._negatives, mask_seen=mask_seen)
 
     def _source_states(self, states: UserStates) -> UserStates:
         """Return the states whose logged items are rewarded: others with `shuffle_rewards`."""
