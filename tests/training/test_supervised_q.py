@@ -15,7 +15,8 @@ from recoach.models.registry import build_model
 from recoach.training.algorithms.registry import algorithm_entry
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
-from recoach.training.supervised import PretrainConfig, pretrain
+from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.pretraining import pretrain
 from recoach.training.trainer import RLTrainer
 from recoach.training.transitions import Transitions
 from toy_logs import cycle
