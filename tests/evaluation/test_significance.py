@@ -4,6 +4,7 @@ from scipy import stats
 
 from recoach.evaluation import significance as module
 from recoach.evaluation.significance import (
+    detectable_difference,
     holm_levels,
     holm_p_values,
     mean_interval,
@@ -187,3 +188,15 @@ def test_the_interval_of_a_mean_counts_users_not_states(n_clusters):
     values = np.repeat(np.random.default_rng(0).random(n_clusters), 3)
     low, high = mean_interval(values, clusters=np.repeat(np.arange(n_clusters), 3))
     assert high - low == pytest.approx(2 * 1.96 * values.std() / n_clusters**0.5, rel=0.04)
+
+
+def test_the_detectable_difference_is_that_of_the_differences_of_clusters():
+    generator = np.random.default_rng(0)
+    ours, theirs = generator.random(60), generator.random(60)
+    alone = minimal_detectable_effect((ours - theirs).std(ddof=1), 60)
+    assert detectable_difference(ours, theirs) == pytest.approx(alone)
+    # States of one user that are equal count as one.
+    users = np.repeat(np.arange(60), 3)
+    repeated = detectable_difference(ours.repeat(3), theirs.repeat(3), users)
+    assert repeated == pytest.approx(alone)
+    assert detectable_difference(ours, theirs, np.zeros(60, dtype=np.int64)) == np.inf

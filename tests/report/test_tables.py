@@ -50,6 +50,16 @@ def test_an_insignificant_difference_is_not_called_a_gain(results):
     assert "raises NDCG" not in text
 
 
+def test_a_difference_that_is_not_significant_has_the_one_that_would_have_been_found(results):
+    for pair in (("tuned", "base"), ("tuned", "control")):
+        entry(results, *pair, "ndcg@10").update(verdict="no difference", detectable=0.00148)
+    text = summary(results)
+    assert "+4.6 %, 95 % interval +2.9 to +6.2 %; detectable: 2.5 %)" in text
+    assert "+3.5 %, 95 % interval +2.5 to +4.5 %; detectable: 2.5 %)" in text
+    entry(results, "tuned", "base", "ndcg@10")["verdict"] = "better"
+    assert "+6.2 %)" in summary(results)
+
+
 def test_the_summary_says_that_the_base_was_kept(results):
     results["models"]["tuned"]["best_step"] = 0
     assert summary(results).startswith("No improvement: base kept. No step of GRPO had a higher")

@@ -170,6 +170,31 @@ def minimal_detectable_effect(
     return detectable_effect(standard_error, clusters - 1, power=power, alpha=alpha)
 
 
+def detectable_difference(
+    ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None = None
+) -> float:
+    """Return the mean difference that the comparison of two models would find four times in five.
+
+    It is `detectable_effect` with the cluster-robust standard error of the mean difference.
+
+    Args:
+        ours: float[B] a metric of each state under the first model.
+        theirs: float[B] the metric of the same states under the second model.
+        clusters: int64[B] cluster of each state, such as its user. Default: each state is one.
+
+    Returns:
+        A difference in the unit of the metric; infinite with fewer than two clusters.
+    """
+    differences = ours - theirs
+    totals, sizes, counts = _distinct_clusters(differences, clusters)
+    n_clusters = int(counts.sum())
+    if n_clusters < 2:
+        return math.inf
+    residuals = totals - differences.mean() * sizes
+    variance = n_clusters / (n_clusters - 1) * float(counts @ residuals**2)
+    return detectable_effect(math.sqrt(variance) / len(differences), n_clusters - 1)
+
+
 def verdict(low: float, high: float) -> Verdict:
     """Return "better" or "worse" if the interval of a difference excludes 0."""
     return "better" if low > 0 else "worse" if high < 0 else "no difference"

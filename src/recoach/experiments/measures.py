@@ -13,6 +13,7 @@ from recoach.evaluation.evaluator import Evaluation
 from recoach.evaluation.metrics import METRICS, TargetRanks, metrics_per_user
 from recoach.evaluation.significance import (
     Comparison,
+    detectable_difference,
     holm_levels,
     holm_p_values,
     mean_interval,
@@ -164,9 +165,15 @@ def _compare(
             "high": round(wider.high, 8),
             "verdict": wider.verdict,
         }
+    detectable = {}
+    for metric, values in ours.metrics.items():
+        difference = detectable_difference(values, theirs.metrics[metric], ours.users)
+        if math.isfinite(difference):
+            detectable[metric] = {"detectable": round(difference, 8)}
     return [
         {"a": a, "b": b, "split": "test", "metric": metric}
         | _rounded(comparison)
+        | detectable.get(metric, {})
         | ({"adjusted": adjusted[metric]} if metric in adjusted else {})
         for metric, comparison in compared.items()
     ]

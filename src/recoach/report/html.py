@@ -37,6 +37,7 @@ from recoach.report.tables import (
     STRATA,
     Results,
     columns,
+    detectable_note,
     find_comparison,
     format_interval,
     format_metric,
@@ -241,6 +242,7 @@ def _comparisons(results: Results, names: list[str]) -> list[dict[str, str]]:
             "interval": format_interval(results, entry),
             "p_value": format_metric(entry["p_value"]),
             "verdict": entry["verdict"],
+            "detectable": detectable_note(results, entry),
         }
         for entry in entries
         if entry is not None

@@ -253,6 +253,17 @@ def _signed_percent(fraction: float | None) -> str:
     return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")
 
 
+def detectable_note(results: Results, entry: Mapping[str, Any]) -> str:
+    """Return which difference a comparison without a significant one would have found.
+
+    "" for a significant difference, for records of earlier versions, and where there is no level.
+    """
+    reference = metric_value(results, entry["b"], entry["metric"], entry["split"])
+    if entry["verdict"] != "no difference" or "detectable" not in entry or not reference:
+        return ""
+    return f"detectable: {100 * entry['detectable'] / reference:.1f} %"
+
+
 def format_range(interval: Iterable[float] | None) -> str:
     """Return an interval as "0.0590–0.0650"; "" if there is none."""
     return "" if interval is None else "–".join(f"{end:.4f}" for end in interval)
@@ -295,6 +306,7 @@ def _gain_clause(results: Results, metric: str) -> str:
         return f"changes {label} from {before} to {after} (not compared)"
     gain = f"{format_percent(entry['relative'])}, 95 % interval {format_interval(results, entry)}"
     if entry["verdict"] == "no difference":
+        gain = "; ".join(filter(None, (gain, detectable_note(results, entry))))
         return f"makes no significant difference to {label} ({before} to {after}: {gain})"
     verb = "raises" if entry["verdict"] == "better" else "lowers"
     return f"{verb} {label} from {before} to {after} ({gain})"
@@ -317,6 +329,7 @@ def _control_sentence(results: Results) -> str:
     verbs = {"better": "is better than that", "worse": "is worse than that"}
     verb = verbs.get(lead["verdict"], "does not differ significantly from that")
     change = f"{format_percent(lead['relative'])}, 95 % interval {format_interval(results, lead)}"
+    change = "; ".join(filter(None, (change, detectable_note(results, lead))))
     return f"{text}; {algorithm_label(results)} {verb} ({change})."
 
 
