@@ -162,12 +162,10 @@ def miscalibration(lists: RecommendationLists) -> np.ndarray:
         _given(lists.categories, "categories"),
         _given(lists.histories, "histories"),
     )
-    n_categories = np.asarray(categories.sum(axis=1)).ravel()
-    shares = sparse.diags(1 / np.maximum(n_categories, 1)) @ categories
     history_rows = np.repeat(np.arange(len(histories)), histories.lengths)
     n_lists = len(lists.items)
-    p = _row_distributions(history_rows, histories.values, shares, n_lists)
-    q = _row_distributions(lists.rows, lists.recommended, shares, n_lists)
+    p = category_distributions(history_rows, histories.values, categories, n_lists)
+    q = category_distributions(lists.rows, lists.recommended, categories, n_lists)
     smoothed = (1 - _CALIBRATION_SMOOTHING) * q + _CALIBRATION_SMOOTHING * p
     logs = np.log(np.where(p > 0, p, 1) / np.where(p > 0, smoothed, 1))
     result: np.ndarray = (p * logs).sum(axis=1)
@@ -280,6 +278,29 @@ def category_matrix(categories: Sequence[Collection[str]]) -> sparse.csr_matrix:
     return sparse.csr_matrix((ones, (rows, columns)), shape=(len(categories), len(number)))
 
 
+def category_distributions(
+    rows: np.ndarray, items: np.ndarray, categories: sparse.csr_matrix, n_rows: int
+) -> np.ndarray:
+    """Return float64[n_rows, C], the distribution of categories of the items of each row.
+
+    An item divides its weight equally among its categories. nan for a row without a category.
+
+    Args:
+        rows: int64[R], the row of each item.
+        items: int[R].
+        categories: float[I, C], 1 where an item is in a category.
+        n_rows: number of rows.
+    """
+    n_categories = np.asarray(categories.sum(axis=1)).ravel()
+    shares = sparse.diags(1 / np.maximum(n_categories, 1)) @ categories
+    shape = (n_rows, shares.shape[0])
+    counts = sparse.csr_matrix((np.ones(len(items)), (rows, items)), shape=shape)
+    sums = (counts @ shares).toarray()
+    totals = sums.sum(axis=1, keepdims=True)
+    result: np.ndarray = sums / np.where(totals > 0, totals, np.nan)
+    return result
+
+
 def _can_compute(metric: ListMetric | CatalogueMetric, lists: RecommendationLists) -> bool:
     return all(getattr(lists, name) is not None for name in metric.needs)
 
@@ -320,15 +341,3 @@ def _intra_list_diversity(
     n_pairs = lists.sizes * (lists.sizes - 1)
     values = np.where(n_pairs > 0, 1 - similarity / np.maximum(n_pairs, 1), 0)
     return np.where(lists.sizes > 0, values, np.nan)
-
-
-def _row_distributions(
-    rows: np.ndarray, items: np.ndarray, shares: sparse.csr_matrix, n_rows: int
-) -> np.ndarray:
-    """Return float64[n_rows, C], the distribution of categories of the items of each row."""
-    shape = (n_rows, shares.shape[0])
-    counts = sparse.csr_matrix((np.ones(len(items)), (rows, items)), shape=shape)
-    sums = (counts @ shares).toarray()
-    totals = sums.sum(axis=1, keepdims=True)
-    result: np.ndarray = sums / np.where(totals > 0, totals, np.nan)
-    return result

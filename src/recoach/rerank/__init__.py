@@ -1,0 +1,1 @@
+"""Re-rankers: choose each list from the best items of a model, without further training."""
