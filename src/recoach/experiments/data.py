@@ -39,6 +39,7 @@ from recoach.models.sequence.event_types import check_event_types
 from recoach.simulation.shop import BROWSING, Shop, shop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.batch_builder import check_log
+from recoach.training.constraints import check_constraints
 from recoach.training.supervised import check_takes_weights
 
 _UNFILTERED: dict[str, Any] = PrepareConfig(k_core=0).model_dump(mode="json")
@@ -316,6 +317,12 @@ def _check_finetuning(config: ExperimentConfig, dataset: Dataset, *, has_weights
             "could be fine-tuned. Take another model, or set enabled = false in [finetune]."
         )
     check_log(args, dataset)
+    check_constraints(args.bounds, dataset)
+    if args.bounds and config.evaluation.retrains(dataset.split):
+        raise ConfigError(
+            "finetune.constraints are measured on validation events, and training again on train "
+            "and validation leaves none. Set evaluation.retrain = false."
+        )
     rates = [rate for name, rate in config.model if "dropout" in name]
     is_dry = config.model_name in MODELS and bool(rates) and not any(rates)
     if isinstance(args, GRPOConfig) and args.estimator == "passes" and is_dry:

@@ -166,8 +166,8 @@ def _compare(
             "verdict": wider.verdict,
         }
     detectable = {}
-    for metric, values in ours.metrics.items():
-        difference = detectable_difference(values, theirs.metrics[metric], ours.users)
+    for metric, first in ours.metrics.items():
+        difference = detectable_difference(first, theirs.metrics[metric], ours.users)
         if math.isfinite(difference):
             detectable[metric] = {"detectable": round(difference, 8)}
     return [

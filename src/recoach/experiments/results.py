@@ -13,6 +13,7 @@ from recoach.data.targets import Part, Targets, cold_targets_of, targets_of
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
 from recoach.experiments.cold_items import cold_item_results
 from recoach.experiments.config import ExperimentConfig
+from recoach.experiments.constraint_results import constraint_results
 from recoach.experiments.measures import (
     LIST_LENGTH,
     beyond_accuracy,
@@ -122,6 +123,8 @@ def write_results(
         "config": config.tables(),
         "environment": environment(),
     }
+    bounds = constraint_results(config.finetune, best.dataset, best.models, best.tests, best.lists)
+    results |= {"constraints": bounds} if bounds and "tuned" in best.models else {}
     folder.write_frame("per_user.parquet", pl.concat(frames))
     titles = folder.titles(dataset).to_list()
     folder.write_json("lists.json", _lists(config, best, titles))

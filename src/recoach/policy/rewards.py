@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -230,6 +230,9 @@ class CombinedReward:
         ]
         """float32[I] the reward of each item for every user, and its weight, for each function of
         items."""
+        self.adjust_items: Callable[[Tensor | None], Tensor] | None = None
+        """Changes the rewards of items (None without any), as constraints do; it may return other
+        numbers at every step."""
 
     @property
     def log_weight(self) -> float:
@@ -239,13 +242,14 @@ class CombinedReward:
     @property
     def item_rewards(self) -> Tensor | None:
         """float32[I] the weighted sum of the rewards of items; None without such functions."""
-        if not self.item_parts:
-            return None
-        weighted = (
-            weight * ((v - v.mean()) / (v.std(correction=0) + 1e-6) if self.normalised else v)
-            for v, weight in self.item_parts
-        )
-        return functools.reduce(torch.add, weighted)
+        total = None
+        if self.item_parts:
+            weighted = (
+                weight * ((v - v.mean()) / (v.std(correction=0) + 1e-6) if self.normalised else v)
+                for v, weight in self.item_parts
+            )
+            total = functools.reduce(torch.add, weighted)
+        return total if self.adjust_items is None else self.adjust_items(total)
 
     def logged_rewards(self, logged: LoggedItems, users: Tensor) -> Rewards:
         """Return the rewards of logged items; pairs of reward 0 are left out.

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from recoach.report.constraint_sentences import constraint_sentences
+
 Results = Mapping[str, Any]
 
 MODELS: Final = {
@@ -151,7 +153,7 @@ def summary(results: Results) -> str:
         first = f"No improvement: base kept. No step of {algorithm} had a higher validation score."
     warnings = results.get("diagnostics", {}).get("concerns", ())
     sentences = [first, _control_sentence(results), _selected_sentence(record)]
-    sentences += [_served_sentence(record), *warnings]
+    sentences += [_served_sentence(record), *constraint_sentences(results), *warnings]
     return " ".join(filter(None, sentences))
 
 

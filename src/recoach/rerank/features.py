@@ -46,7 +46,9 @@ class ItemFeatures:
         ConfigError: there is no such column.
     """
 
-    def __init__(self, dataset: Dataset, model: Recommender, category: str | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, model: Recommender | None, category: str | None = None
+    ) -> None:
         self.dataset, self._model = dataset, model
         table = dataset.item_table
         names = [] if table is None else [name for name in table.columns if name != "item_id"]

@@ -19,6 +19,7 @@ from recoach.policy.policy import Logits, calibrate_temperature
 from recoach.policy.reward_funcs import DISCOUNTED, RewardName
 from recoach.policy.rewards import Aggregation
 from recoach.policy.shuffling import ShuffleRewards
+from recoach.training.constraint_config import ConstraintConfig
 from recoach.training.context import Schedule
 from recoach.training.optimizer_step import SchedulerType
 
@@ -258,6 +259,11 @@ class FinetuneConfig(StrictConfig):
     def updates_per_batch(self) -> int:
         """Optimiser steps on each batch."""
         return 1
+
+    @property
+    def bounds(self) -> tuple[ConstraintConfig, ...]:
+        """Constraints on the served lists."""
+        return ()
 
     @property
     def catalogue_sample(self) -> int | None:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from recoach.policy.objective import LossType, ScaleRewards
 from recoach.training.algorithms.rollouts import RolloutConfig
+from recoach.training.constraint_config import ConstraintConfig
 
 _OTHER_CONFIGS = {
     "reinforce": "reinforce.ReinforceConfig",
@@ -60,6 +61,11 @@ class GRPOConfig(RolloutConfig):
     normalize_weights: bool = True
     """Scale the exact loss so that its weights average 1: a learning rate then has the same meaning
     for all transforms."""
+    constraints: tuple[ConstraintConfig, ...] = ()
+    """Bounds that the served lists are to keep, with estimator `exact` and `select = "best"`: on
+    the exposure of groups of items, and on what the selecting metric may lose against the base.
+    Their multipliers are rewards of items; of the weights that keep all bounds on validation the
+    best are returned."""
     shard_items: bool = False
     """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
     GRU4Rec with loss `ce`, estimator `exact`)."""
@@ -144,6 +150,14 @@ class GRPOConfig(RolloutConfig):
             )
         if self.estimator != "sampled" and not (self.replacement and self.dead_groups == "zero"):
             raise ValueError("replacement and dead_groups belong to estimator 'sampled'")
+        if self.constraints and not (
+            (self.estimator, self.select, self.start) == ("exact", "best", "base")
+        ):
+            raise ValueError(
+                "constraints need estimator 'exact', select 'best' and start 'base': their "
+                "multipliers are rewards of items, and validation selects the weights that keep "
+                "the bounds"
+            )
         if self.shard_items and self.estimator != "exact":
             raise ValueError("shard_items needs estimator 'exact'")
         if self.estimator == "passes" and (self.disable_dropout or self.compares_old_policy):
@@ -174,6 +188,11 @@ class GRPOConfig(RolloutConfig):
             }
         )
         return self
+
+    @property
+    def bounds(self) -> tuple[ConstraintConfig, ...]:
+        """Constraints on the served lists."""
+        return self.constraints
 
     @property
     def draws(self) -> bool:

@@ -29,12 +29,12 @@ class ExactEstimator:
     def __init__(self, args: GRPOConfig, reward: CombinedReward) -> None:
         self.args, self.reward = args, reward
         self._transform = (args.loss_type, args.pass_k, args.power)
-        self._item_rewards = reward.item_rewards
         on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
         same_dropout = args.disable_dropout or args.shared_dropout
         # Without a rollout the loss is divided by the sum of its weights afterwards. That is right
         # only if all of its terms have these weights.
-        only_logged_rewards = not (args.beta or args.entropy_coef) and self._item_rewards is None
+        has_item_rewards = bool(reward.item_parts or args.constraints)
+        only_logged_rewards = not (args.beta or args.entropy_coef or has_item_rewards)
         self.needs_rollout = not (on_policy and same_dropout and only_logged_rewards)
 
     def roll_out(self, old: Distribution, batch: RLBatch, generator: torch.Generator) -> Rollout:
@@ -61,7 +61,7 @@ class ExactEstimator:
             rewards = batch.rewards
             pairs = rewards.states, rewards.values
             divisor = self._divisor([self._weight(rollout.log_p, *pairs, len(new))], batch)
-        regulariser = Regulariser(self.args, batch, statistics)
+        regulariser, item_rewards = Regulariser(self.args, batch, statistics), self._items_of(batch)
         # `divisor` makes the weighted logged rewards sum to 1. The rewards of items are divided by
         # the number of states times the weights of the logged rewards, to keep the proportion.
         log_scale = self.reward.log_weight if self.args.normalize_weights else 1
@@ -78,25 +78,23 @@ class ExactEstimator:
             self._add_statistics(statistics, pairs_of_block, len(block), has_negative=has_negative)
             log_surrogate(statistics, surrogate, block)
             expected_reward = (values.abs() * surrogate.value).sum() / divisor
-            if self._item_rewards is not None:
-                item_reward = self._expected_item_reward(block, batch, statistics)
-                expected_reward = expected_reward + item_reward / n_states
+            if item_rewards is not None:
+                mean = block.expectation(item_rewards)
+                statistics.add("rewards/items/mean", mean)
+                expected_reward = expected_reward + mean.sum() / n_states
             return regulariser.loss(block, reference_block) - expected_reward
 
         total = with_reference(new, block_loss, reference)
         self._add_reward_means(statistics, batch)
         return (total / self._divisor(weights, batch) if rollout is None else total), statistics
 
-    def _expected_item_reward(self, block: Block, batch: RLBatch, statistics: Statistics) -> Tensor:
-        """Return the expected reward of items under the policy, summed over states."""
-        if self._item_rewards is None:
-            raise ValueError("there is no reward function of items")
-        values = self._item_rewards.to(block.p.device)
-        if batch.candidates is not None:
-            values = values[batch.candidates.items]
-        mean = block.expectation(values)
-        statistics.add("rewards/items/mean", mean)
-        return mean.sum()
+    def _items_of(self, batch: RLBatch) -> Tensor | None:
+        """Return the rewards of the items, or of the candidates of a batch; None without any."""
+        values = self.reward.item_rewards
+        if values is None:
+            return None
+        values = values.to(batch.queries.rows.device)
+        return values if batch.candidates is None else values[batch.candidates.items]
 
     def _weight(self, old_log_p: Tensor, states: Tensor, values: Tensor, n_states: int) -> Tensor:
         """Return float[N], the weight of the gradient of each pair's log p, for a reward of +-1.
