@@ -4,6 +4,7 @@ RecoachError
 ├── DataError     a log or a prepared dataset that cannot be used
 ├── ConfigError   a setting that is unknown, of the wrong type or out of range
 ├── ModelError    a checkpoint that does not fit its model, or a model with non-finite output
+├── OffPolicyError  a log from which the value of a policy cannot be told
 └── RunError      a run folder that is not one, incomplete or not writable
     └── BusyError a folder that another process works in
 """
@@ -33,6 +34,18 @@ class ConfigError(RecoachError):
 
 class ModelError(RecoachError):
     """A checkpoint does not fit its model, or a model returns non-finite numbers."""
+
+
+class OffPolicyError(RecoachError):
+    """The value of a policy cannot be told from a log.
+
+    Attributes:
+        reasons: one sentence for each rule of `recoach.ope.diagnostics` that the log breaks.
+    """
+
+    def __init__(self, reasons: Iterable[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(" ".join(self.reasons))
 
 
 class RunError(RecoachError):

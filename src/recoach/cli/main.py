@@ -56,6 +56,11 @@ for name, (target, purpose, example) in {
         "Fine-tune the base of a run with GRPO.",
         "recoach finetune runs/mine --set finetune.beta=0.02",
     ),
+    "ope": (
+        "recoach.cli.ope:ope",
+        "Estimate what policies would earn, from a log of what was shown.",
+        "recoach ope exposures --rewards clicks.parquet --policy runs/next",
+    ),
     "pretrain": (
         "recoach.cli.runs:pretrain",
         "Train a base model with its own loss.",

@@ -79,7 +79,7 @@ class Layout:
         """
         return PrepareConfig(
             k_core=0,
-            columns=_column_names(self.column),
+            columns=column_names(self.column),
             format=self.format,
             header=[name.strip() for name in self.columns.split(",")] if self.columns else [],
         )
@@ -96,7 +96,12 @@ class Layout:
         ]
 
 
-def _column_names(columns: list[str] | None) -> dict[str, str]:
+def column_names(columns: list[str] | None) -> dict[str, str]:
+    """Return NAME -> COLUMN of the values of --column.
+
+    Raises:
+        ConfigError: one is not NAME=COLUMN, or a name is given twice.
+    """
     names: dict[str, str] = {}
     for entry in columns or []:
         name, sign, column = entry.partition("=")

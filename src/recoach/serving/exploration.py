@@ -4,9 +4,13 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from recoach.errors import ConfigError
 from recoach.serving.snapshot import Recommendation, RecommendQuery
+
+Scores = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 POOL_SIZE = 100
 """Best items of a user from which an exploring policy samples."""
@@ -52,6 +56,38 @@ class ServedPolicy:
         if self.temperature is None:
             return query
         return query._replace(k=max(query.k, POOL_SIZE))
+
+    @classmethod
+    def from_name(cls, name: str) -> "ServedPolicy":
+        """Return the policy with a `name`.
+
+        Raises:
+            ConfigError: it is the name of no policy.
+        """
+        temperature = name.removeprefix("plackett-luce(").removesuffix(")")
+        if name == "top-k":
+            return cls()
+        try:
+            return cls(float(temperature))
+        except ValueError:
+            raise ConfigError(f"policy: {name!r} is not the name of a served policy.") from None
+
+    def next_probabilities(self, scores: Scores, is_left: Mask) -> Scores:
+        """Return float64[b, S], the probability of each item to be shown at the next position.
+
+        Args:
+            scores: float64[b, S] of the items of a ranking of `ranked_query`, best first.
+            is_left: bool[b, S], items that are not above the position; a row without any has
+                probability 0 everywhere.
+        """
+        if self.temperature is None:
+            is_best = is_left & (np.cumsum(is_left, axis=1) == 1)
+            return np.where(is_best, 1.0, 0.0)
+        logits = np.where(is_left, scores / self.temperature, -np.inf)
+        highest = np.where(is_left.any(axis=1), logits.max(axis=1), 0.0)
+        weights = np.exp(logits - highest[:, None])
+        probabilities: Scores = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+        return probabilities
 
     def choose(self, ranking: Recommendation, k: int, seed: str) -> ServedList:
         """Return the list for a ranking of `ranked_query`.
