@@ -367,7 +367,7 @@ def test_a_returning_user_starts_a_new_session():
     observations, _ = env.reset(seed=0)
     *_, info = env.step(best(observations, env))
     assert info["returned"].all()
-    assert (env._session == 0).all()
+    assert (env.sessions == 0).all()
     assert (env._states.last_item == -1).all()
 
 

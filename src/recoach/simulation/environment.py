@@ -64,6 +64,22 @@ class EnvironmentConfig:
     """Number of last items of a user that an observation contains."""
 
 
+@dataclass(frozen=True, slots=True, config=ConfigDict(allow_inf_nan=False))
+class EngagementReward:
+    """What a turn pays: clicks, depth and returns, as in FeedRec (Zou et al. 2019).
+
+    FeedRec pays for a short time until the user returns. Users of the shop return or do not; the
+    time in between is not simulated, so that the return itself is paid.
+    """
+
+    click: float = 1.0
+    """For a click."""
+    turn: float = 0.0
+    """For a list that is shown: the depth of a session."""
+    visit: float = 0.0
+    """For a user who leaves and returns for another session."""
+
+
 RECORD_KEYS: Final = {
     "no_click_logit": "outside",
     "satiation": "boredom",
@@ -83,10 +99,10 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
 
     An observation is int64[n, history_length], the last items of each user, oldest first, padded on
     the right with n_items. An action is int64[n, list_length], the items shown, -1 for an empty
-    position. The reward is 1 for a click. A user who does not return is terminated and gets no
-    further reward; there is no autoreset, and all users are reset together. `infos` holds "user"
-    (int64[n]), "clicked" (the item, or -1), "left" (the session ended) and "returned" (another one
-    begins).
+    position. The reward is 1 for a click, or what `reward` says. A user who does not return is
+    terminated and gets no further reward; there is no autoreset, and all users are reset together.
+    `infos` holds "user" (int64[n]), "clicked" (the item, or -1), "left" (the session ended) and
+    "returned" (another one begins).
 
     Args:
         shop: the users and their click probabilities.
@@ -94,6 +110,7 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
             histories start with all of it.
         config: how users respond.
         users: int64[n] the users who take part; None for all.
+        reward: what a turn pays.
 
     Raises:
         ConfigError: lists are longer than the catalogue.
@@ -105,7 +122,9 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         dataset: Dataset,
         config: EnvironmentConfig | None = None,
         users: Longs | None = None,
+        reward: EngagementReward | None = None,
     ) -> None:
+        self.reward = reward or EngagementReward()
         self.shop, self.config = shop, config or EnvironmentConfig()
         if self.config.list_length > dataset.n_items:
             raise ConfigError(
@@ -144,14 +163,16 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         self._states: UserStates = self.shop.user_states().select(self.users)
         self._states.last_item[:] = -1  # a new session
         self._recent_clicks = np.zeros((self.num_envs, int(self.item_category.max()) + 1))
-        self._session = np.zeros((self.num_envs, 2))  # clicks, turns
+        self.sessions = np.zeros((self.num_envs, 2))
+        """float64[n, 2], the clicks and the turns of each user's session so far."""
         self.terminated = np.zeros(self.num_envs, dtype=np.bool_)
         """bool[n], who has left and does not return."""
         self._turn = 0
-        self._observation = _last_items(
+        self.observations = _last_items(
             self._histories, self.users, self.config.history_length, self.n_items
         )
-        return self._observation.copy(), {"user": self.users.copy()}
+        """int64[n, history_length], the last items of each user as they are now."""
+        return self.observations.copy(), {"user": self.users.copy()}
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -173,6 +194,27 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         lift = probabilities * self.n_items
         logits: Floats = np.log(np.maximum(lift, _MIN_LIFT))
         return logits - self.config.satiation * self._recent_clicks[rows][:, self.item_category]
+
+    def click_logits(self, rows: Longs) -> tuple[Floats, Floats]:
+        """Return float64[m, n_items] and float64[m], the logits of items and of no click."""
+        return self.item_logits(rows), np.full(len(rows), self.config.no_click_logit)
+
+    def leave_probabilities(self, rows: Longs, has_click: NDArray[np.bool_]) -> Floats:
+        """Return float64[m], the probabilities that sessions end after this turn.
+
+        Args:
+            rows: int64[m], of users; `sessions` includes this turn.
+            has_click: bool[m], whether they have clicked in it.
+        """
+        config = self.config
+        return np.where(has_click, config.leave_after_click, config.leave_after_no_click)
+
+    def return_probabilities(self, rows: Longs) -> Floats:
+        """Return float64[m], the probabilities that users whose sessions have ended return."""
+        click_rate = self.sessions[rows, 0] / self.sessions[rows, 1]
+        low, high = self.config.min_return_probability, self.config.max_return_probability
+        probabilities: Floats = low + click_rate * (high - low)
+        return probabilities
 
     def step(
         self, actions: Longs
@@ -201,15 +243,16 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         self._turn += 1
         truncated = np.full(self.num_envs, self._turn >= self.config.max_turns) & ~self.terminated
         info = {"user": self.users.copy(), "clicked": clicked, "left": left, "returned": returned}
-        rewards = has_click.astype(np.float64)
-        return self._observation.copy(), rewards, self.terminated.copy(), truncated, info
+        rewards = self.reward.click * has_click + self.reward.visit * returned
+        rewards[active] += self.reward.turn
+        return self.observations.copy(), rewards, self.terminated.copy(), truncated, info
 
     def _sample_clicks(self, rows: Longs, lists: Longs, uniform: Floats) -> Longs:
         """Sample the clicked items, -1 for none; an item listed twice counts once."""
-        logits = np.take_along_axis(self.item_logits(rows), lists, axis=1)
+        item_logits, no_click_logits = self.click_logits(rows)
+        logits = np.take_along_axis(item_logits, lists, axis=1)
         logits[_duplicates(lists) | (lists < 0)] = -np.inf
-        no_click = np.full(len(rows), self.config.no_click_logit)
-        weights = np.exp(np.column_stack([logits, no_click]))
+        weights = np.exp(np.column_stack([logits, no_click_logits]))
         cumulative = weights.cumsum(axis=1)
         threshold = uniform[rows, None] * cumulative[:, -1:]
         position = (cumulative <= threshold).sum(axis=1)
@@ -224,7 +267,7 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         self._states.seen[rows, indices] = True
         self._states.last_item[rows] = indices
         self._recent_clicks[rows, self.item_category[items]] += 1
-        observation, pad = self._observation, self.n_items
+        observation, pad = self.observations, self.n_items
         full = observation[rows, -1] != pad
         observation[rows[full]] = np.roll(observation[rows[full]], -1, axis=1)
         lengths = (observation[rows] != pad).sum(1)
@@ -234,19 +277,15 @@ class ShopVectorEnv(VectorEnv[Any, Any, Any]):
         self, active: Longs, has_click: NDArray[np.bool_], uniform: Floats
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Sample who ends the session and who of them returns; bool[n] each."""
-        config = self.config
-        self._session[active] += np.column_stack([has_click, np.ones(len(active))])
-        leave = np.where(has_click, config.leave_after_click, config.leave_after_no_click)
-        leaving = active[uniform[0, active] < leave]
-        click_rate = self._session[leaving, 0] / self._session[leaving, 1]
-        low, high = config.min_return_probability, config.max_return_probability
-        returns = uniform[1, leaving] < low + click_rate * (high - low)
+        self.sessions[active] += np.column_stack([has_click, np.ones(len(active))])
+        leaving = active[uniform[0, active] < self.leave_probabilities(active, has_click)]
+        returns = uniform[1, leaving] < self.return_probabilities(leaving)
         self.terminated[leaving[~returns]] = True
         returning = leaving[returns]
         noise = self.np_random.normal(size=self._states.vectors.shape)
         self._states.update_vectors(returning, self.shop.habits.drift, noise[returning])
         self._states.last_item[returning] = -1
-        self._session[returning] = 0
+        self.sessions[returning] = 0
         left, returned = np.zeros((2, self.num_envs), dtype=np.bool_)
         left[leaving], returned[returning] = True, True
         return left, returned
