@@ -101,12 +101,12 @@ class VectorModel(DotProductRecommender):
         return {"user": [self.users], "item": [self.items]}
 
 
-def make_algorithm(name, model, **settings):
+def make_algorithm(name, model, dataset=None, **settings):
     """Return an algorithm for a model with the temperature 0.7."""
     entry = algorithm_entry(name)
     args = entry.config(**{"temperature": 0.7} | settings)
     policy = Policy(args.temperature, exact_products=args.compares_policies)
-    return entry.algorithm(args, Learner(model, policy, CombinedReward([future()])))
+    return entry.algorithm(args, Learner(model, policy, CombinedReward([future()]), dataset))
 
 
 def algorithm_loss(algorithm, batch, generator=None):

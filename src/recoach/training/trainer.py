@@ -127,7 +127,7 @@ class RLTrainer:
             seed=context.seed,
         )
         self._constraints = self._new_constraints()
-        learner = Learner(model, self.policy, self._builder.reward)
+        learner = Learner(model, self.policy, self._builder.reward, train_dataset)
         self.algorithm = build_algorithm(self.args, learner)
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._states = StateBatches(

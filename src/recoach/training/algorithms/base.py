@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recoach import distributed
+from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries
 from recoach.evaluation.ranking import between
 from recoach.models.base import Recommender, TrainingBatch, frozen_copy
@@ -96,6 +97,8 @@ class Learner(NamedTuple):
     """How scores become probabilities."""
     reward: CombinedReward
     """All reward functions."""
+    dataset: Dataset | None = None
+    """What is trained on, for algorithms that read more than batches."""
 
 
 class Algorithm(ABC, Generic[Settings, Prepared]):
@@ -115,7 +118,7 @@ class Algorithm(ABC, Generic[Settings, Prepared]):
 
     def __init__(self, args: Settings, learner: Learner) -> None:
         self.args = args
-        self.model, self.policy, self.reward = learner
+        self.model, self.policy, self.reward = learner.model, learner.policy, learner.reward
         self._modules: dict[str, nn.Module] = {}
         self._synchronised: list[tuple[Recommender, int]] = []
 

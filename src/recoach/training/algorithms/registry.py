@@ -8,6 +8,7 @@ from recoach.training.algorithms.csa import CSA, CSAConfig
 from recoach.training.algorithms.dqn import DQN, DQNConfig
 from recoach.training.algorithms.grpo.algorithm import GRPO
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.imitation import Imitation, ImitationConfig
 from recoach.training.algorithms.mcrl import MCRL, MCRLConfig
 from recoach.training.algorithms.off_policy_actor_critic import (
     OffPolicyActorCritic,
@@ -47,6 +48,7 @@ ALGORITHMS: Final[dict[str, AlgorithmEntry]] = {
     "top_k_off_policy": AlgorithmEntry(TopKOffPolicyConfig, TopKOffPolicy),
     "off_policy_actor_critic": AlgorithmEntry(OffPolicyActorCriticConfig, OffPolicyActorCritic),
     "sft": AlgorithmEntry(SFTConfig, SFT),
+    "imitation": AlgorithmEntry(ImitationConfig, Imitation),
     "s_dpo": AlgorithmEntry(SDPOConfig, SDPO),
     "sqn": AlgorithmEntry(SQNConfig, SupervisedQ),
     "snqn": AlgorithmEntry(SNQNConfig, SupervisedQ),
