@@ -207,6 +207,11 @@ def test_all_models_are_trained_again_for_the_selected_steps(finished):
         assert again.get("share") == selected.get("share")
         assert "valid" not in again
         assert again["test"] != selected["test"]
+        assert selected["budget"]["data"] == "train"
+        assert again["budget"]["data"] == "train and validation"
+        assert selected["budget"]["optimiser_steps"] == selected["steps"]
+        assert again["budget"]["optimiser_steps"] == again["steps"]
+        assert (selected["budget"]["validations"] > 0, again["budget"]["validations"]) == (True, 0)
     assert (
         results["models"]["popularity"]["test"]
         != (results["retrained"]["models"]["popularity"]["test"])

@@ -11,6 +11,7 @@ from recoach.data.dataset import Dataset
 from recoach.data.split import leaked_share
 from recoach.data.targets import Part, Targets, cold_targets_of, targets_of
 from recoach.evaluation.evaluator import Evaluation, evaluate_targets, top_lists
+from recoach.experiments.budget import training_budgets
 from recoach.experiments.cold_items import cold_item_results
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.constraint_results import constraint_results
@@ -107,12 +108,16 @@ def write_results(
         "protocol": _protocol(config, evaluated, is_retrained=retrained is not None),
         **_model_results(evaluated, selected, config.finetune.metric),
     }
+    for stage, budget in training_budgets(folder, selected.models).items():
+        results["models"][stage]["budget"] = budget
     frames = [_per_user(evaluated)]
     best = evaluated
     if retrained is not None:
         targets = {"test": cold_targets_of(targets["test"], retrained.dataset)}
         best = _evaluate(retrained, targets, config)
         results["retrained"] = _model_results(best, retrained, config.finetune.metric)
+        for stage, budget in training_budgets(folder, retrained.models, retrained=True).items():
+            results["retrained"]["models"][stage]["budget"] = budget
         frames.append(_per_user(best, ending=RETRAINED))
     results |= {
         "served": _served(results["models"], config.finetune),

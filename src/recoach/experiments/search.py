@@ -239,5 +239,10 @@ def _search_results(plan: SearchPlan, study: optuna.Study, base: float) -> dict[
         "base": base,
         "best": best["trial"] if best is not None and best["value"] > base else None,
         "trials": entries,
+        "budget": {
+            "trials": len(entries),
+            "pruned": len(entries) - len(complete),
+            "seconds": round(sum(entry["seconds"] or 0.0 for entry in entries), 1),
+        },
         "importance": importance,
     }

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from recoach.errors import RunError
 from recoach.experiments.run_folder import RunFolder
+from recoach.report.budget import budget_table
 from recoach.report.curves import Panel
 from recoach.report.figures import (
     bucket_name,
@@ -129,6 +130,7 @@ def _context(
         "strata_columns": [metric_label(name) for name in main_metrics(results)],
         "strata": [(heading, strata_rows(results, key)) for key, heading in STRATA.items()],
         "stages": _stages(record),
+        "budget": budget_table(record),
         "sections": _figure_sections(record, results, metrics, names),
         "lists": lists,
         "tuned": "tuned" in results["models"],

@@ -117,8 +117,8 @@ def _statistics(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for part in ("test", "lists")
         if part in models[0]
     }
-    for name in ("steps", "best_step", "seconds"):
-        if name in models[0]:
+    for name in ("steps", "best_step", "seconds", "budget"):
+        if all(name in model for model in models):
             statistics[name] = [model[name] for model in models]
     statistics["strata"] = _mean_strata([model.get("strata", {}) for model in models])
     buckets = [model.get("popularity_buckets", []) for model in models]

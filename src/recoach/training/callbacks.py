@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from recoach.training.work import Work
+
 
 class TrainResult(NamedTuple):
     """How a training ended."""
@@ -22,6 +24,9 @@ class TrainResult(NamedTuple):
     total_steps: int = 0
     """Steps over which the learning rate is scheduled: the maximum number of steps, or with the
     schedule `step` those between two changes."""
+    work: Work | None = None
+    """What was computed; None where a part of the training was by an earlier version or elsewhere.
+    """
 
 
 class Callback:

@@ -6,7 +6,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
+from recoach.data.queries import Queries
 from recoach.models.base import Recommender
+from recoach.training.work import StepWork
 
 Batch = TypeVar("Batch")
 
@@ -23,6 +25,9 @@ class Trainer(Protocol[Batch]):
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """Update the weights on a batch and return what to log, including `loss`."""
 
+    def work(self, batch: Batch) -> StepWork:
+        """Return what the step on this batch has computed; called after the step."""
+
     def users(self, batch: Batch) -> list[str]:
         """Return the ids of the first users of a batch, for messages."""
 
@@ -37,3 +42,8 @@ class Trainer(Protocol[Batch]):
 
     def __len__(self) -> int:
         """Return the approximate number of batches in an epoch, for a progress bar."""
+
+
+def encoded_histories(model: Recommender, queries: Queries) -> int:
+    """Return the number of histories that a model encodes for these states."""
+    return len(queries.history) if model.history_length else 0

@@ -9,7 +9,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Generic
 
@@ -38,29 +38,15 @@ from recoach.training.callbacks import Callback, TrainResult
 from recoach.training.context import RunContext, Schedule
 from recoach.training.contract import Batch, Trainer
 from recoach.training.health import divergence, last_good, non_finite_groups
+from recoach.training.multiply_adds import run_step
 from recoach.training.optimizer_state import fill_optimiser, optimiser_tensors
 from recoach.training.optimizer_step import learning_rate_factor, update_average
+from recoach.training.progress import Progress
+from recoach.training.work import Work
 
 _SAVE_SECONDS = 120.0
 _SHARES = (0.25, 0.5, 0.75)
 """Positions between the start (0) and the best weights (1) that interpolation evaluates."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best_step: int = 0
-    best_value: float = -math.inf
-    top: float = -math.inf
-    """Best value of a step; the start is left out, because a value below it may still rise."""
-    start_value: float | None = None
-    bad: int = 0
-    seconds: float = 0.0
-    evaluated: int = -1
-    finished: bool = False
-    share: float | None = None
 
 
 def stream(seed: int, name: str, number: int = 0) -> torch.Generator:
@@ -91,7 +77,7 @@ class Loop(Generic[Batch]):
         self._base_rates = [group["lr"] for group in trainer.optimiser.param_groups]
         self.callback = context.callback if distributed.is_main_process() else Callback()
         self._sharded = sharded_table(trainer.model) is not None
-        self.progress = _Progress()
+        self.progress = Progress()
         self._evaluated_model = frozen_copy(trainer.model) if schedule.ema_decay else trainer.model
         self.start = self._best = self._copy()
         """The weights before the first step."""
@@ -143,6 +129,7 @@ class Loop(Generic[Batch]):
             progress.start_value,
             progress.share if is_best else self.schedule.share,
             self._decay_steps,
+            progress.known_work,
         )
 
     def _epoch(self) -> None:
@@ -191,7 +178,8 @@ class Loop(Generic[Batch]):
         name = f"dropout {distributed.data_rank()}" if distributed.data_rank() else "dropout"
         torch.manual_seed(derive(self.seed, name, progress.step))
         rate = self._schedule_learning_rate()
-        logs = self.trainer.step(batch, stream(self.seed, "draws", progress.step)) | rate
+        draws = stream(self.seed, "draws", progress.step)
+        logs = run_step(self.trainer, batch, draws, progress.work) | rate
         if self._evaluated_model is not self.trainer.model:
             # The decay grows with the steps, so that the start does not dominate early averages.
             decay = min(self.schedule.ema_decay, (1 + progress.step) / (10 + progress.step))
@@ -258,7 +246,9 @@ class Loop(Generic[Batch]):
 
     def _metrics(self) -> dict[str, float]:
         with gathered_embedding(self._evaluated_model):
-            return self.evaluate(self._evaluated_model)
+            metrics = self.evaluate(self._evaluated_model)
+        self.progress.work.validations += bool(metrics)
+        return metrics
 
     def _interpolate(self) -> None:
         """Select the best weights between the start and the best (WiSE-FT, Wortsman et al. 2022).
@@ -333,7 +323,7 @@ class Loop(Generic[Batch]):
         tensors, state, _ = load_tensors(path)
         try:
             self._sums, self._count = dict(state.pop("sums")), int(state.pop("count"))
-            self.progress = _Progress(**state)
+            self.progress = Progress(**state)
             model = self.trainer.model
             model.load_state_dict(local_state(model, model_weights(tensors)))
             for name, module in self._extra_modules().items():
@@ -361,8 +351,9 @@ class Loop(Generic[Batch]):
         self._best = local_state(self.trainer.model, best)
         progress = self.progress
         if progress.finished and progress.share is None and state.get("share") is not None:
-            for name in ("share", "best_value", "best_step"):
-                setattr(progress, name, state[name])
+            saved = Progress(**state)
+            for name in ("share", "best_value", "best_step", "work"):
+                setattr(progress, name, getattr(saved, name))
             self._began = time.monotonic() - progress.seconds
             self._save()
 
@@ -378,7 +369,8 @@ def save_trained(
         value: its validation value.
         weights: the weights to write; None stands for those of the model.
     """
-    state = asdict(_Progress(finished=True, best_value=value))
+    unknown = Work(steps=-1)
+    state = asdict(Progress(finished=True, best_value=value, work=unknown))
     tensors = model.state_dict() if weights is None else weights
     save_description(folder, model)
     save_tensors(folder / "best.safetensors", tensors, state, model.ids)

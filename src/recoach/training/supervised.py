@@ -24,9 +24,11 @@ from recoach.models.base import Recommender, TrainingBatch
 from recoach.models.lookup import sparse_gradients
 from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.context import RunContext, Schedule
+from recoach.training.contract import encoded_histories
 from recoach.training.optimizer_step import clip_gradients
 from recoach.training.optimizers import build_optimizer
 from recoach.training.pretrain_config import PretrainConfig
+from recoach.training.work import StepWork
 
 
 class SupervisedTrainer:
@@ -89,6 +91,10 @@ class SupervisedTrainer:
             logs["grad_norm"] = clip_gradients(self.model, self.optimiser, self._max_grad_norm)
         self.optimiser.step()
         return logs
+
+    def work(self, batch: TrainingBatch) -> StepWork:
+        """Return the states and interactions of a batch and their histories; one update."""
+        return supervised_work(self.model, batch)
 
     def users(self, batch: TrainingBatch) -> list[str]:
         """Return the ids of the first users of a batch, for messages."""
@@ -168,6 +174,13 @@ def check_takes_weights(model: type[Recommender]) -> None:
             f"pretrain.event_weights: the loss of {model.__name__} does not weight next items. Use "
             "a model whose loss does, such as sasrec or gru4rec, or leave event_weights out."
         )
+
+
+def supervised_work(model: Recommender, batch: TrainingBatch) -> StepWork:
+    """Return what an update on the model's own loss computes."""
+    states = sum(len(part.targets) for part in batch if part is not None)
+    queries = None if batch.states is None else batch.states.queries
+    return StepWork(states, 0 if queries is None else encoded_histories(model, queries), 1)
 
 
 def first_ids(queries: Queries, user_ids: pl.Series) -> list[str]:

@@ -53,11 +53,18 @@ from recoach.training.callbacks import Callback, StateRecorder, TrainerState, Tr
 from recoach.training.config import FinetuneConfig
 from recoach.training.constraints import Constraints
 from recoach.training.context import RunContext, Schedule, accept_former_names
+from recoach.training.contract import encoded_histories
 from recoach.training.health import CollapseMonitor, coverage
 from recoach.training.loop import Loop
 from recoach.training.optimizer_step import clip_gradients, optimizer_parameters
 from recoach.training.reporting import reporting
-from recoach.training.supervised import first_ids, selection, supervised_batches
+from recoach.training.supervised import (
+    first_ids,
+    selection,
+    supervised_batches,
+    supervised_work,
+)
+from recoach.training.work import StepWork
 
 _LOG = logging.getLogger(__name__)
 _SFT_COEF: Final = 0.3
@@ -260,6 +267,15 @@ class RLTrainer:
         """Return the modules that checkpoints save and restore by their names."""
         own = {} if self._constraints is None else {"constraints": self._constraints}
         return {**self.algorithm.modules, **own}
+
+    def work(self, batch: RLBatch) -> StepWork:
+        """Return the states of a batch, the passes of the model over it and the updates."""
+        updates, states = self.args.updates_per_batch, len(batch.queries)
+        passes = encoded_histories(self.model, batch.queries)
+        if batch.supervised is not None:
+            own_loss = supervised_work(self.model, batch.supervised)
+            states, passes = states + own_loss.states, passes + own_loss.encoder_passes
+        return StepWork(states, passes * updates, updates)
 
     def users(self, batch: RLBatch) -> list[str]:
         """Return the ids of the first users of a batch, for messages."""

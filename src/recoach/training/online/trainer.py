@@ -25,6 +25,7 @@ from recoach.training.online.reinforce import OnlineReinforce, OnlineReinforceCo
 from recoach.training.online.rollouts import EpisodeMeans, collect_episodes, episode_means
 from recoach.training.online.states import AnyVectorEnv, action_space, check_model
 from recoach.training.reporting import reporting
+from recoach.training.work import StepWork
 
 
 class OnlineEntry(NamedTuple):
@@ -85,6 +86,7 @@ class OnlineTrainer:
         self.model, self.env, self.args, self.eval_env = model.eval(), env, args, eval_env
         self.context, self._callbacks = context or RunContext(), tuple(callbacks)
         self.state, self.interactions = TrainerState(), 0
+        self._work = StepWork(0, 0, 0)
         seed = derive(self.context.seed, "modules")
         entry = ONLINE_ALGORITHMS[args.algorithm]
         self.algorithm: OnlineAlgorithm[Any] = entry.algorithm(args, model, env, seed)
@@ -160,6 +162,7 @@ class OnlineTrainer:
             n_updates += 1
             sums = {name: sums.get(name, 0.0) + value for name, value in logs.items()}
         means = {name: value / n_updates for name, value in sums.items()}
+        self._work = StepWork(turns, turns if self.model.history_length else 0, n_updates)
         played = {
             "train_return": float(rollout.rewards.sum(dim=0).mean()),
             "interactions": float(turns),
@@ -183,6 +186,10 @@ class OnlineTrainer:
     def checkpointed_modules(self) -> Mapping[str, nn.Module]:
         """Return the algorithm's modules, which checkpoints save and restore by their names."""
         return self.algorithm.modules
+
+    def work(self, batch: int) -> StepWork:
+        """Return the turns that the last step has played, each a state, and its updates."""
+        return self._work
 
     def users(self, batch: int) -> list[str]:
         """Return no ids: episodes have no batch of users."""
