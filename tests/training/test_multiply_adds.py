@@ -84,6 +84,7 @@ def test_fine_tuning_counts_every_update_and_the_products_of_the_catalogue():
     result = finetuned(loss_type="grpo", num_iterations=3, beta=0).train()
     work = result.work
     assert work.updates == 3 * work.steps == 3 * result.steps
+    assert work.encoder_passes == 0  # a model without histories
     assert work.validations == 2 + 3  # before and after training, and 3 points between them
     per_state = work.multiply_adds / work.states / (N_ITEMS * 8)
     assert 3 * 3 <= per_state <= 3 * 3 + 4  # three products an update; the old policy once a batch

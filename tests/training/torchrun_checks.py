@@ -111,7 +111,7 @@ class Curve(Callback):
     """Notes the loss of every step and every evaluation; only the first process is told."""
 
     def __init__(self):
-        self.losses, self.values = [], []
+        self.losses, self.values, self.work = [], [], []
 
     def on_step(self, step, logs):
         self.losses.append(logs["loss"])
@@ -120,9 +120,13 @@ class Curve(Callback):
         left_out = ("seconds", "entropy")  # entropy is of the first states of each process
         self.values += [v for name, v in sorted(row.items()) if name not in left_out]
 
+    def on_end(self, result):
+        work = result.work
+        self.work = [work.updates, work.states, work.encoder_passes, work.validations]
+
 
 def outcome(model, curve):
-    numbers = {"losses": curve.losses, "values": curve.values}
+    numbers = {"losses": curve.losses, "values": curve.values, "work": curve.work}
     found = {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}
     return found | {f"weights/{name}": tensor for name, tensor in model.state_dict().items()}
 
