@@ -21,6 +21,7 @@ from recoach.reproduction.suites import cells_of, group_of, runs_folder
 from tools.results.committed import Record, RunKey, read_results, write_results
 from tools.results.logs import COMMITTED
 from tools.results.overview_tables import best_published, change_by_model, overview, summary
+from tools.results.user_values import collect_user_values
 
 _BEGIN: Final = "<!-- results: written by `make results` -->\n"
 _END: Final = "<!-- end of results -->"
@@ -56,6 +57,8 @@ def main(root: Path) -> None:
     suites = aggregate_committed(runs)
     records = before | finished_runs(runs) | combined_comparisons(suites, runs)
     write_results(results, records)
+    folders = {key: _path_of(key, runs).parent for key in records if key.seed is not None}
+    collect_user_values(records, folders, results)
     tables = committed_tables(suites, records)
     folder = RunFolder(results / "tables")
     for name, grids in tables.items():
@@ -119,7 +122,7 @@ def committed_cells() -> dict[tuple[str, str, str], dict[str, Any]]:
 
 
 def combined_comparisons(suites: Mapping[str, Record], runs: Path) -> dict[RunKey, Record]:
-    """Return the comparisons that need the values of single users, which are not committed."""
+    """Return the comparisons that need the values of single users for every metric."""
     combined = {}
     for suite, record in suites.items():
         group = group_of(suite)

@@ -60,7 +60,8 @@ class RunKey(NamedTuple):
     log: str
     cell: str
     seed: int | None
-    """None: computed over several seeds from values of single users, which are not committed."""
+    """None: computed over several seeds from values of single users for every metric, which are
+    committed for the primary metric only."""
 
 
 def write_results(folder: Path, records: Mapping[RunKey, Record]) -> None:
