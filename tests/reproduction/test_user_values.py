@@ -177,4 +177,4 @@ def test_the_file_is_small(tmp_path):
     hits = generator.random((2, 4000)) < 0.1
     values = np.where(hits, 1 / np.log2(ranks + 1), 0.0)
     write_user_values(tmp_path / "x.parquet", table({("a", "tuned"): values.T}))
-    assert (tmp_path / "x.parquet").stat().st_size < 2 * 4000 * 4 / 8
+    assert (tmp_path / "x.parquet").stat().st_size < 2 * 4000 * 4 / 6
