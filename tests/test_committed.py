@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from recoach.errors import ConfigError, RunError
-from recoach.reproduction.aggregate import aggregate, digest_of
+from recoach.reproduction.aggregate import aggregate
+from recoach.reproduction.record_digest import digest_of
 from tools.results.collect import (
     combined_comparisons,
     finished_runs,

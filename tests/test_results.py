@@ -19,6 +19,7 @@ from tools.results.collect import (
     restore,
 )
 from tools.results.committed import RunKey, read_results
+from tools.results.user_values import restore_user_values
 
 RECORDS = read_results(ROOT / "results")
 RUNS = [key for key in RECORDS if key.seed is not None]
@@ -30,6 +31,7 @@ def tables(tmp_path_factory):
     """Return the tables made from the Parquet files alone, without any run."""
     runs = tmp_path_factory.mktemp("runs")
     restore(RECORDS, runs)
+    restore_user_values(ROOT / "results", runs)
     return committed_tables(aggregate_committed(runs), RECORDS)
 
 

@@ -77,17 +77,18 @@ def test_every_trial_keeps_what_the_run_sets_for_all_algorithms():
 
 
 def write_run(folder, seed, models):
-    """Write a finished run whose users have one value each, in an order of its own."""
+    """Write a finished run whose users have one value each."""
     path = folder.with_name(folder.name.replace("SEED", str(seed)))
     frames = [
         pl.DataFrame(
             {"user_id": [f"u{n}" for n in range(USERS)], "model": name, "history": 3}
             | {"ndcg@10": values.astype(np.float32)}
-        ).sample(fraction=1.0, shuffle=True, seed=seed)
+        )
         for name, (_, values) in models.items()
     ]
     RunFolder(path).write_frame("per_user.parquet", pl.concat(frames))
     results = {"models": {name: {"valid": {"ndcg@10": v}} for name, (v, _) in models.items()}}
+    results |= {"seed": seed, "protocol": {"primary": "ndcg@10"}, "dataset": {"fingerprint": "f"}}
     RunFolder(path).write_text("results.json", json.dumps(results))
 
 
@@ -205,6 +206,7 @@ def against(value, holm):
 
 def group(value, holm):
     row = {"rung": "recipe", "stage": "base", "rate": 1e-3, "seeds": [1], "valid": 1, "test": 1}
+    row["trials"] = 1
     return [row | {"recipe_against": against(value, holm)}]
 
 

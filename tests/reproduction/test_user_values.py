@@ -7,7 +7,7 @@ import pytest
 from recoach.errors import RunError
 from recoach.evaluation.crossed_effects import crossed_interval, crossed_log_ratio
 from recoach.experiments.run_folder import RunFolder
-from recoach.reproduction.aggregate import digest_of
+from recoach.reproduction.record_digest import digest_of
 from recoach.reproduction.user_values import (
     SCHEMA,
     CellModel,

@@ -467,6 +467,9 @@ def test_targets_of_events_are_counts_over_the_history_length(target):
     prepared, _, _ = algorithm_loss(algorithm, batch)
     name = "remaining" if target == "remaining" else "elapsed"
     assert torch.equal(prepared.targets[:, 0], getattr(batch.transitions, name) / 5)
+    longer = batch.transitions._replace(**{name: getattr(batch.transitions, name) + 100})
+    prepared, _, _ = algorithm_loss(algorithm, batch._replace(transitions=longer))
+    assert (prepared.targets[:, 0] == 1).all()
     assert set(algorithm.modules) == {"head", "reward_range"}
     with pytest.raises(ConfigError, match="VectorModel reads none; use another target"):
         learner("sqn", table_model(history_length=0), target=target)

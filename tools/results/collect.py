@@ -14,14 +14,15 @@ from typing import Any, Final
 from recoach.errors import ConfigError
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.table_formats import ResultTable, latex, markdown
-from recoach.reproduction.aggregate import aggregate, comparisons_file, digest_of
+from recoach.reproduction.aggregate import aggregate, comparisons_file
 from recoach.reproduction.datasets import Sizes
 from recoach.reproduction.paper_tables import save_figure, suite_tables, table1
+from recoach.reproduction.record_digest import digest_of
 from recoach.reproduction.suites import cells_of, group_of, runs_folder
-from tools.results.committed import Record, RunKey, read_results, write_results
+from tools.results.committed import PROFILE, Record, RunKey, read_results, write_results
 from tools.results.logs import COMMITTED
 from tools.results.overview_tables import best_published, change_by_model, overview, summary
-from tools.results.user_values import collect_user_values
+from tools.results.user_values import collect_user_values, restore_user_values
 
 _BEGIN: Final = "<!-- results: written by `make results` -->\n"
 _END: Final = "<!-- end of results -->"
@@ -31,6 +32,7 @@ DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "docs/results/verification.md": ("verification",),
     "docs/results/session-models.md": ("sessions",),
     "docs/results/events.md": ("events",),
+    "docs/results/ladder.md": ("ladder",),
     "docs/results/paper.md": ("table1", "table3-main"),
     "docs/results/gains.md": ("wins", "overview", "published"),
     "docs/results/ablation.md": ("ablation-by-model", "algorithms-by-model"),
@@ -39,7 +41,6 @@ DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
 """The tables of `results/tables/` that a document shows between its two marks, in this order."""
 
 _SIMULATOR: Final = RunKey("simulator", "simulator", "simulator", None)
-_PROFILE: Final = "quick"
 
 
 def main(root: Path) -> None:
@@ -54,6 +55,7 @@ def main(root: Path) -> None:
     runs, results = root / "runs/reproduce", root / "results"
     before = read_results(results)
     restore(before, runs)
+    restore_user_values(results, runs)
     suites = aggregate_committed(runs)
     records = before | finished_runs(runs) | combined_comparisons(suites, runs)
     write_results(results, records)
@@ -80,7 +82,7 @@ def restore(records: Mapping[RunKey, Record], runs: Path) -> None:
 def _path_of(key: RunKey, runs: Path) -> Path:
     if key == _SIMULATOR:
         return runs / "simulator" / "simulator.json"
-    folder = runs / runs_folder(key.group, _PROFILE)
+    folder = runs / runs_folder(key.group, PROFILE)
     if key.seed is None:
         return comparisons_file(folder, key.log, key.cell)
     return folder / key.log / f"{key.cell}-{key.seed}" / "results.json"
@@ -90,8 +92,8 @@ def aggregate_committed(runs: Path) -> dict[str, Record]:
     """Return the aggregated records of all suites, each of the logs in `COMMITTED`."""
     records = {}
     for suite, sources in COMMITTED.items():
-        folder = runs / runs_folder(group_of(suite), _PROFILE)
-        record = aggregate(suite, _PROFILE, folder, sources)
+        folder = runs / runs_folder(group_of(suite), PROFILE)
+        record = aggregate(suite, PROFILE, folder, sources)
         names = {source.name for source in sources}  # suites of a group share cells of other logs
         record["data"] = {log: data for log, data in record["data"].items() if log in names}
         records[suite] = record
@@ -102,7 +104,7 @@ def finished_runs(runs: Path) -> dict[RunKey, Record]:
     """Return the records of the finished runs of all committed suites."""
     records: dict[RunKey, Record] = {}
     for group, log, cell in committed_cells():
-        folder = runs / runs_folder(group, _PROFILE) / log
+        folder = runs / runs_folder(group, PROFILE) / log
         for path in sorted(folder.glob(f"{cell}-*/results.json")):
             seed = path.parent.name.removeprefix(f"{cell}-")
             if seed.isdecimal():
@@ -117,7 +119,7 @@ def committed_cells() -> dict[tuple[str, str, str], dict[str, Any]]:
         (group_of(suite), source.name, cell.name): cell.tables
         for suite, sources in COMMITTED.items()
         for source in sources
-        for cell in cells_of(suite, source, _PROFILE, 2020)
+        for cell in cells_of(suite, source, PROFILE, 2020)
     }
 
 

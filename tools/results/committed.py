@@ -18,6 +18,8 @@ from recoach.data.readers.table import POLARS_ERRORS
 from recoach.errors import RunError
 from recoach.experiments.run_folder import RETRAINED, write_frame
 
+PROFILE: Final = "quick"
+"""The profile of the committed runs."""
 RUNS: Final = "runs.parquet"
 DETAILS: Final = "details.parquet"
 

@@ -7,16 +7,34 @@ from typing import Final
 import polars as pl
 
 from recoach.experiments.run_folder import RunFolder
-from recoach.reproduction.aggregate import digest_of
+from recoach.reproduction.record_digest import digest_of
+from recoach.reproduction.suites import GROUPS, runs_folder
 from recoach.reproduction.user_values import (
     SCHEMA,
+    STORED_VALUES,
     read_user_values,
     user_values,
     write_user_values,
 )
-from tools.results.committed import Record, RunKey
+from tools.results.committed import PROFILE, Record, RunKey
 
 FOLDER: Final = "per_user"
+
+
+def restore_user_values(results: Path, runs: Path) -> None:
+    """Write the committed values beside the runs of each log; no existing file is replaced.
+
+    Args:
+        results: the folder `results/`.
+        runs: the folder with a folder of runs for each group.
+    """
+    for path in sorted((results / FOLDER).glob("*.parquet")):
+        for group in GROUPS:
+            if path.stem.startswith(f"{group}-"):
+                log = path.stem.removeprefix(f"{group}-")
+                target = runs / runs_folder(group, PROFILE) / log / STORED_VALUES
+                if not target.exists():
+                    write_user_values(target, read_user_values(path))
 
 
 def collect_user_values(

@@ -1,8 +1,7 @@
 """Aggregate the finished runs of a suite over seeds, users and logs."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from recoach.evaluation.significance import paired_bootstrap, seeds_interval, ve
 from recoach.experiments.run_folder import RunFolder
 from recoach.reproduction.ladder_contrasts import log_contrasts
 from recoach.reproduction.paper_cells import Cell, Profile, Source
+from recoach.reproduction.record_digest import digest_of
 from recoach.reproduction.suites import cells_of
 
 FORMAT = 1
@@ -63,12 +63,6 @@ def aggregate(
 def comparisons_file(folder: Path, log: str, cell: str) -> Path:
     """Return the file with a cell's comparisons over users, for runs without per-user values."""
     return folder / log / f"{cell}.comparisons.json"
-
-
-def digest_of(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return a hash of the metrics of several runs."""
-    text = json.dumps([record["models"] for record in records], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _finished_runs(folder: Path, cell: Cell) -> list[RunFolder]:

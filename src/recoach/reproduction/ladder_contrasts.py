@@ -13,14 +13,20 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from recoach.data.files import read_parquet
-from recoach.evaluation.crossed_effects import crossed_log_ratio, user_means
-from recoach.evaluation.estimates import Estimate, detectable_effect, equivalence
+from recoach.evaluation.estimates import detectable_effect, equivalence
 from recoach.evaluation.significance import holm_p_values
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.reproduction.ladder_cells import MODELS, PROTOCOLS, RATES, Rung, rungs_of
+from recoach.reproduction.user_values import (
+    STORED_VALUES,
+    CellComparison,
+    CellModel,
+    compare_cells,
+    read_user_values,
+    user_values,
+)
 
-METRIC: Final = "ndcg@10"
+_METRIC: Final = "ndcg@10"
 REFERENCE: Final = "recipe"
 MARGIN: Final = 0.01
 """The relative difference below which two models count as equivalent, fixed before any run."""
@@ -31,6 +37,8 @@ class Trial:
     """A rung with one learning rate: its finished runs by seed."""
 
     rate: float
+    cell: str
+    """The name of its run folders without the seed."""
     runs: Mapping[int, RunFolder]
 
 
@@ -40,11 +48,22 @@ class Selected:
 
     rung: str
     stage: str
-    rate: float
+    trial: Trial
     trials: int
     valid: float
     """Validation metric, averaged over the seeds that all trials have."""
-    runs: Mapping[int, RunFolder]
+    values: pl.DataFrame
+    """The rows of `user_values` of the model; of the one that was trained again, if any."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds with values of users."""
+        return sorted(self.values["seed"])
+
+    @property
+    def model(self) -> CellModel:
+        """The model's name in `values`."""
+        return CellModel(self.trial.cell, self.values["stage"][0])
 
 
 def contrasts(
@@ -75,16 +94,16 @@ def contrasts(
         row: dict[str, Any] = {
             "rung": one.rung,
             "stage": one.stage,
-            "rate": one.rate,
+            "rate": one.trial.rate,
             "trials": one.trials,
             "valid": round(one.valid, 6),
-            "test": round(float(_values(one, sorted(one.runs)).mean()), 6),
-            "seeds": sorted(one.runs),
+            "test": round(float(one.values["values"].list.mean().mean()), 6),  # type: ignore[arg-type]
+            "seeds": one.seeds,
         }
-        seeds = sorted(set(one.runs) & set(reference.runs)) if reference else []
-        if reference is not None and one is not reference and seeds:
-            ours, theirs = _values(reference, seeds), _values(one, seeds)
-            row["recipe_against"] = _compare(crossed_log_ratio(ours, theirs), seeds)
+        is_other = reference is not None and one is not reference
+        if reference is not None and is_other and set(one.seeds) & set(reference.seeds):
+            values = pl.concat([reference.values, one.values])
+            row["recipe_against"] = _numbers(compare_cells(values, reference.model, one.model))
             compared.append(row["recipe_against"])
         rows.append(row)
     for row, p_value in zip(compared, holm_p_values([r["p_value"] for r in compared]), strict=True):
@@ -117,6 +136,7 @@ def trials_in(folder: Path, pattern: str, rates: Sequence[float]) -> list[Trial]
     found = []
     for rate in rates:
         name = pattern.format(rate=f"{rate:g}", seed="*")
+        cell = name.removesuffix("-*")
         before, after = name.split("*")
         runs = {}
         for path in sorted(folder.glob(f"{name}/results.json")):
@@ -124,7 +144,7 @@ def trials_in(folder: Path, pattern: str, rates: Sequence[float]) -> list[Trial]
             if seed.isdecimal():
                 runs[int(seed)] = RunFolder(path.parent)
         if runs:
-            found.append(Trial(rate, runs))
+            found.append(Trial(rate, cell, runs))
     return found
 
 
@@ -140,39 +160,39 @@ def _select(rung: str, stage: str, trials: Sequence[Trial]) -> Selected:
     means = [float(np.mean([_valid(trial.runs[s], stage) for s in seeds])) for trial in trials]
     best = int(np.argmax(means)) if seeds else 0
     trial = trials[best]
-    return Selected(rung, stage, trial.rate, len(trials), means[best], trial.runs)
+    return Selected(rung, stage, trial, len(trials), means[best], _values_of(trial, stage))
 
 
 def _valid(run: RunFolder, stage: str) -> float:
-    return float(run.read_json("results.json")["models"][stage]["valid"][METRIC])
+    return float(run.read_json("results.json")["models"][stage]["valid"][_METRIC])
 
 
-def _values(model: Selected, seeds: Sequence[int]) -> np.ndarray:
-    """Return float[U, S], the metric of each user and seed; of the model trained again, if any."""
-    frames = [_states(model.runs[seed], model.stage) for seed in seeds]
-    values = np.stack([frame[METRIC].to_numpy().astype(np.float64) for frame in frames], axis=1)
-    return user_means(values, frames[0]["user_id"].rank("dense").to_numpy())
+def _values_of(trial: Trial, stage: str) -> pl.DataFrame:
+    """Return the values of users by seed; of the model that was trained again, if any."""
+    frames = [_run_values(run, trial.cell, seed) for seed, run in trial.runs.items()]
+    values = pl.concat(frames)
+    retrained = values.filter(stage=f"{stage}{RETRAINED}")
+    return retrained if len(retrained) else values.filter(stage=stage)
 
 
-def _states(run: RunFolder, stage: str) -> pl.DataFrame:
-    """Return the test metrics of a model by state, sorted; of the model trained again, if any."""
-    frame = read_parquet(run.path / "per_user.parquet")
-    retrained = f"{stage}{RETRAINED}"
-    name = retrained if (frame["model"] == retrained).any() else stage
-    return frame.filter(pl.col("model") == name).sort("user_id", "history")
+def _run_values(run: RunFolder, cell: str, seed: int) -> pl.DataFrame:
+    """Return the values of a run's users, from its folder or from the file beside it."""
+    if (run.path / "per_user.parquet").exists():
+        return user_values(run, cell)
+    return read_user_values(run.path.parent / STORED_VALUES).filter(cell=cell, seed=seed)
 
 
-def _compare(log_ratio: Estimate, seeds: Sequence[int]) -> dict[str, Any]:
-    detectable = detectable_effect(log_ratio.standard_error, log_ratio.degrees_of_freedom)
-    same = equivalence(log_ratio, margin=MARGIN)
+def _numbers(comparison: CellComparison) -> dict[str, Any]:
+    ratio = comparison.log_ratio
+    detectable = detectable_effect(ratio.standard_error, ratio.degrees_of_freedom)
     return {
-        "value": round(float(np.expm1(log_ratio.value)), 6),
-        "low": round(float(np.expm1(log_ratio.low)), 6),
-        "high": round(float(np.expm1(log_ratio.high)), 6),
-        "p_value": round(log_ratio.p_value, 6),
+        "value": round(float(np.expm1(ratio.value)), 6),
+        "low": round(float(np.expm1(ratio.low)), 6),
+        "high": round(float(np.expm1(ratio.high)), 6),
+        "p_value": round(ratio.p_value, 6),
         "detectable": round(float(np.expm1(detectable)), 6),
-        "equivalence_p_value": round(same.p_value, 6),
-        "log_ratio": round(log_ratio.value, 8),
-        "standard_error": round(log_ratio.standard_error, 8),
-        "seeds": list(seeds),
+        "equivalence_p_value": round(equivalence(ratio, margin=MARGIN).p_value, 6),
+        "log_ratio": round(ratio.value, 8),
+        "standard_error": round(ratio.standard_error, 8),
+        "seeds": list(comparison.seeds),
     }

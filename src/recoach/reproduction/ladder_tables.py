@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 _PROTOCOLS: Final = {"last": "leave-last-out", "time": "split by time"}
 _COLUMNS: Final = (
     "Rung",
-    "rate",
+    "rate of n",
     "seeds",
     "validation",
     "NDCG@10",
@@ -70,7 +70,7 @@ def _row(model: str, row: Record) -> tuple[str, ...]:
     is_base = row["stage"] == "base"
     cells = (
         _label(model, row),
-        MISSING if is_base else f"{row['rate']:g}",
+        MISSING if is_base else f"{row['rate']:g} of {row['trials']}",
         str(len(row["seeds"])),
         format_metric(row["valid"]),
         format_metric(row["test"]),
@@ -196,7 +196,7 @@ def _change(log_ratio: float) -> str:
 
 
 _NOTE: Final = (
-    "Every rung changes one thing and keeps the rest of the recipe; each was trained with three "
+    "Every rung changes one thing and keeps the rest of the recipe; each was trained with n "
     "learning rates, of which validation selected the one shown. NDCG@10 is the mean over users "
     "and seeds. Change of the recipe relative to the rung: 95 % interval with users and seeds as "
     "crossed random effects (with one seed: users only); p adjusted by Holm within the table. "
@@ -205,7 +205,7 @@ _NOTE: Final = (
 )
 _PROTOCOLS_NOTE: Final = (
     "Best control: the best on validation of the base and of continued training with and without "
-    "averaging and interpolation, each with three learning rates. Change of the recipe relative to "
+    "averaging and interpolation. Change of the recipe relative to "
     "it, intervals and readings as in the tables below."
 )
 _POOLED_NOTE: Final = (

@@ -20,7 +20,7 @@ from recoach.evaluation.crossed_effects import crossed_interval, crossed_log_rat
 from recoach.evaluation.estimates import Estimate
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import write_atomically
-from recoach.reproduction.aggregate import digest_of
+from recoach.reproduction.record_digest import digest_of
 
 SCHEMA: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "cell": pl.String,
@@ -31,6 +31,8 @@ SCHEMA: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "run": pl.String,
     "values": pl.List(pl.Float32),
 }
+STORED_VALUES: Final = "user_values.parquet"
+"""File in the folder of a log's runs with the values of runs that have no per_user.parquet."""
 _COMPRESSION_LEVEL: Final = 19  # of zstd: a third smaller than its default
 
 

@@ -46,7 +46,7 @@ class SupervisedQConfig(TransitionConfig):
     `sarsa`: r + gamma Q(next state, next logged action), which leaves out transitions without one
     (EVAL). Controls without a reward (Labarca et al. 2024): `remaining` and `past`, the number of
     events after and before the action in its episode, over the number of items that the model
-    reads (FUT, HIST); `random`, a number in [0, 1) that is fixed for each event of the log."""
+    reads, at most 1 (FUT, HIST); `random`, a number in [0, 1) that is fixed for each event."""
     q_coef: float = Field(default=1.0, ge=0)
     """Weight of the temporal differences beside the cross-entropy."""
     actor_weight: Literal["none", "q", "advantage"] = "none"
@@ -279,7 +279,9 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         if target in ("max", "sarsa"):
             return transitions.rewards, transitions.discounts if self.args.bootstraps else none
         events = transitions.remaining if target == "remaining" else transitions.elapsed
-        return events.to(none) / self.model.history_length, none
+        # Of a long history the number may be many times the length, whose square would outweigh
+        # the cross-entropy; the authors' sessions are no longer than what their model reads.
+        return (events.to(none) / self.model.history_length).clamp(max=1), none
 
     def _initialise(self, values: Tensor, discounts: Tensor) -> None:
         """Set Q to the mean return: the constant that equals its own mean target."""
