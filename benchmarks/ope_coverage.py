@@ -37,6 +37,7 @@ NO_CLICK_LOGIT = 1.5
 ESTIMATORS = ("ips", "snips", "dr", "sndr", "clipped_ips")
 VISITS, PER_VISIT = 1000, 3
 K, POSITION_FACTOR = 2, 0.7
+LOGIT_SCALE = 0.5
 LISTS = 4000
 """Fewer than wait for the disk without being dropped."""
 
@@ -155,9 +156,10 @@ def full_loop(seed: int) -> dict[str, object]:
     rng = np.random.default_rng([2, seed])
     policy = ServedPolicy(1.0)
     snapshots = {}
-    for name, scale, error in (("logger", 0.5, 0.2), ("a", 0.7, 0.2), ("b", 0.7, 0.6)):
+    errors = {"logger": 0.2, "a": rng.uniform(0.2, 1.5), "b": rng.uniform(0.2, 1.5)}
+    for name, error in errors.items():
         model = build_model("bprmf", dataset, dim=8).eval()
-        left, values, right = np.linalg.svd(scale * logits, full_matrices=False)
+        left, values, right = np.linalg.svd(LOGIT_SCALE * logits, full_matrices=False)
         root = np.sqrt(values[:8])
         item_vectors = right[:8].T * root
         noise = item_vectors.std() * rng.normal(size=item_vectors.shape)
@@ -168,9 +170,11 @@ def full_loop(seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         rewards = _serve(snapshots["logger"], policy, clicks, Path(folder), rng)
         log = from_frame(read_rewarded_exposures(Path(folder), rewards).frame)
-    truths = {name: _value(snapshots[name], policy, clicks) for name in "ab"}
+    truths = {name: _value(snapshot, policy, clicks) for name, snapshot in snapshots.items()}
     row: dict[str, object] = {
-        "best": max(truths, key=truths.__getitem__),
+        "truths": truths,
+        "logged": float(log.rewards.sum() / log.n_lists),
+        "best": "a" if truths["a"] > truths["b"] else "b",
         "difference": truths["a"] - truths["b"],
         "chosen": None,
     }
@@ -187,6 +191,7 @@ def full_loop(seed: int) -> dict[str, object]:
         "chosen": "a" if found.value > 0 else "b",
         "verdict": found.verdict,
         "estimate": found.value,
+        "values": [a.value, b.value],
         "covered": bool(low <= truths["a"] - truths["b"] <= high),
     }
 
