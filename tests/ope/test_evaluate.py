@@ -165,6 +165,7 @@ def test_estimators_must_agree():
     assert refusals(good, {"ips": (1.0, 2.0), "dr": (1.9, 3.0), "snips": None}) == []
     (reason,) = refusals(good, {"ips": (1.0, 2.0), "snips": (1, 3), "dr": (2.1, 3.0)})
     assert "ips and dr do not overlap" in reason
+    assert len(refusals(good, {"ips": (2.1, 3.0), "dr": (1.0, 2.0)})) == 1
 
 
 def test_forced_values_are_flagged_and_without_interval_if_one_weight_dominates():
