@@ -81,6 +81,11 @@ for name, (target, purpose, example) in {
         "Reproduce the tables of the paper.",
         "recoach reproduce gains --dataset shop=shop.csv --seeds 3",
     ),
+    "rerank": (
+        "recoach.cli.rerank:rerank",
+        "Re-rank the lists of a run and evaluate them.",
+        "recoach rerank runs/mine --by mmr --knob 0.1 0.3 0.5",
+    ),
     "run": (
         "recoach.cli.runs:run",
         "Run an experiment from its TOML file.",

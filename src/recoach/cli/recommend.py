@@ -7,6 +7,7 @@ import polars as pl
 
 from recoach.cli.console import console, text_table
 from recoach.cli.options import Count, Layout, Run, Stage, Words
+from recoach.cli.reranking import rerank_config
 from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError, clipped
 from recoach.experiments.run_folder import RunFolder, check_table_suffix, write_frame
@@ -18,6 +19,7 @@ from recoach.serving.histories import (
     read_user_ids,
 )
 from recoach.serving.recommend import recommend as recommend_items
+from recoach.serving.reranking import ListReranker, recommend_reranked
 
 _DETECTED: Final = Layout()
 
@@ -30,6 +32,7 @@ def recommend(
     k: Count = 10,
     stage: Stage = None,
     exclude_seen: bool = True,
+    rerank: Words = None,
     output: Path | None = None,
     layout: Layout = _DETECTED,
 ) -> None:
@@ -42,6 +45,7 @@ def recommend(
             replace them.
         k: Number of items per user.
         exclude_seen: Leave out items that the user has already interacted with.
+        rerank: Choose each list with a re-ranker, like by=mmr knob=0.3; see `recoach rerank`.
         output: The file to write (.parquet, .csv, .jsonl). Default: print a table.
     """
     if users and histories:
@@ -50,10 +54,18 @@ def recommend(
         raise ConfigError("--column, --columns and --format belong to --histories. Give both.")
     if output is not None:
         check_table_suffix(output)
+    config = rerank_config(rerank)
     selected, model, dataset = open_model(RunFolder(path), stage)
     new = None if histories is None else _read_new(path, histories, dataset, layout)
     queries = new.histories if new else _known_users(users, dataset)
-    frame = recommend_items(model, dataset, queries, k=k, exclude_seen=exclude_seen)
+    if config is None:
+        frame = recommend_items(model, dataset, queries, k=k, exclude_seen=exclude_seen)
+    else:
+        reranker = ListReranker(config, model, dataset)
+        frame = recommend_reranked(
+            model, dataset, queries, reranker, k=k, exclude_seen=exclude_seen
+        )
+        console.print(f"{reranker.name} adds {reranker.milliseconds:.2f} ms to a list (median).")
     _show(frame, selected, output)
     if new and new.line():
         console.print(new.line())

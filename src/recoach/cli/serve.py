@@ -15,16 +15,19 @@ from cyclopts import Parameter
 from recoach.cli import interrupts
 from recoach.cli.console import console, print_service_log, print_warnings
 from recoach.cli.options import Count, Decimal, Port, Words
+from recoach.cli.reranking import rerank_config
 from recoach.data.prepared import MANIFEST
 from recoach.errors import ConfigError, RunError
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.served import load_served, served_checkpoints, served_stages
 from recoach.experiments.versions import VERSIONS, served_folder
 from recoach.models.base import DotProductRecommender
+from recoach.rerank.config import RerankConfig
 from recoach.serving.access import allowed_hosts, check_public, checked_key
 from recoach.serving.exploration import ServedPolicy
 from recoach.serving.exposures import ExposureLog
 from recoach.serving.index import EXACT_UP_TO, build_index, has_faiss
+from recoach.serving.reranking import ListReranker
 from recoach.serving.snapshot import ModelSnapshot
 from recoach.serving.split import Split
 from recoach.serving.vectors import item_vectors
@@ -51,6 +54,7 @@ class ServeOptions:
     policy: ServedPolicy
     exposure_log: Path | None
     shadow: Path | None
+    rerank: RerankConfig | None
     page: bool
     reload_seconds: float
     drain_seconds: float
@@ -64,6 +68,7 @@ def serve(
     salt: Annotated[str, Parameter(env_var=SALT_VARIABLE)] = "recoach",
     shadow: Path | None = None,
     explore: Decimal | None = None,
+    rerank: Words = None,
     exposure_log: Path | None = None,
     host: str = "127.0.0.1",
     allowed_host: Words = None,
@@ -88,6 +93,7 @@ def serve(
             logged.
         explore: Temperature of a stochastic policy that samples lists from the 100 best items;
             without it the best items are shown.
+        rerank: Choose each list with a re-ranker, like by=mmr knob=0.3; see `recoach rerank`.
         exposure_log: Folder for the log of the lists that were shown.
         host: Address to listen on; 0.0.0.0 for all interfaces.
         allowed_host: Host names that requests may be addressed to, like api.example.com. Default:
@@ -115,12 +121,13 @@ def serve(
         raise ConfigError("--shadow needs --exposure-log, where its lists are logged.")
     api_key = checked_key(os.environ.get(API_KEY_VARIABLE), API_KEY_VARIABLE)
     check_public(host, has_key=api_key is not None, no_key=no_key)
-    names = _run_names(runs)
+    names, config = _run_names(runs), rerank_config(rerank)
     options = ServeOptions(
         runs=names,
         split=Split(_shares(list(names), split), salt),
         salt=salt,
-        policy=ServedPolicy(explore),
+        policy=ServedPolicy(explore, "" if config is None else f"{config.by}({config.knob:g})"),
+        rerank=config,
         exposure_log=exposure_log,
         shadow=shadow,
         page=page,
@@ -185,6 +192,11 @@ def serve_at(
         allowed_hosts=options.allowed_hosts,
     )
     print_service_log()
+    for service in routing.services.values():
+        reranker = service.snapshot.rerankers.get(service.snapshot.default_model)
+        if reranker is not None:
+            added = f"{reranker.name} adds {reranker.milliseconds:.2f} ms to a list (median)."
+            console.print(added)
     descriptions = [
         f"{options.runs[run]} ({', '.join(service.snapshot.models)})"
         for run, service in routing.services.items()
@@ -234,7 +246,7 @@ def _service(run: str, path: Path, options: ServeOptions) -> "Service":
 
     folder = RunFolder(path)
     return Service(
-        lambda: read_snapshot(folder),
+        lambda: read_snapshot(folder, options.rerank),
         lambda: file_versions(folder),
         run=run,
         reload_seconds=options.reload_seconds,
@@ -276,15 +288,20 @@ def _shares(names: Sequence[str], split: str | None) -> dict[str, float]:
     return dict(zip(names, shares, strict=True))
 
 
-def read_snapshot(folder: RunFolder) -> ModelSnapshot:
+def read_snapshot(folder: RunFolder, rerank: RerankConfig | None = None) -> ModelSnapshot:
     """Return the models of a run to serve: the base and, if it is complete, the tuned model.
 
     Continued training is a third one, the default, where it is the best of them on validation.
     Those that were trained again on train and validation take their places. A run that was updated
     serves the model of its served version.
 
+    Args:
+        folder: of the run.
+        rerank: the settings of a re-ranker of all models; None shows the best items.
+
     Raises:
         RunError: the base is not trained yet, or the run cannot be read.
+        ConfigError: the data lack what the re-ranker reads.
     """
     folder.config()
     served = served_folder(folder)
@@ -305,7 +322,10 @@ def read_snapshot(folder: RunFolder) -> ModelSnapshot:
             for stage, model in models.items()
             if isinstance(model, DotProductRecommender)
         }
-    return ModelSnapshot(dataset, models, titles, digest.hexdigest()[:12], indexes)
+    rerankers = {}
+    if rerank is not None:
+        rerankers = {stage: ListReranker(rerank, model, dataset) for stage, model in models.items()}
+    return ModelSnapshot(dataset, models, titles, digest.hexdigest()[:12], indexes, rerankers)
 
 
 def file_versions(folder: RunFolder) -> Hashable:

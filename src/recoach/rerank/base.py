@@ -28,6 +28,8 @@ class Reranker(ABC):
 
     reads_profiles: ClassVar[bool] = False
     """Whether it reads `Candidates.profiles`."""
+    fits: ClassVar[bool] = False
+    """Whether `fit` computes something."""
     optimum: ClassVar[str] = ""
     """Why no fine-tuning can be better, where theory says so: one sentence."""
 

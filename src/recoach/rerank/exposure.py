@@ -117,6 +117,7 @@ def _violations(shares: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
 class _Exposure(OffsetReranker):
     """Its offsets are fitted on the candidates of some states; before that they are 0."""
 
+    fits = True
     optimum = (
         "Given their multipliers, limits of exposure are sums over items: offsets of the scores "
         "are the optimum, and fine-tuning can only store them in the weights."

@@ -52,7 +52,7 @@ class ItemFeatures:
         self.dataset, self._model = dataset, model
         table = dataset.item_table
         names = [] if table is None else [name for name in table.columns if name != "item_id"]
-        self._category = category or find_usual_name(names, _CATEGORY_NAMES)
+        self._category: str | None = category or find_usual_name(names, _CATEGORY_NAMES)
         if category is not None:
             self._column(category)
 
@@ -105,6 +105,11 @@ class ItemFeatures:
     def has_categories(self) -> bool:
         """Whether the items table has categories."""
         return self._category is not None
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there are categories, or item vectors of the model."""
+        return self.has_categories or isinstance(self._model, DotProductRecommender)
 
     def profiles(self, rows: RaggedArray) -> Tensor:
         """Return float[B, C], the distribution of categories in each of B histories; 0 if none."""

@@ -36,20 +36,25 @@ class ServedPolicy:
 
     Args:
         temperature: None for the k best items.
+        reranker: name of the re-ranker that chooses the lists; empty without one.
 
     Raises:
         ConfigError: the temperature is not above 0.
     """
 
-    def __init__(self, temperature: float | None = None) -> None:
+    def __init__(self, temperature: float | None = None, reranker: str = "") -> None:
         if temperature is not None and not temperature > 0:
             raise ConfigError(f"--explore must be above 0, not {temperature:g}.")
-        self.temperature = temperature
+        if temperature is not None and reranker:
+            raise ConfigError("--explore samples from the order of the model. Leave --rerank out.")
+        self.temperature, self._reranker = temperature, reranker
 
     @property
     def name(self) -> str:
         """Name of the policy in logs."""
-        return "top-k" if self.temperature is None else f"plackett-luce({self.temperature:g})"
+        if self.temperature is None:
+            return f"top-k, {self._reranker}" if self._reranker else "top-k"
+        return f"plackett-luce({self.temperature:g})"
 
     def ranked_query(self, query: RecommendQuery) -> RecommendQuery:
         """Return the query whose ranking the policy needs."""

@@ -61,6 +61,28 @@ def recommend(
             is in the catalogue.
         ModelError: the model was built for other users or items.
     """
+    user_ids, batches = user_batches(model, dataset, users, k, exclude_seen=exclude_seen)
+    allowed = None if candidates is None else candidate_indices(dataset, candidates)
+    return to_frame(dataset, user_ids, [rank_items(model, one, k, allowed) for one in batches])
+
+
+def user_batches(
+    model: Recommender, dataset: Dataset, users: Users, k: int, *, exclude_seen: bool
+) -> tuple[list[str], list["UserBatch"]]:
+    """Return the IDs of users and the batches that `recommend` ranks for them.
+
+    Args:
+        model: any recommender.
+        dataset: see `recommend`.
+        users: see `recommend`.
+        k: list length, which is only checked.
+        exclude_seen: see `recommend`.
+
+    Raises:
+        ConfigError: k is below 1.
+        DataError: see `recommend`.
+        ModelError: the model was built for other users or items.
+    """
     if k < 1:
         raise ConfigError(f"k must be at least 1, not {k}.")
     check_ids(model, dataset)
@@ -74,14 +96,12 @@ def recommend(
         rows = _user_indices(dataset, user_ids)
         user_indices = dataset.trained_users[rows]
         rejected = dataset.negatives and dataset.negatives.take_rows(rows)
-    allowed = None if candidates is None else candidate_indices(dataset, candidates)
-    batches = [slice(start, start + _BATCH_SIZE) for start in range(0, len(rows), _BATCH_SIZE)]
-    results = []
-    for batch in batches:
-        part = rejected and rejected.take_rows(np.arange(len(rows))[batch])
-        users_of_batch = UserBatch(past, rows[batch], user_indices[batch], exclude_seen, part)
-        results.append(rank_items(model, users_of_batch, k, allowed))
-    return _to_frame(dataset, user_ids, results)
+    batches = []
+    for start in range(0, len(rows), _BATCH_SIZE):
+        of_batch = slice(start, start + _BATCH_SIZE)
+        part = rejected and rejected.take_rows(np.arange(len(rows))[of_batch])
+        batches.append(UserBatch(past, rows[of_batch], user_indices[of_batch], exclude_seen, part))
+    return user_ids, batches
 
 
 class UserBatch(NamedTuple):
@@ -168,7 +188,8 @@ def _seen_candidates(seen: Seen | None, candidates: Tensor | None) -> Seen | Non
     return Seen(seen.states[is_candidate], position[is_candidate])
 
 
-def _to_frame(dataset: Dataset, user_ids: list[str], results: list[TopItems]) -> pl.DataFrame:
+def to_frame(dataset: Dataset, user_ids: list[str], results: list[TopItems]) -> pl.DataFrame:
+    """Return the lists of users as the table of `recommend`."""
     users = dataset.id_types.users_of(pl.Series(user_ids, dtype=pl.String))
     catalogue = dataset.id_types.items_of(dataset.item_ids)
     schema = {

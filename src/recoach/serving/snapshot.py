@@ -16,6 +16,7 @@ from recoach.data.queries import histories
 from recoach.models.base import Recommender, check_ids
 from recoach.serving.index import Index
 from recoach.serving.recommend import UserBatch, candidate_indices, rank_items
+from recoach.serving.reranking import ListReranker
 
 BLOCK_SIZE = 8
 """Number of states scored together; smaller blocks are padded to this size. It is small because a
@@ -75,6 +76,8 @@ class ModelSnapshot:
     faiss_indexes: Mapping[str, Index] = field(default_factory=dict)
     """faiss indexes by stage; where there is one, it is searched instead of scoring all items,
     except for queries with candidates."""
+    rerankers: Mapping[str, ListReranker] = field(default_factory=dict)
+    """Re-rankers by stage; where there is one, it chooses the lists of the stage."""
     user_histories: RaggedArray = field(init=False)
     """All items of each user, oldest first."""
     item_ids: Sequence[str] = field(init=False)
@@ -214,14 +217,17 @@ class ModelSnapshot:
             exclude_seen=np.array([query.exclude_seen for query in queries]),
             rejected=_joined([query.rejected for query in queries]),
         )
+        k, reranker = max(query.k for query in queries), self.rerankers.get(stage)
         top = rank_items(
             self.models[stage],
             batch,
-            max(query.k for query in queries),
+            k if reranker is None else reranker.n_candidates(k),
             queries[0].candidates,
             block_size=BLOCK_SIZE,
             index=self.faiss_indexes.get(stage),
         )
+        if reranker is not None:
+            top = reranker(top, batch.histories, k)
         return [
             _first_k(items, scores, query.k)
             for items, scores, query in zip(top.items.cpu(), top.scores.cpu(), queries, strict=True)
