@@ -23,9 +23,9 @@ RUN = {
     "doctor",
     "evaluate",
 }
-RUN |= {"finetune", "pretrain", "recommend", "report", "run"}
+RUN |= {"finetune", "pretrain", "recommend", "report", "rerank", "run"}
 # Tested elsewhere: demo (tests/cli/test_cli_verbs.py), import, export (test_cli_recbole.py),
-# search, reproduce, serve (tests/serving); data fetch needs a network.
+# search, front (test_cli_front.py), reproduce, serve (tests/serving); data fetch needs a network.
 TRAINS = {
     "finetune": ["finetune.max_steps=2"],
     "pretrain": ["pretrain.max_steps=2", "model.dim=8"],

@@ -16,6 +16,7 @@ _EXTRAS: Final = {
     "ann": "recoach export faiss, recoach serve with more than a million items",
     "content": "text of the table of items as numbers (recoach update)",
     "duckdb": "logs larger than memory (recoach data prepare --memory)",
+    "fronts": "recoach front",
     "onnx": "recoach export onnx",
     "pandas": "pandas DataFrames as interaction logs",
     "recbole": "RecBole's YAML files (recoach convert-config)",

@@ -56,6 +56,11 @@ for name, (target, purpose, example) in {
         "Fine-tune the base of a run with GRPO.",
         "recoach finetune runs/mine --set finetune.beta=0.02",
     ),
+    "front": (
+        "recoach.cli.front:front",
+        "Compare fine-tunings for an objective with re-rankers.",
+        "recoach front runs/mine --objective diversity --output fronts/diversity",
+    ),
     "ope": (
         "recoach.cli.ope:ope",
         "Estimate what policies would earn, from a log of what was shown.",

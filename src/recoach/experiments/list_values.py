@@ -1,7 +1,7 @@
 """What lists are worth: accuracy, list metrics, and the metrics that re-rankers are for."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -166,18 +166,33 @@ def hit_values(
     return {f"hit_value@{k}": sums}
 
 
-def milliseconds_per_list(function: Callable[[Targets], object], targets: Targets) -> float:
-    """Return the median time that a function takes for one state, over some states.
+def milliseconds_per_list(
+    model: Recommender, features: ItemFeatures, reranker: Reranker | None, targets: Targets, k: int
+) -> float:
+    """Return the median time for the list of one state, over the first states.
 
     Args:
-        function: makes the lists of states.
-        targets: the states, of which the first ones are used, one at a time.
+        model: whose lists they are.
+        features: of the items of its dataset.
+        reranker: chooses the lists; None for the best items of the model.
+        targets: the states.
+        k: list length.
     """
+
+    def make_list(one: Targets) -> object:
+        if reranker is None:
+            return candidates_of(model, features.dataset, one, k)
+        found = candidates_of(model, features.dataset, one, reranker.config.depth)
+        if reranker.reads_profiles:
+            found = found._replace(profiles=features.profiles(state_histories(one)))
+        return reranker(found, k)
+
+    make_list(targets.select(np.arange(len(targets.users)) == 0))  # the first call takes longer
     seconds = []
     for state in range(min(_TIMED_STATES, len(targets.users))):
         is_state = np.arange(len(targets.users)) == state
         one = targets.select(is_state)
         start = time.perf_counter()
-        function(one)
+        make_list(one)
         seconds.append(time.perf_counter() - start)
     return 1000 * float(np.median(seconds))

@@ -27,7 +27,6 @@ from recoach.experiments.run_folder import RunFolder
 from recoach.models.base import Recommender
 from recoach.models.checkpoint import load_model
 from recoach.rerank.base import Reranker
-from recoach.rerank.candidates import candidates_of, state_histories
 from recoach.rerank.config import KNOBS, RerankConfig
 from recoach.rerank.exposure import ExposureCap, ExposureFloor
 from recoach.rerank.features import ItemFeatures
@@ -121,7 +120,12 @@ def evaluate_rerankers(plan: RerankPlan) -> dict[str, Any]:
         "knobs": [_means(one) | _limits(one) for one in evaluated],
         "chosen": chosen.knob,
         "comparisons": _comparisons(chosen, neutral, states["test"].targets),
-        "milliseconds": _milliseconds(plan, model, features, chosen, states["test"].targets),
+        "milliseconds": {
+            name: round(
+                milliseconds_per_list(model, features, one, states["test"].targets, plan.k), 3
+            )
+            for name, one in (("base", None), ("reranked", chosen.reranker))
+        },
         "optimum": rerankers[0].optimum,
     }
 
@@ -188,33 +192,6 @@ def _comparisons(chosen: _Evaluated, base: _Evaluated, targets: Targets) -> list
             found = paired_bootstrap(values[is_defined], theirs[name][is_defined], clusters=users)
             entries.append({"metric": name} | found._asdict())
     return entries
-
-
-def _milliseconds(
-    plan: RerankPlan,
-    model: Recommender,
-    features: ItemFeatures,
-    chosen: _Evaluated,
-    targets: Targets,
-) -> dict[str, float]:
-    """Return the median time for the list of one state, without and with re-ranking."""
-    dataset, reranker = features.dataset, chosen.reranker
-
-    def base(one: Targets) -> object:
-        return candidates_of(model, dataset, one, plan.k)
-
-    def reranked(one: Targets) -> object:
-        found = candidates_of(model, dataset, one, plan.configs[0].depth)
-        if reranker is None:
-            return found
-        if reranker.reads_profiles:
-            found = found._replace(profiles=features.profiles(state_histories(one)))
-        return reranker(found, plan.k)
-
-    return {
-        name: round(milliseconds_per_list(function, targets), 3)
-        for name, function in (("base", base), ("reranked", reranked))
-    }
 
 
 def with_knobs(config: RerankConfig, knobs: Sequence[float]) -> list[RerankConfig]:

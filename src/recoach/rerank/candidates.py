@@ -10,7 +10,7 @@ from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.targets import Targets
 from recoach.evaluation.evaluator import queries_of
 from recoach.evaluation.model_scores import model_scores
-from recoach.evaluation.ranking import TopItems, top_of_scores
+from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores
 from recoach.models.base import Recommender, check_ids, eval_mode
 
 _STATES_AT_ONCE = 1024
@@ -80,6 +80,36 @@ def candidates_of(model: Recommender, dataset: Dataset, targets: Targets, depth:
             matrix = model_scores(model, queries, check_finite=True)
             tops.append(top_of_scores(matrix, depth, queries.seen))
     return Candidates(*(torch.cat(parts).cpu() for parts in zip(*tops, strict=True)))
+
+
+@torch.no_grad()
+def rescored(
+    model: Recommender, dataset: Dataset, targets: Targets, candidates: Candidates
+) -> Candidates:
+    """Return the same candidates in the order of another model, with its scores.
+
+    Args:
+        model: the other model.
+        dataset: the split log.
+        targets: the states of the candidates.
+        candidates: of the B states.
+
+    Raises:
+        ModelError: the model was built for other users or items, or returns non-finite scores.
+    """
+    check_ids(model, dataset)
+    parts = []
+    with eval_mode(model):
+        for start in range(0, len(targets.users), BLOCK_SIZE):
+            states = np.arange(start, min(start + BLOCK_SIZE, len(targets.users)))
+            queries = queries_of(model, dataset, targets, states)
+            matrix = model_scores(model, queries, check_finite=True)
+            index = candidates.item_index[start : start + BLOCK_SIZE]
+            parts.append(matrix.block(0, BLOCK_SIZE)[: len(states)].cpu().gather(1, index))
+    scores = torch.cat(parts).masked_fill(~candidates.is_item, -torch.inf)
+    order = scores.sort(dim=1, descending=True, stable=True)
+    items = candidates.items.gather(1, order.indices)
+    return Candidates(items, order.values, candidates.profiles)
 
 
 def state_histories(targets: Targets) -> RaggedArray:

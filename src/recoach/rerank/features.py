@@ -182,7 +182,7 @@ class ItemFeatures:
                 past, np.arange(1), length, self.dataset.n_items, mask_seen=False
             )
             vectors = self._model.embed(queries.to(self._model.device)).items
-        return torch.nn.functional.normalize(vectors.float().cpu(), dim=1)
+        return torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=1)
 
     def _column(self, name: str) -> pl.Series:
         table = self.dataset.item_table
