@@ -38,7 +38,7 @@ def test_knobs_are_selected_on_validation_and_reported_on_test(recoach, finished
 @pytest.mark.parametrize("by", ["popularity", "exposure_cap"])
 def test_where_an_offset_is_the_optimum_the_output_says_so(recoach, finished, tmp_path, by):
     path = tmp_path / "table.md"
-    line = ("rerank", finished, "--by", by, "--knob", "0.05", "--depth", "20", "--output", path)
+    line = ("rerank", finished, "--by", by, "--knob", "0.01", "--depth", "20", "--output", path)
     result = recoach(*line)
     assert result.code == 0, result.err
     assert "fine-tuning can only store" in result.out
@@ -50,8 +50,8 @@ def test_where_an_offset_is_the_optimum_the_output_says_so(recoach, finished, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--by", "mmr", "--knob", "2"], "the knob of mmr is 0 to 1, not 2"),
-        (["--by", "mmx", "--knob", "2"], "Did you mean 'mmr'?"),
+        (["--by", "mmr", "--knob", "2"], "recoach rerank: the knob of mmr is 0 to 1, not 2"),
+        (["--by", "mmx", "--knob", "2"], 'Did you mean "mmr"?'),
         (["--by", "cost", "--knob", "2", "--column", "p"], "the items table has no column 'p'"),
         (["--by", "value", "--knob", "2"], "the log has no column `value`"),
         (["--by", "mmr", "--knob", "0.2", "--output", "x.csv"], "must end with .json or .md"),

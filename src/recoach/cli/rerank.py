@@ -8,13 +8,14 @@ from cyclopts import Parameter
 
 from recoach.cli.console import console
 from recoach.cli.options import Count, Decimal, Run
+from recoach.cli.reranking import checked_config
 from recoach.errors import ConfigError
-from recoach.experiments.reranking import RerankPlan, evaluate_rerankers, with_knobs
+from recoach.experiments.reranking import RerankPlan, evaluate_rerankers
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import write_atomically
 from recoach.report.reranking import rerank_lines, rerank_table
 from recoach.report.table_formats import console_table, markdown
-from recoach.rerank.config import RerankConfig, RerankName
+from recoach.rerank.config import RerankName
 
 Knobs = Annotated[list[Decimal], Parameter(consume_multiple=(1, None), negative="")]
 
@@ -56,8 +57,9 @@ def rerank(
         raise ConfigError(f"--margin must be between 0 and 1, not {margin:g}.")
     given = {"category": category, "column": column, "member": member, "new_days": new_days}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    first = RerankConfig(by=by, knob=knob[0], depth=depth, **settings)
-    plan = RerankPlan(RunFolder(path), with_knobs(first, knob), stage, k, margin)
+    settings |= {"by": by, "depth": depth}
+    configs = [checked_config(settings | {"knob": value}, "recoach rerank") for value in knob]
+    plan = RerankPlan(RunFolder(path), configs, stage, k, margin)
     record = evaluate_rerankers(plan)
     console.print(console_table(rerank_table(record)))
     for line in rerank_lines(record):

@@ -1,6 +1,6 @@
-"""The option --rerank of commands that make lists."""
+"""Settings of re-rankers on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -23,8 +23,13 @@ def rerank_config(words: Sequence[str] | None) -> RerankConfig | None:
         if not sign:
             raise ConfigError(f"--rerank must be KEY=VALUE, like by=mmr knob=0.3, not {word!r}.")
         values[key] = value
+    return checked_config(values, "--rerank")
+
+
+def checked_config(values: Mapping[str, object], where: str) -> RerankConfig:
+    """Return settings; a ConfigError about one of them begins with `where`."""
     try:
         return RerankConfig.model_validate(values)
     except ValidationError as error:
-        message = validation_message(error, RerankConfig, values, "--rerank")
+        message = validation_message(error, RerankConfig, values, where)
         raise ConfigError(message) from error

@@ -1,5 +1,6 @@
 """Fronts of two metrics: non-dominated points, hypervolume, and resamples of users."""
 
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -101,11 +102,12 @@ def interval(value: float, resampled: np.ndarray) -> tuple[float, float]:
     return float(value + low), float(value + high)
 
 
-def _moocore():  # type: ignore[no-untyped-def]  # noqa: ANN202 - an extra
+def _moocore() -> ModuleType:
     try:
         import moocore  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError(
             "The hypervolume of a front needs moocore. Install it: pip install 'recoach[fronts]'."
         ) from error
-    return moocore
+    module: ModuleType = moocore
+    return module

@@ -130,4 +130,5 @@ def random_lists(n_states: int, n_items: int, k: int) -> np.ndarray:
     first = generator.integers(n_items, size=(n_states, 1))
     # Distinct places of a window that begins anywhere in a shuffled catalogue.
     places = (first + keys.argsort(axis=1)[:, :k]) % n_items
-    return generator.permutation(n_items)[places]
+    lists: np.ndarray = generator.permutation(n_items)[places]
+    return lists

@@ -192,13 +192,3 @@ def _comparisons(chosen: _Evaluated, base: _Evaluated, targets: Targets) -> list
             found = paired_bootstrap(values[is_defined], theirs[name][is_defined], clusters=users)
             entries.append({"metric": name} | found._asdict())
     return entries
-
-
-def with_knobs(config: RerankConfig, knobs: Sequence[float]) -> list[RerankConfig]:
-    """Return settings with each of several knobs.
-
-    Raises:
-        ConfigError: a knob is out of range.
-    """
-    values = config.model_dump(exclude={"knob"})
-    return [RerankConfig(**values, knob=knob) for knob in knobs]

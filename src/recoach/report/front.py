@@ -30,10 +30,19 @@ _STYLES: Final = {
     f"{RL}, same candidates": ("#7fb2d9", "o"),
 }
 """Colour and marker of each method; the colours are from the palette of Okabe and Ito."""
-_NAMES: Final = {
-    "calibration": "difference from the user's own mix of categories, nats (less is better)",
-    "coverage": "part of the catalogue that is in a list, %",
-    "diversity": "difference between the items of a list, % (100: nothing in common)",
+_LABELS: Final = {
+    "mmr": "MMR",
+    "dpp": "DPP",
+    "xquad": "xQuAD",
+    "calibration": "calibration",
+    "popularity": "popularity offset",
+    "exposure_cap": "exposure cap",
+    "value": "value offset",
+}
+_AXES: Final = {
+    "calibration": "divergence from the user's own mix\nof categories, nats (less is better)",
+    "coverage": "part of the catalogue\nthat is in some list, %",
+    "diversity": "difference between the items of a list, %",
     "novelty": "rarity of the items, bits",
     "value": "value of the hits in a list",
 }
@@ -82,7 +91,7 @@ def write_front(record: Record, folder: Path) -> list[Path]:
 
 
 def _methods(record: Record) -> ResultTable:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, method in sorted(
         record["methods"].items(), key=lambda pair: -float(pair[1]["hypervolume"])
     ):
@@ -165,14 +174,21 @@ def _draw(axes: Axes, record: Record) -> None:
         line = line[np.argsort(line[:, 0])]
         style = "--" if name.startswith(f"{RL},") else "-"
         width = 2.4 if name == RL else 1.4
-        axes.plot(*line.T, style, marker=marker, color=colour, label=name, linewidth=width)
+        axes.plot(
+            *line.T,
+            style,
+            marker=marker,
+            color=colour,
+            label=_LABELS.get(name, name),
+            linewidth=width,
+        )
     axes.plot(*base.T, "D", color="#1a1a1a", markersize=9, label="base")
     _limit(axes, record)
     axes.set_xlabel(
         f"accuracy against the base, % of {metric_label(record['accuracy'])} (shaded: at most "
         f"{_LOSS:g} % apart)"
     )
-    axes.set_ylabel(_NAMES[record["objective"]])
+    axes.set_ylabel(_AXES[record["objective"]])
     if not record["larger_is_better"]:
         axes.invert_yaxis()
     axes.set_title("up and right is better; each point is one setting", fontsize=10, loc="right")
