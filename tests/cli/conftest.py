@@ -115,6 +115,7 @@ def numbers(run):
     record.pop("name"), record.pop("date", None)
     for model in record["models"].values():
         model.pop("seconds", None)
+        model.get("budget", {}).pop("seconds", None)
     return record
 
 

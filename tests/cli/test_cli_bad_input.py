@@ -237,7 +237,8 @@ def test_a_full_disk_leaves_no_partial_dataset_folder(recoach, log, tmp_path, mo
 def test_a_damaged_checkpoint_is_named(recoach, run_copy):
     file = run_copy / "checkpoints" / "tuned" / "best.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    assert_refused(recoach("recommend", run_copy), [str(file), "cannot be read as weights"])
+    result = recoach("recommend", run_copy, "--stage", "tuned")
+    assert_refused(result, [str(file), "cannot be read as weights"])
 
 
 def test_damaged_results_are_named(recoach, run_copy):

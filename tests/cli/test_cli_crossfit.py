@@ -121,7 +121,10 @@ def test_a_finished_run_is_evaluated_without_its_folds(recoach, toml, tmp_path, 
     trained.clear()
     assert recoach("evaluate", path).code == 0
     assert list(trained) == ["base", "control"], "the finished stages are loaded"
-    assert run_files.numbers(path) == before
+    after = run_files.numbers(path)
+    for record in (before, after):  # the work of the folds is recorded in their folders
+        record["models"]["tuned"].pop("budget")
+    assert after == before
 
 
 def test_an_invalid_reward_is_refused_before_anything_is_trained(recoach, toml, tmp_path, trained):

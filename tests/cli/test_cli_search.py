@@ -38,6 +38,7 @@ def record(path):
     content = json.loads((path / "trials.json").read_text())
     for trial in content["trials"]:
         trial.pop("seconds")
+    content["budget"].pop("seconds")
     return content
 
 

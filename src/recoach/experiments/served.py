@@ -15,6 +15,7 @@ from recoach.models.checkpoint import load_model
 from recoach.models.content import place_cold_items
 
 _STAGES = ("base", "tuned")
+_CONTROL = "control"
 
 
 def served_checkpoints(folder: RunFolder, stages: Sequence[str]) -> list[Path]:
@@ -38,10 +39,11 @@ def served_stages(folder: RunFolder) -> list[str]:
     "control" where continued training is better on validation than both.
     """
     served = served_folder(folder)
-    stages = [stage for stage in _STAGES if served.is_complete(stage)]
-    if not stages or (best := best_stage(served)) is None:
-        return stages
-    return [*(stage for stage in stages if stage != best), best]
+    found = [stage for stage in (*_STAGES, _CONTROL) if served.is_complete(stage)]
+    best = best_stage(served)
+    if best is None:
+        return [stage for stage in found if stage != _CONTROL] or found
+    return [*(stage for stage in found if stage not in (best, _CONTROL)), best]
 
 
 def best_stage(folder: RunFolder) -> str | None:
@@ -99,8 +101,9 @@ def open_model(folder: RunFolder, stage: str | None) -> tuple[str, Recommender, 
     """
     folder.config()
     served = served_folder(folder)
-    newest = "tuned" if served.has_checkpoint("tuned") else "base"
-    selected = stage or best_stage(served) or newest
+    newest = next((name for name in ("tuned", "base") if served.has_checkpoint(name)), None)
+    only = _CONTROL if newest is None and served.has_checkpoint(_CONTROL) else "base"
+    selected = stage or best_stage(served) or newest or only
     if not served.has_checkpoint(selected):
         if served is not folder:
             raise RunError(

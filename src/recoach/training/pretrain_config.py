@@ -15,9 +15,6 @@ from recoach.training.optimizers import OptimizerName
 class PretrainConfig(StrictConfig):
     """Settings of supervised training."""
 
-    objective: Literal["own", "future"] = "own"
-    """What the model is trained by: its own loss, or cross-entropy with the next ten items of each
-    state, discounted and smoothed to neighbours as in fine-tuning (`sft`)."""
     epochs: int = Field(default=200, gt=0)
     """Maximum number of passes over the training states (or edges)."""
     batch_size: int = Field(default=512, gt=0)
@@ -42,6 +39,9 @@ class PretrainConfig(StrictConfig):
     """Factor of such a change."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0."""
+    objective: Literal["own", "future"] = "own"
+    """What the model is trained by: its own loss, or cross-entropy with the next ten items of each
+    state, discounted and smoothed to neighbours as in fine-tuning (`sft`)."""
     rows: Rows = "all_positions"
     """Read all states of a history in one pass, or give each prefix a row of its own (RecBole)."""
     patience: int = Field(default=10, ge=0)
