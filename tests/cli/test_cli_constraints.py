@@ -2,6 +2,9 @@
 
 import pytest
 
+from recoach.experiments.constraint_results import _status
+from recoach.training.constraint_config import ConstraintConfig
+
 TABLE = """
 [[finetune.constraints]]
 column = "maker"
@@ -42,6 +45,21 @@ def test_a_run_reports_whether_the_test_lists_keep_its_constraints(
     assert cap["models"]["tuned"]["status"] == "kept"
     assert "Constraint maker = m3, at least 30 %:" in result.out
     assert "Constraint maker, at most 90 %: kept on test with" in result.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "status"),
+    [
+        ({"at_least": 0.2}, (0.18, 0.2, 0.22), "kept"),
+        ({"at_least": 0.2}, (0.18, 0.19, 0.21), "kept within the interval"),
+        ({"at_least": 0.2}, (0.17, 0.18, 0.19), "violated"),
+        ({"at_most": 0.2}, (0.19, 0.21, 0.22), "kept within the interval"),
+        ({"at_most": 0.2}, (0.21, 0.22, 0.23), "violated"),
+    ],
+)
+def test_a_bound_counts_as_kept_within_the_interval_on_its_own_side(settings, found, status):
+    config = ConstraintConfig(column="maker", member="m1", **settings)
+    assert _status(config, dict(zip(("low", "value", "high"), found, strict=True))) == status
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,10 @@ def test_multipliers_follow_the_controller_and_never_fall_below_zero(monkeypatch
     integral = 0.2 * (1.05 - 0.45)
     assert constraints.integral.item() == pytest.approx(integral)
     assert constraints.multipliers.item() == 0.0
+    for _ in range(5):  # what is kept for long must not delay the answer to a violation
+        measured(constraints, [11], 0.4, monkeypatch)
+        constraints.update()
+    assert constraints.integral.item() == 0.0
 
 
 def test_multipliers_are_rewards_of_the_items_of_their_groups():
