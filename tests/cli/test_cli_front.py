@@ -49,7 +49,7 @@ def test_all_settings_of_all_methods_are_reported(computed, objective):
     for entries in found["differences"].values():
         for entry in entries.values():
             assert entry["low"] <= entry["difference"] <= entry["high"]
-    assert found["best_rival"] in sizes
+    assert found["best_reranker"] in sizes
     assert found["milliseconds"][RL] > 0
     assert bool(found["optimum"]) == (objective == "coverage")
 

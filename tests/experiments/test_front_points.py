@@ -65,7 +65,7 @@ def test_settings_of_equal_accuracy_are_compared(samples):
     ours, theirs = (front_of(points, AXES, samples) for points in (OURS, THEIRS))
     entries = {entry["knob"]: entry for entry in matched(ours, {"mmr": theirs}, AXES, samples)}
     assert sorted(entries) == [0.0, 1.0]  # nothing is as accurate as the last one
-    assert (entries[1.0]["rival"], entries[1.0]["rival_knob"]) == ("mmr", 1.0)
+    assert (entries[1.0]["reranker"], entries[1.0]["reranker_knob"]) == ("mmr", 1.0)
     value, low, high = entries[1.0]["novelty@10"]
     assert value == pytest.approx(0.2)
     assert 0.17 < low < 0.2 < high < 0.23
@@ -79,8 +79,8 @@ def test_an_objective_that_should_be_small_is_turned_round(samples):
     front = front_of(OURS, axes, turned)
     assert front.on_front.tolist() == [True, False, False, False]
     assert front.value == pytest.approx(0.8 * 0.9)
-    rival = front_of([THEIRS[1]], axes, turned)
-    (entry,) = matched(front_of([OURS[1]], axes, turned), {"mmr": rival}, axes, turned)
+    reranker = front_of([THEIRS[1]], axes, turned)
+    (entry,) = matched(front_of([OURS[1]], axes, turned), {"mmr": reranker}, axes, turned)
     assert entry["novelty@10"][0] == pytest.approx(0.2)  # in the unit of the metric
 
 

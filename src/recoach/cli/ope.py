@@ -40,7 +40,7 @@ def ope(
     force: bool = False,
     output: Path | None = None,
 ) -> None:
-    """Estimate what other policies would have earned, from a log of what was shown.
+    """Estimate the value that other policies would have had, from a log of what was shown.
 
     Where the log does not allow it, the reasons are printed and the exit code is 2.
 

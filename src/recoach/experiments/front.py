@@ -16,8 +16,8 @@ from recoach.experiments.front_objectives import (
     FrontObjective,
     list_settings,
     random_lists,
+    rerankers_for,
     reward_of,
-    rivals,
 )
 from recoach.experiments.front_points import (
     Axes,
@@ -138,7 +138,7 @@ def compute_front(plan: FrontPlan, make_callback: CallbackFactory, show: Show) -
     base = setting.point(0.0, base_lists)
     methods: dict[str, list[Point]] = {}
     milliseconds: dict[str, float] = {"base": _milliseconds(setting, setting.base, None)}
-    for by in rivals(plan.objective, setting.features):
+    for by in rerankers_for(plan.objective, setting.features):
         show(by)
         rerankers = _rerankers(setting, by)
         methods[by] = [setting.point(one.config.knob, _reranked(setting, one)) for one in rerankers]
@@ -294,11 +294,11 @@ def _record(
         "users": len(np.unique(targets.users)),
         "base": _means(base),
         "methods": {name: _method(front) for name, front in fronts.items()},
-        "best_rival": best,
+        "best_reranker": best,
         "differences": {
             name: {
-                "best rival": difference(fronts[name], fronts[best]),
-                "all rivals": difference(fronts[name], together),
+                "best re-ranker": difference(fronts[name], fronts[best]),
+                "all re-rankers": difference(fronts[name], together),
             }
             for name in (RL, RL_CANDIDATES)
         },

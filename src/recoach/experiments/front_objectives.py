@@ -1,4 +1,4 @@
-"""The objectives of fronts: their metric, their rivals, and the reward of their fine-tunings."""
+"""The objectives of fronts: their metric, their re-rankers, and the reward of fine-tuning."""
 
 from typing import Any, Final, Literal, NamedTuple
 
@@ -46,7 +46,7 @@ OBJECTIVES: Final[dict[FrontObjective, Objective]] = {
 }
 
 
-def rivals(objective: FrontObjective, features: ItemFeatures) -> tuple[RerankName, ...]:
+def rerankers_for(objective: FrontObjective, features: ItemFeatures) -> tuple[RerankName, ...]:
     """Return the re-rankers of a front: all that the data allow."""
     names: tuple[RerankName, ...] = ("popularity", "exposure_cap")
     if features.has_vectors:

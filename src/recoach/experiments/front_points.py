@@ -136,7 +136,7 @@ def matched(
         name, other = max(close, key=lambda pair: float(axes.of(pair[1].valid)[1]))
         values = axes.of(point.test.means()) - axes.of(other.test.means())
         resampled = samples[id(point)] - samples[id(other)]
-        entry: dict[str, Any] = {"knob": point.knob, "rival": name, "rival_knob": other.knob}
+        entry: dict[str, Any] = {"knob": point.knob, "reranker": name, "reranker_knob": other.knob}
         for place, metric in enumerate((axes.accuracy, axes.objective)):
             sign = axes.sign if place else 1
             ends = sorted(sign * end for end in interval(values[place], resampled[:, place]))

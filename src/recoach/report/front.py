@@ -58,19 +58,19 @@ def front_tables(record: Record) -> list[ResultTable]:
 
 def front_sentences(record: Record) -> list[str]:
     """Return what the front shows, in sentences."""
-    found = record["differences"][RL]["best rival"]
-    rival, metric = record["best_rival"], record["metric"]
+    found = record["differences"][RL]["best re-ranker"]
+    reranker, metric = record["best_reranker"], record["metric"]
     better = "is better than" if found["low"] > 0 else "is worse than"
     verdict = better if found["low"] > 0 or found["high"] < 0 else "cannot be told apart from"
     sentences = [
-        f"The front of fine-tuning {verdict} that of {rival}, the best re-ranker on validation: "
+        f"The front of fine-tuning {verdict} that of {reranker}, the best re-ranker on validation: "
         f"hypervolume {found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}) of "
         f"accuracy and {metric.partition('@')[0]}."
     ]
     times = record["milliseconds"]
     sentences.append(
         f"One list takes {times[RL]:.2f} ms after fine-tuning, {times['base']:.2f} ms with the "
-        f"base and {times[rival]:.2f} ms with {rival} (median, one state at a time)."
+        f"base and {times[reranker]:.2f} ms with {reranker} (median, one state at a time)."
     )
     if record["optimum"]:
         sentences.append(record["optimum"])
@@ -107,8 +107,8 @@ def _methods(record: Record) -> ResultTable:
     ]
     note = (
         f"Hypervolume of the test points of the settings that validation does not dominate, scaled "
-        f"to 0..1; the best rival on validation is {record['best_rival']}. Differences with joint "
-        f"95 % intervals over {record['users']:,} users: {'; '.join(against)}."
+        f"to 0..1; the best re-ranker on validation is {record['best_reranker']}. Differences with "
+        f"joint 95 % intervals over {record['users']:,} users: {'; '.join(against)}."
     )
     columns = ("method", "hypervolume", "settings on the front", "ms for a list")
     return ResultTable("Methods", columns, rows, note)
@@ -122,8 +122,15 @@ def _matched(record: Record) -> ResultTable:
             f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
             for value, low, high in (entry[accuracy], entry[metric])
         )
-        rows.append((f"{entry['knob']:g}", entry["rival"], f"{entry['rival_knob']:.3g}", *cells))
-    columns = ("weight of fine-tuning", "rival", "its knob", *map(metric_label, (accuracy, metric)))
+        rows.append(
+            (f"{entry['knob']:g}", entry["reranker"], f"{entry['reranker_knob']:.3g}", *cells)
+        )
+    columns = (
+        "weight of fine-tuning",
+        "re-ranker",
+        "its knob",
+        *map(metric_label, (accuracy, metric)),
+    )
     note = (
         "Each setting of fine-tuning against the re-ranking that is within 1 % of its accuracy on "
         "validation and best in the objective there; differences on test with 95 % intervals."
