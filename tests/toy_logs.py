@@ -90,3 +90,21 @@ def with_ratings(dataset: Dataset, ratings: ArrayLike) -> Dataset:
     """Return the dataset with a rating for each training interaction."""
     columns = {"rating": pl.Series(np.asarray(ratings), dtype=pl.Float32)}
     return replace(dataset, train=replace(dataset.train, columns=columns))
+
+
+def log_with_ratings() -> Interactions:
+    """Return the log of two users with 6 and 4 of six items, latest row first, with ratings."""
+    rows = [(0, item, 1 + item % 5) for item in range(6)] + [(1, item, 5) for item in (0, 1, 2, 3)]
+    users, items, ratings = (np.array(column) for column in zip(*rows, strict=True))
+    names = [
+        pl.Series([f"{kind}{n}" for n in range(count)]) for kind, count in (("u", 2), ("i", 6))
+    ]
+    return Interactions(
+        users.astype(np.int32),
+        items.astype(np.int32),
+        *names,
+        {
+            "timestamp": pl.Series(np.arange(len(rows))[::-1], dtype=pl.Int64),
+            "rating": pl.Series(ratings, dtype=pl.Float32),
+        },
+    )

@@ -7,13 +7,10 @@ import polars as pl
 import pytest
 import torch
 
-from recoach.data.interactions import Interactions
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import (
     by_name,
-    calibration,
-    diversity,
     future,
     item_reward,
     log_reward,
@@ -22,6 +19,7 @@ from recoach.policy.reward_funcs import (
     rated,
 )
 from recoach.policy.rewards import CombinedReward, LoggedItems, call_reward
+from toy_logs import log_with_ratings
 
 AHEAD = torch.tensor([1, 2, 0, 4])
 RATING = torch.tensor([5.0, 1.0, torch.nan, torch.nan])
@@ -29,23 +27,6 @@ LOGGED = LoggedItems(
     torch.tensor([0, 0, 0, 1]), torch.tensor([3, 5, 6, 1]), AHEAD, {"rating": RATING}
 )
 USERS = torch.tensor([7, 9])
-
-
-def log_with_ratings():
-    rows = [(0, item, 1 + item % 5) for item in range(6)] + [(1, item, 5) for item in (0, 1, 2, 3)]
-    users, items, ratings = (np.array(column) for column in zip(*rows, strict=True))
-    names = [
-        pl.Series([f"{kind}{n}" for n in range(count)]) for kind, count in (("u", 2), ("i", 6))
-    ]
-    return Interactions(
-        users.astype(np.int32),
-        items.astype(np.int32),
-        *names,
-        {
-            "timestamp": pl.Series(np.arange(len(rows))[::-1], dtype=pl.Int64),
-            "rating": pl.Series(ratings, dtype=pl.Float32),
-        },
-    )
 
 
 def test_the_worst_rating_pays_nothing_the_best_all_and_an_unknown_one_the_mean():
@@ -68,43 +49,6 @@ def test_novelty_pays_for_what_few_have_taken():
     counts = np.bincount(dataset.train.values, minlength=dataset.n_items)
     assert worth[counts <= 1].tolist() == [1.0] * int((counts <= 1).sum())
     assert worth[counts > 1].tolist() == pytest.approx([1 - np.log(2) / np.log(6)] * 2)
-
-
-def test_a_list_of_one_kind_is_less_diverse_than_one_of_two():
-    pay = diversity(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
-    lists = torch.tensor([[0, 1], [0, 2]])
-    assert pay(prompts=USERS, completions=lists).tolist() == pytest.approx([0.0, 1.0])
-
-
-def test_opposites_are_more_diverse_than_strangers():
-    pay = diversity(torch.tensor([[1.0, -1.0], [-2.0, 2.0], [0.5, 0.5]]))
-    pairs = pay(prompts=USERS, completions=torch.tensor([[0, 1], [1, 2]]))
-    assert pairs.tolist() == pytest.approx([2.0, 1.0])
-    three = pay(prompts=USERS[:1], completions=torch.tensor([[0, 1, 2]]))
-    assert three.tolist() == pytest.approx([4 / 3])
-
-
-def test_a_list_is_calibrated_to_the_taste_of_the_user_it_is_for():
-    dataset = leave_last_out(log_with_ratings())
-    assert [dataset.train.row(user).tolist() for user in (0, 1)] == [[5, 4, 3, 2], [3, 2]]
-    pay = calibration(torch.tensor([0, 0, 1, 1, 0, 0]), dataset)
-    lists = torch.tensor([[2, 3], [2, 3], [1, 3], [1, 3]])
-    found = pay(prompts=torch.tensor([0, 1, 0, 1]), completions=lists)
-    unlike = 0.5 * np.log(0.5 / 0.005) + 0.5 * np.log(0.5 / 0.995)
-    assert found.tolist() == pytest.approx([-unlike, 0, 0, np.log(0.505)], abs=1e-6)
-
-
-def test_a_list_like_the_history_is_the_best_calibrated():
-    dataset = leave_last_out(log_with_ratings())
-    kinds = torch.arange(dataset.n_items) % 2
-    own = kinds[torch.from_numpy(dataset.train.row(0)).long()].float().mean()
-    assert own == 0.5
-    pay = calibration(kinds, dataset)
-    lists = torch.tensor([[0, 1], [0, 2], [1, 3]])
-    found = pay(prompts=torch.zeros(3, dtype=torch.int64), completions=lists)
-    assert found[0] == pytest.approx(0, abs=1e-6)
-    assert found[1] == pytest.approx(found[2].item())
-    assert found[1] < -1
 
 
 def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():

@@ -12,9 +12,8 @@ from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
 from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
+from recoach.policy.list_rewards import calibration, diversity
 from recoach.policy.reward_funcs import (
-    calibration,
-    diversity,
     future,
     item_reward,
     log_reward,

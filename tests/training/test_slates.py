@@ -13,6 +13,7 @@ from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
+from recoach.policy.list_rewards import marginal_gains
 from recoach.policy.policy import Policy
 from recoach.policy.reward_funcs import future, item_reward
 from recoach.policy.rewards import CombinedReward, LoggedItems
@@ -74,25 +75,61 @@ def test_advantages_compare_the_lists_of_a_state_rank_by_rank():
     assert best[hits].min() > best[~hits].max()
 
 
+def gradients(estimator, few, rewards, copies):
+    """Return the estimated gradients of 2 states of the expected reward, from `copies` of each."""
+    users = few.users.detach().repeat(copies, 1).requires_grad_()
+    batch = make_batch([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
+    logged = batch.rewards
+    ones = torch.ones(len(logged.items))
+    batch = batch._replace(
+        logged=LoggedItems(logged.states, logged.items, ones.long(), {"rating": ones})
+    )
+    new = Embeddings(users, few.items)
+    rollout = roll_out(estimator, Embeddings(users.detach(), few.items.detach()), batch)
+    loss, _ = loss_of(estimator, new, batch, rollout)
+    of_users, of_items = torch.autograd.grad(-loss * LENGTH, new)  # the loss averages over ranks
+    return of_users.view(copies, 2, DIM), of_items
+
+
+def check(found, few, worth):
+    """Compare with the gradient of the expectation over all lists; `worth` is float[2, lists]."""
+    expected = (law(few).sum(dim=2).exp() * worth).sum(dim=1).mean()
+    wanted = torch.autograd.grad(expected, few)
+    for ours, theirs in ((found[0].sum(dim=0), wanted[0]), (found[1], wanted[1])):
+        assert functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+        assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
+
+
 def test_the_gradient_is_that_of_the_expected_discounted_gain():
-    few, copies = vectors(2), 60
-    rewards = [(0, 1, 1.0), (0, 4, 0.5), (1, 3, 1.0)]
+    few, rewards = vectors(2), [(0, 1, 1.0), (0, 4, 0.5), (1, 3, 1.0)]
     gains = torch.zeros(2, ITEMS, dtype=torch.float64)
     for state, item, value in rewards:
         gains[state, item] = value
-    worth = (gains[:, LISTS] * DISCOUNT).sum(dim=2)
-    expected = (law(few).sum(dim=2).exp() * worth).sum(dim=1).mean()
-    wanted = torch.autograd.grad(expected, few)
-    users = few.users.detach().repeat(copies, 1).requires_grad_()
-    batch = make_batch([(s + 2 * c, i, v) for c in range(copies) for s, i, v in rewards])
-    new, estimator = Embeddings(users, few.items), slates(scale_rewards="none")
-    rollout = roll_out(estimator, Embeddings(users.detach(), few.items.detach()), batch)
-    loss, _ = loss_of(estimator, new, batch, rollout)
-    found = torch.autograd.grad(-loss * LENGTH, new)  # the loss averages over ranks
-    by_state = found[0].view(copies, 2, DIM).sum(dim=0)
-    for ours, theirs in ((by_state, wanted[0]), (found[1], wanted[1])):
-        assert functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
-        assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)
+    found = gradients(slates(scale_rewards="none"), few, rewards, 60)
+    check(found, few, (gains[:, LISTS] * DISCOUNT).sum(dim=2))
+
+
+def test_gains_of_ranks_have_the_gradient_of_the_list_s_reward_and_less_variance():
+    few, items = vectors(2), torch.arange(ITEMS).double()
+
+    @marginal_gains
+    def gains(prompts, completions, **_):
+        first, second = items[completions].T
+        return torch.stack([first.square(), first * second], dim=1).float()
+
+    def whole(prompts, completions, **_):
+        return gains(prompts, completions).sum(dim=1)
+
+    first, second = items[LISTS].T
+    worth = (first.square() + first * second).expand(2, -1)
+    rewards, spread = [(0, 1, 1e-9), (1, 1, 1e-9)], {}
+    for function in (gains, whole):
+        estimator = slates(future(), function, scale_rewards="none")
+        check(gradients(estimator, few, rewards, 60), few, worth)
+        small = slates(future(), function, scale_rewards="none", num_generations=4)
+        by_state = gradients(small, few, rewards, 3000)[0] * 3000
+        spread[function] = by_state.var(dim=0).sum()
+    assert spread[gains] < 0.9 * spread[whole]
 
 
 def test_what_a_list_earns_as_a_whole_belongs_to_all_its_ranks():

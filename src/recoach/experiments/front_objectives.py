@@ -3,12 +3,11 @@
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recoach.data.dataset import Dataset
-from recoach.policy.reward_funcs import RewardFunc, diversity, future, log_reward, novelty
-from recoach.rerank.categories import SMOOTHING
+from recoach.policy.list_rewards import calibration, diversity
+from recoach.policy.reward_funcs import RewardFunc, future, log_reward, novelty
 from recoach.rerank.config import RerankName
 from recoach.rerank.features import ItemFeatures
 
@@ -87,27 +86,10 @@ def reward_of(
     if objective == "diversity":
         return diversity(features.vectors)
     if objective == "calibration":
-        return _calibration(dataset, features)
+        return calibration(features.shares, dataset)
     if objective == "value":
         return _hit_value(features.values(column))
     return novelty(dataset)
-
-
-def _calibration(dataset: Dataset, features: ItemFeatures) -> RewardFunc:
-    """Return minus the miscalibration of a list, with categories that an item may have several of.
-
-    The history is the whole training history, where the metric takes that of the state.
-    """
-    profiles, shares = features.profiles(dataset.train), features.shares
-
-    def calibration(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
-        p = profiles[prompts.cpu()]
-        sums = shares[completions.cpu()].sum(dim=1)
-        q = sums / sums.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        smoothed = (1 - SMOOTHING) * q + SMOOTHING * p
-        return -torch.where(p > 0, p * (p / smoothed).log(), 0.0).sum(dim=1)
-
-    return calibration
 
 
 def _hit_value(values: Tensor) -> RewardFunc:

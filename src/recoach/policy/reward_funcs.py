@@ -19,11 +19,11 @@ the estimators that draw.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recoach.data.dataset import Dataset
 from recoach.data.episodes import weights_of_types
@@ -212,74 +212,6 @@ def novelty(dataset: Dataset) -> RewardFunc:
     return novelty
 
 
-def diversity(items: Tensor) -> RewardFunc:
-    """Return a reward of 1 - the mean cosine of the pairs within a list, for slates.
-
-    Args:
-        items: float[I, D] item vectors that define the similarity, such as those of the base.
-
-    The reward raises ConfigError for single items, and for an item without a row.
-    """
-    units = functional.normalize(items.detach().float().cpu(), dim=1)
-
-    def diversity(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
-        lists = _lists(prompts, completions, "diversity", len(units))
-        vectors, size = units[lists], lists.shape[1]
-        pairs = vectors.sum(dim=1).square().sum(dim=1) - size
-        return 1 - pairs / max(1, size * (size - 1))
-
-    return diversity
-
-
-def calibration(categories: Tensor, dataset: Dataset) -> RewardFunc:
-    """Return minus the divergence of a list's categories from those of the history, for slates.
-
-    KL(history || list) with the list smoothed by a hundredth of the history (Steck 2018).
-
-    Args:
-        categories: int64[I] the category of each item, 0..C-1.
-        dataset: its training histories give the categories of a user.
-
-    Raises:
-        ConfigError: the number of categories is not that of the items; when called, the
-            completions are no lists.
-    """
-    if len(categories) != dataset.n_items:
-        raise ConfigError(
-            f"reward 'calibration' has categories of {len(categories)} items, and the catalogue "
-            f"holds {dataset.n_items}; give one for each item, in the order of the catalogue."
-        )
-    n_categories = int(categories.max()) + 1
-    users = torch.repeat_interleave(
-        torch.arange(dataset.n_users), torch.from_numpy(dataset.train.lengths)
-    )
-    taken = categories[torch.from_numpy(dataset.train.values).long()]
-    counts = torch.zeros(dataset.n_users, n_categories)
-    counts.index_put_((users, taken), torch.ones(len(taken)), accumulate=True)
-    distribution = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-
-    def calibration(prompts: Tensor, completions: Tensor, **_: Tensor) -> Tensor:
-        lists = _lists(prompts, completions, "calibration", len(categories))
-        p = distribution[prompts.cpu()]
-        in_list = functional.one_hot(categories[lists], n_categories).float().mean(dim=1)
-        q = 0.99 * in_list + 0.01 * p
-        return -torch.where(p > 0, p * (p / q.clamp(min=1e-12)).log(), 0.0).sum(dim=1)
-
-    return calibration
-
-
-def _lists(prompts: Tensor, completions: Tensor, name: str, n_items: int) -> Tensor:
-    """Return int64[N, L], lists of items that are all below `n_items`, on the CPU."""
-    if (prompts.ndim, completions.ndim) != (1, 2):
-        raise ConfigError(f"reward {name!r} rewards lists; use it with estimator 'slate'.")
-    if completions.numel() and int(completions.max()) >= n_items:
-        raise ConfigError(
-            f"reward {name!r} has rows for {n_items} items and was called with others; give it a "
-            "row for each item of the catalogue."
-        )
-    return completions.cpu()
-
-
 def by_name(
     name: str,
     dataset: Dataset,
@@ -364,18 +296,23 @@ _FROM_LOG: Final[dict[str, Callable[[Dataset, float, Mapping[str, float]], Rewar
 """
 
 
-_RENAMED = {"of_log": log_reward, "of_items": item_reward}
+_RENAMED: Final = {
+    "of_log": "reward_funcs.log_reward",
+    "of_items": "reward_funcs.item_reward",
+    "diversity": "list_rewards.diversity",
+    "calibration": "list_rewards.calibration",
+}
 """Names of earlier versions."""
 
 
 def __getattr__(name: str) -> object:
-    """Return a decorator by its former name, with a DeprecationWarning."""
+    """Return a function by its former name, with a DeprecationWarning."""
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(
-        f"{name} is now recoach.policy.reward_funcs.{_RENAMED[name].__name__}; the old name will "
-        "be removed.",
+        f"{name} is now recoach.policy.{_RENAMED[name]}; the old name will be removed.",
         DeprecationWarning,
         stacklevel=2,
     )
-    return _RENAMED[name]
+    module, _, function = _RENAMED[name].partition(".")
+    return getattr(import_module(f"recoach.policy.{module}"), function)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from recoach.models.distribution import Block, Distribution
+from recoach.policy.list_rewards import has_marginal_gains
 from recoach.policy.objective import clipped_surrogate
 from recoach.policy.rewards import CombinedReward, call_reward, lookup_rewards
 from recoach.training.algorithms.base import RLBatch, Statistics
@@ -24,8 +25,10 @@ class SlateEstimator:
     """Lists of L items drawn without replacement; the action of a rank is its item.
 
     The reward of an item counts at its rank with the discount of DCG, and a rank's return is the
-    sum from that rank on (Rank-GRPO, Zhu et al. 2025); the reward of a whole list is added to the
-    return of every rank. Returns are compared between the lists of a state, rank by rank.
+    sum from that rank on (Rank-GRPO, Zhu et al. 2025). So is that of what each rank adds to the
+    reward of a list, without the discount (`recoach.policy.list_rewards.marginal_gains`); a single
+    reward of a list is added to the return of every rank. Returns are compared between the lists of
+    a state, rank by rank.
     """
 
     needs_rollout = True
@@ -72,7 +75,8 @@ class SlateEstimator:
                 if values.ndim == 1:
                     returns.append(values.view(*shape[:2], 1).expand(shape))
                 else:
-                    returns.append(_sum_from_rank(discount * values.view(shape)))
+                    weight = 1.0 if has_marginal_gains(function) else discount
+                    returns.append(_sum_from_rank(weight * values.view(shape)))
         return returns
 
     def loss(
