@@ -87,7 +87,13 @@ def write_run(folder, seed, models):
         for name, (_, values) in models.items()
     ]
     RunFolder(path).write_frame("per_user.parquet", pl.concat(frames))
-    results = {"models": {name: {"valid": {"ndcg@10": v}} for name, (v, _) in models.items()}}
+    costs = {"base": 400.0, "tuned": 100.0 + 10 * (seed - 2020)}  # of the control: not known
+    results = {
+        "models": {
+            name: {"valid": {"ndcg@10": v}, "budget": {"multiply_adds": costs.get(name)}}
+            for name, (v, _) in models.items()
+        }
+    }
     results |= {"seed": seed, "protocol": {"primary": "ndcg@10"}, "dataset": {"fingerprint": "f"}}
     RunFolder(path).write_text("results.json", json.dumps(results))
 
@@ -137,6 +143,16 @@ def test_the_recipe_is_compared_with_every_rung_over_the_seeds_of_both(folder):
     assert against["low"] < against["value"] < against["high"]
     assert against["seeds"] == [2020, 2021, 2022]
     assert rows["grpo", "tuned"]["recipe_against"]["seeds"] == [2020]
+
+
+def test_the_cost_of_a_rung_is_its_training_over_that_of_the_base(folder):
+    table = ladder_tables({"data": {"a": {"contrasts": log_contrasts(folder)}}})[1]
+    place = table.columns.index("cost")
+    costs = {row[0]: row[place] for row in table.rows}
+    assert costs["base"] == "1.00"
+    assert costs["default recipe (objective `log`)"] == "0.28"  # the mean over seeds is 110
+    assert costs["GRPO's own objective (`grpo`)"] == "0.25"
+    assert costs["continued training"] == "–"
 
 
 def test_a_model_that_was_trained_again_stands_for_its_rung(folder):

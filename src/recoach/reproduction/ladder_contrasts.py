@@ -76,8 +76,9 @@ def contrasts(
         rungs: all of them by name; tells which have a control.
 
     Returns:
-        Rows with rung, stage, rate, number of trials, validation and test means and seeds; and,
-        under `recipe_against`, the relative difference of the recipe (`value`, `low`, `high`), the
+        Rows with rung, stage, rate, number of trials, validation and test means, seeds and the
+        multiply-adds of the training (None where they are not known); and, under
+        `recipe_against`, the relative difference of the recipe (`value`, `low`, `high`), the
         p-values, raw and adjusted by Holm over the rows, the detectable effect and whether the two
         are equivalent within `MARGIN`. The comparison is over the seeds that both have.
     """
@@ -99,6 +100,7 @@ def contrasts(
             "valid": round(one.valid, 6),
             "test": round(float(one.values["values"].list.mean().mean()), 6),  # type: ignore[arg-type]
             "seeds": one.seeds,
+            "multiply_adds": _multiply_adds(one),
         }
         is_other = reference is not None and one is not reference
         if reference is not None and is_other and set(one.seeds) & set(reference.seeds):
@@ -165,6 +167,13 @@ def _select(rung: str, stage: str, trials: Sequence[Trial]) -> Selected:
 
 def _valid(run: RunFolder, stage: str) -> float:
     return float(run.read_json("results.json")["models"][stage]["valid"][_METRIC])
+
+
+def _multiply_adds(one: Selected) -> float | None:
+    """Return the mean over seeds; of the training on train alone."""
+    models = [run.read_json("results.json")["models"][one.stage] for run in one.trial.runs.values()]
+    counts = [model.get("budget", {}).get("multiply_adds") for model in models]
+    return None if None in counts else float(np.mean(counts))
 
 
 def _values_of(trial: Trial, stage: str) -> pl.DataFrame:

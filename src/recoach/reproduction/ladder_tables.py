@@ -17,6 +17,7 @@ _COLUMNS: Final = (
     "Rung",
     "rate of n",
     "seeds",
+    "cost",
     "validation",
     "NDCG@10",
     "recipe against it",
@@ -49,7 +50,7 @@ def run_table(model: str, rows: Sequence[Record]) -> ResultTable:
         rows: as `ladder_contrasts.contrasts` returns them.
     """
     heading = f"Ladder of controls: {NAMES.get(model, model)}"
-    return ResultTable(heading, _COLUMNS, [_row(model, row) for row in rows], _NOTE)
+    return ResultTable(heading, _COLUMNS, _rows(model, rows), _NOTE)
 
 
 def _groups(record: Record) -> Iterator[tuple[str, str, str, Sequence[Record]]]:
@@ -62,16 +63,23 @@ def _groups(record: Record) -> Iterator[tuple[str, str, str, Sequence[Record]]]:
 
 def _table(log: str, model: str, protocol: str, rows: Sequence[Record]) -> ResultTable:
     heading = f"Ladder: {NAMES.get(model, model)}, {log}, {_PROTOCOLS.get(protocol, protocol)}"
-    return ResultTable(heading, _COLUMNS, [_row(model, row) for row in rows], _NOTE)
+    return ResultTable(heading, _COLUMNS, _rows(model, rows), _NOTE)
 
 
-def _row(model: str, row: Record) -> tuple[str, ...]:
+def _rows(model: str, rows: Sequence[Record]) -> list[tuple[str, ...]]:
+    bases = [row.get("multiply_adds") for row in rows if row["stage"] == "base"]
+    return [_row(model, row, bases[0] if bases else None) for row in rows]
+
+
+def _row(model: str, row: Record, base: float | None) -> tuple[str, ...]:
+    """Return the cells of a rung; `base` is the multiply-adds of the base's training."""
     against = row.get("recipe_against")
     is_base = row["stage"] == "base"
     cells = (
         _label(model, row),
         MISSING if is_base else f"{row['rate']:g} of {row['trials']}",
         str(len(row["seeds"])),
+        f"{row['multiply_adds'] / base:.2f}" if base and row.get("multiply_adds") else MISSING,
         format_metric(row["valid"]),
         format_metric(row["test"]),
     )
@@ -197,11 +205,13 @@ def _change(log_ratio: float) -> str:
 
 _NOTE: Final = (
     "Every rung changes one thing and keeps the rest of the recipe; each was trained with n "
-    "learning rates, of which validation selected the one shown. NDCG@10 is the mean over users "
-    "and seeds. Change of the recipe relative to the rung: 95 % interval with users and seeds as "
-    "crossed random effects (with one seed: users only); p adjusted by Holm within the table. "
-    "Equivalent: two one-sided tests within ± 1 %. Detectable: the difference that is found with "
-    "a probability of 80 %. With a split by time, of models trained again on train and validation."
+    "learning rates, of which validation selected the one shown. Cost: multiply-adds of its "
+    "training over those of the base's, which come before a fine-tuning. NDCG@10 is the mean over "
+    "users and seeds. Change of the recipe relative to the rung: 95 % interval with users and "
+    "seeds as crossed random effects (with one seed: users only); p adjusted by Holm within the "
+    "table. Equivalent: two one-sided tests within ± 1 %. Detectable: the difference that is found "
+    "with a probability of 80 %. With a split by time, of models trained again on train and "
+    "validation."
 )
 _PROTOCOLS_NOTE: Final = (
     "Best control: the best on validation of the base and of continued training with and without "
