@@ -41,9 +41,11 @@ def test_all_settings_of_all_methods_are_reported(computed, objective):
     n_weights = 2 if objective == "diversity" else 1
     assert sizes == {
         **dict.fromkeys(("mmr", "dpp", "xquad", "calibration", "popularity", "exposure_cap"), 2),
+        **({"imitation": 2} if objective == "diversity" else {}),
         RL: n_weights,
         f"{RL}, same candidates": n_weights,
     }
+    assert ("imitation" in found["differences"][RL]) == (objective == "diversity")
     for method in found["methods"].values():
         assert 0 <= method["hypervolume"] <= 1.1
     for entries in found["differences"].values():
@@ -65,6 +67,20 @@ def test_validation_selects_the_settings_of_a_front(computed):
         for place, (x, y) in enumerate(points):
             dominated = any(a >= x and b >= y and (a > x or b > y) for a, b in points)
             assert not (on_front[place] and dominated)
+
+
+def test_the_best_reranker_of_lists_on_validation_is_imitated(computed):
+    found = record(computed, "diversity")
+    lists = ("mmr", "dpp", "xquad", "calibration")
+    best = max(lists, key=lambda name: found["methods"][name]["valid_hypervolume"])
+    knobs = [entry["knob"] for entry in found["methods"][best]["settings"]]
+    assert [entry["knob"] for entry in found["methods"]["imitation"]["settings"]] == knobs
+    folder = computed[0] / "diversity" / "fine-tunings"
+    for knob in knobs:
+        stored = (folder / f"imitation-{best}-{knob:g}" / "config.toml").read_text()
+        assert f'by = "{best}"' in stored
+        assert f"knob = {knob}" in stored
+        assert "max_steps = 3" in stored
 
 
 def test_a_larger_weight_gives_more_diverse_lists(computed):

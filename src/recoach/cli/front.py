@@ -9,8 +9,9 @@ from recoach.cli.console import console
 from recoach.cli.options import Count, CountOrZero, Decimal, Run
 from recoach.cli.progress import StageProgress
 from recoach.cli.runs import Changes
-from recoach.experiments.front import WEIGHTS, FrontPlan, compute_front
+from recoach.experiments.front import compute_front
 from recoach.experiments.front_objectives import FrontObjective
+from recoach.experiments.front_trainings import WEIGHTS, FrontPlan
 from recoach.report.front import front_sentences, front_tables, write_front
 from recoach.report.table_formats import console_table
 
@@ -38,7 +39,7 @@ def front(
         objective: What the lists are judged by beside accuracy.
         output: Folder for the fine-tunings, the tables and the picture.
         weights: Weights of the objective's reward beside that of the log; one fine-tuning each.
-        steps: Steps of each fine-tuning; 0 leaves them to the settings of the run.
+        steps: Steps of each training; 0 leaves them to the settings of the run.
         k: Length of the lists.
         depth: Number of best items of the base that re-rankers choose from.
         category: Column of the items table with categories. Default: category or genre, or else
@@ -47,9 +48,8 @@ def front(
         changes: Settings of GRPO that replace those of the run, like finetune.learning_rate=0.001;
             may be repeated.
     """
-    settings = [f"finetune.max_steps={steps}"] if steps else []
     plan = FrontPlan(
-        path, objective, output, k, depth, weights, category, column, [*settings, *(changes or [])]
+        path, objective, output, k, depth, weights, steps, category, column, changes or []
     )
     record = compute_front(plan, StageProgress, lambda text: console.rule(text, align="left"))
     paths = write_front(record, output)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,14 +9,10 @@ import numpy as np
 from recoach.data.dataset import Dataset
 from recoach.data.targets import Part
 from recoach.errors import ConfigError
-from recoach.experiments.base_copy import copy_base
 from recoach.experiments.front_objectives import (
     OBJECTIVES,
-    FrontObjective,
-    list_settings,
     random_lists,
     rerankers_for,
-    reward_of,
 )
 from recoach.experiments.front_points import (
     Axes,
@@ -27,7 +22,9 @@ from recoach.experiments.front_points import (
     front_of,
     joint_samples,
     matched,
+    valid_hypervolume,
 )
+from recoach.experiments.front_trainings import FrontPlan, fine_tuned, imitated
 from recoach.experiments.list_values import (
     ListMeasure,
     ListValues,
@@ -38,50 +35,23 @@ from recoach.experiments.list_values import (
 )
 from recoach.experiments.reranking import open_stage
 from recoach.experiments.run_folder import RunFolder
-from recoach.experiments.stages import CallbackFactory, open_run
+from recoach.experiments.stages import CallbackFactory
 from recoach.models.base import Recommender
 from recoach.models.registry import build_model
 from recoach.rerank.base import Reranker
 from recoach.rerank.candidates import candidates_of, rescored
 from recoach.rerank.config import KNOBS, RerankConfig
 from recoach.rerank.features import ItemFeatures
-from recoach.rerank.registry import build_reranker
-from recoach.training.trainer import RLTrainer
+from recoach.rerank.registry import RERANKERS, build_reranker
 
 FORMAT: Final = 1
-WEIGHTS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-"""Weights of the objective's reward beside that of the log, which has 1."""
 RL: Final = "fine-tuning"
 RL_CANDIDATES: Final = "fine-tuning, same candidates"
+IMITATION: Final = "imitation"
+TRAINED: Final = (RL, RL_CANDIDATES, IMITATION)
+"""Methods that train a model."""
 _N_KNOBS: Final = 8
 Show = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class FrontPlan:
-    """A front to compute."""
-
-    run: Path
-    """The run whose base is fine-tuned and re-ranked; it is only read."""
-    objective: FrontObjective
-    output: Path
-    """Folder of the fine-tunings and of the results."""
-    k: int = 10
-    depth: int = 100
-    """Number of best items of the base that re-rankers choose from."""
-    weights: Sequence[float] = WEIGHTS
-    category: str | None = None
-    """See `RerankConfig.category`."""
-    column: str | None = None
-    """Column of the items table with values, for the objective `value`."""
-    changes: Sequence[str] = ()
-    """Settings of GRPO, as `--set` takes them."""
-
-    def __post_init__(self) -> None:
-        if not self.weights or min(self.weights) <= 0:
-            raise ConfigError("--weights must be numbers above 0.")
-        if self.column is not None and self.objective != "value":
-            raise ConfigError("--column is for --objective value only. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -119,8 +89,9 @@ def compute_front(plan: FrontPlan, make_callback: CallbackFactory, show: Show) -
     """Return the fronts of fine-tuning and of all re-rankers, as a JSON object.
 
     Each method has one knob: the weight of the objective's reward, or the knob of the re-ranker
-    (eight values). Validation selects the settings that no other one of the method dominates; the
-    base is a setting of every method. Test points are returned for all. Finished fine-tunings of an
+    (eight values). Objectives of lists have an imitation too, of the re-ranker with the best front
+    on validation. Validation selects the settings that no other one of the method dominates; the
+    base is a setting of every method. Test points are returned for all. Finished trainings of an
     interrupted call are loaded.
 
     Args:
@@ -138,15 +109,25 @@ def compute_front(plan: FrontPlan, make_callback: CallbackFactory, show: Show) -
     base = setting.point(0.0, base_lists)
     methods: dict[str, list[Point]] = {}
     milliseconds: dict[str, float] = {"base": _milliseconds(setting, setting.base, None)}
-    for by in rerankers_for(plan.objective, setting.features):
+    names = rerankers_for(plan.objective, setting.features)
+    rerankers = {name: _rerankers(setting, name) for name in names}
+    for by, of_method in rerankers.items():
         show(by)
-        rerankers = _rerankers(setting, by)
-        methods[by] = [setting.point(one.config.knob, _reranked(setting, one)) for one in rerankers]
-        milliseconds[by] = _milliseconds(setting, setting.base, rerankers[-1])
+        methods[by] = [setting.point(one.config.knob, _reranked(setting, one)) for one in of_method]
+        milliseconds[by] = _milliseconds(setting, setting.base, of_method[-1])
+    if OBJECTIVES[plan.objective].rewards_lists:
+        of_lists = [name for name in names if not RERANKERS[name].optimum]
+        axes = _axes(setting, base, methods)
+        teacher = max(of_lists, key=lambda by: valid_hypervolume([base, *methods[by]], axes))
+        methods[IMITATION] = []
+        for one in rerankers[teacher]:
+            show(f"{IMITATION} of {teacher}, knob {one.config.knob:g}")
+            learned = imitated(plan, one.config, make_callback)
+            methods[IMITATION].append(setting.point(one.config.knob, setting.own_lists(learned)))
     methods[RL], methods[RL_CANDIDATES] = [], []
     for weight in plan.weights:
         show(f"{RL}, weight {weight:g}")
-        tuned = _fine_tuned(setting, weight, make_callback)
+        tuned = fine_tuned(plan, setting.features, weight, make_callback)
         methods[RL].append(setting.point(weight, setting.own_lists(tuned)))
         within = {
             part: rescored(tuned, setting.dataset, one.targets, one.candidates).top(plan.k)
@@ -204,37 +185,6 @@ def _reranked(setting: _Setting, reranker: Reranker) -> dict[Part, np.ndarray]:
     }
 
 
-def _fine_tuned(setting: _Setting, weight: float, make_callback: CallbackFactory) -> Recommender:
-    """Fine-tune the base in a folder of its own, or load what an earlier call has trained.
-
-    The objective's reward is a function and no setting: config.toml of the folder lacks it.
-    """
-    plan = setting.plan
-    path = plan.output / "fine-tunings" / f"{plan.objective}-{weight:g}"
-    folder = copy_base(plan.run, path, resume=True)
-    settings = list_settings(plan.objective, plan.k)
-    changes = [f"finetune.{name}={_toml(value)}" for name, value in settings.items()]
-    with folder.lock():
-        config = folder.prepare_finetuning([*changes, *plan.changes], resume=True)
-        run = open_run(config, path, resume=True, make_callback=make_callback, stored=True)
-        extra = reward_of(plan.objective, run.dataset, setting.features, plan.column)
-        model, args = run.load_base(), config.finetune
-        weights = (*(args.reward_weights or [1.0] * len(args.reward_funcs)), weight)
-        trainer = RLTrainer(
-            model,
-            [*args.reward_funcs, extra],
-            args.model_copy(update={"reward_weights": weights}),
-            train_dataset=run.dataset,
-            context=run.context("tuned"),
-        )
-        trainer.train()
-    return model.eval()
-
-
-def _toml(value: object) -> str:
-    return f"'{value}'" if isinstance(value, str) else str(value)
-
-
 def _axes(setting: _Setting, base: Point, methods: Mapping[str, Sequence[Point]]) -> Axes:
     """Return the metrics with their scale, which is fixed on validation.
 
@@ -275,10 +225,11 @@ def _record(
     points = [base, *(point for of_method in methods.values() for point in of_method)]
     samples = joint_samples(points, axes, targets.users, setting.dataset.n_items)
     fronts = {name: front_of([base, *found], axes, samples) for name, found in methods.items()}
-    others = {name: front for name, front in fronts.items() if name not in (RL, RL_CANDIDATES)}
+    others = {name: front for name, front in fronts.items() if name not in TRAINED}
     best = max(others, key=lambda name: others[name].valid_hypervolume)
     joined = [base, *(point for name in others for point in methods[name])]
-    together = front_of(joined, axes, samples)
+    compared = {"best re-ranker": fronts[best], "all re-rankers": front_of(joined, axes, samples)}
+    compared |= {name: fronts[name] for name in fronts if name == IMITATION}
     return {
         "format": FORMAT,
         "run": str(plan.run),
@@ -296,10 +247,7 @@ def _record(
         "methods": {name: _method(front) for name, front in fronts.items()},
         "best_reranker": best,
         "differences": {
-            name: {
-                "best re-ranker": difference(fronts[name], fronts[best]),
-                "all re-rankers": difference(fronts[name], together),
-            }
+            name: {other: difference(fronts[name], front) for other, front in compared.items()}
             for name in (RL, RL_CANDIDATES)
         },
         "matched": matched(fronts[RL], others, axes, samples),

@@ -88,8 +88,7 @@ def joint_samples(
 
 def front_of(points: Sequence[Point], axes: Axes, samples: Mapping[int, np.ndarray]) -> Front:
     """Return the front of a method's points."""
-    valid = np.stack([axes.of(point.valid) for point in points])
-    on_front = nondominated(valid)
+    on_front = nondominated(np.stack([axes.of(point.valid) for point in points]))
     chosen = [point for point, is_on in zip(points, on_front, strict=True) if is_on]
     scale = axes.nadir, axes.ideal
     test = np.stack([axes.of(point.test.means()) for point in chosen])
@@ -98,10 +97,16 @@ def front_of(points: Sequence[Point], axes: Axes, samples: Mapping[int, np.ndarr
     return Front(
         points,
         on_front,
-        hypervolume(normalised(valid[on_front], *scale)),
+        valid_hypervolume(points, axes),
         hypervolume(normalised(test, *scale)),
         np.array(areas),
     )
+
+
+def valid_hypervolume(points: Sequence[Point], axes: Axes) -> float:
+    """Return the hypervolume of points on validation."""
+    valid = np.stack([axes.of(point.valid) for point in points])
+    return hypervolume(normalised(valid[nondominated(valid)], axes.nadir, axes.ideal))
 
 
 def difference(ours: Front, theirs: Front) -> dict[str, float]:

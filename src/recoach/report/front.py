@@ -28,6 +28,7 @@ _STYLES: Final = {
     "value": ("#999933", "<"),
     RL: ("#0072b2", "o"),
     f"{RL}, same candidates": ("#7fb2d9", "o"),
+    "imitation": ("#1a1a1a", "*"),
 }
 """Colour and marker of each method; the colours are from the palette of Okabe and Ito."""
 _LABELS: Final = {
