@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from recoach.data.lock import LOCK_FILE
-from recoach.errors import BusyError, ConfigError
+from recoach.errors import BusyError, ConfigError, ModelError, RunError
 from recoach.experiments.config import ExperimentConfig, resolve
-from recoach.experiments.run_folder import RunFolder
+from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.stages import CallbackFactory, Run, execute, open_run
 from recoach.reproduction.aggregate import aggregate
 from recoach.reproduction.paper_cells import Cell, Profile, Source
@@ -98,32 +98,40 @@ def _run(config: ExperimentConfig, folder: RunFolder, make_callback: CallbackFac
         if folder.has_results_for(config):
             return
         run = open_run(config, folder.path, resume=True, make_callback=make_callback)
-        if not folder.has_checkpoint("base"):
-            _copy_base(run)
+        stages = ["base"]
+        if config.evaluation.retrains(run.dataset.split):
+            stages.append(f"base{RETRAINED}")
+        for stage in stages:
+            if not folder.has_checkpoint(stage):
+                _copy_base(run, stage)
         execute(run)
 
 
-def _copy_base(run: Run) -> None:
-    """Copy the trained base model of another run with equal settings, if there is one."""
+def _copy_base(run: Run, stage: str) -> None:
+    """Copy the base model of another run with equal settings, if one has trained it."""
     settings = _base_settings(run.config)
     for path in sorted(run.folder.path.parent.iterdir()):
         other = RunFolder(path)
-        if path == run.folder.path or not (path / "config.toml").exists():
-            continue
-        if _base_settings(other.config()) == settings and other.is_complete("base"):
+        if path != run.folder.path and _has_base(other, stage, settings):
             # Rows come before weights: without weights, resuming writes the rows again.
             for row in other.metrics():
-                if row["stage"] == "base":
-                    run.folder.append_metrics(
-                        "base", {k: v for k, v in row.items() if k != "stage"}
-                    )
-            target = run.folder.checkpoints("base")
-            temporary = target.with_name(".base.part")
+                if row["stage"] == stage:
+                    run.folder.append_metrics(stage, {k: v for k, v in row.items() if k != "stage"})
+            target = run.folder.checkpoints(stage)
+            temporary = target.with_name(f".{stage}.part")
             for incomplete in (temporary, target):
                 shutil.rmtree(incomplete, ignore_errors=True)
-            shutil.copytree(other.checkpoints("base"), temporary)
+            shutil.copytree(other.checkpoints(stage), temporary)
             temporary.rename(target)
             return
+
+
+def _has_base(folder: RunFolder, stage: str, settings: dict[str, Any]) -> bool:
+    """Return whether a run has trained a base with these settings; False if it cannot be read."""
+    try:
+        return _base_settings(folder.config()) == settings and folder.is_complete(stage)
+    except (ConfigError, ModelError, RunError):  # of another version, or damaged
+        return False
 
 
 def _base_settings(config: ExperimentConfig) -> dict[str, Any]:
