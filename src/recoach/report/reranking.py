@@ -38,10 +38,10 @@ def rerank_lines(record: Record) -> list[str]:
     lines = []
     for entry in record["comparisons"]:
         if entry["metric"] in shown:
-            change = format_percent(entry["relative"])
             lines.append(
                 f"{metric_label(entry['metric'])}, knob {record['chosen']:g} against the model: "
-                f"{change} ({entry['low']:+.4f} to {entry['high']:+.4f})."
+                f"{entry['difference']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}), "
+                f"{format_percent(entry['relative'])}."
             )
     violated = [entry for entry in record["knobs"] if not entry.get("feasible", True)]
     lines += [
