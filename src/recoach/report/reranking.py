@@ -35,14 +35,13 @@ def shown_metrics(record: Record) -> list[str]:
 def rerank_lines(record: Record) -> list[str]:
     """Return sentences about the selected knob, the limits, the latency and the theory."""
     shown = shown_metrics(record)
-    lines = []
-    for entry in record["comparisons"]:
-        if entry["metric"] in shown:
-            lines.append(
-                f"{metric_label(entry['metric'])}, knob {record['chosen']:g} against the model: "
-                f"{entry['difference']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}), "
-                f"{format_percent(entry['relative'])}."
-            )
+    lines = [
+        f"{metric_label(entry['metric'])}, knob {record['chosen']:g} against the model: "
+        f"{entry['difference']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}), "
+        f"{format_percent(entry['relative'])}."
+        for entry in record["comparisons"]
+        if entry["metric"] in shown
+    ]
     violated = [entry for entry in record["knobs"] if not entry.get("feasible", True)]
     lines += [
         f"Knob {entry['knob']:g}: the limit cannot be met by the {record['config']['depth']} best "

@@ -35,6 +35,12 @@ _PRETRAIN: Final[Tables] = {
     "metric": "ndcg@10",
     "ema_decay": 0.0,
 }
+_BUDGETS: Final[dict[str, Tables]] = {
+    "sasrec": {},
+    "gru4rec": {"learning_rate": 5e-3, "patience": 8},
+}
+"""What differs from `_PRETRAIN` and `_SCRATCH`: with SASRec's rate GRU4Rec's validation does not
+rise within five epochs."""
 _ACTION: Final[Tables] = {
     "reward_funcs": ["events"],
     "event_weights": EVENT_REWARDS,
@@ -116,9 +122,10 @@ def _cells(source: Source, protocol: str, seed: int) -> list[tuple[str, Tables]]
         for name in ("itemknn", "vsknn")
     ]
     for backbone in BACKBONES:
-        model = _MODELS[backbone]
-        base: Tables = shared | {"model": model, "pretrain": _PRETRAIN}
-        weighted = base | {"pretrain": _PRETRAIN | {"event_weights": EVENT_WEIGHTS}}
+        model, budget = _MODELS[backbone], _BUDGETS[backbone]
+        pretrain = _PRETRAIN | budget
+        base: Tables = shared | {"model": model, "pretrain": pretrain}
+        weighted = base | {"pretrain": pretrain | {"event_weights": EVENT_WEIGHTS}}
         with_types = base | {"model": model | {"event_embedding": True}}
         prl = {"name": "prl", "encoder": backbone, "event_weights": EVENT_REWARDS}
         cells += [
@@ -129,7 +136,7 @@ def _cells(source: Source, protocol: str, seed: int) -> list[tuple[str, Tables]]
         ]
         for twin, group in ((base, _FROM_SCRATCH), (weighted, _WEIGHTED)):
             cells += [
-                (f"{backbone}-{name}", twin | {"finetune": _SCRATCH | _ACTION | settings})
+                (f"{backbone}-{name}", twin | {"finetune": _SCRATCH | budget | _ACTION | settings})
                 for name, settings in group.items()
             ]
         control: dict[str, Any] = {"evaluation": shared["evaluation"] | {"control": True}}
