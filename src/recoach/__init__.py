@@ -34,7 +34,7 @@ Errors:
 """
 
 import warnings
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def __getattr__(name: str) -> object:
         )
         name = _RENAMED[name]
     if name == "__version__":
-        return metadata.version("recoach")
+        return import_module("importlib.metadata").version("recoach")
     if name not in _MODULES:
         raise AttributeError(f"module 'recoach' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

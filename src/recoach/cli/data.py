@@ -33,7 +33,11 @@ from recoach.experiments.config import resolve, toml_value
 from recoach.report.protocol import split_lines
 from recoach.reproduction.paper_results import CATEGORIES
 
-app = App(name="data", help="Describe, audit, prepare and download interaction logs.")
+app = App(
+    name="data",
+    help="Describe, audit, prepare and download interaction logs.",
+    help_format="markdown",
+)
 
 
 @Parameter(name="*")

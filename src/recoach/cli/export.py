@@ -14,7 +14,7 @@ from recoach.serving.onnx import export_onnx as write_onnx
 from recoach.serving.vectors import export_vectors as write_vectors
 from recoach.serving.vectors import item_vectors
 
-app = App(name="export", help="Export weights or vectors for other tools.")
+app = App(name="export", help="Export weights or vectors for other tools.", help_format="markdown")
 app.command(
     export_recbole,
     name="recbole",

@@ -18,7 +18,11 @@ from recoach.experiments.recbole.settings import convert_settings
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.models.checkpoint import write_atomically
 
-imports = App(name="import", help="Import a model trained elsewhere as a run.")
+imports = App(
+    name="import",
+    help="Import a model trained elsewhere as a run.",
+    help_format="markdown",
+)
 
 
 @imports.command(
