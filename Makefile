@@ -3,7 +3,7 @@ PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint con
 
 .PHONY: demo test check docs results bench oracles soak clean
 
-## make demo     set up .venv and improve a recommender on a simulated log
+## make demo     set up .venv and show what GRPO earns in a simulated shop
 demo: .venv/installed
 	.venv/bin/recoach demo
 

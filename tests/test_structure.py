@@ -19,7 +19,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 LAYERS = ["errors", "config", "distributed", "data", "models", "evaluation", "rerank simulation"]
 LAYERS += ["policy", "training", "experiments serving", "report ope", "api loaded"]
-LAYERS += ["reproduction", "cli"]
+LAYERS += ["reproduction demonstration", "cli"]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 FORBIDDEN = {"serving": {"training", "policy"}, "report": {"training", "policy", "models"}}
 TORCH_ONLY = ["recoach.evaluation.ranking", "recoach.policy.objective"]

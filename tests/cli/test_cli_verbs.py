@@ -211,24 +211,6 @@ def test_a_prepared_folder_can_be_used_as_data(recoach, log, tmp_path, run_files
     assert a["dataset"]["fingerprint"] == b["dataset"]["fingerprint"]
 
 
-def test_the_demo_runs_all_stages_on_a_log(recoach, log, tmp_path, run_files, monkeypatch):
-    few = ("pretrain.epochs=1", "pretrain.batch_size=64", "finetune.epochs=1", "model.dim=8")
-    monkeypatch.setattr(runs, "_DEMO_SETTINGS", few)
-    log_copy = tmp_path / 'my "own" log.csv'
-    shutil.copy(log, log_copy)
-    result = recoach("demo", "--data", log_copy, "--output", tmp_path / "demo")
-    assert result.code == 0, result
-    assert set(run_files.results(tmp_path / "demo")["models"]) >= {"base", "tuned", "control"}
-
-
-def test_the_demo_without_data_uses_the_simulated_shop(recoach, tmp_path, run_files, monkeypatch):
-    monkeypatch.setattr(runs, "_DEMO_SETTINGS", ("model={name='popularity'}",))
-    assert recoach("demo", "--output", tmp_path / "demo").code == 0
-    assert run_files.results(tmp_path / "demo")["dataset"]["name"] == "shop"
-    entries = json.loads((tmp_path / "demo" / "lists.json").read_text())
-    assert not entries[0]["target"].isdigit()  # titles, not numbers
-
-
 # data
 
 

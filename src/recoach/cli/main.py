@@ -38,8 +38,8 @@ for name, (target, purpose, example) in {
         "recoach convert-config recbole.yaml --output mine.toml",
     ),
     "demo": (
-        "recoach.cli.runs:demo",
-        "Run all stages on a simulated shop or on your own log.",
+        "recoach.cli.demo:demo",
+        "Show what fine-tuning gains, on a simulated shop or on your own log.",
         "recoach demo --data log.csv",
     ),
     "doctor": (

@@ -45,30 +45,6 @@ Changes = Annotated[
 ]
 
 _DETECTED: Final = Layout()
-_DEMO_SETTINGS = (
-    "pretrain.epochs=16",
-    "pretrain.batch_size=256",
-    "pretrain.learning_rate=2e-3",
-    "pretrain.patience=3",
-    "finetune.epochs=5",
-)
-
-
-def demo(
-    *,
-    data: Path | None = None,
-    output: Path = Path("runs/demo"),
-    resume: Resume = False,
-    layout: Layout = _DETECTED,
-) -> None:
-    """Prepare a log, train SASRec, fine-tune it with GRPO and evaluate both.
-
-    Args:
-        data: An interaction log. Default: a simulated shop with 2,000 users and 1,000 items.
-        output: The run folder.
-    """
-    changes = [*_DEMO_SETTINGS, *([_data_path(data)] if data else []), *layout.changes()]
-    execute_and_show(read_config(None, changes), output, resume=resume)
 
 
 def run(
@@ -120,7 +96,7 @@ def pretrain(
             ten items of each state, discounted and smoothed to similar items.
         changes: Settings that replace the defaults, like pretrain.epochs=50; may be repeated.
     """
-    settings = [_data_path(data), f"model.name={model}", "finetune.enabled=false"]
+    settings = [data_path(data), f"model.name={model}", "finetune.enabled=false"]
     settings.append(f"pretrain.objective={objective}")
     config = read_config(None, [*settings, *layout.changes(), *(changes or [])])
     execute_and_show(config, output, resume=resume, report_to=report_to)
@@ -229,6 +205,6 @@ def _announce(text: str) -> None:
     console.rule(text, align="left")
 
 
-def _data_path(path: Path) -> str:
+def data_path(path: Path) -> str:
     """Return the override of `data.path`; a JSON string is also a TOML string."""
     return f"data.path={json.dumps(str(path), ensure_ascii=False)}"

@@ -36,6 +36,7 @@ from recoach.experiments.config import DataConfig, ExperimentConfig
 from recoach.experiments.legacy_config import upgrade_evaluation
 from recoach.models.registry import MODELS, model_traits
 from recoach.models.sequence.event_types import check_event_types
+from recoach.simulation.purchases import PurchaseShop, add_purchases
 from recoach.simulation.shop import BROWSING, Shop, shop
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.batch_builder import check_log
@@ -74,7 +75,7 @@ def run_dataset(
             _check_unchanged(config, source, directory, dataset)
         return replace(dataset, name=config.name) if config.name else dataset
     if source is None:
-        log = embedded_shop().interactions
+        log = embedded_purchases().interactions
         split = LeaveLastOut() if isinstance(config.split, Auto) else config.split
         dataset = split_log(log, split, name="shop")
         save_dataset(dataset, directory, describe(log))
@@ -374,11 +375,15 @@ def _run_item_table(config: DataConfig, dataset: Dataset) -> pl.DataFrame | None
         all_items = config.catalogue == "items"
         return read_item_table(Path(config.items), dataset.item_ids, all_items=all_items)
     if config.path is None:
-        titles = pl.Series(embedded_shop().item_titles, dtype=pl.String)
-        return pl.DataFrame({"item_id": dataset.item_ids, "title": titles})
+        return embedded_purchases().item_table
     return None
 
 
 def embedded_shop() -> Shop:
     """Return the simulated shop whose log is used when no data is given; it is always the same."""
     return shop(seed=0, habits=BROWSING)
+
+
+def embedded_purchases() -> PurchaseShop:
+    """Return the embedded shop with carts, purchases and prices: the log of a run without data."""
+    return add_purchases(embedded_shop())

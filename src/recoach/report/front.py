@@ -26,6 +26,11 @@ _STYLES: Final = {
     "popularity": ("#56b4e9", "X"),
     "exposure_cap": ("#8c564b", "d"),
     "value": ("#999933", "<"),
+    "value, continued training": ("#d55e00", ">"),
+    "price": ("#cc79a7", "^"),
+    "price, continued training": ("#e69f00", "v"),
+    "popularity, continued training": ("#009e73", "P"),
+    "continued training": ("#1a1a1a", "s"),
     RL: ("#0072b2", "o"),
     f"{RL}, same candidates": ("#7fb2d9", "o"),
     "imitation": ("#1a1a1a", "*"),
@@ -39,6 +44,10 @@ _LABELS: Final = {
     "popularity": "popularity offset",
     "exposure_cap": "exposure cap",
     "value": "value offset",
+    "value, continued training": "value offset,\ncontinued training",
+    "price": "price offset",
+    "price, continued training": "price offset,\ncontinued training",
+    "popularity, continued training": "popularity offset,\ncontinued training",
 }
 _AXES: Final = {
     "calibration": "divergence from the user's own mix\nof categories, nats (less is better)",
@@ -46,6 +55,7 @@ _AXES: Final = {
     "diversity": "difference between the items of a list, %",
     "novelty": "rarity of the items, bits",
     "value": "value of the hits in a list",
+    "revenue": "true revenue of a list",
 }
 _PERCENT: Final = frozenset({"coverage", "diversity"})
 _LOSS: Final = 1.0
@@ -85,9 +95,9 @@ def write_front(record: Record, folder: Path) -> list[Path]:
     title = f"Accuracy and {record['objective']}"
     run.write_json("front.json", record)
     run.write_text("front.md", "\n\n".join([f"# {title}", *sentences, markdown(tables)]))
-    page = html_page(title, tables, lead="\n".join(sentences), picture=_picture(record, "png"))
+    page = html_page(title, tables, lead="\n".join(sentences), picture=front_picture(record, "png"))
     run.write_text("front.html", page)
-    run.write_bytes("front.svg", _picture(record, "svg"))
+    run.write_bytes("front.svg", front_picture(record, "svg"))
     return [folder / f"front.{ending}" for ending in ("json", "md", "html", "svg")]
 
 
@@ -153,8 +163,14 @@ def _settings(record: Record) -> ResultTable:
     return ResultTable("All settings, test", columns, rows)
 
 
-def _picture(record: Record, kind: str) -> bytes:
-    """Return the picture: change of accuracy against the base, and the objective, on test."""
+def front_picture(record: Record, kind: str) -> bytes:
+    """Return the picture: change of accuracy against the base, and the objective, on test.
+
+    Args:
+        record: the content of front.json; read are its `base`, its `methods` with their settings,
+            the names of both metrics and of the objective.
+        kind: "png" or "svg".
+    """
     image = io.BytesIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": "front"}):
         figure = Figure(figsize=(8.6, 5.2), layout="constrained")
