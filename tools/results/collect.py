@@ -16,6 +16,7 @@ from recoach.experiments.run_folder import RunFolder
 from recoach.report.table_formats import ResultTable, latex, markdown
 from recoach.reproduction.aggregate import aggregate, comparisons_file
 from recoach.reproduction.datasets import Sizes
+from recoach.reproduction.ladder_tables import costs
 from recoach.reproduction.paper_tables import save_figure, suite_tables, table1
 from recoach.reproduction.record_digest import digest_of
 from recoach.reproduction.suites import cells_of, group_of, runs_folder
@@ -33,8 +34,11 @@ DOCUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "docs/results/session-models.md": ("sessions",),
     "docs/results/events.md": ("events",),
     "docs/results/ladder.md": ("ladder",),
+    "docs/results/over-time.md": ("protocols",),
+    "docs/results/which-models.md": ("wins",),
+    "docs/results/cost.md": ("cost",),
     "docs/results/paper.md": ("table1", "table3-main"),
-    "docs/results/gains.md": ("wins", "overview", "published"),
+    "docs/results/gains.md": ("overview", "published"),
     "docs/results/ablation.md": ("ablation-by-model", "algorithms-by-model"),
     "docs/results/beyond-the-next-item.md": ("tail-overview", "simulator"),
 }
@@ -163,6 +167,9 @@ def committed_tables(
     tables |= {
         "summary": [summary(suites["gains"])],
         "wins": tables["gains"][:1],
+        "protocols": tables["ladder"][:1],
+        "ladder": tables["ladder"][1:],
+        "cost": [costs(suites["ladder"])],
         "table3-main": [table for table in tables["table3"] if table.heading.startswith("Table 3")],
         "ablation-by-model": change_by_model(suites["ablation"], "Ablation"),
         "algorithms-by-model": change_by_model(suites["algorithms"], "Algorithms"),

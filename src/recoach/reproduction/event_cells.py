@@ -79,7 +79,8 @@ _WEIGHTED: Final[dict[str, Tables]] = {
     "sqn-actor-critic": {"algorithm": "sqn_actor_critic"},
     "sa2c": {"algorithm": "sa2c", "patience": 15},
 }
-"""Cross-entropy weighted by Q, SA2C with a patience that outlasts its slow start; their counterpart is cross-entropy with weights by event type."""
+"""Cross-entropy weighted by Q, SA2C with a patience that outlasts its slow start; their
+counterpart is cross-entropy with weights by event type."""
 _ON_BASE: Final[dict[str, Tables]] = {
     "top-k": {"algorithm": "top_k_off_policy", "behaviour": "head"} | _RETURN,
     "off-policy-actor-critic": {"algorithm": "off_policy_actor_critic", "behaviour": "head"}

@@ -76,8 +76,8 @@ def contrasts(
         rungs: all of them by name; tells which have a control.
 
     Returns:
-        Rows with rung, stage, rate, number of trials, validation and test means, seeds and the
-        multiply-adds of the training (None where they are not known); and, under
+        Rows with rung, stage, rate, number of trials, validation and test means, seeds, and the
+        multiply-adds and seconds of the training (None where they are not known); and, under
         `recipe_against`, the relative difference of the recipe (`value`, `low`, `high`), the
         p-values, raw and adjusted by Holm over the rows, the detectable effect and whether the two
         are equivalent within `MARGIN`. The comparison is over the seeds that both have.
@@ -100,7 +100,8 @@ def contrasts(
             "valid": round(one.valid, 6),
             "test": round(float(one.values["values"].list.mean().mean()), 6),  # type: ignore[arg-type]
             "seeds": one.seeds,
-            "multiply_adds": _multiply_adds(one),
+            "multiply_adds": _mean_budget(one, "multiply_adds"),
+            "seconds": _mean_budget(one, "seconds"),
         }
         is_other = reference is not None and one is not reference
         if reference is not None and is_other and set(one.seeds) & set(reference.seeds):
@@ -169,10 +170,10 @@ def _valid(run: RunFolder, stage: str) -> float:
     return float(run.read_json("results.json")["models"][stage]["valid"][_METRIC])
 
 
-def _multiply_adds(one: Selected) -> float | None:
-    """Return the mean over seeds; of the training on train alone."""
+def _mean_budget(one: Selected, name: str) -> float | None:
+    """Return the mean over seeds of a count of the budget, of the training on train alone."""
     models = [run.read_json("results.json")["models"][one.stage] for run in one.trial.runs.values()]
-    counts = [model.get("budget", {}).get("multiply_adds") for model in models]
+    counts = [model.get("budget", {}).get(name) for model in models]
     return None if None in counts else float(np.mean(counts))
 
 
