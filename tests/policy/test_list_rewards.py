@@ -1,14 +1,17 @@
 """Rewards of lists: their values, and what each rank adds to them."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.nn import functional
 
 from recoach.data.split import leave_last_out
-from recoach.policy.list_rewards import calibration, diversity
+from recoach.models.registry import build_model
+from recoach.policy.list_rewards import calibration, diversity, list_reward
 from toy_logs import log_with_ratings
 
 USERS = torch.tensor([0, 0])
@@ -97,3 +100,22 @@ def test_a_rank_adds_what_the_items_up_to_it_decide(kind):
     unordered = (lists.sort(dim=1).values[:, None] == lists.sort(dim=1).values).all(dim=2)
     assert ((sums[:, None] - sums).abs() < 1e-5)[unordered].all()
     assert sums.std() > 0.01
+
+
+def test_a_named_reward_uses_the_categories_of_the_items_table_or_the_base_s_vectors():
+    dataset = leave_last_out(log_with_ratings())
+    base = build_model("bprmf", dataset, dim=3, seed=1)
+    lists, users = torch.tensor([[0, 1], [0, 2]]), torch.tensor([0, 0])
+
+    def gains(function):
+        return function(prompts=users, completions=lists)
+
+    vectors = base.items.weight.detach()[: dataset.n_items]
+    named = list_reward("diversity", dataset, base)
+    assert torch.allclose(gains(named), gains(diversity(vectors)), atol=1e-6)
+    kinds = torch.tensor([0, 0, 1, 1, 0, 0])
+    table = pl.DataFrame({"item_id": dataset.item_ids, "category": [f"c{k}" for k in kinds]})
+    tabled = replace(dataset, item_table=table)
+    assert reward(list_reward("diversity", tabled, base), [[0, 1], [0, 2]]).tolist() == [0.0, 1.0]
+    named = list_reward("calibration", tabled, base)
+    assert torch.allclose(gains(named), gains(calibration(kinds, dataset)))

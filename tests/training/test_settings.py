@@ -209,6 +209,16 @@ def test_functions_of_every_make_are_called():
     CombinedReward([dict])  # one that does not tell what it takes
 
 
+@pytest.mark.parametrize("name", ["diversity", "calibration"])
+def test_rewards_of_lists_have_names_and_need_lists_and_a_base(name):
+    train(["future", name], **LISTS)
+    for wrong in (DRAWN, LISTS | {"start": "scratch", "temperature": 1.0}):
+        with pytest.raises(ConfigError, match=f"'{name}' rewards lists.*'slate'.*'base'"):
+            GRPOConfig(reward_funcs=(name,), **wrong)
+    with pytest.raises(ConfigError, match="rewards lists"):
+        ReinforceConfig(reward_funcs=(name,))
+
+
 def test_a_list_s_items_are_all_known_to_its_reward():
     with pytest.raises(
         ConfigError, match="'diversity' has rows for 2 items and was called with others"

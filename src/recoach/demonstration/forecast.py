@@ -1,7 +1,6 @@
 """Off-policy evaluation in the demonstration: forecasts from logged lists, and the truth."""
 
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -145,8 +144,3 @@ def _queries(
         )
         for user in snapshot.dataset.user_ids
     ]
-
-
-def refusals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each reason of a refusal."""
-    return [f"{row['model']}: {reason}" for row in rows for reason in row.get("reasons", ())]

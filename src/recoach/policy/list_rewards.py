@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError
+from recoach.models.base import Recommender
 from recoach.policy.reward_funcs import Function, RewardFunc
+from recoach.rerank.features import ItemFeatures
 
 _SMOOTHING = 0.01
 """Part of the history in the smoothed categories of a list, as in the metric `miscalibration`."""
@@ -30,6 +32,26 @@ def marginal_gains(function: Function) -> Function:
 def has_marginal_gains(function: RewardFunc) -> bool:
     """Return whether a function is marked with `@marginal_gains`."""
     return bool(getattr(function, "has_marginal_gains", False))
+
+
+def list_reward(name: str, dataset: Dataset, base: Recommender) -> RewardFunc:
+    """Return `diversity` or `calibration` for the categories of the items table.
+
+    Without categories in the table diversity is that of the base's item vectors, and calibration
+    that of clusters of these.
+
+    Args:
+        name: of the reward.
+        dataset: its items table, and its training histories.
+        base: gives the vectors.
+
+    Raises:
+        ConfigError: there are neither categories nor vectors.
+    """
+    features = ItemFeatures(dataset, base)
+    if name == "diversity":
+        return diversity(features.vectors)
+    return calibration(features.shares, dataset)
 
 
 def diversity(items: Tensor) -> RewardFunc:

@@ -40,7 +40,11 @@ RewardName = Literal[
     "rejected",
     "cross_fitted",
     "novelty",
+    "diversity",
+    "calibration",
 ]
+LIST_REWARDS: Final = frozenset({"diversity", "calibration"})
+"""Rewards of whole lists (`recoach.policy.list_rewards`)."""
 DISCOUNTED: Final = frozenset({"future", "rated", "value", "events", "cross_fitted"})
 """Rewards of the next `horizon` items, with `discount`."""
 Scope = Literal["log", "items", "draws"]
@@ -278,6 +282,13 @@ def _rejected(dataset: Dataset, _: float, __: Mapping[str, float]) -> RewardFunc
     return rejected
 
 
+def _of_lists(*_: object) -> RewardFunc:
+    raise ConfigError(
+        "rewards 'diversity' and 'calibration' need the item vectors or categories of a trainer; "
+        "elsewhere use the functions of recoach.policy.list_rewards."
+    )
+
+
 def _cross_fitted(*_: object) -> RewardFunc:
     raise ConfigError(
         "reward 'cross_fitted' needs base models, which `recoach run` trains; in Python pass "
@@ -291,6 +302,8 @@ _FROM_LOG: Final[dict[str, Callable[[Dataset, float, Mapping[str, float]], Rewar
     "events": _events,
     "rejected": _rejected,
     "cross_fitted": _cross_fitted,
+    "diversity": _of_lists,
+    "calibration": _of_lists,
 }
 """Rewards that need more than the order of the log: (dataset, discount, event weights) -> reward.
 """

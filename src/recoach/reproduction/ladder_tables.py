@@ -52,7 +52,7 @@ def ladder(record: Record) -> list[ResultTable]:
 
 def costs(record: Record) -> ResultTable:
     """Return what the rungs with a known budget cost, and what they gain over the base."""
-    rows_of_table = []
+    rows_of_table: list[tuple[str, ...]] = []
     for log, model, protocol, rows in _groups(record):
         base = next((row for row in rows if row["stage"] == "base"), None)
         if base is None or base.get("multiply_adds") is None:

@@ -23,8 +23,10 @@ from recoach.data.queries import Seen, join_pairs, masked_items, seen_before
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.policy.candidates import Proposal, restrict_to_candidates
+from recoach.policy.list_rewards import list_reward
 from recoach.policy.reward_funcs import (
     DISCOUNTED,
+    LIST_REWARDS,
     RewardFunc,
     by_name,
     name_of,
@@ -45,7 +47,8 @@ from recoach.policy.rewards import (
 from recoach.policy.shuffling import source_events
 from recoach.policy.smoothing import Smoothing
 from recoach.training.algorithms.base import LoggedActions, RLBatch
-from recoach.training.config import FinetuneConfig, TransitionConfig
+from recoach.training.config import FinetuneConfig
+from recoach.training.transition_config import TransitionConfig
 from recoach.training.transitions import TransitionBuilder
 
 _SMOOTHING: Final = 0.3
@@ -84,9 +87,7 @@ class BatchBuilder:
         if "return" in functions:
             self.dataset = dataset = _with_returns(args, dataset)
         resolved = [
-            by_name(function, dataset, args.discount, args.event_weights)
-            if isinstance(function, str)
-            else function
+            self._named(function, model) if isinstance(function, str) else function
             for function in functions
         ]
         self._rewards_past = train_set in resolved
@@ -225,6 +226,12 @@ class BatchBuilder:
         candidates = self._proposal.candidates(rewarded, self._sample_size, generator)
         queries, rewards = restrict_to_candidates(batch.queries, batch.rewards, candidates)
         return batch._replace(queries=queries, rewards=rewards, candidates=candidates)
+
+    def _named(self, name: str, model: Recommender) -> RewardFunc:
+        """Return a ready-made reward function."""
+        if name in LIST_REWARDS:
+            return list_reward(name, self.dataset, model)
+        return by_name(name, self.dataset, self.args.discount, self.args.event_weights)
 
     def _check_past(self, future_names: set[str]) -> None:
         if not self._rewards_past:

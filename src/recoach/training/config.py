@@ -16,7 +16,7 @@ from recoach.evaluation.evaluator import masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import GROUP_NAMES, GroupName, Recommender
 from recoach.policy.policy import Logits, calibrate_temperature
-from recoach.policy.reward_funcs import DISCOUNTED, RewardName
+from recoach.policy.reward_funcs import DISCOUNTED, LIST_REWARDS, RewardName
 from recoach.policy.rewards import Aggregation
 from recoach.policy.shuffling import ShuffleRewards
 from recoach.training.constraint_config import ConstraintConfig
@@ -51,8 +51,9 @@ class FinetuneConfig(StrictConfig):
     `future`, weighted by base models that were not trained on the item; `value`: `future` times
     the column `value` of the log over its mean; `events`: `future` times `event_weights`;
     `rejected`: -1 for items that the user rejects later in train;
-    `novelty`: items that few users have interacted with, for every user. Your own functions:
-    `GRPOTrainer(reward_funcs=...)`."""
+    `novelty`: items that few users have interacted with, for every user; with estimator `slate`
+    `diversity` and `calibration` of lists, by the categories of the items table or, without any, by
+    the base's item vectors. Your own functions: `GRPOTrainer(reward_funcs=...)`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each function, also of those given to the trainer; empty for 1. Only their ratio
     matters where weights and groups are normalised."""
@@ -173,6 +174,12 @@ class FinetuneConfig(StrictConfig):
                 "reward 'train_set' rewards items that the user has already interacted with; set "
                 "mask_seen = false"
             )
+        of_lists = LIST_REWARDS.intersection(self.reward_funcs)
+        if of_lists and not (self.draws_lists and self.start == "base"):
+            raise ValueError(
+                f"reward {min(of_lists)!r} rewards lists, by vectors or categories of a trained "
+                "base; set estimator = 'slate' and start = 'base'"
+            )
         needs_weights = "events" in self.reward_funcs
         takes_weights = needs_weights or "return" in self.reward_funcs
         if needs_weights > bool(self.event_weights) or bool(self.event_weights) > takes_weights:
@@ -238,6 +245,11 @@ class FinetuneConfig(StrictConfig):
     @property
     def draws(self) -> bool:
         """Whether reward functions are called with items drawn from the policy."""
+        return False
+
+    @property
+    def draws_lists(self) -> bool:
+        """Whether reward functions are called with lists drawn from the policy."""
         return False
 
     @property
@@ -345,47 +357,6 @@ class FinetuneConfig(StrictConfig):
         for name, (has_effect, where) in effective.items():
             if not has_effect and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect here; it belongs to {where}")
-
-
-class TransitionConfig(FinetuneConfig):
-    """Settings of an algorithm that learns from transitions: state, logged item, next state.
-
-    The reward is that of the logged item, the next one. What comes later is credited through the
-    value of the next state, not through rewards of later items.
-    """
-
-    logged_rewards_only: ClassVar[bool] = True
-    """See `FinetuneConfig`."""
-
-    reward_funcs: tuple[RewardName, ...] = Field(default=("next",), min_length=1)
-    """Rewards of the logged action, the next item: `next`, or `events` for a reward by the event's
-    type. Later items are credited by `gamma`."""
-    horizon: int = Field(default=1, gt=0)
-    """1: only the next item is an action of the state."""
-    reward_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Part of the reward that goes to the item's neighbours, which are no actions of the log: it
-    lowers the reward of the logged action."""
-    gamma: float = Field(default=0.5, ge=0, lt=1)
-    """Discount of the value of the next state."""
-
-    @model_validator(mode="after")
-    def _check_actions(self) -> Self:
-        if wrong := {"train_set", "return"}.intersection(self.reward_funcs):
-            raise ValueError(
-                f"algorithm {self.algorithm!r} rewards the next item and credits later rewards by "
-                f"gamma, and {min(wrong)!r} does otherwise; use 'next' or 'events'"
-            )
-        if DISCOUNTED.intersection(self.reward_funcs) and self.horizon != 1:
-            raise ValueError(
-                f"algorithm {self.algorithm!r} rewards the next item only and credits later "
-                "rewards by gamma; set horizon = 1"
-            )
-        return self
-
-    @property
-    def uses_episodes(self) -> bool:
-        """Whether it matters where an episode ends: for the value of the next state."""
-        return True
 
 
 def __getattr__(name: str) -> object:

@@ -27,7 +27,7 @@ from recoach.training.algorithms.td_learning import (
     polyak_update,
     td_errors,
 )
-from recoach.training.config import TransitionConfig
+from recoach.training.transition_config import TransitionConfig
 from recoach.training.transitions import Transitions
 
 

@@ -28,7 +28,7 @@ from recoach.training.algorithms.behaviour import (
 )
 from recoach.training.algorithms.state_vectors import item_vectors, linear_head
 from recoach.training.algorithms.td_learning import RewardRange, polyak_update
-from recoach.training.config import TransitionConfig
+from recoach.training.transition_config import TransitionConfig
 from recoach.training.transitions import Transitions
 
 _WHAT = "algorithm 'off_policy_actor_critic'"

@@ -29,7 +29,7 @@ from recoach.training.algorithms.td_learning import (
     mean_of_processes,
     td_errors,
 )
-from recoach.training.config import TransitionConfig
+from recoach.training.transition_config import TransitionConfig
 from recoach.training.transitions import Transitions
 
 _HIGHEST_ADVANTAGE: Final = 10.0

@@ -200,6 +200,11 @@ class GRPOConfig(RolloutConfig):
         return self.estimator in ("sampled", "slate")
 
     @property
+    def draws_lists(self) -> bool:
+        """Whether groups of lists are drawn from the policy."""
+        return self.estimator == "slate"
+
+    @property
     def is_exact(self) -> bool:
         """Whether expectations over the catalogue, or over candidates, are computed."""
         return self.estimator in ("exact", "stratified")
