@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,3 +34,11 @@ def test_a_target_outside_its_list_and_a_cold_one_are_misses(evaluated):
     lists = np.stack([np.full(len(targets.users), -1), targets.items], axis=1)
     assert (ranks_in_lists(lists, targets) == np.where(targets.cold, MISS, 2)).all()
     assert (ranks_in_lists(lists[:, :1], targets) == MISS).all()
+
+
+def test_a_cold_target_is_a_miss_unless_it_repeats(evaluated):
+    _, _, targets = evaluated
+    numbers = np.arange(len(targets.items))
+    marked = replace(targets, cold=numbers % 2 == 0, repeated=numbers % 4 == 0)
+    found = ranks_in_lists(targets.items[:, None], marked)
+    assert (found == np.where(numbers % 4 == 2, MISS, 1)).all()

@@ -66,6 +66,15 @@ def test_a_protected_group_has_at_least_the_floor_and_not_much_more(many, floor)
     assert floor * (1 - TOLERANCE) <= share < floor * 1.1
 
 
+def test_of_the_steps_that_keep_the_limits_the_most_accurate_one_counts():
+    """The first step moves two of three states, where one is enough."""
+    items, scores = torch.tensor([[0, 1]] * 3), torch.tensor([[0.0, -0.1], [0.0, -2], [0.0, -9]])
+    candidates, groups = Candidates(items, scores), torch.tensor([-1, 0])
+    fitted = fit_offsets(candidates, groups, Limits(torch.tensor([0.33]), torch.ones(1)), 1)
+    assert fitted.is_feasible
+    assert 0.1 < float(fitted.offsets) < 2
+
+
 def test_the_loss_is_that_of_the_best_offset_of_a_grid(many):
     """With one group the best offset can be found by trying all."""
     groups = torch.where(torch.arange(12) >= 8, 0, 1)
