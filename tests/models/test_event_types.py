@@ -184,3 +184,14 @@ def test_onnx_has_no_input_for_event_types(tmp_path):
     pytest.importorskip("onnxscript")
     with pytest.raises(ConfigError, match="reads event_type"):
         export_onnx(build("sasrec"), DATASET, tmp_path)
+
+
+@both_models
+def test_it_is_said_that_histories_of_new_users_have_no_types(name, recwarn):
+    new = {"new": DATASET.item_ids[:3].to_list()}
+    with pytest.warns(UserWarning, match="reads event_type of histories, and those of new users"):
+        recommend(build(name), DATASET, new, k=3)
+    recwarn.clear()
+    recommend(build(name), DATASET, k=3)
+    recommend(build(name, event_embedding=False), DATASET, new, k=3)
+    assert not recwarn.list

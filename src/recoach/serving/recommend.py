@@ -1,5 +1,6 @@
 """Top-k lists as a table, for users of the log or for new users, with external IDs."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -88,6 +89,12 @@ def user_batches(
     check_ids(model, dataset)
     if isinstance(users, Mapping):
         user_ids, past = [str(user) for user in users], _new_user_histories(dataset, users)
+        if model.reads:
+            warnings.warn(
+                f"The model reads {' and '.join(model.reads)} of histories, and those of new users "
+                "have items only: lists can differ from those of known users with the same items.",
+                stacklevel=3,
+            )
         rows, user_indices = np.arange(len(user_ids)), np.full(len(user_ids), -1)
         rejected = None
     else:
