@@ -13,6 +13,7 @@ _BABY: Final = Source("baby-2023", f"{_DATA}/baby-2023", ready_split=True)
 _TOYS: Final = Source("toys-2014", f"{_DATA}/toys-2014/Toys_and_Games.txt")
 _TOYS_TIMED: Final = Source("toys-2014-timed", f"{_DATA}/toys-2014-timed/interactions.csv.gz")
 _BEAUTY: Final = Source("beauty-2014", f"{_DATA}/beauty-2014/Beauty.txt")
+_BEAUTY_TIMED: Final = Source("beauty-2014-timed", f"{_DATA}/beauty-2014-timed/interactions.csv.gz")
 _MOVIES: Final = Source("ml-latest-small", f"{_DATA}/ml-latest-small/ratings.csv")
 _YOOCHOOSE: Final = Source("yoochoose-64", f"{_DATA}/yoochoose-64")
 _RETAILROCKET: Final = Source("retailrocket-views", f"{_DATA}/retailrocket-views")
@@ -49,7 +50,7 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "tail": (_INDUSTRIAL, _TOYS),
     "verification": (_TOYS, _BEAUTY, _MOVIES),
     "events": (_RETAILROCKET_EVENTS,),
-    "ladder": (_INDUSTRIAL, _TOYS_TIMED),
+    "ladder": (_INDUSTRIAL, _TOYS_TIMED, _BEAUTY_TIMED),
     "sessions": (_YOOCHOOSE, _RETAILROCKET, _DIGINETICA, _TMALL, _NOWPLAYING),
 }
 """The logs that a suite's committed tables show, in this order."""
