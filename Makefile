@@ -9,7 +9,7 @@ demo: .venv/installed
 
 ## make test     set up .venv and run the tests
 test: .venv/tested
-	.venv/bin/pytest --numprocesses 2 --dist loadfile
+	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 ## make check    lint, types, import layers
 check: .venv/checked

@@ -12,3 +12,10 @@ torch.set_num_threads(1)
 # HYPOTHESIS_PROFILE=default looks for what nobody has met yet.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+_LONG = ("test_soak.py", "test_docs_notebooks.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no process waits for one at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
