@@ -19,7 +19,7 @@ from recoach.reproduction.ladder_cells import (
     trials,
 )
 from recoach.reproduction.ladder_contrasts import contrasts, log_contrasts, trials_in
-from recoach.reproduction.ladder_tables import best_control, reading
+from recoach.reproduction.ladder_tables import best_control, costs, reading
 from recoach.reproduction.ladder_tables import ladder as ladder_tables
 from recoach.reproduction.paper_cells import Source
 
@@ -87,10 +87,13 @@ def write_run(folder, seed, models):
         for name, (_, values) in models.items()
     ]
     RunFolder(path).write_frame("per_user.parquet", pl.concat(frames))
-    costs = {"base": 400.0, "tuned": 100.0 + 10 * (seed - 2020)}  # of the control: not known
+    counts = {"base": 400.0, "tuned": 100.0 + 10 * (seed - 2020)}  # of the control: not known
     results = {
         "models": {
-            name: {"valid": {"ndcg@10": v}, "budget": {"multiply_adds": costs.get(name)}}
+            name: {
+                "valid": {"ndcg@10": v},
+                "budget": {"multiply_adds": counts.get(name), "seconds": 5},
+            }
             for name, (v, _) in models.items()
         }
     }
@@ -148,11 +151,21 @@ def test_the_recipe_is_compared_with_every_rung_over_the_seeds_of_both(folder):
 def test_the_cost_of_a_rung_is_its_training_over_that_of_the_base(folder):
     table = ladder_tables({"data": {"a": {"contrasts": log_contrasts(folder)}}})[1]
     place = table.columns.index("cost")
-    costs = {row[0]: row[place] for row in table.rows}
-    assert costs["base"] == "1.00"
-    assert costs["default recipe (objective `log`)"] == "0.28"  # the mean over seeds is 110
-    assert costs["GRPO's own objective (`grpo`)"] == "0.25"
-    assert costs["continued training"] == "–"
+    shown = {row[0]: row[place] for row in table.rows}
+    assert shown["base"] == "1.00"
+    assert shown["default recipe (objective `log`)"] == "0.28"  # the mean over seeds is 110
+    assert shown["GRPO's own objective (`grpo`)"] == "0.25"
+    assert shown["continued training"] == "–"
+
+
+def test_costs_leave_out_what_was_not_counted(folder):
+    table = costs({"data": {"a": {"contrasts": log_contrasts(folder)}}})
+    rows = {row[1]: row for row in table.rows}
+    assert rows["base"][3:] == ("1.00", "5", "–")
+    recipe = rows["default recipe (objective `log`)"]
+    assert (recipe[0], recipe[3]) == ("SASRec, a, leave-last-out", "0.28")
+    assert float(recipe[5].strip("+ %")) == pytest.approx(25, abs=2)  # 0.5 over 0.4
+    assert "continued training" not in rows
 
 
 def test_a_model_that_was_trained_again_stands_for_its_rung(folder):

@@ -12,10 +12,8 @@ from recoach.data.dataset import Dataset
 from recoach.errors import ConfigError
 from recoach.models.base import Recommender
 from recoach.policy.reward_funcs import Function, RewardFunc
+from recoach.rerank.categories import SMOOTHING
 from recoach.rerank.features import ItemFeatures
-
-_SMOOTHING = 0.01
-"""Part of the history in the smoothed categories of a list, as in the metric `miscalibration`."""
 
 
 def marginal_gains(function: Function) -> Function:
@@ -109,7 +107,7 @@ def calibration(categories: Tensor, dataset: Dataset) -> RewardFunc:
         lists = _lists(prompts, completions, "calibration", len(shares))
         p = profiles[prompts.cpu()][:, None]
         filled = shares[lists].cumsum(dim=1) / lists.shape[1]
-        q = functional.pad((1 - _SMOOTHING) * filled, (0, 0, 1, 0)) + _SMOOTHING * p
+        q = functional.pad((1 - SMOOTHING) * filled, (0, 0, 1, 0)) + SMOOTHING * p
         divergence = torch.where(p > 0, p * (p / q.clamp(min=1e-12)).log(), 0.0).sum(dim=2)
         gains = -divergence.diff(dim=1)
         gains[:, 0] -= divergence[:, 0]  # the empty list

@@ -1,5 +1,6 @@
 """The candidates of states: the best items of a model, from which re-rankers choose."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,10 +8,11 @@ import torch
 from torch import Tensor
 
 from recoach.data.dataset import Dataset, RaggedArray
+from recoach.data.queries import Queries
 from recoach.data.targets import Targets
 from recoach.evaluation.evaluator import queries_of
 from recoach.evaluation.model_scores import model_scores
-from recoach.evaluation.ranking import BLOCK_SIZE, TopItems, top_of_scores
+from recoach.evaluation.ranking import BLOCK_SIZE, ScoreMatrix, TopItems, top_of_scores
 from recoach.models.base import Recommender, check_ids, eval_mode
 
 _STATES_AT_ONCE = 1024
@@ -71,14 +73,10 @@ def candidates_of(model: Recommender, dataset: Dataset, targets: Targets, depth:
     Raises:
         ModelError: the model was built for other users or items, or returns non-finite scores.
     """
-    check_ids(model, dataset)
-    tops = []
-    with eval_mode(model):
-        for start in range(0, len(targets.users), _STATES_AT_ONCE):
-            states = np.arange(start, min(start + _STATES_AT_ONCE, len(targets.users)))
-            queries = queries_of(model, dataset, targets, states)
-            matrix = model_scores(model, queries, check_finite=True)
-            tops.append(top_of_scores(matrix, depth, queries.seen))
+    tops = [
+        top_of_scores(matrix, depth, queries.seen)
+        for _, queries, matrix in _scored(model, dataset, targets, _STATES_AT_ONCE)
+    ]
     return Candidates(*(torch.cat(parts).cpu() for parts in zip(*tops, strict=True)))
 
 
@@ -97,19 +95,26 @@ def rescored(
     Raises:
         ModelError: the model was built for other users or items, or returns non-finite scores.
     """
-    check_ids(model, dataset)
-    parts = []
-    with eval_mode(model):
-        for start in range(0, len(targets.users), BLOCK_SIZE):
-            states = np.arange(start, min(start + BLOCK_SIZE, len(targets.users)))
-            queries = queries_of(model, dataset, targets, states)
-            matrix = model_scores(model, queries, check_finite=True)
-            index = candidates.item_index[start : start + BLOCK_SIZE]
-            parts.append(matrix.block(0, BLOCK_SIZE)[: len(states)].cpu().gather(1, index))
+    parts = [
+        matrix.block(0, BLOCK_SIZE)[: len(queries)].cpu().gather(1, candidates.item_index[places])
+        for places, queries, matrix in _scored(model, dataset, targets, BLOCK_SIZE)
+    ]
     scores = torch.cat(parts).masked_fill(~candidates.is_item, -torch.inf)
     order = scores.sort(dim=1, descending=True, stable=True)
     items = candidates.items.gather(1, order.indices)
     return Candidates(items, order.values, candidates.profiles)
+
+
+def _scored(
+    model: Recommender, dataset: Dataset, targets: Targets, count: int
+) -> Iterator[tuple[slice, Queries, ScoreMatrix]]:
+    """Yield the places, the queries and the scores of `count` states at a time."""
+    check_ids(model, dataset)
+    with eval_mode(model):
+        for start in range(0, len(targets.users), count):
+            places = slice(start, min(start + count, len(targets.users)))
+            queries = queries_of(model, dataset, targets, np.arange(places.start, places.stop))
+            yield places, queries, model_scores(model, queries, check_finite=True)
 
 
 def state_histories(targets: Targets) -> RaggedArray:
