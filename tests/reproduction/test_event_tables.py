@@ -2,7 +2,10 @@
 
 import pytest
 
+from recoach.experiments.config import resolve
+from recoach.reproduction import event_cells
 from recoach.reproduction.event_tables import events
+from recoach.reproduction.paper_cells import Source
 
 
 def stage(ndcg, view, cart):
@@ -89,3 +92,11 @@ def test_a_tuned_base_is_compared_with_its_control_and_training_from_scratch_wit
     assert changes[3] == "+2.0 % [-2.0, +6.0] no difference"
     assert changes[4] == "-2.5 % [-5.0, +0.0] no difference"
     assert changes[5] == "–"
+
+
+def test_a_control_is_trained_where_it_is_the_counterpart_and_nowhere_else():
+    source = Source("log", "log.csv")
+    for cell in event_cells.events(source, "paper", 0):
+        config = resolve(cell.tables, cell.name)
+        if config.finetune.enabled:
+            assert config.evaluation.control == (config.finetune.start == "base"), cell.name

@@ -7,7 +7,7 @@ by Q values by cross-entropy with weights by event type. `scratch` cells train a
 loss of the algorithm; the others fine-tune the base, and a control continues its training.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from recoach.reproduction.paper_cells import Cell, Profile, Source, Tables
 
@@ -118,6 +118,7 @@ def _cells(source: Source, protocol: str, seed: int) -> list[tuple[str, Tables]]
         "evaluation": {"repeats": "all", "ks": [1, 5, 10, 20], "retrain": False},
     }
     no_tuning = {"finetune": {"enabled": False}}
+    no_control: Tables = {"evaluation": shared["evaluation"] | {"control": False}}
     cells = [
         (name, shared | {"model": {"name": name}, "pretrain": _PRETRAIN} | no_tuning)
         for name in ("itemknn", "vsknn")
@@ -137,12 +138,14 @@ def _cells(source: Source, protocol: str, seed: int) -> list[tuple[str, Tables]]
         ]
         for twin, group in ((base, _FROM_SCRATCH), (weighted, _WEIGHTED)):
             cells += [
-                (f"{backbone}-{name}", twin | {"finetune": _SCRATCH | budget | _ACTION | settings})
+                (
+                    f"{backbone}-{name}",
+                    twin | no_control | {"finetune": _SCRATCH | budget | _ACTION | settings},
+                )
                 for name, settings in group.items()
             ]
-        control: dict[str, Any] = {"evaluation": shared["evaluation"] | {"control": True}}
         cells += [
-            (f"{backbone}-{name}", base | control | {"finetune": settings})
+            (f"{backbone}-{name}", base | {"finetune": settings})
             for name, settings in _ON_BASE.items()
         ]
     return cells
