@@ -98,5 +98,5 @@ def test_a_control_is_trained_where_it_is_the_counterpart_and_nowhere_else():
     source = Source("log", "log.csv")
     for cell in event_cells.events(source, "paper", 0):
         config = resolve(cell.tables, cell.name)
-        if config.finetune.enabled:
+        if config.finetune_enabled:
             assert config.evaluation.control == (config.finetune.start == "base"), cell.name
