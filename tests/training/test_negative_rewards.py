@@ -14,7 +14,7 @@ from recoach.errors import ConfigError
 from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy.objective import Clip, exact_surrogate, objective
-from recoach.policy.reward_funcs import log_reward
+from recoach.policy.reward_funcs import item_reward, log_reward
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext
@@ -242,6 +242,20 @@ def test_whitening_one_item_at_a_time_refuses_fines():
         GRPOConfig(whitening="state", loss_type="log")
     with pytest.raises(ConfigError, match="whitening has no effect here"):
         GRPOConfig(whitening="state", loss_type="grpo", estimator="sampled")
+
+
+def test_whitening_the_rewards_of_a_state_refuses_rewards_of_items():
+    settings = {"loss_type": "grpo", "whitening": "state"}
+    for more in ({"reward_funcs": ("future", "novelty")}, {"constraints": ({"max_fall": 0.1},)}):
+        with pytest.raises(ConfigError, match="whitening 'state' whitens the rewards of the log"):
+            GRPOConfig(**settings, **more)
+
+    @item_reward
+    def price(completions, **_):
+        return completions.float()
+
+    with pytest.raises(ConfigError, match="rewards of the log, and price rewards items"):
+        trained(leave_last_out(cycle(24, 12, length=7)), [fine, price], **settings)
 
 
 def test_an_item_that_is_bought_and_returned_counts_as_returned():

@@ -363,3 +363,8 @@ def _check_function(function: RewardFunc, args: FinetuneConfig) -> None:
             f"algorithm {args.algorithm!r} learns only from rewards of the log, and {name} rewards "
             "items for every user; leave it out, or use another algorithm."
         )
+    if scope == "items" and getattr(args, "whitening", "item") == "state":
+        raise ConfigError(
+            f"whitening = 'state' whitens the rewards of the log, and {name} rewards items for "
+            "every user; leave it out, or set whitening = 'item' or another loss_type."
+        )

@@ -42,7 +42,8 @@ class FinetuneConfig(StrictConfig):
     Python the weights are those of the model that is passed."""
     sft_coef: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of the model's own supervised loss, added to the algorithm's; `auto` is 0.3 for a
-    model whose loss regularises its vectors (GSAU) and 0 for others."""
+    model whose loss regularises its vectors (GSAU) and 0 for others. That loss weights every next
+    item alike: neither `event_weights` nor `pretrain.event_weights` changes it."""
     reward_funcs: tuple[RewardName, ...] = Field(default=("future",), min_length=1)
     """`next`: the next item; `return`: the next item, rewarded with the sum of its own and all
     later rewards of its episode, each of which is `event_weights` (1 without them) times `discount`

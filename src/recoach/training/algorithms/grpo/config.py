@@ -57,7 +57,7 @@ class GRPOConfig(RolloutConfig):
     """With loss_type `grpo` and `exact` or `stratified`: whiten each rewarded item against the rest
     of the catalogue and weight it by its reward; or whiten all rewards of the state together, by
     their mean and standard deviation under the policy, as a drawn group does. Negative rewards need
-    `state`."""
+    `state`, which has no rewards of items (`novelty`, constraints)."""
     normalize_weights: bool = True
     """Scale the exact loss so that its weights average 1: a learning rate then has the same meaning
     for all transforms."""
@@ -157,6 +157,11 @@ class GRPOConfig(RolloutConfig):
                 "constraints need estimator 'exact', select 'best' and start 'base': their "
                 "multipliers are rewards of items, and validation selects the weights that keep "
                 "the bounds"
+            )
+        if self.whitening == "state" and (self.constraints or "novelty" in self.reward_funcs):
+            raise ValueError(
+                "whitening 'state' whitens the rewards of the log, and 'novelty' and constraints "
+                "reward items; leave them out, or set whitening = 'item' or another loss_type"
             )
         if self.shard_items and self.estimator != "exact":
             raise ValueError("shard_items needs estimator 'exact'")
