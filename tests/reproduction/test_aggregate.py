@@ -112,6 +112,33 @@ def test_runs_of_other_logs_and_seeds_in_the_folder_are_aggregated_too(tmp_path)
     assert suite["data"]["mall"]["dataset"] == {"users": 3}
 
 
+def test_what_the_run_of_an_earlier_version_lacks_is_left_out(tmp_path):
+    (tmp_path / "shop" / "lightgcn-6").mkdir(parents=True)
+    (tmp_path / "shop" / "lightgcn-6" / "config.toml").write_text("[no_such_table]\n")
+    for seed in (7, 8):
+        run, content = RunFolder(tmp_path / "shop" / f"lightgcn-{seed}"), record(seed, 0.5)
+        users = pl.DataFrame({"user_id": ["a", "b", "c"], "ndcg@10": [0.4, 0.5, 0.6]})
+        if seed == 7:
+            content["models"]["random"] = content["models"]["base"]
+            for model in content["models"].values():
+                model["test"] = model["test"] | {"mrr": 0.1}
+                model["strata"] = {"by length": {"short": {"mrr": 0.1}}}
+                model["popularity_buckets"] = [{"recall@10": 0.2}]
+            users = users.with_columns(pl.lit(0).alias("history"), pl.lit(0.1).alias("mrr"))
+        run.write_json("results.json", content)
+        frames = [users.with_columns(pl.lit(name).alias("model")) for name in ("base", "tuned")]
+        run.write_frame("per_user.parquet", pl.concat(frames))
+    suite = aggregate("gains", "quick", tmp_path, [Source("shop", "shop.csv")])
+    found = suite["data"]["shop"]["cells"]["lightgcn"]
+    assert list(found["models"]) == ["base", "tuned"]
+    for model in found["models"].values():
+        assert list(model["test"]) == ["ndcg@10"]
+        assert (model["strata"], model["popularity_buckets"]) == ({}, [])
+    assert [(row["a"], row["b"], row["metric"]) for row in found["comparisons"]] == [
+        ("tuned", "base", "ndcg@10")
+    ]
+
+
 def test_a_diagnostic_is_averaged_only_where_every_seed_logged_it():
     first = {"first": {"kl": 1.0}, "last": {"kl": 2.0}, "curve": [[0, 0.1]]}
     other = {"first": {"kl": 3.0, "entropy": 1.0}, "last": {"kl": 2.0}, "curve": [[0, 0.2]]}

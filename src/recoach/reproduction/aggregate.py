@@ -96,49 +96,51 @@ def _over_seeds(runs: Sequence[RunFolder], stored: Path) -> dict[str, Any]:
 
 
 def _all_statistics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the statistics of each model over the records of several seeds."""
-    return {
-        stage: _statistics([record["models"][stage] for record in records])
-        for stage in records[0]["models"]
-    }
+    """Return the statistics of each model over the records of several seeds.
+
+    What the record of a seed lacks, such as a metric of a later version, is left out.
+    """
+    models = [record["models"] for record in records]
+    return {stage: _statistics([one[stage] for one in models]) for stage in _common(models)}
+
+
+def _common(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that all tables have, in the order of the first."""
+    return [name for name in tables[0] if all(name in table for table in tables)]
 
 
 def _statistics(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    statistics: dict[str, Any] = {
-        part: {
-            name: _mean_and_deviation([m[part][name] for m in models]) for name in models[0][part]
-        }
-        for part in ("test", "lists")
-        if part in models[0]
-    }
+    statistics: dict[str, Any] = {}
+    for part in ("test", "lists"):
+        if all(part in model for model in models):
+            values = [model[part] for model in models]
+            names = _common(values)
+            statistics[part] = {n: _mean_and_deviation([one[n] for one in values]) for n in names}
     for name in ("steps", "best_step", "seconds", "budget"):
         if all(name in model for model in models):
             statistics[name] = [model[name] for model in models]
     statistics["strata"] = _mean_strata([model.get("strata", {}) for model in models])
     buckets = [model.get("popularity_buckets", []) for model in models]
-    statistics["popularity_buckets"] = [
-        {
-            name: round(float(np.mean([b[name] for b in same])), 6)
-            for name, value in same[0].items()
-            if not isinstance(value, list)  # intervals of one seed
-        }
-        for same in zip(*buckets, strict=True)
-    ]
+    # Without those of a seed there are none.
+    statistics["popularity_buckets"] = [_means(same) for same in zip(*buckets, strict=False)]
     return statistics
 
 
 def _mean_strata(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Return the mean of each value of each stratum over several seeds."""
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for kind in _common(models):
+        kinds = [model[kind] for model in models]
+        means[kind] = {name: _means([one[name] for one in kinds]) for name in _common(kinds)}
+    return means
+
+
+def _means(strata: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean of each number; intervals, which are of one seed, are left out."""
     return {
-        kind: {
-            name: {
-                metric: round(float(np.mean([model[kind][name][metric] for model in models])), 6)
-                for metric, value in stratum.items()
-                if not isinstance(value, Mapping)  # intervals of one seed
-            }
-            for name, stratum in strata.items()
-        }
-        for kind, strata in models[0].items()
+        name: round(float(np.mean([one[name] for one in strata])), 6)
+        for name in _common(strata)
+        if not isinstance(strata[0][name], list | Mapping)
     }
 
 
@@ -166,7 +168,7 @@ def _compare_users(
     what was computed from them for these very runs.
     """
     if all((run.path / "per_user.parquet").exists() for run in runs):
-        return _bootstrap_users(runs, list(records[0]["models"]))
+        return _bootstrap_users(runs, _common([record["models"] for record in records]))
     if stored.exists():
         content = json.loads(stored.read_text(encoding="utf-8"))
         if content["runs"] == digest_of(records):
@@ -177,7 +179,9 @@ def _compare_users(
 
 def _bootstrap_users(runs: Sequence[RunFolder], stages: Sequence[str]) -> list[dict[str, Any]]:
     frames = [read_parquet(run.path / "per_user.parquet") for run in runs]
-    # A user may have several states; runs of earlier versions have one and no column for it.
+    # Runs of earlier versions have fewer columns. A user may have several states, in them only one.
+    columns = [n for n in frames[0].columns if all(n in frame.columns for frame in frames)]
+    frames = [frame.select(columns) for frame in frames]
     state = [name for name in ("user_id", "history") if name in frames[0].columns]
     values = (
         pl.concat(frames)
