@@ -51,6 +51,7 @@ RUNGS: Final[dict[str, Rung]] = {
         {"ema_decay": 0.0, "interpolate": False},
         has_control=True,
     ),
+    "unsmoothed": Rung("recipe without smoothing of rewards", {"reward_smoothing": 0.0}),
     "dense": Rung("dense all-action cross-entropy", _FUTURE | {"discount": 1.0}),
     "future": Rung("cross-entropy with discounted future items", _FUTURE),
     "future-uniform": Rung(
