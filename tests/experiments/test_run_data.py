@@ -11,7 +11,8 @@ from recoach.data.protocol import ByUsers
 from recoach.data.split import split_log
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import read_config, resolve
-from recoach.experiments.data import applied_settings, check_trainable, data_notes
+from recoach.experiments.data import applied_settings, check_trainable
+from recoach.experiments.data_notes import data_notes
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import open_run
 from recoach.training.callbacks import Callback
@@ -74,7 +75,7 @@ def test_a_log_that_is_gone_does_not_stop_its_run(tmp_path, source):
     source.unlink()
     run = opened(config, tmp_path / "b")
     assert run.dataset.fingerprint == first.fingerprint
-    notes = data_notes(run.config.data, run.dataset, run.folder.dataset)
+    notes = data_notes(run.config, run.dataset, run.folder.dataset)
     assert f"{source} is gone; the run's own copy of the data is used." in notes
 
 
@@ -203,14 +204,14 @@ def test_the_last_training_event_is_for_validation_where_there_is_no_part_for_it
         "times: file order is taken"
         for name, rows in {"train": 7, "test": 2}.items()
     ]
-    assert data_notes(run.config.data, run.dataset, run.folder.dataset) == [
+    assert data_notes(run.config, run.dataset, run.folder.dataset) == [
         *lines,
         "There is no validation part: the last training event of each user is used for validation.",
     ]
     (tmp_path / "parts" / "valid.txt").write_text("c i2\n")
     run = opened(settings(tmp_path / "parts"), tmp_path / "c")
     assert run.dataset.split.valid == "given"
-    notes = data_notes(run.config.data, run.dataset, run.folder.dataset)
+    notes = data_notes(run.config, run.dataset, run.folder.dataset)
     assert [note.split(":")[0] for note in notes] == ["train.txt", "valid.txt", "test.txt"]
 
 
@@ -264,3 +265,20 @@ def test_a_model_that_knows_users_by_train_is_not_tested_on_users_without_it():
             check_trainable(resolve({"model": {"name": name}}, "test"), dataset)
     for name in ("sasrec", "itemknn", "popularity"):
         check_trainable(resolve({"model": {"name": name}}, "test"), dataset)
+
+
+def test_the_users_of_each_part_that_a_model_does_not_know_are_counted(tmp_path):
+    rows = [(f"u{user}", f"i{(user + step) % 7}", step) for user in range(9) for step in range(6)]
+    rows += [(f"late{user}", f"i{step}", step) for user in range(4) for step in range(3, 6)]
+    names = ("user_id", "item_id", "timestamp")
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]))
+    split = "data.split={kind='time', at=0.79, valid_at=0.5, target='successive'}"
+    counts = {}
+    for model in ("lightgcn", "popularity", "sasrec"):
+        changes = ["data.k_core=0", f"model.name={model}", split]
+        run = opened(settings(path, *changes), tmp_path / model)
+        notes = data_notes(run.config, run.dataset, run.folder.dataset)
+        counts[model] = [note.split(" have no")[0] for note in notes if "knows users by" in note]
+    parts = [f"4 of 13 users of the {part} part" for part in ("valid", "test")]
+    assert counts == {"lightgcn": parts, "popularity": [], "sasrec": []}

@@ -14,7 +14,7 @@ from recoach.cli.progress import StageProgress
 from recoach.errors import RunError
 from recoach.experiments.base_copy import copy_base
 from recoach.experiments.config import ExperimentConfig, read_config
-from recoach.experiments.data import data_notes
+from recoach.experiments.data_notes import data_notes
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import execute, open_run
 from recoach.models.registry import MODELS
@@ -174,14 +174,13 @@ def execute_and_show(
     check_trackers(report_to or [])
     with RunFolder(path).lock():
         opened = open_run(config, path, resume=resume, make_callback=make_callback, stored=stored)
-        data = opened.config.data
-        for note in [] if stored else data_notes(data, opened.dataset, opened.folder.dataset):
+        dataset, folder = opened.dataset, opened.folder
+        for note in [] if stored else data_notes(opened.config, dataset, folder.dataset):
             console.print(note)
-        if opened.folder.has_results_for(config):
+        if folder.has_results_for(config):
             console.print(f"{path} is finished and is not run again.")
-            _show(path, opened.folder.read_json("results.json"))
+            _show(path, folder.read_json("results.json"))
             return
-        dataset = opened.dataset
         console.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
         for line in split_lines(dataset):
             console.print(line)

@@ -21,7 +21,6 @@ from recoach.data.prepared import (
     load_dataset,
     prepare,
     read_and_split,
-    read_lines,
     read_manifest,
     recover,
     save_dataset,
@@ -30,9 +29,9 @@ from recoach.data.protocol import Auto, Given, LeaveLastOut
 from recoach.data.readers.folder import parquet_parts
 from recoach.data.split import split_log
 from recoach.data.statistics import describe
-from recoach.data.targets import Part, targets_of
 from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import DataConfig, ExperimentConfig
+from recoach.experiments.data_notes import HELD_OUT, unknown_users
 from recoach.experiments.legacy_config import upgrade_evaluation
 from recoach.models.registry import MODELS, model_traits
 from recoach.models.sequence.event_types import check_event_types
@@ -284,10 +283,9 @@ def check_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
             f"{dataset.name}: after holding out {number}, no user has two items left to learn a "
             "next step from. Use a longer log or weaker filters, or hold out fewer items."
         )
-    reads_no_history = bool(needs) and "states" not in needs
-    for part in _HELD_OUT:
-        targets = targets_of(dataset, part, config.evaluation.repeats)
-        if reads_no_history and not (dataset.train.lengths[targets.users] > 0).any():
+    for part in HELD_OUT:
+        n_unknown, n_users = unknown_users(config, dataset, part)
+        if n_unknown == n_users:
             raise DataError(
                 f"{dataset.name}: no user of the {part} part has training events, and "
                 f"{config.model_name} knows users by these only. Use a model that reads histories, "
@@ -333,7 +331,6 @@ def _check_finetuning(config: ExperimentConfig, dataset: Dataset, *, has_weights
         )
 
 
-_HELD_OUT: tuple[Part, ...] = ("valid", "test")
 _NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -342,27 +339,6 @@ def _is_split_of(source: Path | None, value: object) -> bool:
     if source is None or not _is_prepared(source):
         return False
     return bool(read_manifest(source).get("split") == value)
-
-
-def data_notes(config: DataConfig, dataset: Dataset, directory: Path) -> list[str]:
-    """Return one line each on how the data of a run were read.
-
-    Args:
-        config: the settings of the data.
-        dataset: the dataset of the run.
-        directory: the run's copy of it.
-    """
-    notes = []
-    if config.path is not None and not Path(config.path).exists():
-        notes.append(f"{config.path} is gone; the run's own copy of the data is used.")
-    notes += read_lines(directory)
-    if isinstance(dataset.split, Given) and dataset.split.valid in ("last", "users"):
-        events = {
-            "last": "the last training event of each user is",
-            "users": "the events of the last training users are",
-        }[dataset.split.valid]
-        notes.append(f"There is no validation part: {events} used for validation.")
-    return notes
 
 
 def _run_item_table(config: DataConfig, dataset: Dataset) -> pl.DataFrame | None:
