@@ -35,6 +35,25 @@ def test_a_gain_is_reported_with_its_interval_and_the_control(results):
     )
 
 
+def test_the_value_is_described_where_it_is_rewarded(results):
+    short = summary(results)
+    for model, value in {"base": 30.0, "control": 30.0, "tuned": 33.0}.items():
+        results["models"][model]["test"] |= {"value@10": value}
+    for pair in (("tuned", "base"), ("control", "base"), ("tuned", "control")):
+        of_value = {"metric": "value@10", "relative": 0.1, "low": 1.5, "high": 4.5}
+        results["comparisons"].append(entry(results, *pair, "ndcg@10") | of_value)
+    assert summary(results) == short
+    results["config"] = {"finetune": {"reward_funcs": ["future", "value"]}}
+    assert summary(results) == (
+        f"{short} Value is rewarded: GRPO raises Value@10 from 30.0000 to 33.0000 (+10.0 %, 95 % "
+        "interval +5.0 to +15.0 %). Continued supervised training for as many steps changes "
+        "Value@10 by +10.0 % (no significant difference); GRPO is better than that (+10.0 %, 95 % "
+        "interval +5.0 to +15.0 %)."
+    )
+    del results["models"]["base"]["test"]["value@10"]
+    assert summary(results) == short
+
+
 def test_a_significant_loss_is_called_a_loss(results):
     worse = entry(results, "tuned", "base", "ndcg@10")
     worse.update(verdict="worse", relative=-0.02, low=-0.03 * 0.0592, high=-0.01 * 0.0592)

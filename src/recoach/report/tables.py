@@ -140,8 +140,9 @@ def comparison_table(results: Results) -> Table:
 def summary(results: Results) -> str:
     """Return a few sentences: the fine-tuned model against base and control, then warnings.
 
-    A difference is called a gain or a loss only if the recorded comparison is significant. A run
-    without fine-tuning is described by the test metrics of its base.
+    A difference is called a gain or a loss only if the recorded comparison is significant. Where
+    values are rewarded, the value of the lists is described as their NDCG is. A run without
+    fine-tuning is described by the test metrics of its base.
     """
     record, results = results, headline(results)
     if "tuned" not in results["models"]:
@@ -152,7 +153,8 @@ def summary(results: Results) -> str:
     if results["models"]["tuned"].get("best_step") == 0:
         first = f"No improvement: base kept. No step of {algorithm} had a higher validation score."
     warnings = results.get("diagnostics", {}).get("concerns", ())
-    sentences = [first, _control_sentence(results), _selected_sentence(record)]
+    control = _control_sentence(results, main_metric(results, "ndcg"))
+    sentences = [first, control, _value_sentence(results), _selected_sentence(record)]
     sentences += [_served_sentence(record), *constraint_sentences(results), *warnings]
     return " ".join(filter(None, sentences))
 
@@ -314,18 +316,17 @@ def _gain_clause(results: Results, metric: str) -> str:
     return f"{verb} {label} from {before} to {after} ({gain})"
 
 
-def _control_sentence(results: Results) -> str:
+def _control_sentence(results: Results, metric: str) -> str:
     """Return what the control gains over the base, and whether fine-tuning gains more."""
-    ndcg = main_metric(results, "ndcg")
-    gain = find_comparison(results, "control", "base", ndcg)
+    gain = find_comparison(results, "control", "base", metric)
     if gain is None:
         return ""
     note = " (no significant difference)" if gain["verdict"] == "no difference" else ""
     text = (
-        f"Continued supervised training for as many steps changes {metric_label(ndcg)} by "
+        f"Continued supervised training for as many steps changes {metric_label(metric)} by "
         f"{format_percent(gain['relative'])}{note}"
     )
-    lead = find_comparison(results, "tuned", "control", ndcg)
+    lead = find_comparison(results, "tuned", "control", metric)
     if lead is None:
         return f"{text}."
     verbs = {"better": "is better than that", "worse": "is worse than that"}
@@ -333,6 +334,16 @@ def _control_sentence(results: Results) -> str:
     change = f"{format_percent(lead['relative'])}, 95 % interval {format_interval(results, lead)}"
     change = "; ".join(filter(None, (change, detectable_note(results, lead))))
     return f"{text}; {algorithm_label(results)} {verb} ({change})."
+
+
+def _value_sentence(results: Results) -> str:
+    """Return the change of the lists' value, and that of the control, where values are rewarded."""
+    metric, settings = main_metric(results, "value"), results.get("config", {}).get("finetune")
+    functions = settings.get("reward_funcs", ()) if isinstance(settings, Mapping) else ()
+    if "value" not in functions or metric_value(results, "base", metric) is None:
+        return ""
+    gain = f"Value is rewarded: {algorithm_label(results)} {_gain_clause(results, metric)}."
+    return " ".join(filter(None, (gain, _control_sentence(results, metric))))
 
 
 def _selected_sentence(record: Results) -> str:
