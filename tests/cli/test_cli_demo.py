@@ -40,7 +40,11 @@ def test_the_demo_without_data_shows_the_simulated_shop(recoach, small, tmp_path
     names = [row["method"] for row in record["rows"]]
     assert names[:2] == ["base", "continued training"]
     assert names[3] == "GRPO"
+    assert "Value is rewarded: GRPO" in (path / "report.html").read_text()
     chosen = record["rows"][3]
+    folders = path, path / "weights" / f"{chosen['knob']:g}"
+    files = [run / "checkpoints" / "tuned" / "last.safetensors" for run in folders]
+    assert files[0].read_bytes() == files[1].read_bytes()  # with the seconds of its one training
     assert chosen in [{"method": "GRPO", "keeps": True} | one for one in record["methods"]["GRPO"]]
     tuned = run_files.results(path)["models"]["tuned"]
     assert chosen["test"]["ndcg@10"] == pytest.approx(tuned["test"]["ndcg@10"], abs=1e-6)

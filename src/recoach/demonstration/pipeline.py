@@ -8,7 +8,7 @@ from typing import Any, Final
 from recoach.demonstration.forecast import ForecastPlan, forecast
 from recoach.demonstration.lists import DEPTH, Entry, ListJudge, RankedUsers, keeps, select
 from recoach.errors import RunError
-from recoach.experiments.base_copy import copy_base
+from recoach.experiments.base_copy import copy_base, copy_stage
 from recoach.experiments.config import read_config
 from recoach.experiments.data import embedded_purchases
 from recoach.experiments.run_folder import RunFolder
@@ -107,8 +107,11 @@ def _train_and_measure(
         show(f"Fine-tuning, weight {weight:g} of the reward for purchases")
         entries.append(judge.own(judge.rank(_fine_tuned(plan, weight, make_callback)), weight))
     chosen = select(start, entries, plan.tolerance)
-    show(f"Fine-tuning with weight {chosen['knob']:g}, selected on validation; continued training")
-    execute(_open_finetuning(plan, folder, chosen["knob"], make_callback))
+    show(f"Validation selects weight {chosen['knob']:g}; continued training")
+    finetuning = _open_finetuning(plan, folder, chosen["knob"], make_callback)
+    if not folder.is_complete("tuned"):
+        copy_stage(_folder_of(plan, chosen["knob"]), folder, "tuned")
+    execute(finetuning)
     write_report(plan.output)
     models = {
         stage: load_model(folder.checkpoints(stage), dataset).eval()
@@ -188,10 +191,15 @@ def _open_base(plan: DemoPlan, make_callback: CallbackFactory, *, resume: bool) 
 
 def _fine_tuned(plan: DemoPlan, weight: float, make_callback: CallbackFactory) -> Recommender:
     """Fine-tune a copy of the base, or load what an earlier call has trained."""
-    folder = copy_base(plan.output, plan.output / WEIGHTS / f"{weight:g}", resume=True)
+    folder = copy_base(plan.output, _folder_of(plan, weight).path, resume=True)
     with folder.lock():
         run = _open_finetuning(plan, folder, weight, make_callback)
         return run.train_tuned().model.eval()
+
+
+def _folder_of(plan: DemoPlan, weight: float) -> RunFolder:
+    """Return the run folder of the fine-tuning with a weight."""
+    return RunFolder(plan.output / WEIGHTS / f"{weight:g}")
 
 
 def _open_finetuning(

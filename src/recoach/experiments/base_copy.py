@@ -1,4 +1,4 @@
-"""Copy the trained base of a run into a new run folder, for another fine-tuning of it."""
+"""Copy trained stages of a run into another one, such as its base for another fine-tuning."""
 
 import json
 import os
@@ -44,6 +44,26 @@ def copy_base(run: Path, output: Path, *, resume: bool = False) -> RunFolder:
             _check_is_copy(source, target, resume=resume)
     distributed.barrier()
     return target
+
+
+def copy_stage(source: RunFolder, target: RunFolder, stage: str) -> None:
+    """Copy a trained stage and its rows of metrics.jsonl into a run that has it not, or not whole.
+
+    Args:
+        source: a run whose stage is trained.
+        target: a run with the same dataset and the same settings of the stage.
+        stage: its name.
+    """
+    # Rows come before weights: without weights, resuming writes the rows again.
+    for row in source.metrics():
+        if row["stage"] == stage:
+            target.append_metrics(stage, {k: v for k, v in row.items() if k != "stage"})
+    folder = target.checkpoints(stage)
+    temporary = folder.with_name(f".{stage}.part")
+    for incomplete in (temporary, folder):
+        shutil.rmtree(incomplete, ignore_errors=True)
+    shutil.copytree(source.checkpoints(stage), temporary)
+    temporary.rename(folder)
 
 
 def _copy(source: RunFolder, output: Path) -> None:

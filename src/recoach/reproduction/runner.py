@@ -5,7 +5,6 @@ and repeated from its own config.toml. Cells with equal settings of the base mod
 Several processes may run one suite: each skips the runs that another one is working on.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from recoach.data.lock import LOCK_FILE
 from recoach.errors import BusyError, ConfigError, ModelError, RunError
+from recoach.experiments.base_copy import copy_stage
 from recoach.experiments.config import ExperimentConfig, resolve
 from recoach.experiments.run_folder import RETRAINED, RunFolder
 from recoach.experiments.stages import CallbackFactory, Run, execute, open_run
@@ -113,16 +113,7 @@ def _copy_base(run: Run, stage: str) -> None:
     for path in sorted(run.folder.path.parent.iterdir()):
         other = RunFolder(path)
         if path != run.folder.path and _has_base(other, stage, settings):
-            # Rows come before weights: without weights, resuming writes the rows again.
-            for row in other.metrics():
-                if row["stage"] == stage:
-                    run.folder.append_metrics(stage, {k: v for k, v in row.items() if k != "stage"})
-            target = run.folder.checkpoints(stage)
-            temporary = target.with_name(f".{stage}.part")
-            for incomplete in (temporary, target):
-                shutil.rmtree(incomplete, ignore_errors=True)
-            shutil.copytree(other.checkpoints(stage), temporary)
-            temporary.rename(target)
+            copy_stage(other, run.folder, stage)
             return
 
 
