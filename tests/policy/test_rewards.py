@@ -11,7 +11,14 @@ from recoach.data.batches import StateBatches
 from recoach.data.dataset import RaggedArray, assemble
 from recoach.data.queries import Seen
 from recoach.policy.reward_funcs import future, next_item, train_set
-from recoach.policy.rewards import CombinedReward, Rewards, drop_seen, future_items, past_items
+from recoach.policy.rewards import (
+    CombinedReward,
+    Rewards,
+    drop_seen,
+    future_items,
+    normalized,
+    past_items,
+)
 from tests.toy_logs import with_ratings
 
 ROWS = st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=5).filter(
@@ -106,3 +113,11 @@ def test_rewards_of_masked_items_are_dropped(seen):
     left = drop_seen(rewards, Seen(pairs[:, 0], pairs[:, 1]))
     kept = list(zip(*(tensor.tolist() for tensor in left[:3]), strict=True))
     assert kept == [r for r in [(0, 3, 1.0), (0, 4, 2.0), (1, 5, 3.0)] if r[:2] not in seen]
+
+
+def test_normalized_rewards_of_a_state_have_sizes_that_sum_to_one():
+    states, values = torch.tensor([0, 0, 2, 3, 3]), torch.tensor([1.0, 3.0, 0.0, -1.0, 4.0])
+    given = Rewards(states, torch.arange(5), values, parts=values[None])
+    found = normalized(given, 5)
+    assert torch.allclose(found.values, torch.tensor([0.25, 0.75, 0.0, -0.2, 0.8]))
+    assert torch.equal(found.parts, given.parts)

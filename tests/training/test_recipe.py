@@ -3,20 +3,24 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from recoach.data.dataset import RaggedArray
+from recoach.data.protocol import ByTime
 from recoach.data.split import leave_last_out
 from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
+from recoach.policy.reward_funcs import log_reward
 from recoach.training import loop
 from recoach.training.algorithms.grpo.config import GRPOConfig
+from recoach.training.algorithms.sft import SFTConfig
 from recoach.training.callbacks import Callback
 from recoach.training.context import RunContext, Schedule
 from recoach.training.pretrain_config import PretrainConfig
 from recoach.training.pretraining import pretrain
-from toy_logs import block_graph, cycle
+from toy_logs import block_graph, cycle, with_ratings
 
 DATASET = leave_last_out(block_graph(24, 24, n_blocks=2, length=8))
 ENCODER = {"dim": 8, "layers": 1, "heads": 2, "inner_dim": 16, "max_length": 6}
@@ -247,16 +251,67 @@ def test_the_own_loss_goes_along_where_it_regularises(name, carried):
 
 @pytest.mark.parametrize(("name", "share"), [("sasrec", 0.3), ("lightgcn", 0.3), ("gsau", 0)])
 def test_the_log_pays_for_what_the_same_users_take_where_nothing_else_regularises(name, share):
-    def paid(**told):
-        (task,) = trainer(name, batch_size=500, **told).epoch(torch.Generator().manual_seed(0))
-        return task.rewards
-
+    paid = partial(rewards_of, name)
     by_default, told = paid(), paid(reward_smoothing=share)
     assert torch.equal(by_default.items, told.items)
     assert torch.equal(by_default.values, told.values)
     plain, spread = paid(reward_smoothing=0), paid(reward_smoothing=0.3)
     assert (len(by_default.items) > len(plain.items)) is bool(share)
     assert len(spread.items) > len(plain.items)  # told so, for any model
+
+
+def rewards_of(name="sasrec", dataset=DATASET, **settings):
+    moved = trainer(name, dataset, batch_size=500, **settings)
+    (task,) = moved.epoch(torch.Generator().manual_seed(0))
+    return task.rewards
+
+
+def test_by_time_every_state_weighs_the_same_and_neighbours_get_nothing():
+    by_time = replace(DATASET, split=ByTime())
+    rewards = rewards_of(dataset=by_time)
+    plain = rewards_of(reward_smoothing=0)
+    assert torch.equal(rewards.items, plain.items)
+    sums = torch.zeros(int(plain.states.max()) + 1).index_add(0, plain.states, plain.values)
+    assert sums.max() > 2 * sums[sums > 0].min()
+    assert torch.allclose(rewards.values, plain.values / sums[plain.states])
+    told = rewards_of(reward_smoothing=0, normalize_rewards=True)
+    assert torch.equal(rewards.values, told.values)
+    former = rewards_of(dataset=by_time, reward_smoothing=0.3, normalize_rewards=False)
+    assert torch.equal(former.values, rewards_of().values)
+
+
+@log_reward
+def graded(prompts, completions, ahead, **_):
+    """Reward as `future` does, under another name."""
+    return 0.8 ** (ahead - 1.0)
+
+
+@pytest.mark.parametrize(
+    ("functions", "settings"), [(None, {"loss_type": "power"}), ([graded], {}), (["rated"], {})]
+)
+def test_by_time_other_transforms_and_rewards_keep_their_sizes(functions, settings):
+    ratings = 1 + np.arange(len(DATASET.train.values)) % 5
+    by_time = replace(with_ratings(DATASET, ratings), split=ByTime())
+
+    def sums(**told):
+        args = GRPOConfig(batch_size=500, **settings | told)
+        moved = GRPOTrainer(build("sasrec"), functions, args=args, train_dataset=by_time)
+        (task,) = moved.epoch(torch.Generator().manual_seed(0))
+        states, values = task.rewards.states, task.rewards.values
+        return torch.zeros(len(task.queries)).index_add(0, states, values)
+
+    assert len(sums().unique()) > 2
+    assert torch.equal(sums(), sums(normalize_rewards=False))
+
+
+def test_by_time_the_default_objective_is_the_cross_entropy_of_sft():
+    by_time = replace(DATASET, split=ByTime())
+    ours, sft = (build("sasrec", by_time) for _ in range(2))
+    shared = {"batch_size": 16, "max_steps": 3, "select": "last", "disable_dropout": True}
+    for model, args in ((ours, GRPOConfig(**shared)), (sft, SFTConfig(**shared))):
+        GRPOTrainer(model, args=args, train_dataset=by_time, context=RunContext(seed=3)).train()
+    for found, expected in zip(ours.parameters(), sft.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_the_paper_has_neither():

@@ -6,7 +6,11 @@ from typing import Any
 from recoach.data.dataset import Dataset
 from recoach.experiments.config import ExperimentConfig
 from recoach.models.base import Recommender
-from recoach.training.batch_builder import served_states, smoothing_weight
+from recoach.training.batch_builder import (
+    normalizes_rewards,
+    served_states,
+    smoothing_weight,
+)
 from recoach.training.trainer import supervised_weight
 
 
@@ -32,7 +36,8 @@ def resolved_settings(
     args = config.finetune
     values = {
         "sft_coef": supervised_weight(args, tuned),
-        "reward_smoothing": smoothing_weight(args, tuned),
+        "reward_smoothing": smoothing_weight(args, tuned, dataset),
+        "normalize_rewards": normalizes_rewards(args, dataset, args.reward_funcs),
         "state": served_states(tuned),
         "mask_seen": args.masks(config.evaluation.repeats, tuned),
     }
@@ -42,6 +47,6 @@ def resolved_settings(
     overruled = {}
     if args.start == "scratch" and args.select == "best":
         overruled = {"finetune.select": "best_tuned", "finetune.interpolate": False}
-    is_auto = {name for name in values if getattr(args, name) == "auto"}
+    is_auto = {name for name in values if getattr(args, name, None) == "auto"}
     values_of_auto = {f"finetune.{n}": value for n, value in values.items() if n in is_auto}
     return resolved | values_of_auto | overruled

@@ -163,6 +163,17 @@ def drop_seen(rewards: Rewards, seen: Seen) -> Rewards:
     return rewards.where(masked_keys[nearest] != keys)
 
 
+def normalized(rewards: Rewards, n_states: int) -> Rewards:
+    """Return the rewards of each state divided by the sum of their sizes; `parts` stay.
+
+    A state without rewards, or with rewards of 0 only, stays so.
+    """
+    sums = rewards.values.new_zeros(n_states)
+    sums.index_add_(0, rewards.states, rewards.values.abs())
+    tiny = torch.finfo(sums.dtype).tiny
+    return rewards._replace(values=rewards.values / sums.clamp(min=tiny)[rewards.states])
+
+
 def lookup_rewards(items: Tensor, pairs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Return float[B, G], the reward of each item of each state, 0 for unlisted items.
 

@@ -52,6 +52,10 @@ RUNGS: Final[dict[str, Rung]] = {
         has_control=True,
     ),
     "unsmoothed": Rung("recipe without smoothing of rewards", {"reward_smoothing": 0.0}),
+    "former": Rung(
+        "former recipe by time: smoothed, states weighted by their rewards",
+        {"reward_smoothing": 0.3, "normalize_rewards": False},
+    ),
     "dense": Rung("dense all-action cross-entropy", _FUTURE | {"discount": 1.0}),
     "future": Rung("cross-entropy with discounted future items", _FUTURE),
     "future-uniform": Rung(

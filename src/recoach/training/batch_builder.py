@@ -1,6 +1,6 @@
 """From states to batches: the rewards of their items, the masks and the transitions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -42,6 +42,7 @@ from recoach.policy.rewards import (
     add_rejected,
     drop_seen,
     future_items,
+    normalized,
     past_items,
 )
 from recoach.policy.shuffling import source_events
@@ -49,7 +50,7 @@ from recoach.policy.smoothing import Smoothing
 from recoach.training.algorithms.base import LoggedActions, RLBatch
 from recoach.training.config import FinetuneConfig
 from recoach.training.transition_config import TransitionConfig
-from recoach.training.transitions import TransitionBuilder
+from recoach.training.transitions import TransitionBuilder, Transitions
 
 _SMOOTHING: Final = 0.3
 """The neighbours' part where nothing else regularises (docs/decisions/0014 and 0015)."""
@@ -121,8 +122,9 @@ class BatchBuilder:
         self._proposal = (
             None if self._sample_size is None else Proposal(dataset.train, dataset.n_items)
         )
+        self._normalizes = normalizes_rewards(args, dataset, resolved)
         self._smoothing = None
-        weight = smoothing_weight(args, model)
+        weight = smoothing_weight(args, model, dataset)
         if weight and any(scope_of(function) == "log" for function in resolved):
             count = args.smoothing_neighbours
             self._smoothing = Smoothing(dataset.train, dataset.n_items, weight, count)
@@ -163,16 +165,22 @@ class BatchBuilder:
         if masked is not None:
             rewards = unseen if masked is seen else drop_seen(rewards, masked)
             queries = replace(queries, seen=masked)
-        transitions = None
-        if self._transitions is not None:
-            transitions = self._transitions.build(batch, rewards).to(device)
+        if self._normalizes:
+            rewards = normalized(rewards, len(users))
         return RLBatch(
             queries.to(device),
             rewards.to(device),
             logged=logged if self.reward.draw_functions or args.needs_logged_items else None,
-            transitions=transitions,
+            transitions=self._transitions_of(batch, rewards, device),
             actions=self._actions(batch, device),
         )
+
+    def _transitions_of(
+        self, batch: Batch, rewards: Rewards, device: torch.device
+    ) -> Transitions | None:
+        if self._transitions is None:
+            return None
+        return self._transitions.build(batch, rewards).to(device)
 
     def _masked_items(self, states: UserStates) -> Seen | None:
         mask_seen = bool(self.args.mask_seen)
@@ -312,11 +320,25 @@ def served_states(model: Recommender) -> States:
     return "prefix" if model.history_length else "last_prefix"
 
 
-def smoothing_weight(args: FinetuneConfig, model: Recommender) -> float:
+def smoothing_weight(args: FinetuneConfig, model: Recommender, dataset: Dataset) -> float:
     """Return the part of a reward that goes to the item's neighbours."""
     if args.reward_smoothing != "auto":
         return args.reward_smoothing
-    return 0.0 if model.regularises or args.rewards_actions_only else _SMOOTHING
+    is_plain = model.regularises or args.rewards_actions_only or _is_by_time(dataset)
+    return 0.0 if is_plain else _SMOOTHING
+
+
+def normalizes_rewards(
+    args: FinetuneConfig, dataset: Dataset, functions: Iterable[RewardFunc | str]
+) -> bool:
+    """Return whether the rewards of each state are divided by their sum."""
+    names = {f if isinstance(f, str) else name_of(f) for f in functions}
+    by_default = _is_by_time(dataset) and names - {"novelty"} == {"future"}
+    return args.normalizes_rewards(by_default=by_default)
+
+
+def _is_by_time(dataset: Dataset) -> bool:
+    return dataset.split.kind == "time"
 
 
 def _source(args: FinetuneConfig) -> str:

@@ -81,7 +81,8 @@ class FinetuneConfig(StrictConfig):
     reward_smoothing: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Part of the log's reward for an item that goes to its neighbours, the items that the same
     users interact with (`recoach.policy.smoothing`); `auto` is 0.3, and 0 for a model whose own
-    loss regularises its vectors (GSAU) and where only logged actions are rewarded (`behaviour`)."""
+    loss regularises its vectors (GSAU), where only logged actions are rewarded (`behaviour`), and
+    with a split by time."""
     smoothing_neighbours: int = Field(default=50, ge=1)
     """Neighbours of an item among which that part is divided."""
     shuffle_rewards: ShuffleRewards = "none"
@@ -267,6 +268,11 @@ class FinetuneConfig(StrictConfig):
     def accepts_negative_rewards(self) -> bool:
         """Whether the algorithm is defined for negative rewards of logged items."""
         return self.draws
+
+    def normalizes_rewards(self, *, by_default: bool) -> bool:
+        """Return whether the rewards of each state are divided by their sum."""
+        del by_default
+        return False
 
     @property
     def updates_per_batch(self) -> int:

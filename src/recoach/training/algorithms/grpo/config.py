@@ -58,6 +58,11 @@ class GRPOConfig(RolloutConfig):
     of the catalogue and weight it by its reward; or whiten all rewards of the state together, by
     their mean and standard deviation under the policy, as a drawn group does. Negative rewards need
     `state`, which has no rewards of items (`novelty`, constraints)."""
+    normalize_rewards: bool | Literal["auto"] = "auto"
+    """With `exact` or `stratified`: divide the rewards of a state by their sum, so that every state
+    weighs the same; else a state weighs as much as the sum of its rewards, those at the end of a
+    history less. `auto` divides those of reward `future` with a split by time and loss_type `log`,
+    which makes the objective the cross-entropy of `sft`."""
     normalize_weights: bool = True
     """Scale the exact loss so that its weights average 1: a learning rate then has the same meaning
     for all transforms."""
@@ -180,6 +185,7 @@ class GRPOConfig(RolloutConfig):
                     "the estimators that draw groups, with loss_type 'grpo' and "
                     "multi_objective_aggregation 'sum_then_normalize'",
                 ),
+                "normalize_rewards": (self.is_exact, "estimator 'exact' or 'stratified'"),
                 "rank_reward": (self.estimator == "passes", "estimator 'passes'"),
                 "pass_weight": (self.estimator == "passes", "estimator 'passes'"),
                 "whitening": (
@@ -193,6 +199,12 @@ class GRPOConfig(RolloutConfig):
             }
         )
         return self
+
+    def normalizes_rewards(self, *, by_default: bool) -> bool:
+        """Return whether the rewards of each state are divided by their sum."""
+        if self.normalize_rewards != "auto":
+            return self.normalize_rewards
+        return by_default and self.is_exact and self.loss_type == "log"
 
     @property
     def bounds(self) -> tuple[ConstraintConfig, ...]:
