@@ -196,7 +196,7 @@ def test_a_model_that_needs_all_items_at_once_is_not_divided(name, settings):
 
 
 def test_what_draws_needs_the_whole_catalogue():
-    with pytest.raises(ConfigError, match="shard_items needs estimator 'exact"):
+    with pytest.raises(ConfigError, match="shard_items has no effect here; it belongs to estimator 'exact"):
         GRPOConfig(shard_items=True, estimator="stratified")
 
 

@@ -168,8 +168,6 @@ class GRPOConfig(RolloutConfig):
                 "whitening 'state' whitens the rewards of the log, and 'novelty' and constraints "
                 "reward items; leave them out, or set whitening = 'item' or another loss_type"
             )
-        if self.shard_items and self.estimator != "exact":
-            raise ValueError("shard_items needs estimator 'exact'")
         if self.estimator == "passes" and (self.disable_dropout or self.compares_old_policy):
             raise ValueError(
                 "estimator 'passes' compares passes under different dropout masks, and has no "
@@ -186,6 +184,7 @@ class GRPOConfig(RolloutConfig):
                     "multi_objective_aggregation 'sum_then_normalize'",
                 ),
                 "normalize_rewards": (self.is_exact, "estimator 'exact' or 'stratified'"),
+                "shard_items": (self.estimator == "exact", "estimator 'exact'"),
                 "rank_reward": (self.estimator == "passes", "estimator 'passes'"),
                 "pass_weight": (self.estimator == "passes", "estimator 'passes'"),
                 "whitening": (
