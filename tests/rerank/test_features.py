@@ -144,7 +144,7 @@ def test_columns_that_do_not_exist_or_hold_no_numbers_are_refused(dataset, model
     with pytest.raises(ConfigError, match="the log has no column `value`"):
         ItemFeatures(without, model).values(None)
     with pytest.raises(ConfigError, match="needs the times of events"):
-        ItemFeatures(without, model).newer_than(3)
+        ItemFeatures(without, model).new_items(3)
     with pytest.raises(ConfigError, match="There is no items table"):
         ItemFeatures(without, model).groups("provider")
 

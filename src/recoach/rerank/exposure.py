@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recoach.errors import ConfigError
 from recoach.rerank.candidates import Candidates
 from recoach.rerank.config import RerankConfig
 from recoach.rerank.features import Groups, ItemFeatures
@@ -164,15 +163,9 @@ class ExposureFloor(_Exposure):
     """At least a share of the exposure for a group, or for new items; the knob."""
 
     def _groups(self) -> Groups:
-        config = self.config
-        if config.new_days is not None:
-            return Groups(self.features.newer_than(config.new_days).long() - 1, ["new"])
-        numbers, names = self.features.groups(config.column)
-        member = str(config.member)
-        if member not in names:
-            raise ConfigError(f"column {config.column!r} has no value {member!r}.")
-        place = list(names).index(member)
-        return Groups(torch.where(numbers == place, 0, -1), [member])
+        if self.config.new_days is not None:
+            return self.features.new_items(self.config.new_days)
+        return self.features.groups(self.config.column, self.config.member)
 
     def _limits(self) -> Limits:
         return Limits(torch.full((1,), self.config.knob), torch.ones(1))

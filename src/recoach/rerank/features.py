@@ -137,25 +137,32 @@ class ItemFeatures:
         filled = np.where(known.to_numpy(), numbers.fill_null(mean).to_numpy(), mean)
         return torch.from_numpy(filled).float()
 
-    def groups(self, column: str | None) -> Groups:
+    def groups(self, column: str | None, member: str | None = None) -> Groups:
         """Return the groups of a column of the items table; None makes every item a group.
 
+        Args:
+            column: its values are the groups.
+            member: the one value whose group is returned; None for all.
+
         Raises:
-            ConfigError: there is no such column.
+            ConfigError: there is no such column, or it does not have the value.
         """
         if column is None:
             n_items = self.dataset.n_items
             return Groups(torch.arange(n_items), self.dataset.item_ids.to_list())
         text = self._column(column).cast(pl.String, strict=False)
         names = text.drop_nulls().unique().sort().to_list()
+        if member is not None:
+            if member not in names:
+                raise ConfigError(f"column {column!r} has no value {member!r}. Choose another one.")
+            names = [member]
         number = {name: place for place, name in enumerate(names)}
-        numbers = [-1 if name is None else number[name] for name in text]
-        return Groups(torch.tensor(numbers), names)
+        return Groups(torch.tensor([number.get(name, -1) for name in text]), names)
 
-    def newer_than(self, days: float) -> Tensor:
-        """Return bool[I], items whose first training event is at most so old at the end of train.
+    def new_items(self, days: float) -> Groups:
+        """Return the group of the items whose first training event is at most so many days old.
 
-        Items without a training event are new.
+        Their age is that at the end of train. Items without a training event are new.
 
         Raises:
             ConfigError: the log has no times.
@@ -166,7 +173,8 @@ class ItemFeatures:
         times = train.columns["timestamp"].to_numpy()
         first = np.full(self.dataset.n_items, np.iinfo(np.int64).max)
         np.minimum.at(first, train.values, times)
-        return torch.from_numpy(first >= times.max() - days * _MS_PER_DAY)
+        is_new = torch.from_numpy(first >= times.max() - days * _MS_PER_DAY)
+        return Groups(is_new.long() - 1, ["new"])
 
     @cached_property
     def _model_vectors(self) -> Tensor:

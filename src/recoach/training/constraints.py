@@ -191,17 +191,8 @@ def groups_of(config: ConstraintConfig, features: ItemFeatures) -> Groups | None
     if config.max_fall is not None:
         return None
     if config.new_days is not None:
-        return Groups(features.newer_than(config.new_days).long() - 1, ["new"])
-    groups = features.groups(config.column)
-    if config.member is None:
-        return groups
-    names = list(groups.names)
-    if config.member not in names:
-        raise ConfigError(
-            f"finetune.constraints: column {config.column!r} has no value {config.member!r}."
-        )
-    is_member = groups.numbers == names.index(config.member)
-    return Groups(torch.where(is_member, 0, -1), [config.member])
+        return features.new_items(config.new_days)
+    return features.groups(config.column, config.member)
 
 
 def group_shares(lists: Tensor, groups: Groups) -> Tensor:
