@@ -10,7 +10,13 @@ from pydantic import BaseModel
 
 from recoach.data.protocol import Auto, ByRatio, ByTime, LeaveLastOut
 from recoach.errors import ConfigError
-from recoach.experiments.config import DataConfig, EvaluationConfig, read_config, resolve
+from recoach.experiments.config import (
+    DataConfig,
+    EvaluationConfig,
+    override,
+    read_config,
+    resolve,
+)
 from recoach.models.registry import MODELS
 from recoach.training.algorithms.dqn import DQNConfig
 from recoach.training.algorithms.grpo.config import GRPOConfig
@@ -83,6 +89,20 @@ def test_overrides_are_toml_values_or_bare_words():
     assert config.evaluation.ks == (3, 7)
     assert not config.evaluation.control
     assert (config.finetune_enabled, config.seed) == (False, 5)
+
+
+def test_a_value_is_written_as_an_override_is_read():
+    values = {
+        "finetune.metric": "recall@20",
+        "finetune.interpolate": False,
+        "finetune.trainable": ("item", "user"),
+        "finetune.rerank.by": "mmr",
+        "finetune.rerank.knob": 0.3,
+    }
+    changes = [override(key, value) for key, value in values.items()]
+    read = read_config(None, ["finetune.algorithm=imitation", *changes]).finetune
+    assert (read.metric, read.interpolate, read.trainable) == ("recall@20", False, ("item", "user"))
+    assert (read.rerank.by, read.rerank.knob) == ("mmr", 0.3)
 
 
 def test_the_later_of_two_overrides_wins():

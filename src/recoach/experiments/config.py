@@ -168,6 +168,12 @@ def read_config(
     return _resolve_changed(raw, where, changes)
 
 
+def override(key: str, value: object) -> str:
+    """Return a setting with its dotted key, such as `finetune.beta`, as `read_config` takes it."""
+    table, dot, name = key.rpartition(".")
+    return table + dot + tomli_w.dumps({name: value}).strip().replace(" = ", "=", 1)
+
+
 def _resolve_changed(
     raw: Mapping[str, Any], where: str, changes: Sequence[str]
 ) -> ExperimentConfig:

@@ -8,6 +8,7 @@ from typing import Final
 
 from recoach.errors import ConfigError
 from recoach.experiments.base_copy import copy_base
+from recoach.experiments.config import override
 from recoach.experiments.front_objectives import FrontObjective, list_settings, reward_of
 from recoach.experiments.stages import CallbackFactory, Run, open_run
 from recoach.models.base import Recommender
@@ -57,7 +58,7 @@ def fine_tuned(
     earlier call has trained is loaded.
     """
     settings = list_settings(plan.objective, plan.k)
-    changes = [f"finetune.{name}={_toml(value)}" for name, value in settings.items()]
+    changes = [override(f"finetune.{name}", value) for name, value in settings.items()]
     name = f"{plan.objective}-{weight:g}"
     with _opened(plan, name, [*changes, *plan.changes], make_callback) as run:
         extra = reward_of(plan.objective, run.dataset, features, plan.column)
@@ -77,11 +78,10 @@ def fine_tuned(
 def imitated(plan: FrontPlan, teacher: RerankConfig, make_callback: CallbackFactory) -> Recommender:
     """Return the base after learning to rank as a re-ranker does; an earlier result is loaded."""
     settings = teacher.model_dump(exclude_none=True)
-    rerank = ", ".join(f"{name}={_toml(value)}" for name, value in settings.items())
     changes = [
-        "finetune.algorithm=imitation",
-        f"finetune.rerank={{{rerank}}}",
-        f"finetune.list_length={plan.k}",
+        override("finetune.algorithm", "imitation"),
+        *(override(f"finetune.rerank.{name}", value) for name, value in settings.items()),
+        override("finetune.list_length", plan.k),
     ]
     name = f"imitation-{teacher.by}-{teacher.knob:g}"
     with _opened(plan, name, changes, make_callback) as run:
@@ -93,12 +93,8 @@ def _opened(
     plan: FrontPlan, name: str, changes: Sequence[str], make_callback: CallbackFactory
 ) -> Iterator[Run]:
     """Yield a run that has the base of the plan's run and other settings of fine-tuning."""
-    steps = [f"finetune.max_steps={plan.steps}"] if plan.steps else []
+    steps = [override("finetune.max_steps", plan.steps)] if plan.steps else []
     folder = copy_base(plan.run, plan.output / "fine-tunings" / name, resume=True)
     with folder.lock():
         config = folder.prepare_finetuning([*changes, *steps], resume=True)
         yield open_run(config, folder.path, resume=True, make_callback=make_callback, stored=True)
-
-
-def _toml(value: object) -> str:
-    return f"'{value}'" if isinstance(value, str) else str(value)

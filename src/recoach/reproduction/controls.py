@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Final
 
-import tomli_w
-
 from recoach.errors import ConfigError
 from recoach.experiments.base_copy import copy_base
+from recoach.experiments.config import override
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.stages import CallbackFactory, execute, open_run
 from recoach.report.table_formats import markdown
@@ -62,15 +61,10 @@ def _train(
     changes = {**rung.change, "learning_rate": rate}
     folder = copy_base(run.path, output, resume=True)
     with folder.lock():
-        settings = [f"finetune.{_assignment(name, value)}" for name, value in changes.items()]
-        settings.append(f"evaluation.control={str(rung.has_control).lower()}")
+        settings = [override(f"finetune.{name}", value) for name, value in changes.items()]
+        settings.append(override("evaluation.control", rung.has_control))
         trial = folder.prepare_finetuning(settings, resume=True)
         if folder.has_results_for(trial):
             return
         opened = open_run(trial, output, resume=True, make_callback=make_callback, stored=True)
         execute(opened)
-
-
-def _assignment(name: str, value: object) -> str:
-    """Return a setting as `--set` takes it."""
-    return tomli_w.dumps({name: value}).strip().replace(" = ", "=", 1)
