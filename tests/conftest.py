@@ -5,6 +5,10 @@ import os
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    # Before anything imports Triton: its kernels then run on tensors of the CPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Small tensors gain nothing from threads, and threads that wait for a busy core stall.
 torch.set_num_threads(1)
 

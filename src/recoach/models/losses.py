@@ -40,7 +40,7 @@ def cross_entropy(
         return -(log_p if weights is None else weights[block.which] * log_p).sum()
 
     vectors = Embeddings(users, items)
-    distribution = distribution_over_items(first_item)(vectors, workspace=workspace)
+    distribution = distribution_over_items(vectors, first_item)(vectors, workspace=workspace)
     return distribution.loss(loss) / distributed.data_sum(len(users))
 
 

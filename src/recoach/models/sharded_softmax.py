@@ -6,8 +6,10 @@ normaliser (a maximum and a sum), the logits of single pairs and the gradient of
 Nothing of the size of the catalogue is communicated.
 """
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -18,6 +20,11 @@ from recoach.models.base import Embeddings
 from recoach.models.distribution import Workspace
 from recoach.models.softmax import BlockwiseBlock, BlockwiseDistribution
 
+_MAX_FUSED_DIM: Final = 128
+"""Dimensions of the vectors beyond which a tile of gradients does not fit a GPU's registers."""
+_FUSED_SHARED_MEMORY: Final = 180 * 1024
+"""Bytes that the largest kernel needs (a KL of 128 dimensions in float32: 173 KB)."""
+
 
 def local_rows(n_items: int) -> slice:
     """Return the range of items that this process holds; ranges differ in length by at most one."""
@@ -25,16 +32,48 @@ def local_rows(n_items: int) -> slice:
     return slice(n_items * rank // world_size, n_items * (rank + 1) // world_size)
 
 
-def distribution_over_items(first_item: int | None) -> Callable[..., BlockwiseDistribution]:
-    """Return the class of distributions for a process that holds all items, or a range of them.
+def distribution_over_items(
+    vectors: Embeddings, first_item: int | None = None
+) -> Callable[..., BlockwiseDistribution]:
+    """Return the class of distributions for vectors of all items, or of a range of them.
+
+    All items on a GPU have fused kernels where Triton is installed, as it is with PyTorch for CUDA.
 
     Args:
+        vectors: float[B, D] of the states and float[I, D] of the items.
         first_item: number of the first local item where other processes hold the rest; None where
             this process holds all items.
     """
-    if first_item is None:
-        return BlockwiseDistribution
-    return partial(ShardedDistribution, start=first_item)
+    if first_item is not None:
+        return partial(ShardedDistribution, start=first_item)
+    if has_fused_kernels(vectors):
+        # Imports Triton, which PyTorch for CPUs does not bring.
+        from recoach.models.triton_softmax import FusedDistribution  # noqa: PLC0415
+
+        return FusedDistribution
+    return BlockwiseDistribution
+
+
+def has_fused_kernels(vectors: Embeddings) -> bool:
+    """Return whether the kernels of `triton_softmax` take these vectors and can run here.
+
+    They take float32 vectors of up to 128 dimensions on a GPU whose processors have 180 KiB of
+    shared memory: compute capability 9.0 and 10, such as H100, H200 and B200.
+    """
+    users, items = vectors
+    return (
+        users.device.type == items.device.type == "cuda"
+        and users.dtype == items.dtype == torch.float32
+        and items.shape[1] <= _MAX_FUSED_DIM
+        and importlib.util.find_spec("triton") is not None
+        and _shared_memory(items.device) >= _FUSED_SHARED_MEMORY
+    )
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a kernel may have; 0 where PyTorch does not say."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 0))
 
 
 class ShardedDistribution(BlockwiseDistribution):

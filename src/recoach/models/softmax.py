@@ -165,6 +165,11 @@ class BlockwiseBlock(Block):
         mean = self._sum_over_catalogue((p * logits.masked_fill(p == 0, 0)).sum(dim=1))
         return self._log_z[:states] - mean
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether something was asked for that has a gradient."""
+        return bool(self._pair_answers or self._row_answers)
+
     def backward(self, loss: Tensor, d_users: Tensor, d_items: Tensor | None) -> Tensor | None:
         """Add the loss's gradients to those of the block's states and of all items.
 

@@ -99,7 +99,7 @@ class Policy:
         """
         # A sharded catalogue is never a sample: its distribution takes no bias.
         sample = {} if bias is None else {"bias": bias}
-        return distribution_over_items(self.first_item)(
+        return distribution_over_items(vectors, self.first_item)(
             vectors,
             temperature=self.temperature,
             seen=seen,

@@ -11,7 +11,7 @@ from recoach.models.base import Embeddings, TrainingBatch, draw_negatives
 from recoach.models.distribution import Block, Workspace
 from recoach.models.losses import bpr
 from recoach.models.popularity_sampler import PopularitySampler
-from recoach.models.softmax import BlockwiseDistribution
+from recoach.models.sharded_softmax import distribution_over_items
 
 EdgeLoss = Literal["bpr", "ce", "sampled_ce"]
 """BPR with one uniform negative for each interaction, or cross-entropy over the catalogue, or over
@@ -139,5 +139,7 @@ def edge_cross_entropy(
         return -log_p.sum()
 
     states_and_items = Embeddings(vectors.users[user_ids], items)
-    distribution = BlockwiseDistribution(states_and_items, bias=bias, workspace=workspace)
+    distribution = distribution_over_items(states_and_items)(
+        states_and_items, bias=bias, workspace=workspace
+    )
     return distribution.loss(loss) / distributed.data_sum(len(order))

@@ -10,7 +10,7 @@ from recoach import distributed
 from recoach.data.queries import Queries
 from recoach.errors import ConfigError
 from recoach.models.base import Embeddings, dot_product, eval_mode
-from recoach.models.softmax import BlockwiseDistribution
+from recoach.models.sharded_softmax import distribution_over_items
 from recoach.policy.rewards import Rewards
 from recoach.training.algorithms.base import (
     Algorithm,
@@ -237,9 +237,8 @@ class SupervisedQ(Algorithm[SupervisedQConfig, QTargets]):
         logged = Rewards(states, prepared.items[states, 0], weights[states])
         loss = cross_entropy(policy, logged, statistics) + args.q_coef * td_loss
         if args.conservative_coef:
-            softmax = BlockwiseDistribution(
-                Embeddings(self.head.query(users), items), seen=batch.queries.seen
-            )
+            vectors = Embeddings(self.head.query(users), items)
+            softmax = distribution_over_items(vectors)(vectors, seen=batch.queries.seen)
             alike = logged._replace(values=torch.ones_like(logged.values))
             loss = loss + args.conservative_coef * cross_entropy(softmax, alike)
         return loss, statistics
