@@ -82,7 +82,7 @@ class Bench:
 
     def run(self, program: str, task: str, folder: str, **options: int) -> dict[str, object]:
         """Run one task of one program and return its result."""
-        is_recoach = program in ("recoach_run", "scale")
+        is_recoach = program in ("recoach_run", "scale", "gpu_steps")
         python = Path(sys.executable) if is_recoach else _peer_python(program)
         script = HERE / (f"{program}.py" if is_recoach else f"peers/{program}/run.py")
         with tempfile.TemporaryDirectory() as scratch:
