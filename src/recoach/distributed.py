@@ -44,7 +44,8 @@ def rank() -> int:
 
 def data_world_size() -> int:
     """Return the number of processes over which the rows of a batch are sharded."""
-    return 1 if _REPLICATED.get() else world_size()
+    size = world_size()
+    return 1 if size == 1 or _REPLICATED.get() else size
 
 
 def data_rank() -> int:
@@ -122,6 +123,14 @@ def data_sum(number: float) -> float:
     if data_world_size() == 1:
         return number
     return float(all_reduce_sum(torch.tensor([number], dtype=torch.float64)))
+
+
+def data_total(number: Tensor) -> Tensor:
+    """Return the sum of a float[] tensor over the data-parallel ranks, without gradient.
+
+    Unlike `data_sum` it reads nothing on the host.
+    """
+    return number.detach() if data_world_size() == 1 else all_reduce_sum(number)
 
 
 def all_reduce_sum(numbers: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def all_losses(n_items, queries, values):
     generator = torch.Generator().manual_seed(5)
     masked = torch.zeros(len(queries), n_items, dtype=torch.bool)
     if queries.seen is not None:
-        masked[tuple(queries.seen)] = True
+        masked[queries.seen[:2]] = True
     order = (torch.rand(masked.shape, generator=generator) + masked.double()).argsort(dim=1)
     visible = order[:, :3]  # different items, none of them masked
     weights = torch.randn(len(queries), 3, generator=generator, dtype=torch.float64)
@@ -198,7 +198,7 @@ class PlainBlock:
 
     def __init__(self, model, queries):
         logits = model.score(queries) / POLICY.temperature
-        logits = logits.index_put(tuple(queries.seen), logits.new_tensor(-torch.inf))
+        logits = logits.index_put(queries.seen[:2], logits.new_tensor(-torch.inf))
         self.every = logits.log_softmax(dim=1)
         self.finite = self.every.masked_fill(logits == -torch.inf, 0)
 

@@ -174,7 +174,7 @@ def test_the_temperature_makes_the_validation_items_most_likely(variant):
 
     def loss(temperature):
         scores = catalogue_scores(model, queries).index_put(
-            tuple(queries.seen), torch.tensor(-torch.inf)
+            queries.seen[:2], torch.tensor(-torch.inf)
         )
         return functional.cross_entropy(scores / temperature, targets)
 

@@ -132,7 +132,7 @@ def test_top_items_of_the_second_block_use_its_own_masks():
 )
 def test_between_returns_the_slice_of_a_block(start, stop, expected):
     states = torch.tensor([1, 1, 4, 8])
-    block = between(states, start, stop)
+    block = between((states,), start, stop)
     assert states[block].tolist() == [s for s in states.tolist() if start <= s < stop]
     assert block.stop - block.start == expected
 

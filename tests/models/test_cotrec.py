@@ -19,6 +19,7 @@ from recoach.models.session.cotrec_views import (
     adversary,
     contrast,
     divergence,
+    draw_proposals,
     line_graph,
     propose,
 )
@@ -154,13 +155,17 @@ def test_the_session_view_by_hand():
     assert torch.allclose(view(items, graph, queries.rows), total / 3, atol=1e-6)
 
 
+def proposals(users, items, generator):
+    return propose(users, items, *draw_proposals(len(users), len(items), generator))
+
+
 def test_a_view_proposes_its_best_items_and_draws_negatives_from_the_rest_of_the_best():
     # State 0 ranks the items 0, 1, 2, ..., state 1 ranks them in reverse.
     items, users = torch.arange(300.0)[:, None], torch.tensor([[-1.0], [1.0]])
-    positives, negatives = propose(users, items, torch.Generator().manual_seed(0))
+    positives, negatives = proposals(users, items, torch.Generator().manual_seed(0))
     assert positives[0].tolist() == list(range(10))
     assert positives[1].tolist() == list(range(299, 289, -1))
-    many = [propose(users, items, torch.Generator().manual_seed(seed))[1] for seed in range(50)]
+    many = [proposals(users, items, torch.Generator().manual_seed(seed))[1] for seed in range(50)]
     drawn = torch.stack([negatives, *many])
     assert set(drawn[:, 0].flatten().tolist()) == set(range(10, 39))  # a tenth of 290
     assert set(drawn[:, 1].flatten().tolist()) == set(range(261, 290))
@@ -169,7 +174,7 @@ def test_a_view_proposes_its_best_items_and_draws_negatives_from_the_rest_of_the
 def test_of_a_large_catalogue_negatives_are_the_best_of_some_items(monkeypatch):
     monkeypatch.setattr(cotrec_views, "_CANDIDATES", 60)
     items, users = torch.arange(300.0)[:, None], torch.full((200, 1), -1.0)
-    positives, negatives = propose(users, items, torch.Generator().manual_seed(0))
+    positives, negatives = proposals(users, items, torch.Generator().manual_seed(0))
     assert positives.tolist() == [list(range(10))] * 200
     distinct = negatives.unique()
     assert int(distinct.min()) >= 10
@@ -180,7 +185,7 @@ def test_of_a_large_catalogue_negatives_are_the_best_of_some_items(monkeypatch):
 @pytest.mark.parametrize("n_items", [1, 2, 7])
 def test_a_small_catalogue_has_fewer_proposals(n_items):
     items, users = torch.randn(n_items, 2), torch.randn(3, 2)
-    positives, negatives = propose(users, items, torch.Generator().manual_seed(0))
+    positives, negatives = proposals(users, items, torch.Generator().manual_seed(0))
     assert positives.shape == (3, max(1, n_items // 2))
     assert int(torch.cat([positives, negatives], dim=1).max()) < n_items
     if n_items > 1:
@@ -189,9 +194,9 @@ def test_a_small_catalogue_has_fewer_proposals(n_items):
 
 def test_proposals_do_not_depend_on_how_many_states_are_ranked_at_once(monkeypatch):
     items, users = torch.randn(40, 2), torch.randn(5, 2)
-    whole = propose(users, items, torch.Generator().manual_seed(0))
+    whole = proposals(users, items, torch.Generator().manual_seed(0))
     monkeypatch.setattr(cotrec_views, "_STATES", 2)
-    parts = propose(users, items, torch.Generator().manual_seed(0))
+    parts = proposals(users, items, torch.Generator().manual_seed(0))
     assert all(torch.equal(*both) for both in zip(whole, parts, strict=True))
 
 
@@ -260,8 +265,8 @@ def test_each_view_contrasts_the_items_that_the_other_one_proposes():
     session_users = model.session_view(model.items.weight, graph, queries.rows)
     units = [functional.normalize(view, dim=1) for view in (users, session_users)]
     generator, last = torch.Generator().manual_seed(0), items[[0, 2, 6]]
-    term = contrast(units[0], last, items, propose(10 * units[1], items, generator))
-    term = term + contrast(units[1], last, items, propose(10 * units[0], items, generator))
+    term = contrast(units[0], last, items, proposals(10 * units[1], items, generator))
+    term = term + contrast(units[1], last, items, proposals(10 * units[0], items, generator))
     expected = functional.cross_entropy(users @ items.T, TARGETS) + term.mean()
     assert loss_of(model).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -292,7 +297,7 @@ def test_states_without_history_do_not_change_the_terms():
     generator, (users, items) = torch.Generator().manual_seed(0), model.embed(empty)
     term = torch.zeros(3)
     for view, other in ((users, states), (states, users)):
-        proposed = propose(other, items, generator)
+        proposed = proposals(other, items, generator)
         unit = functional.normalize(view, dim=1)
         term = term + contrast(unit, items[[0, 0, 6]], items, proposed)
     expected = functional.cross_entropy(users @ items.T, TARGETS) + (term[0] + term[2]) / 3

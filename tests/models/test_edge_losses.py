@@ -28,7 +28,7 @@ def test_a_sample_weights_its_items_and_counts_the_target_once():
     sample = ItemSample(torch.tensor([0, 1, 3, 4]), log_weights)
     loss = edge_cross_entropy(EDGES, vectors, Workspace(), sample)
     expected = []
-    for user, item in zip(*EDGES, strict=True):
+    for user, item in zip(EDGES.user_ids, EDGES.item_ids, strict=True):
         scores = vectors.items[sample.items] @ vectors.users[user]
         weights = torch.where(sample.items == item, 1.0, log_weights.exp())
         target = vectors.items[item] @ vectors.users[user]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from graph_log import EDGES, ROWS, dense_matrix, make_batch, make_queries, ragged
-from recoach.data.queries import Seen
+from recoach.data.queries import Queries, Seen
 from recoach.data.split import leave_last_out
 from recoach.models.base import TrainingBatch, draw_negatives
 from recoach.models.fold_in import fold_in
@@ -194,17 +194,22 @@ def test_an_unknown_user_is_the_mean_of_the_items_in_the_history():
     assert torch.equal(vectors[1], model.propagate()[0][2])
 
 
+def unknown_users(history, ends):
+    count = len(history)
+    return Queries(torch.full((count,), -1), history, ends, torch.arange(count), ends)
+
+
 def test_an_unknown_user_without_history_is_zero_and_padding_is_ignored():
     users, items = torch.randn(2, 3), torch.randn(4, 3)
     history = torch.tensor([[0, 4], [1, 3], [4, 4]])
-    vectors = fold_in(torch.full((3,), -1), users, items, history, torch.tensor([1, 2, 0]))
+    vectors = fold_in(unknown_users(history, torch.tensor([1, 2, 0])), users, items)
     assert torch.allclose(vectors, torch.stack([items[0], items[[1, 3]].mean(0), torch.zeros(3)]))
 
 
 def test_the_history_of_a_state_stops_at_its_end():
     users, items = torch.randn(2, 3), torch.randn(4, 3)
     history = torch.tensor([[0, 2, 3], [0, 2, 3]])
-    vectors = fold_in(torch.tensor([-1, -1]), users, items, history, torch.tensor([1, 2]))
+    vectors = fold_in(unknown_users(history, torch.tensor([1, 2])), users, items)
     assert torch.allclose(vectors, torch.stack([items[0], items[[0, 2]].mean(0)]))
 
 

@@ -10,7 +10,8 @@ from recoach.data.queries import Seen
 from recoach.models import softmax
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Workspace
-from recoach.models.softmax import BlockwiseDistribution, product_dtype
+from recoach.models.products import product_dtype
+from recoach.models.softmax import BlockwiseDistribution
 
 STATES, ITEMS, DIM = 7, 300, 4
 PAIRS = (torch.tensor([0, 0, 1, 3, 5, 6]), torch.tensor([2, 9, 4, 0, 4, 299]))
@@ -32,7 +33,7 @@ def vectors(dtype=torch.float64, items=ITEMS, dim=DIM, seed=0):
 def plain_log_p(users, items, seen=SEEN, temperature=0.7):
     logits = users @ items.T / temperature
     if seen is not None:
-        logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
+        logits = logits.index_put(seen[:2], logits.new_tensor(-torch.inf))
     return logits.log_softmax(dim=1)
 
 
@@ -346,7 +347,7 @@ def test_averages_over_items_have_the_loss_and_gradient_of_the_formula(bias):
     values = torch.randn(ITEMS, dtype=torch.float64)
     logits = users @ items.T / 0.7
     biased = logits if bias is None else logits + bias
-    log_p = biased.index_put(tuple(SEEN), biased.new_tensor(-torch.inf)).log_softmax(dim=1)
+    log_p = biased.index_put(SEEN[:2], biased.new_tensor(-torch.inf)).log_softmax(dim=1)
     p, without_bias = log_p.exp(), log_p if bias is None else log_p - bias
     entropy = -(p * without_bias.masked_fill(log_p == -torch.inf, 0)).sum(dim=1)
     shown = (log_p > -torch.inf).double()

@@ -5,13 +5,13 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from recoach.models.products import product_dtype
 from recoach.models.session import target_attention
 from recoach.models.session.target_attention import (
     AttentionStates,
     attention_cross_entropy,
     attention_scores,
 )
-from recoach.models.softmax import product_dtype
 
 I, D = 300, 4  # noqa: E741 - the size of the catalogue
 SIZES = [2, 0, 1, 5, 2, 3, 1, 3, 0]

@@ -12,6 +12,7 @@ from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.grpo.exact import ExactEstimator
 from recoach.training.algorithms.grpo.sampled import SampledGRPOEstimator
 from recoach.training.algorithms.registry import algorithm_entry
+from recoach.training.contract import read_logs
 
 ITEMS, DIM = 6, 3
 
@@ -24,7 +25,8 @@ def make_batch(rewards, n_states=None, seen=None):
     history = torch.empty(count, 0, dtype=torch.int64)
     queries = Queries(index, history, none, index, none, seen)
     values = torch.tensor(values).float()
-    return RLBatch(queries, Rewards(torch.tensor(states), torch.tensor(items), values))
+    rewards = Rewards(torch.tensor(states), torch.tensor(items), values)
+    return RLBatch(queries, rewards, has_negative_rewards=bool((values < 0).any()))
 
 
 def vectors(n_states, seed=0):
@@ -60,7 +62,7 @@ def step(estimator, new, batch, *, old=None, reference=None, seed=0):
         needs_rollout = estimator.needs_rollout or old is not None
         rollout = roll_out(estimator, old or new, batch, numbers(seed)) if needs_rollout else None
     loss, statistics = loss_of(estimator, new, batch, rollout, reference)
-    return loss.item(), torch.autograd.grad(loss, new), statistics.means()
+    return loss.item(), torch.autograd.grad(loss, new), read_logs(statistics.means())
 
 
 def exact(**changes):
@@ -115,7 +117,7 @@ def algorithm_loss(algorithm, batch, generator=None):
     with torch.no_grad():
         prepared = algorithm.prepare(batch, generator)
     loss, statistics = algorithm.loss(batch, prepared, generator)
-    return prepared, loss, statistics.means()
+    return prepared, loss, read_logs(statistics.means())
 
 
 def minimise(algorithm, batch, steps, learning_rate, parameters=None):

@@ -136,7 +136,7 @@ def test_the_value_loss_trains_only_the_head():
     loss, logs = loss_of(ppo, new, batch, rollout)
     policy_loss, _ = SampledEstimator.loss(ppo, policy_of(ppo, new, batch), batch, rollout, None)
     error = (ppo.value(new.users)[:, 0] - rollout.rewards.mean(dim=1)).square().mean()
-    assert logs.means()["value_loss"] == pytest.approx(error.item())
+    assert logs.means()["value_loss"].item() == pytest.approx(error.item())
     assert (loss - policy_loss).item() == pytest.approx(error.item(), rel=1e-5)
     moved = (torch.autograd.grad(each, new, retain_graph=True) for each in (loss, policy_loss))
     assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))

@@ -54,7 +54,9 @@ def test_the_copies_and_the_contrast_are_those_of_the_formulas(monkeypatch):
     contrast = -functional.logsigmoid(far - near)
     expected = errors.sum(dim=0).mean() + 0.7 * contrast.mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert statistics.means()["contrast_loss"] == pytest.approx(contrast.mean().item(), rel=1e-5)
+    assert statistics.means()["contrast_loss"].item() == pytest.approx(
+        contrast.mean().item(), rel=1e-5
+    )
 
 
 def test_without_the_contrast_the_copies_are_left(monkeypatch):

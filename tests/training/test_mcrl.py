@@ -166,7 +166,7 @@ def test_pairs_are_added_once_and_sorted():
     pairs = _with_items(
         Seen(torch.tensor([0, 0, 2]), torch.tensor([1, 3, 0])), torch.tensor([3, 2, 4]), 5
     )
-    assert torch.stack(pairs).tolist() == [[0, 0, 1, 2, 2], [1, 3, 2, 0, 4]]
+    assert torch.stack(pairs[:2]).tolist() == [[0, 0, 1, 2, 2], [1, 3, 2, 0, 4]]
 
 
 def test_the_loss_is_that_of_the_formulas():

@@ -1,6 +1,7 @@
 """Batches of training states and of training interactions."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries, column_windows, gather_windows, single_state_queries
+from recoach.data.transfer import to_device
 
 States = Literal["prefix", "last_prefix", "user"]
 Rows = Literal["all_positions", "prefix"]
@@ -32,6 +34,12 @@ class Batch(NamedTuple):
     weights: Tensor | None = None
     """float[B], the weight of each state in the loss, with mean 1 over the batch of all
     processes; None where every state counts the same."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on another device."""
+        weights = None if self.weights is None else to_device(self.weights, device)
+        targets = to_device(self.targets, device)
+        return Batch(self.queries.to(device), self.positions, targets, weights)
 
 
 class StateBatches:
@@ -126,6 +134,7 @@ class StateBatches:
         if not self._shares_rows:
             ranges = (users, starts, stops)
             queries = single_state_queries(self.train, ranges, self.history_length, self.n_items)
+            queries = replace(queries, only_trained_users=True)
             # States "user" have no next item; their target is arbitrary and not used.
             targets = torch.from_numpy(values[np.minimum(stops, len(values) - 1)].astype(np.int64))
             return Batch(queries, stops, targets)
@@ -145,6 +154,7 @@ class StateBatches:
             rows=torch.from_numpy(rows),
             ends=torch.from_numpy(index_in_row + 1),
             columns=column_windows(self.train.columns, starts, stops),
+            only_trained_users=True,
         )
         return Batch(queries, positions, torch.from_numpy(values[positions].astype(np.int64)))
 
@@ -206,4 +216,5 @@ class EdgeBatches:
             values = self.train.values
             ranges = (self._users[positions], positions, positions)
             queries = single_state_queries(self.train, ranges, history_length=0, n_items=0)
+            queries = replace(queries, only_trained_users=True)
             yield Batch(queries, positions, torch.from_numpy(values[positions].astype(np.int64)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recoach.data.dataset import Dataset, RaggedArray, join_rows
 from recoach.data.log_columns import Columns
+from recoach.data.transfer import to_device
 
 Split = Literal["valid", "test"]
 
@@ -25,16 +26,27 @@ class Seen(NamedTuple):
     """int64[S], index of the state within its queries."""
     items: Tensor
     """int64[S], the item of each pair."""
+    host_states: np.ndarray | None = None
+    """`states` on the host, where the pairs come from there: reading them stops no device."""
 
     def to(self, device: torch.device | str) -> "Seen":
         """Return the same pairs on a device."""
-        return Seen(self.states.to(device), self.items.to(device))
+        states, items = (to_device(part, torch.device(device)) for part in self[:2])
+        return Seen(states, items, states_on_host(self.states, self.host_states))
 
     def between(self, start: int, stop: int) -> "Seen":
         """Return the pairs of states start..stop-1, with states renumbered from 0."""
-        edges = torch.tensor([start, stop], device=self.states.device)
-        low, high = torch.searchsorted(self.states, edges).tolist()
-        return Seen(self.states[low:high] - start, self.items[low:high])
+        host_states = states_on_host(self.states, self.host_states)
+        low, high = np.searchsorted(host_states, [start, stop]).tolist()
+        states, items = self.states[low:high] - start, self.items[low:high]
+        return Seen(states, items, host_states[low:high] - start)
+
+
+class Prepared(Protocol):
+    """Tensors that a model computes of states on the host."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same tensors on a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +80,33 @@ class Queries:
     hidden_edges_of_batch: tuple[Tensor, Tensor] | None = None
     """(int64[H] users, int64[H] items), set by `select` instead of `hidden`: the hidden
     interactions of all states of the batch, not only of the selected ones."""
+    prepared: "Prepared | None" = None
+    """What the model computes of these states on the host (`Recommender.prepare_queries`)."""
+    only_trained_users: bool = False
+    """Whether all users are in the training data; False where that is not known."""
+    host: "Queries | None" = None
+    """The same queries on the host, which `to` keeps: what depends on their values is computed
+    there, so that no kernel has to finish first."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
+    def on_host(self) -> "Queries":
+        """The same queries on the host."""
+        if self.host is not None:
+            return self.host
+        return self if self.users.device.type == "cpu" else self.to(torch.device("cpu"))
+
+    @property
     def state_users(self) -> Tensor:
         """int64[B], user of each state."""
         return self.users[self.rows]
+
+    @property
+    def has_new_users(self) -> bool:
+        """Whether a user is not in the training data."""
+        return not self.only_trained_users and bool((self.on_host.users < 0).any())
 
     @property
     def hidden_edges(self) -> tuple[Tensor, Tensor] | None:
@@ -87,10 +118,15 @@ class Queries:
     def select(self, which: slice) -> "Queries":
         """Return the states `which` with the rows that they are read from, both renumbered.
 
-        The hidden interactions remain those of all states, so that a graph model returns the same
-        scores as for the whole batch.
+        All states are returned as they are, without renumbering. The hidden interactions remain
+        those of all states, so that a graph model returns the same scores as for the whole batch.
         """
-        rows, renumbered = torch.unique(self.rows[which], return_inverse=True)
+        if which.start == 0 and which.stop >= len(self):
+            return replace(self, hidden=None, hidden_edges_of_batch=self.hidden_edges)
+        source = self.on_host
+        rows, renumbered = torch.unique(source.rows[which], return_inverse=True)
+        selected = None if source is self else source.select(which)
+        rows, renumbered = (to_device(index, self.rows.device) for index in (rows, renumbered))
         return Queries(
             users=self.users[rows],
             history=self.history[rows],
@@ -100,26 +136,35 @@ class Queries:
             columns={name: values[rows] for name, values in self.columns.items()},
             seen=self.seen and self.seen.between(which.start, which.stop),
             hidden_edges_of_batch=self.hidden_edges,
+            only_trained_users=self.only_trained_users,
+            host=selected,
         )
 
     def to(self, device: torch.device) -> "Queries":
-        """Return the same queries on another device."""
-        if self.users.device == device:
+        """Return the same queries on another device, which keep those on the host."""
+        if self.host is not None and self.users.device == device:
             return self
-        names = ("users", "history", "lengths", "rows", "ends")
-        tensors = {name: getattr(self, name).to(device) for name in names}
-        seen, hidden = (
-            pairs and Seen(*(part.to(device) for part in pairs))
-            for pairs in (self.seen, self.hidden)
-        )
-        edges = self.hidden_edges_of_batch and (
-            self.hidden_edges_of_batch[0].to(device),
-            self.hidden_edges_of_batch[1].to(device),
-        )
-        columns = {name: values.to(device) for name, values in self.columns.items()}
+        edges = self.hidden_edges_of_batch
+        edges = edges and (to_device(edges[0], device), to_device(edges[1], device))
         return replace(
-            self, **tensors, columns=columns, seen=seen, hidden=hidden, hidden_edges_of_batch=edges
+            self,
+            users=to_device(self.users, device),
+            history=to_device(self.history, device),
+            lengths=to_device(self.lengths, device),
+            rows=to_device(self.rows, device),
+            ends=to_device(self.ends, device),
+            columns={name: to_device(values, device) for name, values in self.columns.items()},
+            seen=self.seen and self.seen.to(device),
+            hidden=self.hidden and self.hidden.to(device),
+            prepared=self.prepared and self.prepared.to(device),
+            hidden_edges_of_batch=edges,
+            host=self if self.users.device.type == "cpu" else self.host,
         )
+
+
+def states_on_host(states: Tensor, host_states: np.ndarray | None) -> np.ndarray:
+    """Return int64[N] states as an array: the one that is at hand, or else read from the device."""
+    return states.cpu().numpy() if host_states is None else host_states
 
 
 def gather_windows(values: np.ndarray, starts: np.ndarray, stops: np.ndarray, pad: int) -> Tensor:

@@ -212,7 +212,7 @@ def _ranks_of_batch(
     if queries.seen is not None:
         n_masked += torch.bincount(queries.seen.states, minlength=len(states)).cpu().numpy()
         # Targets are ranked although they are masked for a state.
-        masked = torch.isin(_keys(pairs, model), _keys(queries.seen, model)).cpu().numpy()
+        masked = torch.isin(_keys(pairs, model), _keys(queries.seen[:2], model)).cpu().numpy()
         n_masked -= np.bincount(rows, weights=masked, minlength=len(states)).astype(np.int64)
     return np.stack([states[rows], ranks, dataset.n_items - n_masked[rows]], axis=1)
 

@@ -6,7 +6,7 @@ on the number of items only, so that the ranks of dot products do not depend on 
 in a call.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ def target_ranks(
     users: Tensor,
     items: Tensor,
     targets: tuple[Tensor, Tensor],
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Any, ...] | None = None,
 ) -> Tensor:
     """Return the 1-based rank of each target under the scores of vectors, see `ranks_of_scores`.
 
@@ -107,7 +107,7 @@ def target_ranks(
 def ranks_of_scores(
     scores: ScoreMatrix,
     targets: tuple[Tensor, Tensor],
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Any, ...] | None = None,
 ) -> Tensor:
     """Return the 1-based rank of each target among the items that are not masked for its state.
 
@@ -128,13 +128,13 @@ def ranks_of_scores(
     for start in range(0, n_states, rows_per_block):
         stop = start + rows_per_block
         block_scores = scores.block(start, rows_per_block)
-        block = between(target_states, start, stop)
+        block = between((target_states,), start, stop)
         rows, block_items = target_states[block] - start, target_items[block]
         target_scores = block_scores[rows, block_items]
         # The target counts as "not worse than itself", which makes the rank 1-based.
         ranks[block] = 0
         if seen is not None:
-            pairs = between(seen[0], start, stop)
+            pairs = between(seen, start, stop)
             ranks[block] -= _seen_not_worse(
                 block_scores,
                 (rows, block_items, target_scores),
@@ -148,7 +148,7 @@ def top_items(
     users: Tensor,
     items: Tensor,
     k: int,
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Any, ...] | None = None,
     *,
     block_size: int = BLOCK_SIZE,
 ) -> TopItems:
@@ -168,7 +168,7 @@ def top_items(
 def top_of_scores(
     scores: ScoreMatrix,
     k: int,
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Any, ...] | None = None,
     *,
     block_size: int = BLOCK_SIZE,
 ) -> TopItems:
@@ -187,7 +187,7 @@ def top_of_scores(
     for start in range(0, n_states, rows_per_block):
         block_scores = scores.block(start, rows_per_block)
         if seen is not None:
-            pairs = between(seen[0], start, start + rows_per_block)
+            pairs = between(seen, start, start + rows_per_block)
             block_scores[seen[0][pairs] - start, seen[1][pairs]] = -torch.inf
         values, index = block_scores[: n_states - start].topk(k, dim=1)
         best_scores.append(values)
@@ -201,8 +201,13 @@ def _rows_per_block(n_items: int, block_size: int = BLOCK_SIZE) -> int:
     return min(block_size, max(1, _MAX_SCORES // max(1, n_items)))
 
 
-def between(sorted_states: Tensor, start: int, stop: int) -> slice:
-    """Return the slice of a sorted int64[S] that holds the states start..stop-1."""
+def between(pairs: tuple[Any, ...], start: int, stop: int) -> slice:
+    """Return the slice of pairs, sorted by state, that holds the states start..stop-1."""
+    host_states = getattr(pairs, "host_states", None)
+    if host_states is not None:
+        low, high = host_states.searchsorted([start, stop]).tolist()
+        return slice(low, high)
+    sorted_states = pairs[0]
     edges = torch.tensor([start, stop], device=sorted_states.device)
     low, high = torch.searchsorted(sorted_states, edges).tolist()
     return slice(low, high)

@@ -25,7 +25,7 @@ from recoach.errors import ConfigError, DataError, RunError
 from recoach.experiments.config import ExperimentConfig, read_config, resolve
 from recoach.experiments.data import applied_settings, check_has_weights, check_trainable
 from recoach.models.checkpoint import load_tensors, write_atomically
-from recoach.models.softmax import product_dtype
+from recoach.models.products import product_dtype
 
 FORMAT = 1
 RETRAINED = "_retrained"

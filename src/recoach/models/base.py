@@ -15,6 +15,7 @@ from recoach import distributed
 from recoach.data.batches import Batch
 from recoach.data.dataset import Dataset, IdsFingerprint, RaggedArray
 from recoach.data.queries import Queries
+from recoach.data.transfer import to_device
 from recoach.errors import ConfigError, ModelError
 from recoach.models.distribution import Workspace
 
@@ -32,6 +33,10 @@ class Embeddings(NamedTuple):
     """float[I, D] a vector for each item of the catalogue, no padding."""
 
 
+Draws = tuple[Any, ...]
+"""Random numbers of a loss: tensors on its device, or numbers of Python."""
+
+
 class TrainingBatch(NamedTuple):
     """Input of a model's own loss; a model lists the kinds it needs in `needs`."""
 
@@ -39,6 +44,25 @@ class TrainingBatch(NamedTuple):
     """Places in histories with their next items."""
     edges: Batch | None = None
     """(user, item) pairs."""
+    host: "TrainingBatch | None" = None
+    """The same batches on the host, where the loss draws what is random."""
+    draws: Draws | None = None
+    """What the loss draws (`Recommender.draw`), on the device; None where nothing is drawn yet."""
+
+    @property
+    def parts(self) -> list[Batch]:
+        """The batches of all kinds."""
+        return [part for part in (self.states, self.edges) if part is not None]
+
+    @property
+    def on_host(self) -> "TrainingBatch":
+        """The same batches on the host."""
+        if self.host is not None:
+            return self.host
+        host = torch.device("cpu")
+        return TrainingBatch(
+            self.states and self.states.to(host), self.edges and self.edges.to(host)
+        )
 
     def part(self, kind: Literal["states", "edges"], model: str) -> Batch:
         """Return the batch of a kind; ValueError, which names the model, if there is none."""
@@ -123,6 +147,32 @@ class Recommender(nn.Module, ABC):
             generator: draws negatives.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss: it is not trained by steps")
+
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return what the loss draws, such as negatives, on the host; nothing by default.
+
+        Args:
+            batch: that of `loss`, on the host.
+            generator: that of `loss`.
+        """
+        del batch, generator
+        return ()
+
+    @final
+    def draws_of(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return the draws of a batch, or draw now; they are on the model's device."""
+        if batch.draws is not None:
+            return batch.draws
+        draws, device = self.draw(batch.on_host, generator), self.device
+        return tuple(to_device(d, device) if isinstance(d, Tensor) else d for d in draws)
+
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with what the model computes of them on the host, such as graphs.
+
+        It is called where a batch is built. A model computes the same for states that come without,
+        and then may not be traced by `torch.compile`.
+        """
+        return queries
 
     @abstractmethod
     def parameter_groups(self) -> dict[GroupName, list[Tensor]]:
@@ -253,7 +303,7 @@ def draw_negatives(
 
     Args:
         interactions: int64[m] sorted keys `user * n_items + item`, see `interaction_keys`.
-        users: int64[B].
+        users: int64[B]; both are on the host, and so is the result.
         n_items: size of the catalogue.
         count: items for each user.
         generator: on the CPU, in the same state in all processes.
@@ -262,14 +312,13 @@ def draw_negatives(
         int64[B, count]. After ten rounds a user with nearly all items may keep one of them.
     """
     generator = distributed.rank_generator(generator)
-    negatives = torch.randint(n_items, (len(users), count), generator=generator).to(users.device)
+    negatives = torch.randint(n_items, (len(users), count), generator=generator)
     for _ in range(10):
         observed = _contains(interactions, users[:, None] * n_items + negatives)
         n_observed = int(observed.sum())
         if n_observed == 0:
             break
-        again = torch.randint(n_items, (n_observed,), generator=generator)
-        negatives[observed] = again.to(users.device)
+        negatives[observed] = torch.randint(n_items, (n_observed,), generator=generator)
     return negatives
 
 

@@ -53,10 +53,12 @@ class DenseBlock(Block):
     def __init__(self, distribution: "DenseDistribution", logits: Tensor, which: slice) -> None:
         self.which = which
         self._bias = distribution.bias
+        self.covers_all = len(logits) == len(distribution)
         seen = distribution.queries.seen
         if seen is not None:
-            seen = seen.between(which.start, which.stop)
-            logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
+            seen = seen if self.covers_all else seen.between(which.start, which.stop)
+            minus_infinity = logits.new_full((), -torch.inf)
+            logits = logits.index_put((seen.states, seen.items), minus_infinity)
         empty = (logits.detach() == -torch.inf).all(dim=1, keepdim=True)
         # Where every item is masked the softmax is NaN; there p is 0 and log p is -inf.
         log_p = logits.masked_fill(empty, 0.0).log_softmax(dim=1)

@@ -29,6 +29,8 @@ class Block(ABC):
 
     which: slice
     """The position of these states among all states."""
+    covers_all: bool
+    """Whether these are all states of the distribution."""
     p: Tensor
     """float[b, I] probabilities, 0 for masked items, without gradient."""
 
@@ -158,6 +160,9 @@ class Workspace:
             like: gives their dtype and device.
             count: elements of each.
         """
+        if torch.compiler.is_compiling():  # a compiler plans the memory itself
+            yield like.new_empty(count), like.new_empty(count)
+            return
         buffers, self._buffers = self._buffers, None  # a second borrower gets memory of its own
         if buffers is None or not _fits(buffers[0], like, count):
             size = count + count // 8  # batches differ a little in their numbers of states

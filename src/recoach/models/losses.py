@@ -10,8 +10,8 @@ from torch.nn import functional
 from recoach import distributed
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Block, Workspace
+from recoach.models.products import product_dtype
 from recoach.models.sharded_softmax import distribution_over_items
-from recoach.models.softmax import product_dtype
 
 
 def cross_entropy(

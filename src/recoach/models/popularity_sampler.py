@@ -30,18 +30,19 @@ class PopularitySampler(nn.Module):
         for name, numbers in {
             "log_p": np.log(weights / weights.sum()).astype(np.float32),
             "log_shares": np.log(counts / counts.sum()).astype(np.float32),
-            "_cumulative": np.cumsum(weights / weights.sum()),
         }.items():
             self.register_buffer(name, torch.from_numpy(numbers), persistent=False)
+        self.host_log_p, self.host_log_shares = self.log_p, self.log_shares
+        self._cumulative = torch.from_numpy(np.cumsum(weights / weights.sum()))
+        """On the host, where items are drawn, unlike buffers on whatever device the model is."""
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return int64[count], items drawn with replacement.
+        """Return int64[count] on the host, items drawn with replacement.
 
         Args:
             count: number of items.
             generator: on the CPU, in the same state in all processes, which draw the same items.
         """
-        cumulative = self.get_buffer("_cumulative")
-        points = torch.rand(count, generator=generator, dtype=torch.float64).to(cumulative.device)
-        items = torch.searchsorted(cumulative, points, right=True)
-        return items.clamp(max=len(cumulative) - 1)
+        points = torch.rand(count, generator=generator, dtype=torch.float64)
+        items = torch.searchsorted(self._cumulative, points, right=True)
+        return items.clamp(max=len(self._cumulative) - 1)

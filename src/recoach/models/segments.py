@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recoach.data import transfer
+
 
 def segment_sum(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:
     """Return the sum of the rows of each segment.
@@ -28,9 +30,25 @@ def segment_sum(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:
     return cast(Tensor, _SegmentSum.apply(values, segments, n_segments))  # type: ignore[no-untyped-call]
 
 
+def count_rows(numbers: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """Return int64[count], how often 0..count-1 occur, or float64[count], the sums of weights.
+
+    `torch.bincount` reads its largest number on the host, which stops a GPU.
+
+    Args:
+        numbers: int64[N] in 0..count - 1.
+        count: size of the result.
+        weights: [N].
+    """
+    if weights is None:
+        return numbers.new_zeros(count).index_add_(0, numbers, torch.ones_like(numbers))
+    zeros = torch.zeros(count, dtype=torch.float64, device=weights.device)
+    return zeros.index_add_(0, numbers, weights.double())
+
+
 def segment_mean(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:
     """Return the mean of the rows of each segment, see `segment_sum`; 0 for an empty one."""
-    counts = torch.bincount(segments, minlength=n_segments).clamp(min=1)
+    counts = count_rows(segments, n_segments).clamp(min=1)
     sums = segment_sum(values, segments, n_segments)
     return sums / (counts if values.ndim == 1 else counts[:, None])
 
@@ -68,11 +86,27 @@ def add_segment_sums(
         vectors: float[V, D].
         index: int64[N] in 0..V - 1.
     """
-    segment_rows, counts = torch.unique_consecutive(rows, return_counts=True)
-    sums = functional.embedding_bag(
-        index, vectors, counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights
-    )
-    out.index_add_(0, segment_rows, sums)
+    if transfer.is_read_free(rows):
+        segment_rows, counts = torch.unique_consecutive(rows, return_counts=True)
+        sums = _weighted_bags(index, vectors, counts.cumsum(0) - counts, weights)
+        out.index_add_(0, segment_rows, sums)
+        return
+    if len(out) <= len(rows):
+        segments = torch.arange(len(out), device=rows.device)
+        out.add_(_weighted_bags(index, vectors, torch.searchsorted(rows, segments), weights))
+        return
+    # Numbered by their segments, so that the table is not read: as many sums as products, of which
+    # those after the last segment are of nothing, and 0 is added for them.
+    is_first = torch.ones_like(rows)
+    is_first[1:] = rows[1:] != rows[:-1]
+    numbers = is_first.cumsum(0) - 1
+    starts = torch.searchsorted(numbers, torch.arange(len(rows), device=rows.device))
+    sums = _weighted_bags(index, vectors, starts, weights)
+    out.index_add_(0, rows[starts.clamp(max=len(rows) - 1)], sums)
+
+
+def _weighted_bags(index: Tensor, vectors: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    return functional.embedding_bag(index, vectors, starts, mode="sum", per_sample_weights=weights)
 
 
 def of_segments(values: Tensor, segments: Tensor) -> Tensor:
@@ -113,7 +147,7 @@ def neighbour_sum(
 
 def _starts(segments: Tensor, n_segments: int) -> Tensor:
     """Return int64[n_segments], the first row of each segment."""
-    counts = torch.bincount(segments, minlength=n_segments)
+    counts = count_rows(segments, n_segments)
     return counts.cumsum(0) - counts
 
 

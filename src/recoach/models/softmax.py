@@ -15,20 +15,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recoach.data import transfer
 from recoach.data.queries import Seen
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Block, BlockLoss, Distribution, Workspace
+from recoach.models.products import aligned_cast, product_dtype
 from recoach.models.segments import add_segment_sums
 
 _STATES = {"cpu": 1024, "cuda": 8192}
 _LOGITS = {"cpu": 2**24, "cuda": 2**28}
 """A block holds as many states as these allow: 32 MiB of logits in bfloat16 on a CPU."""
 _LEAST_STATES = 32
-_SMALL = 1024
-"""Items below which the conversion to bfloat16 costs what it saves."""
-_ALIGNMENT = 64
-"""Rows of logits in bfloat16 are padded to a multiple of this many items: a product whose rows are
-not aligned takes up to three times as long on a CPU (512 × 43,097)."""
 _PROBES = 128
 _LEAST_P = 1e-30
 """Below it p may have lost digits to underflow."""
@@ -70,7 +67,10 @@ class BlockwiseBlock(Block):
         padded_logits[:, n_items:] = -torch.inf
         if distribution.bias is not None:
             self._logits += distribution.bias
-        self._masked = distribution.seen and distribution.seen.between(which.start, which.stop)
+        self.covers_all, seen = len(users) == len(distribution), distribution.seen
+        self._masked = seen
+        if seen is not None and not self.covers_all:
+            self._masked = seen.between(which.start, which.stop)
         if self._masked is not None:
             self._logits[self._masked.states, self._masked.items] = -torch.inf
         torch.softmax(padded_logits, 1, out=self._padded_p)
@@ -239,7 +239,8 @@ class BlockwiseBlock(Block):
             matrix, cast = matrix.to(distribution.product), distribution.cast
             left, right = torch.ones_like(row_slope), self._cast
         d_users += (matrix @ cast) * (left / distribution.temperature)
-        product = (matrix.T @ right)[:n_items]
+        product = matrix.T @ right
+        product = product[:n_items] if len(product) > n_items else product
         if d_items is None:
             return product.to(distribution.items.dtype)
         return d_items.add_(product)
@@ -258,12 +259,24 @@ class BlockwiseBlock(Block):
         usable = p > _LEAST_P
         gaps = torch.where(usable, logits - p.log(), 0).sum(dim=1)
         log_z = gaps / usable.sum(dim=1)
+        if not transfer.is_read_free(log_z):
+            return self._with_whole_rows(log_z, usable.any(dim=1))
         without = torch.nonzero(~usable.any(dim=1))[:, 0]
         if len(without):
             log_z[without] = self._logits[without].to(real).logsumexp(dim=1)
             empty = without[log_z[without] == -torch.inf]  # every item is masked: p is NaN
             self._padded_p[empty], log_z[empty] = 0, 0
         return log_z
+
+    def _with_whole_rows(self, log_z: Tensor, is_usable: Tensor) -> Tensor:
+        """Return log Z, computed from whole rows where no probe is usable, in fixed shapes."""
+        largest = self._logits.amax(dim=1, keepdim=True)
+        is_empty = largest == -torch.inf
+        largest = largest.masked_fill(is_empty, 0)
+        total = (self._logits - largest).exp_().sum(dim=1, dtype=log_z.dtype)
+        whole = largest[:, 0].to(log_z.dtype) + total.log()
+        self._padded_p.masked_fill_(is_empty, 0)
+        return torch.where(is_usable, log_z, whole).masked_fill(is_empty[:, 0], 0)
 
 
 class BlockwiseDistribution(Distribution):
@@ -325,39 +338,6 @@ class BlockwiseDistribution(Distribution):
         return total
 
 
-def product_dtype(vectors: Tensor) -> torch.dtype:
-    """Return the dtype of products with these item vectors.
-
-    bfloat16 for float32 vectors of a catalogue of some size, where it is faster; else their own.
-    """
-    if vectors.dtype != torch.float32 or len(vectors) < _SMALL:
-        return vectors.dtype
-    if vectors.device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fast = vectors.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def aligned_cast(items: Tensor, product: torch.dtype) -> Tensor:
-    """Return the item vectors in the dtype of products, followed by zero rows.
-
-    Args:
-        items: float[I, D].
-        product: the dtype; rows are added for bfloat16 only.
-
-    Returns:
-        [R, D], R a multiple of `_ALIGNMENT`, or I rows without padding.
-    """
-    n_items = len(items)
-    if product != torch.bfloat16 or n_items % _ALIGNMENT == 0:
-        return items.to(product)
-    n_rows = -(-n_items // _ALIGNMENT) * _ALIGNMENT
-    padded = items.new_empty((n_rows, items.shape[1]), dtype=product)
-    padded[:n_items] = items
-    padded[n_items:] = 0
-    return padded
-
-
 def _block_size(n_states: int, n_items: int, device_type: str) -> int:
     fitting = _LOGITS.get(device_type, 2**24) // max(1, n_items)
     most = min(_STATES.get(device_type, 512), max(_LEAST_STATES, fitting))
@@ -385,8 +365,11 @@ class _BlockwiseLoss(torch.autograd.Function):
             total += value.detach()
             if any(ctx.needs_input_grad[:2]):  # type: ignore[attr-defined]
                 d_items = block.backward(value, d_users[block.which], d_items)
+        d_items = torch.zeros_like(items) if d_items is None else d_items
+        if torch.compiler.is_compiling():  # a traced result may share no memory
+            d_users, d_items = d_users.clone(), d_items.clone()
         # Saved, and not kept as attributes, so that autograd may add to them in place.
-        ctx.save_for_backward(d_users, torch.zeros_like(items) if d_items is None else d_items)
+        ctx.save_for_backward(d_users, d_items)
         return total
 
     @staticmethod
@@ -394,5 +377,7 @@ class _BlockwiseLoss(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None]:
         d_users, d_items = ctx.saved_tensors  # type: ignore[attr-defined]
+        if torch.compiler.is_compiling():  # a compiler plans the memory itself
+            return d_users * upstream, d_items * upstream, None, None, None
         # In place, which spares memory of the size of the table; a second pass raises an error.
         return d_users.mul_(upstream), d_items.mul_(upstream), None, None, None

@@ -21,6 +21,7 @@ class FusedBlock(BlockwiseBlock):
     def __init__(self, distribution: "FusedDistribution", users: Tensor, which: slice) -> None:
         self.which, self._distribution = which, distribution
         self._given_users = users
+        self.covers_all = len(users) == len(distribution)
         self._users = users / distribution.temperature
         mask = distribution.mask
         self._scores = Scores(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries, Seen
+from recoach.data.transfer import to_device
 from recoach.policy.rewards import Rewards
 
 
@@ -25,6 +26,10 @@ class Candidates(NamedTuple):
     """int64[C] sorted, no item twice."""
     log_weights: Tensor
     """float[C] log of the number of items that each stands for; 0 in the first stratum."""
+
+    def to(self, device: torch.device) -> "Candidates":
+        """Return the same candidates on a device."""
+        return Candidates(*(to_device(part, device) for part in self))
 
 
 class Proposal:
@@ -37,14 +42,14 @@ class Proposal:
         self._cumulative = self.probabilities.cumsum(0)
 
     def candidates(self, rewarded: Tensor, count: int, generator: torch.Generator) -> Candidates:
-        """Return the rewarded items, and the drawn ones that are not among them.
+        """Return the rewarded items, and the drawn ones that are not among them, on the host.
 
         Args:
-            rewarded: int64[N] items in any order; repetitions are allowed.
+            rewarded: int64[N] items in any order, on the host; repetitions are allowed.
             count: number of draws, with replacement.
             generator: on the CPU.
         """
-        enumerated = torch.unique(rewarded.cpu())
+        enumerated = torch.unique(rewarded)
         points = torch.rand(count, generator=generator, dtype=torch.float64)
         drawn = torch.searchsorted(self._cumulative, points * self._cumulative[-1], right=True)
         sampled, times = torch.unique(drawn, return_counts=True)
@@ -53,7 +58,7 @@ class Proposal:
         items, order = torch.cat([enumerated, sampled]).sort()
         weights = (times / (count * self.probabilities[sampled])).log()
         log_weights = torch.cat([torch.zeros(len(enumerated)), weights.float()])[order]
-        return Candidates(items.to(rewarded.device), log_weights.to(rewarded.device))
+        return Candidates(items, log_weights)
 
 
 def restrict_to_candidates(
@@ -69,7 +74,7 @@ def restrict_to_candidates(
     rewards = rewards._replace(items=torch.searchsorted(candidates.items, rewards.items))
     if queries.seen is None:
         return queries, rewards
-    states, items = queries.seen
+    states, items = queries.seen[:2]
     place = torch.searchsorted(candidates.items, items).clamp(max=len(candidates.items) - 1)
     present = candidates.items[place] == items
     return replace(queries, seen=Seen(states[present], place[present])), rewards

@@ -14,6 +14,7 @@ from recoach import distributed
 from recoach.data.dataset import Dataset, event_types
 from recoach.data.interactions import LongArray
 from recoach.data.queries import Seen, rejected_after
+from recoach.data.transfer import to_device
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
 
@@ -37,12 +38,28 @@ class Rewards(NamedTuple):
     """float32[N]."""
     parts: Tensor | None = None
     """float32[F, N], the unweighted rewards of each function."""
+    host: "Rewards | None" = None
+    """The same rewards on the host, which `to` keeps."""
 
     def to(self, device: torch.device) -> "Rewards":
         """Return the same rewards on another device."""
-        parts = self.parts if self.parts is None else self.parts.to(device)
-        states, items, values = (tensor.to(device) for tensor in self[:3])
-        return Rewards(states, items, values, parts)
+        parts = None if self.parts is None else to_device(self.parts, device)
+        states, items, values = (to_device(tensor, device) for tensor in self[:3])
+        host = self if self.states.device.type == "cpu" and self.host is None else self.host
+        return Rewards(states, items, values, parts, host)
+
+    @property
+    def on_host(self) -> "Rewards":
+        """The same rewards on the host."""
+        if self.host is not None:
+            return self.host
+        return self if self.states.device.type == "cpu" else self.to(torch.device("cpu"))
+
+    def between(self, start: int, stop: int) -> slice:
+        """Return the slice of the pairs of states start..stop-1."""
+        states = self.on_host.states.numpy()
+        low, high = np.searchsorted(states, [start, stop]).tolist()
+        return slice(low, high)
 
     def where(self, keep: Tensor) -> "Rewards":
         """Return the pairs for which bool[N] `keep` is true."""
@@ -71,8 +88,8 @@ class LoggedItems(NamedTuple):
 
     def to(self, device: torch.device) -> "LoggedItems":
         """Return the same items on another device."""
-        states, items, ahead = (part.to(device) for part in (self.states, self.items, self.ahead))
-        columns = {name: values.to(device) for name, values in self.columns.items()}
+        states, items, ahead = (to_device(part, device) for part in self[:3])
+        columns = {name: to_device(values, device) for name, values in self.columns.items()}
         return LoggedItems(states, items, ahead, columns)
 
 
@@ -172,27 +189,6 @@ def normalized(rewards: Rewards, n_states: int) -> Rewards:
     sums.index_add_(0, rewards.states, rewards.values.abs())
     tiny = torch.finfo(sums.dtype).tiny
     return rewards._replace(values=rewards.values / sums.clamp(min=tiny)[rewards.states])
-
-
-def lookup_rewards(items: Tensor, pairs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Return float[B, G], the reward of each item of each state, 0 for unlisted items.
-
-    Args:
-        items: int64[B, G], each row sorted, so that the copies of an item are adjacent.
-        pairs: state, item and value of the rewarded pairs.
-    """
-    states, rewarded, values = pairs
-    rows = torch.arange(len(items), device=items.device)
-    width = 1 + int(torch.cat([items[:, -1], rewarded]).max())
-    keys = (items + rows[:, None] * width).view(-1)
-    pair_keys = states * width + rewarded
-    first = torch.searchsorted(keys, pair_keys)
-    count = torch.searchsorted(keys, pair_keys, right=True) - first
-    pair = torch.repeat_interleave(torch.arange(len(rewarded), device=items.device), count)
-    within = torch.arange(len(pair), device=items.device) - (count.cumsum(0) - count)[pair]
-    rewards = values.new_zeros(items.numel())
-    rewards[first[pair] + within] = values[pair]
-    return rewards.view(items.shape)
 
 
 class CombinedReward:

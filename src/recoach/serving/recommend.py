@@ -153,7 +153,8 @@ def rank_items(
     queries = replace(queries, users=torch.from_numpy(users)).to(model.device)
     if queries.seen is not None and not isinstance(exclude_seen, bool):
         is_excluded = torch.from_numpy(exclude_seen).to(model.device)[queries.seen.states]
-        queries = replace(queries, seen=Seen(*(pairs[is_excluded] for pairs in queries.seen)))
+        states, items = queries.seen[:2]
+        queries = replace(queries, seen=Seen(states[is_excluded], items[is_excluded]))
     if rejected is not None:
         pairs = seen_before(rejected.values, rejected.offsets[:-1], rejected.offsets[1:])
         excluded = pairs if queries.seen is None else join_pairs(queries.seen.to("cpu"), pairs)

@@ -100,7 +100,8 @@ def model_policy(model: Recommender) -> Policy:
 
     @torch.no_grad()
     def policy(observations: Longs, env: ShopVectorEnv) -> Longs:
-        seen = Seen(*(torch.from_numpy(index.copy()) for index in np.nonzero(env.seen)))
+        states, items = (torch.from_numpy(index.copy()) for index in np.nonzero(env.seen))
+        seen = Seen(states, items)
         queries = history_queries(model, observations, env.users, seen)
         with eval_mode(model):
             scores = model_scores(model, queries)

@@ -173,6 +173,7 @@ class BatchBuilder:
             logged=logged if self.reward.draw_functions or args.needs_logged_items else None,
             transitions=self._transitions_of(batch, rewards, device),
             actions=self._actions(batch, device),
+            has_negative_rewards=bool((rewards.values < 0).any()),
         )
 
     def _transitions_of(
@@ -230,10 +231,16 @@ class BatchBuilder:
         """Return the batch within a sample of the catalogue, where one stands for it."""
         if self._proposal is None or self._sample_size is None:
             return batch
-        rewarded = distributed.all_gather(batch.rewards.items)
+        queries, rewards = batch.queries.on_host, batch.rewards.on_host
+        rewarded = distributed.all_gather(rewards.items)
         candidates = self._proposal.candidates(rewarded, self._sample_size, generator)
-        queries, rewards = restrict_to_candidates(batch.queries, batch.rewards, candidates)
-        return batch._replace(queries=queries, rewards=rewards, candidates=candidates)
+        queries, rewards = restrict_to_candidates(queries, rewards, candidates)
+        device = batch.queries.users.device
+        return batch._replace(
+            queries=replace(batch.queries, seen=queries.seen and queries.seen.to(device)),
+            rewards=rewards.to(device),
+            candidates=candidates.to(device),
+        )
 
     def _named(self, name: str, model: Recommender) -> RewardFunc:
         """Return a ready-made reward function."""

@@ -170,7 +170,8 @@ def log_p_of_places(
 def _some(batch: Batch, kept: npt.NDArray[np.bool_]) -> Batch:
     """Return some states of a batch; they are read from the same rows."""
     queries, which = batch.queries, torch.from_numpy(kept)
-    queries = replace(queries, rows=queries.rows[which], ends=queries.ends[which])
+    rows, ends = queries.rows[which], queries.ends[which]
+    queries = replace(queries, rows=rows, ends=ends, prepared=None)
     return Batch(queries, batch.positions[kept], batch.targets[which])
 
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from recoach import distributed
-from recoach.training.contract import Batch, Trainer
+from recoach.training.contract import Batch, Trainer, read_logs
 from recoach.training.work import Work
 
 _ATEN: Final = torch.ops.aten
@@ -58,7 +58,7 @@ class MultiplyAddCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def run_step(
     trainer: Trainer[Batch], batch: Batch, generator: torch.Generator, work: Work
 ) -> dict[str, float]:
-    """Run a step of a trainer, add it to the work of the training, and return its logs.
+    """Run a step of a trainer, add it to the work of the training, and read and return its logs.
 
     Multiply-adds are counted in steps 1, 2, 4, 8 and so on: the counter slows small steps down.
     """
@@ -75,4 +75,4 @@ def run_step(
         total = torch.tensor([counter.total], dtype=torch.float64)
         work.measured_states += states
         work.measured += int(distributed.all_reduce_sum(total))
-    return logs
+    return read_logs(logs)  # last: the host prepares what it can while a GPU computes

@@ -44,8 +44,8 @@ def learning_rate_factor(
     return 1.0 - done if scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def clip_gradients(model: Recommender, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-    """Return the norm of all gradients, and scale them to `max_norm` if it is larger.
+def clip_gradients(model: Recommender, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Return float[], the norm of all gradients, and scale them to `max_norm` if it is larger.
 
     Args:
         model: its item table may be sharded over processes; the norm is that of all rows.
@@ -55,7 +55,7 @@ def clip_gradients(model: Recommender, optimizer: torch.optim.Optimizer, max_nor
     parameters = [p for p in optimizer_parameters(optimizer) if p.grad is not None]
     norm = _gradient_norm(model, parameters)
     if max_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, torch.tensor(norm))
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
 
@@ -64,12 +64,12 @@ def optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _gradient_norm(model: Recommender, parameters: list[Tensor]) -> float:
+def _gradient_norm(model: Recommender, parameters: list[Tensor]) -> Tensor:
     gradients = [(p, _values(p.grad)) for p in parameters if p.grad is not None]
     if sharded_table(model):
-        squares = (global_square_sum(model, p, grad.square().sum()) for p, grad in gradients)
-        return math.sqrt(sum(float(square) for square in squares))
-    return float(torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
+        squares = [global_square_sum(model, p, grad.square().sum()) for p, grad in gradients]
+        return torch.stack(squares).double().sum().sqrt()
+    return torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
 
 
 def _values(gradient: Tensor) -> Tensor:

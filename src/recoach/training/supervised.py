@@ -24,7 +24,7 @@ from recoach.models.base import Recommender, TrainingBatch
 from recoach.models.lookup import sparse_gradients
 from recoach.models.sharded_embedding import shard_embedding
 from recoach.training.context import RunContext, Schedule
-from recoach.training.contract import encoded_histories
+from recoach.training.contract import Logs, encoded_histories
 from recoach.training.optimizer_step import clip_gradients
 from recoach.training.optimizers import build_optimizer
 from recoach.training.pretrain_config import PretrainConfig
@@ -74,19 +74,18 @@ class SupervisedTrainer:
         others = {k: _forever(v, generator) for k, v in self._loaders.items() if k != longest}
         for batch in self._loaders[longest].epoch(generator):
             kinds = {longest: batch} | {kind: next(more) for kind, more in others.items()}
-            yield TrainingBatch(
-                **{kind: _to_device(part, self.model) for kind, part in kinds.items()}
-            )
+            yield _to_device(kinds, self.model)
 
-    def step(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, float]:
+    def step(self, batch: TrainingBatch, generator: torch.Generator) -> Logs:
         """Take one optimiser step on the model's loss."""
         self.model.train()
+        batch = batch._replace(draws=self.model.draws_of(batch, generator))
         with sparse_gradients(self.model, enabled=self._sparse):
             loss = self.model.loss(batch, generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         distributed.all_reduce_gradients(self.model.parameters())
-        logs = {"loss": distributed.data_sum(float(loss.detach()))}
+        logs = {"loss": distributed.data_total(loss)}
         if self._max_grad_norm:
             logs["grad_norm"] = clip_gradients(self.model, self.optimiser, self._max_grad_norm)
         self.optimiser.step()
@@ -98,8 +97,7 @@ class SupervisedTrainer:
 
     def users(self, batch: TrainingBatch) -> list[str]:
         """Return the ids of the first users of a batch, for messages."""
-        part = next(part for part in batch if part is not None)
-        return first_ids(part.queries, self._user_ids)
+        return first_ids(batch.parts[0].queries, self._user_ids)
 
     def before_step(self, step: int) -> None:
         """Do nothing: no module follows the model."""
@@ -178,7 +176,7 @@ def check_takes_weights(model: type[Recommender]) -> None:
 
 def supervised_work(model: Recommender, batch: TrainingBatch) -> StepWork:
     """Return what an update on the model's own loss computes."""
-    states = sum(len(part.targets) for part in batch if part is not None)
+    states = sum(len(part.targets) for part in batch.parts)
     queries = None if batch.states is None else batch.states.queries
     return StepWork(states, 0 if queries is None else encoded_histories(model, queries), 1)
 
@@ -196,17 +194,18 @@ def supervised_batches(
     config = PretrainConfig(batch_size=batch_size)
     kinds = {kind: _forever(_loader(kind, model, config, train), generator) for kind in model.needs}
     while True:
-        yield TrainingBatch(**{kind: _to_device(next(more), model) for kind, more in kinds.items()})
+        yield _to_device({kind: next(more) for kind, more in kinds.items()}, model)
 
 
-def _to_device(batch: Batch, model: Recommender) -> Batch:
-    device, weights = model.device, batch.weights
-    return Batch(
-        batch.queries.to(device),
-        batch.positions,
-        batch.targets.to(device),
-        None if weights is None else weights.to(device),
-    )
+def _to_device(host: dict[str, Batch], model: Recommender) -> TrainingBatch:
+    """Return batches by kind on the device of the model, with what it prepares of them."""
+    host = {
+        kind: batch._replace(queries=model.prepare_queries(batch.queries))
+        for kind, batch in host.items()
+    }
+    on_device = {kind: batch.to(model.device) for kind, batch in host.items()}
+    states, edges = on_device.get("states"), on_device.get("edges")
+    return TrainingBatch(states, edges, TrainingBatch(host.get("states"), host.get("edges")))
 
 
 def _target_weights(

@@ -53,7 +53,7 @@ from recoach.training.callbacks import Callback, StateRecorder, TrainerState, Tr
 from recoach.training.config import FinetuneConfig
 from recoach.training.constraints import Constraints
 from recoach.training.context import RunContext, Schedule, accept_former_names
-from recoach.training.contract import encoded_histories
+from recoach.training.contract import Logs, encoded_histories
 from recoach.training.health import CollapseMonitor, coverage
 from recoach.training.loop import Loop
 from recoach.training.optimizer_step import clip_gradients, optimizer_parameters
@@ -260,7 +260,8 @@ class RLTrainer:
             self.model, self.dataset.train, self.args.largest_batch, generator
         )
         for states in batches:
-            batch = self._builder.build(states, self.model.device)
+            queries = self.model.prepare_queries(states.queries)
+            batch = self._builder.build(states._replace(queries=queries), self.model.device)
             yield batch._replace(supervised=next(supervised)) if self._sft_coef else batch
 
     def checkpointed_modules(self) -> Mapping[str, nn.Module]:
@@ -291,7 +292,7 @@ class RLTrainer:
         if step:
             self.algorithm.after_step(step)
 
-    def step(self, batch: RLBatch, generator: torch.Generator) -> dict[str, float]:
+    def step(self, batch: RLBatch, generator: torch.Generator) -> Logs:
         """Prepare the batch once, then update the weights `updates_per_batch` times."""
         self.model.train(not self.args.disable_dropout)
         batch = self._builder.restrict(batch, generator)
@@ -308,8 +309,7 @@ class RLTrainer:
             distributed.all_reduce_gradients(optimizer_parameters(self.optimiser))
             norm = clip_gradients(self.model, self.optimiser, self.args.max_grad_norm)
             self.optimiser.step()
-        logs = {"loss": distributed.data_sum(float(loss.detach())), "grad_norm": norm}
-        return logs | statistics.means()
+        return {"loss": distributed.data_total(loss), "grad_norm": norm, **statistics.means()}
 
     def diagnostics(self) -> dict[str, float]:
         """Return the temperature and each parameter group's distance from the base.

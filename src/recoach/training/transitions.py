@@ -13,8 +13,10 @@ from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.episodes import Doubles, Episodes
 from recoach.data.interactions import LongArray
 from recoach.data.queries import Queries, Seen, column_padding, column_windows, masked_items
+from recoach.data.transfer import to_device
 from recoach.errors import ConfigError
-from recoach.policy.rewards import Rewards, lookup_rewards
+from recoach.policy.reward_lookup import lookup_rewards
+from recoach.policy.rewards import Rewards
 
 
 class Transitions(NamedTuple):
@@ -51,7 +53,7 @@ class Transitions(NamedTuple):
         """Return the same transitions on another device."""
         queries = None if self.next_queries is None else self.next_queries.to(device)
         fields = self._asdict() | {"next_queries": None}
-        moved = {name: value.to(device) for name, value in fields.items() if value is not None}
+        moved = {n: to_device(value, device) for n, value in fields.items() if value is not None}
         return Transitions(next_queries=queries, **moved)
 
 
@@ -144,6 +146,7 @@ class TransitionBuilder:
                 name: append(queries.columns[name], values[:, 0], column_padding(columns[name]))
                 for name, values in of_actions.items()
             },
+            only_trained_users=True,
         )
 
     def _masked_items(self, users: LongArray, ends: LongArray) -> Seen | None:

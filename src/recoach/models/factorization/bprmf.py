@@ -9,6 +9,7 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import (
     DotProductRecommender,
+    Draws,
     Embeddings,
     GroupName,
     TrainingBatch,
@@ -36,22 +37,25 @@ class BPRMF(DotProductRecommender):
         super().__init__(config, train, n_items)
         self.users = nn.Embedding(self.n_users, config.dim)
         self.items = nn.Embedding(n_items, config.dim)
-        self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
+        self.train_pairs = interaction_keys(train, n_items)
         for table in (self.users, self.items):
             nn.init.xavier_normal_(table.weight)
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return user and item embeddings; an unknown user gets the mean over their history."""
         users, items = self.users.weight, self.items.weight
-        history = queries.history[queries.rows]
-        return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)
+        return Embeddings(fold_in(queries, users, items), items)
+
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return a negative for each interaction."""
+        users = batch.part("edges", "BPR-MF").queries.state_users
+        return (draw_negatives(self.train_pairs, users, self.n_items, 1, generator)[:, 0],)
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return BPR with one uniform negative."""
         queries, _, positive_ids, _ = batch.part("edges", "BPR-MF")
         user_ids = queries.state_users
-        train_pairs = self.get_buffer("train_pairs")
-        negative_ids = draw_negatives(train_pairs, user_ids, self.n_items, 1, generator)[:, 0]
+        (negative_ids,) = self.draws_of(batch, generator)
         users = self.users(user_ids)
         positives, negatives = self.items(torch.cat([positive_ids, negative_ids])).chunk(2)
         return bpr((users * positives).sum(dim=1), (users * negatives).sum(dim=1))

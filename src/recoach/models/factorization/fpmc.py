@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from recoach.config import StrictConfig
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
-from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
+from recoach.models.base import (
+    DotProductRecommender,
+    Draws,
+    Embeddings,
+    GroupName,
+    TrainingBatch,
+)
 from recoach.models.losses import bpr, cross_entropy
 
 
@@ -70,6 +76,14 @@ class FPMC(DotProductRecommender):
         """Return [U_u ; L_l] of each state and [V_i ; W_i] of all items."""
         return Embeddings(self._states(queries), self.items.weight)
 
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return the distances of the negatives from the next items, with the loss `bpr`."""
+        if self.config.loss == "ce":
+            return ()
+        targets = batch.part("states", "FPMC").targets
+        shifts = torch.randint(1, max(2, self.n_items), targets.shape, generator=generator)
+        return (shifts,)
+
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
         queries, _, targets, weights = batch.part("states", "FPMC")
@@ -77,8 +91,8 @@ class FPMC(DotProductRecommender):
         if self.config.loss == "ce":
             table = self.items.weight
             return cross_entropy(states, table, targets, workspace=self.workspace, weights=weights)
-        shifts = torch.randint(1, max(2, self.n_items), targets.shape, generator=generator)
-        negative_ids = (targets + shifts.to(targets.device)) % self.n_items  # any other item
+        (shifts,) = self.draws_of(batch, generator)
+        negative_ids = (targets + shifts) % self.n_items  # any other item
         positives, negatives = self.items(torch.cat([targets, negative_ids])).chunk(2)
         return bpr((states * positives).sum(dim=1), (states * negatives).sum(dim=1), weights)
 

@@ -12,6 +12,7 @@ from recoach.config import StrictConfig
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import (
+    Draws,
     GroupName,
     Recommender,
     TrainingBatch,
@@ -77,7 +78,7 @@ class NeuMF(Recommender):
                 [nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(config.dropout)]
             )
         self.output = nn.Linear(config.dim + config.hidden_dims[-1], 1, bias=False)
-        self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
+        self.train_pairs = interaction_keys(train, n_items)
         for table in (self.gmf_users, self.gmf_items, self.mlp_users, self.mlp_items):
             nn.init.normal_(table.weight, std=0.01)
         for module in self.modules():
@@ -93,16 +94,15 @@ class NeuMF(Recommender):
             return self._fused(gmf_users, mlp_users, self.gmf_items.weight, self.mlp_items.weight)
         return self._fused(gmf_users, mlp_users, self.gmf_items(items), self.mlp_items(items))
 
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return the negatives of each interaction."""
+        users, count = batch.part("edges", "NeuMF").queries.state_users, self.config.negatives
+        return (draw_negatives(self.train_pairs, users, self.n_items, count, generator),)
+
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the binary cross-entropy of interactions and drawn negatives (Eq. 7)."""
         queries, _, positive_ids, _ = batch.part("edges", "NeuMF")
-        negative_ids = draw_negatives(
-            self.get_buffer("train_pairs"),
-            queries.state_users,
-            self.n_items,
-            self.config.negatives,
-            generator,
-        )
+        (negative_ids,) = self.draws_of(batch, generator)
         scores = self.score(queries, torch.cat([positive_ids[:, None], negative_ids], dim=1))
         return binary_cross_entropy(scores[:, 0], scores[:, 1:])
 
@@ -141,19 +141,17 @@ class NeuMF(Recommender):
 
     def _users(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """Return the states' users' embeddings of GMF and of the perceptron."""
-        users, history = queries.state_users, queries.history[queries.rows]
         tables = (self.gmf_users.weight, self.mlp_users.weight)
-        if bool((users >= 0).all()):
+        if not queries.has_new_users:
+            users = queries.state_users
             return tables[0][users], tables[1][users]
-        gmf, mlp = (
-            fold_in(users, table, self._mean_users(table, history), history, queries.ends)
-            for table in tables
-        )
+        history = queries.history[queries.rows]
+        gmf, mlp = (fold_in(queries, table, self._mean_users(table, history)) for table in tables)
         return gmf, mlp
 
     def _mean_users(self, table: Tensor, history: Tensor) -> Tensor:
         """Return float[I, D], the mean embedding of the training users of the history's items."""
-        pairs = self.get_buffer("train_pairs")
+        pairs = self.train_pairs.to(table.device)
         items = pairs % self.n_items
         is_needed = torch.isin(items, history)
         users, items = pairs[is_needed] // self.n_items, items[is_needed]

@@ -1,6 +1,7 @@
 """What the models of the user-item graph share: LightGCN, NGCF and GraphSAGE."""
 
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -11,12 +12,22 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import (
     DotProductRecommender,
+    Draws,
     Embeddings,
     GroupName,
+    TrainingBatch,
+    draw_negatives,
     interaction_keys,
 )
 from recoach.models.fold_in import fold_in
-from recoach.models.graph.edge_losses import EdgeLoss, Edges, edge_cross_entropy, sample_items
+from recoach.models.graph.edge_losses import (
+    EdgeLoss,
+    Edges,
+    ItemSample,
+    distinct_users,
+    edge_cross_entropy,
+    sample_items,
+)
 from recoach.models.graph.propagation import Graph, Normalisation, PropagationCache
 from recoach.models.popularity_sampler import PopularitySampler
 
@@ -65,7 +76,7 @@ class GraphRecommender(DotProductRecommender):
         self.layers = nn.ModuleList()
         """The layers with weights, if the model has some; `parameter_groups` calls them encoder."""
         self.graph = Graph(train, n_items, normalisation)
-        self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
+        self.train_pairs = interaction_keys(train, n_items)
         for table in (self.users, self.items):
             nn.init.xavier_uniform_(table.weight)
         self._cache = PropagationCache()
@@ -104,16 +115,25 @@ class GraphRecommender(DotProductRecommender):
     def embed(self, queries: Queries) -> Embeddings:
         """Return the propagated vectors; an unknown user gets the mean over their history."""
         users, items = self.propagate(queries.hidden_edges)
-        history = queries.history[queries.rows]
-        return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)
+        return Embeddings(fold_in(queries, users, items), items)
 
-    def catalogue_loss(
-        self, edges: Edges, vectors: Embeddings, generator: torch.Generator
-    ) -> Tensor:
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with their distinct users, whose softmax is computed once."""
+        return replace(queries, prepared=distinct_users(queries.state_users))
+
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return a negative for each interaction (`bpr`) or a sample of items (`sampled_ce`)."""
+        edges = batch.part("edges", type(self).__name__)
+        if not isinstance(self.config, EdgeLossConfig) or self.config.loss == "ce":
+            return ()
+        if self.sampler is not None:
+            return sample_items(self.sampler, edges.targets, self.config.negatives, generator)
+        users = edges.queries.state_users
+        return (draw_negatives(self.train_pairs, users, self.n_items, 1, generator)[:, 0],)
+
+    def catalogue_loss(self, edges: Edges, vectors: Embeddings, draws: Draws) -> Tensor:
         """Return `edge_cross_entropy` over the catalogue, or over a sample with `sampled_ce`."""
-        sample = None
-        if self.sampler is not None and isinstance(self.config, EdgeLossConfig):
-            sample = sample_items(self.sampler, edges.item_ids, self.config.negatives, generator)
+        sample = ItemSample(*draws) if draws else None
         return edge_cross_entropy(edges, vectors, self.workspace, sample)
 
     @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recoach import distributed
-from recoach.data.queries import Seen
-from recoach.models.base import Embeddings, TrainingBatch, draw_negatives
+from recoach.data.queries import Seen, states_on_host
+from recoach.data.transfer import to_device
+from recoach.models.base import Embeddings, TrainingBatch
 from recoach.models.distribution import Block, Workspace
 from recoach.models.losses import bpr
 from recoach.models.popularity_sampler import PopularitySampler
@@ -18,6 +20,24 @@ EdgeLoss = Literal["bpr", "ce", "sampled_ce"]
 a sample of it (`sample_items`)."""
 
 
+class DistinctUsers(NamedTuple):
+    """The users of a batch, of whom each has one state, and its interactions by user."""
+
+    user_ids: Tensor
+    """int64[U], sorted."""
+    states: Tensor
+    """int64[B], place of the user of each interaction in `user_ids`, sorted."""
+    order: Tensor
+    """int64[B], the interaction that each of `states` belongs to."""
+    host_states: np.ndarray
+    """`states` on the host."""
+
+    def to(self, device: torch.device) -> "DistinctUsers":
+        """Return the same users on a device."""
+        user_ids, states, order = (to_device(part, device) for part in self[:3])
+        return DistinctUsers(user_ids, states, order, self.host_states)
+
+
 class Edges(NamedTuple):
     """Interactions of a batch."""
 
@@ -25,19 +45,27 @@ class Edges(NamedTuple):
     """int64[B]."""
     item_ids: Tensor
     """int64[B], or int64[2 B]: the items, and then a negative item for each."""
+    users: DistinctUsers | None = None
+    """The users of the batch, where they are known."""
+
+
+def distinct_users(user_ids: Tensor) -> DistinctUsers:
+    """Return the distinct users of int64[B] interactions."""
+    distinct, states = torch.unique(user_ids, return_inverse=True)
+    order = states.argsort(stable=True)
+    states = states[order]
+    return DistinctUsers(distinct, states, order, states_on_host(states, None))
 
 
 def batch_edges(batch: TrainingBatch, model: str) -> Edges:
     """Return the interactions of a batch; ValueError if it has none."""
     queries, _, item_ids, _ = batch.part("edges", model)
-    return Edges(queries.state_users, item_ids)
+    users = queries.prepared
+    return Edges(queries.state_users, item_ids, users if isinstance(users, DistinctUsers) else None)
 
 
-def with_negatives(
-    edges: Edges, train_pairs: Tensor, n_items: int, generator: torch.Generator
-) -> Edges:
-    """Return the same interactions with one uniform negative for each (`draw_negatives`)."""
-    negatives = draw_negatives(train_pairs, edges.user_ids, n_items, 1, generator)[:, 0]
+def with_negatives(edges: Edges, negatives: Tensor) -> Edges:
+    """Return the same interactions with a negative item for each, int64[B]."""
     return Edges(edges.user_ids, torch.cat([edges.item_ids, negatives]))
 
 
@@ -95,14 +123,15 @@ def sample_items(
 
     Args:
         sampler: draws the items.
-        item_ids: int64[B], the items of this rank's interactions.
+        item_ids: int64[B], the items of this rank's interactions, on the host, as the sample is.
         count: number of draws, with replacement.
         generator: on the CPU, in the same state on all ranks, which get the same sample.
     """
     batch_items = distributed.all_gather(item_ids)
     items = torch.unique(torch.cat([batch_items, sampler.draw(count, generator)]))
-    log_absent = torch.zeros(len(items), device=items.device)
-    for draws, log_p in ((len(batch_items), sampler.log_shares), (count, sampler.log_p)):
+    log_absent = torch.zeros(len(items))
+    tables = (len(batch_items), sampler.host_log_shares), (count, sampler.host_log_p)
+    for draws, log_p in tables:
         log_absent += draws * torch.log1p(-log_p[items].exp().clamp(max=1 - 1e-6))
     return ItemSample(items, -torch.log1p(-log_absent.exp()))
 
@@ -121,16 +150,17 @@ def edge_cross_entropy(
         sample: the items that the softmax is over, the interactions' among them; None: all. The
             item of an interaction is in its own sample for certain and has weight 1 there.
     """
-    user_ids, states = torch.unique(edges.user_ids, return_inverse=True)
-    order = states.argsort(stable=True)
-    items, item_ids, bias = vectors.items, edges.item_ids[order], None
+    users = distinct_users(edges.user_ids) if edges.users is None else edges.users
+    items, item_ids, bias = vectors.items, edges.item_ids[users.order], None
     if sample is not None:
         items, bias = items[sample.items], sample.log_weights.to(items.dtype)
         item_ids = torch.searchsorted(sample.items, item_ids)
-    targets = Seen(states[order], item_ids)
+    targets = Seen(users.states, item_ids, users.host_states)
 
     def loss(block: Block) -> Tensor:
-        inside = targets.between(block.which.start, block.which.stop)
+        inside = targets
+        if not block.covers_all:
+            inside = targets.between(block.which.start, block.which.stop)
         log_p = block.log_p(inside.states, inside.items)
         if bias is not None:
             # From weight exp(bias) of the target to weight 1: exp(log_p) is its part of the sum.
@@ -138,8 +168,8 @@ def edge_cross_entropy(
             log_p = log_p - weights - torch.log1p(log_p.exp() * torch.expm1(-weights))
         return -log_p.sum()
 
-    states_and_items = Embeddings(vectors.users[user_ids], items)
+    states_and_items = Embeddings(vectors.users[users.user_ids], items)
     distribution = distribution_over_items(states_and_items)(
         states_and_items, bias=bias, workspace=workspace
     )
-    return distribution.loss(loss) / distributed.data_sum(len(order))
+    return distribution.loss(loss) / distributed.data_sum(len(users.order))

@@ -82,10 +82,9 @@ class GraphSAGE(GraphRecommender):
         if self.config.loss != "bpr":
             users, items = self.final_vectors(None)
             return self.catalogue_loss(
-                edges, Embeddings(self.config.scale * users, items), generator
+                edges, Embeddings(self.config.scale * users, items), self.draws_of(batch, generator)
             )
-        train_pairs = self.get_buffer("train_pairs")
-        rows, edges = distinct_rows(with_negatives(edges, train_pairs, self.n_items, generator))
+        rows, edges = distinct_rows(with_negatives(edges, *self.draws_of(batch, generator)))
         users, items = self._final_rows(rows)
         return bpr_of_vectors(*lookup(edges, self.config.scale * users, items))
 

@@ -15,11 +15,17 @@ from torch.nn import functional
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
-from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
+from recoach.models.base import (
+    DotProductRecommender,
+    Draws,
+    Embeddings,
+    GroupName,
+    TrainingBatch,
+)
 from recoach.models.fold_in import fold_in
 from recoach.models.graph.propagation import Graph, PropagationCache
 from recoach.models.losses import alignment, cross_entropy, cross_uniformity, uniformity
-from recoach.models.sequence.encoding import encode_queries
+from recoach.models.sequence.encoding import encode_queries, with_length_groups
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder
 
 
@@ -66,6 +72,10 @@ class GSAU(DotProductRecommender):
         """Number of last items of a history that the model reads."""
         return self.config.max_length
 
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with the groups in which their histories are encoded."""
+        return with_length_groups(queries)
+
     def embed(self, queries: Queries) -> Embeddings:
         """Return the vectors of the configured scorer; of dimension 2 D for `fuse_score`."""
         if self.config.scorer == "seq":
@@ -86,6 +96,13 @@ class GSAU(DotProductRecommender):
         users = torch.cat([weight * graph_users, (1 - weight) * seq_users], dim=1)
         return Embeddings(users, torch.cat([graph_items, seq_items], dim=1))
 
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return by how much next items are rotated, where states are compared with others'."""
+        n_states = int(distributed.data_sum(len(batch.part("states", "GSAU").targets)))
+        if not self.config.user_item_uniformity or n_states < 2:
+            return ()
+        return (int(torch.randint(1, n_states, (1,), generator=generator)),)
+
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return L_GA + L_SA + γ (L_GU + L_SU), alignment and uniformity of both encoders."""
         if batch.states is None or batch.edges is None:
@@ -103,10 +120,8 @@ class GSAU(DotProductRecommender):
         else:
             loss = loss + alignment(states, targets)
         loss = loss + self.config.gamma * (uniformity(states) + uniformity(targets))
-        n_states = int(distributed.data_sum(len(states)))
-        if self.config.user_item_uniformity and n_states > 1:
-            shift = int(torch.randint(1, n_states, (1,), generator=generator))
-            loss = loss + self.config.gamma * cross_uniformity(states, targets, shift)
+        for shift in self.draws_of(batch, generator):
+            loss = loss + self.config.gamma * cross_uniformity(states, targets, int(shift))
         if self.config.cross_view:
             state_users = graph_users[batch.states.queries.state_users]
             user_loss = self._align(states, state_users)
@@ -147,8 +162,7 @@ class GSAU(DotProductRecommender):
 
     def _embed_graph(self, queries: Queries) -> Embeddings:
         users, items = self._propagate(queries.hidden_edges)
-        history = queries.history[queries.rows]
-        return Embeddings(fold_in(queries.state_users, users, items, history, queries.ends), items)
+        return Embeddings(fold_in(queries, users, items), items)
 
 
 def _xavier_init(module: nn.Module) -> None:

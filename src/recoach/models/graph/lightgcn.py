@@ -66,11 +66,11 @@ class LightGCN(GraphRecommender):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss, plus the penalty on the unpropagated vectors of the batch."""
         edges, tables = batch_edges(batch, "LightGCN"), (self.users.weight, self.items.weight)
+        draws = self.draws_of(batch, generator)
         if self.config.loss != "bpr":
-            ranking = self.catalogue_loss(edges, Embeddings(*self.propagate()), generator)
+            ranking = self.catalogue_loss(edges, Embeddings(*self.propagate()), draws)
         else:
-            train_pairs = self.get_buffer("train_pairs")
-            edges = with_negatives(edges, train_pairs, self.n_items, generator)
+            edges = with_negatives(edges, *draws)
             ranking = bpr_of_vectors(*lookup(edges, *self.propagate()))
         return ranking + self.config.regularisation * self._penalty(lookup(edges, *tables))
 

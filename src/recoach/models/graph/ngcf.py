@@ -79,10 +79,9 @@ class NGCF(GraphRecommender):
         edges = batch_edges(batch, "NGCF")
         if self.config.loss != "bpr":
             final = Embeddings(*self.final_vectors(None))
-            ranking = self.catalogue_loss(edges, final, generator)
+            ranking = self.catalogue_loss(edges, final, self.draws_of(batch, generator))
             return ranking + self.config.regularisation * half_squared_norm(lookup(edges, *final))
-        train_pairs = self.get_buffer("train_pairs")
-        edges = with_negatives(edges, train_pairs, self.n_items, generator)
+        edges = with_negatives(edges, *self.draws_of(batch, generator))
         rows, edges = distinct_rows(edges)
         vectors = lookup(edges, *self._final_rows(rows))
         return bpr_of_vectors(*vectors) + self.config.regularisation * half_squared_norm(vectors)

@@ -162,8 +162,10 @@ class Graph(nn.Module):
             return matrix, EdgeWeights(self.to_users_transposed, self.to_items_transposed)
         hidden_keys = distributed.all_gather(hidden[0] * self.n_items + hidden[1])
         index = torch.searchsorted(self.keys, hidden_keys).clamp(max=len(self.keys) - 1)
-        is_shown = torch.ones_like(self.to_users)
-        is_shown[index[self.keys[index] == hidden_keys]] = 0
+        n_edges = len(self.keys)
+        # A pair that is no edge hides the one after the last.
+        index = index.where(self.keys[index] == hidden_keys, n_edges)
+        is_shown = self.to_users.new_ones(n_edges + 1).index_fill_(0, index, 0)[:n_edges]
         to_users, transposed = self.to_users * is_shown, self.to_users_transposed * is_shown
         return (
             EdgeWeights(to_users, transposed[self.order]),

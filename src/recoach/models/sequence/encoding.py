@@ -1,11 +1,14 @@
 """Encode the histories of queries with a causal encoder, shared by all sequence models."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recoach.data.queries import Queries
+from recoach.data.transfer import to_device
 from recoach.models.sequence.event_types import EventEmbedding
 
 _SHORTEST_GROUP = 8
@@ -49,22 +52,50 @@ def encode_queries(
     return last_states * (queries.ends > 0)[:, None]
 
 
-def _length_groups(queries: Queries) -> Iterator[tuple[slice | Tensor, int]]:
-    """Yield (rows, width) of the groups to encode.
+class LengthGroups(NamedTuple):
+    """Groups of rows that are encoded together; none stands for one group with all rows."""
+
+    rows: tuple[Tensor, ...] = ()
+    """int64[r], the rows of each group."""
+    widths: tuple[int, ...] = ()
+    """Positions that are encoded in each group."""
+
+    def to(self, device: torch.device) -> "LengthGroups":
+        """Return the same groups on a device."""
+        return LengthGroups(tuple(to_device(rows, device) for rows in self.rows), self.widths)
+
+
+def length_groups(queries: Queries) -> LengthGroups:
+    """Return the groups to encode, on the host.
 
     One group with all rows if there is little padding, else one group per power of two of the
     length.
     """
-    lengths, width = queries.lengths, queries.history.shape[1]
-    if torch.compiler.is_compiling():  # a traced graph must not depend on the lengths
-        yield slice(None), width
-        return
+    lengths, width = queries.on_host.lengths, queries.history.shape[1]
     if width <= _SHORTEST_GROUP or width * len(lengths) <= _MAX_PADDING * int(lengths.sum()):
-        yield slice(None), width
-        return
+        return LengthGroups()
+    groups: dict[int, Tensor] = {}
     lower, upper = 0, _SHORTEST_GROUP
     while lower < width:
         rows = torch.nonzero((lengths > lower) & (lengths <= upper))[:, 0]
         if len(rows):
-            yield rows, min(upper, width)
+            groups[min(upper, width)] = rows
         lower, upper = upper, 2 * upper
+    return LengthGroups(tuple(groups.values()), tuple(groups))
+
+
+def with_length_groups(queries: Queries) -> Queries:
+    """Return states with the groups in which their histories are encoded."""
+    return replace(queries, prepared=length_groups(queries))
+
+
+def _length_groups(queries: Queries) -> Iterator[tuple[slice | Tensor, int]]:
+    """Yield (rows, width) of the groups to encode."""
+    groups = queries.prepared
+    if not isinstance(groups, LengthGroups):
+        # A traced graph must not depend on the lengths.
+        is_traced = torch.compiler.is_compiling()
+        groups = LengthGroups() if is_traced else length_groups(queries).to(queries.rows.device)
+    if not groups.rows:
+        yield slice(None), queries.history.shape[1]
+    yield from zip(groups.rows, groups.widths, strict=True)

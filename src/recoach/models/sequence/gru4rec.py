@@ -36,6 +36,7 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import (
     DotProductRecommender,
+    Draws,
     Embeddings,
     GroupName,
     TrainingBatch,
@@ -44,10 +45,10 @@ from recoach.models.base import (
 )
 from recoach.models.losses import bpr, bpr_max, cross_entropy, sampled_cross_entropy
 from recoach.models.popularity_sampler import PopularitySampler
-from recoach.models.sequence.encoding import encode_queries
+from recoach.models.products import product_dtype
+from recoach.models.sequence.encoding import encode_queries, with_length_groups
 from recoach.models.sequence.event_types import EventEmbedding
 from recoach.models.sharded_embedding import first_local_item
-from recoach.models.softmax import product_dtype
 
 _LOSSES_OF = {
     "negatives": ("sampled_ce", "bpr_max"),
@@ -130,7 +131,7 @@ class GRU4Rec(DotProductRecommender):
         self.items = nn.Embedding(n_items + 1, config.dim, padding_idx=n_items)
         self.encoder = _GRUEncoder(config)
         if config.loss == "bpr":
-            self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
+            self.train_pairs = interaction_keys(train, n_items)
         nn.init.xavier_normal_(self.items.weight)
         self.input_items = None
         if not config.constrained_embedding:
@@ -159,6 +160,10 @@ class GRU4Rec(DotProductRecommender):
         """Number of last items of a history that the model reads."""
         return self.config.max_length
 
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with the groups in which their histories are encoded."""
+        return with_length_groups(queries)
+
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state after each query's last item, and the item embeddings.
 
@@ -169,28 +174,35 @@ class GRU4Rec(DotProductRecommender):
             items = torch.cat([items, self.bias], dim=1)
         return Embeddings(self._states(queries), items)
 
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return the negatives: one for each next item, or some that all states share."""
+        if self.sampler is not None:
+            return (self.sampler.draw(self.config.negatives, generator),)
+        if self.config.loss == "ce":
+            return ()
+        users = batch.part("states", "GRU4Rec").queries.state_users
+        return (draw_negatives(self.train_pairs, users, self.n_items, 1, generator),)
+
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
         states = batch.part("states", "GRU4Rec")
         if self.sampler is not None:
-            return self._sampled_loss(states, self.sampler, generator)
+            return self._sampled_loss(states, self.sampler, *self.draws_of(batch, generator))
         queries, _, targets, weights = states
         users, items = self.embed(queries)
         if self.config.loss == "ce":
             first_item = first_local_item(self)
             return cross_entropy(users, items, targets, first_item, self.workspace, weights)
-        train_pairs = self.get_buffer("train_pairs")
-        negatives = draw_negatives(train_pairs, queries.state_users, self.n_items, 1, generator)
+        (negatives,) = self.draws_of(batch, generator)
         positive = (users * items[targets]).sum(dim=1)
         return bpr(positive, (users * items[negatives[:, 0]]).sum(dim=1), weights)
 
     def _sampled_loss(
-        self, batch: Batch, sampler: PopularitySampler, generator: torch.Generator
+        self, batch: Batch, sampler: PopularitySampler, drawn_items: Tensor
     ) -> Tensor:
         """Return the loss with the targets of the batch and drawn items as shared negatives."""
         config, targets, users = self.config, batch.targets, batch.queries.state_users
         batch_items, batch_users = (distributed.all_gather(ids) for ids in (targets, users))
-        drawn_items = sampler.draw(config.negatives, generator)
         negatives = torch.cat([batch_items, drawn_items])
         states = self._states(batch.queries)
         vectors = self._vectors_of(torch.cat([targets, negatives]))

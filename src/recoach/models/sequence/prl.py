@@ -34,7 +34,13 @@ from recoach.data.dataset import Dataset, RaggedArray
 from recoach.data.episodes import EpisodeUnit, episodes_of, event_rewards
 from recoach.data.queries import Queries
 from recoach.errors import ConfigError
-from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
+from recoach.models.base import (
+    DotProductRecommender,
+    Draws,
+    Embeddings,
+    GroupName,
+    TrainingBatch,
+)
 from recoach.models.losses import cross_entropy
 from recoach.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from recoach.models.sequence.sasrec import SASRec, SASRecConfig
@@ -153,6 +159,10 @@ class PRL(DotProductRecommender):
         """Number of last items of a history that the model reads."""
         return self.config.max_length
 
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with the groups in which their histories are encoded."""
+        return self.sequence.prepare_queries(queries)
+
     def embed(self, queries: Queries) -> Embeddings:
         """Return state vectors that ask for `return_multiplier` mean returns, and item vectors."""
         states, items = self.sequence.embed(queries)
@@ -160,21 +170,29 @@ class PRL(DotProductRecommender):
         returns = self.config.return_multiplier * self.mean_returns[steps]
         return Embeddings(self._prompted(states, steps, returns), items)
 
-    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
-        """Return the cross-entropy of the next items, given the returns that followed."""
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return step, return and whether it is known, of each state; shuffled where that is set.
+
+        Raises:
+            ConfigError: the batch is of other histories than the returns.
+        """
         states = batch.part("states", "PRL")
         self._check_positions(states)
-        vectors, items = self.sequence.embed(states.queries)
         order = np.arange(len(states.positions))
         if self.config.prompt == "shuffled_return":
             order = torch.randperm(
                 len(order), generator=distributed.rank_generator(generator)
             ).numpy()
-        positions, device = states.positions[order], vectors.device
-        returns = torch.from_numpy(self._returns[positions]).to(vectors)
-        is_known = torch.from_numpy(self._is_known[positions]).to(device)
-        steps = torch.from_numpy(self._steps[states.positions]).to(device)
-        prompted = self._prompted(vectors, steps, returns, is_known)
+        positions = states.positions[order]
+        arrays = self._steps[states.positions], self._returns[positions], self._is_known[positions]
+        return tuple(torch.from_numpy(array) for array in arrays)
+
+    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Return the cross-entropy of the next items, given the returns that followed."""
+        states = batch.part("states", "PRL")
+        steps, returns, is_known = self.draws_of(batch, generator)
+        vectors, items = self.sequence.embed(states.queries)
+        prompted = self._prompted(vectors, steps, returns.to(vectors.dtype), is_known)
         return cross_entropy(
             prompted, items, states.targets, workspace=self.workspace, weights=states.weights
         )
@@ -228,7 +246,7 @@ class PRL(DotProductRecommender):
         """Raise a ConfigError if the batch is of other histories than the returns."""
         positions, items = batch.positions, self._train_items
         is_inside = not len(positions) or positions.max() < len(items)
-        if not is_inside or not np.array_equal(items[positions], batch.targets.cpu().numpy()):
+        if not is_inside or not np.array_equal(items[positions], batch.targets.numpy()):
             raise ConfigError(
                 "PRL was built for other training histories than those it is trained on, so that "
                 "their returns are not known. Build it for the dataset that it is trained on."

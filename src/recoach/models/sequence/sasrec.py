@@ -14,6 +14,7 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import (
     DotProductRecommender,
+    Draws,
     Embeddings,
     GroupName,
     TrainingBatch,
@@ -21,7 +22,7 @@ from recoach.models.base import (
     interaction_keys,
 )
 from recoach.models.losses import binary_cross_entropy, cross_entropy, sampled_cross_entropy
-from recoach.models.sequence.encoding import encode_queries
+from recoach.models.sequence.encoding import encode_queries, with_length_groups
 from recoach.models.sequence.event_types import EventEmbedding
 from recoach.models.sequence.transformer import EncoderConfig, SequenceEncoder
 from recoach.models.sharded_embedding import first_local_item
@@ -53,7 +54,7 @@ class SASRec(DotProductRecommender):
         self.events = EventEmbedding(train, config.dim) if config.event_embedding else None
         self.reads = ("event_type",) if config.event_embedding else ()
         if config.loss != "ce":
-            self.register_buffer("train_pairs", interaction_keys(train, n_items), persistent=False)
+            self.train_pairs = interaction_keys(train, n_items)
         self.apply(_normal_init)
         nn.init.normal_(self.encoder.position, std=0.02)
         with torch.no_grad():
@@ -69,10 +70,21 @@ class SASRec(DotProductRecommender):
         """Number of last items of a history that the model reads."""
         return self.config.max_length
 
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with the groups in which their histories are encoded."""
+        return with_length_groups(queries)
+
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state after each query's last item, and the item embeddings."""
         states = encode_queries(self.encoder, self.items, queries, self.events)
         return Embeddings(states, self.items.weight[: self.n_items])
+
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return the negatives of each next item, with the losses that have some."""
+        if self.config.loss == "ce":
+            return ()
+        users, count = batch.part("states", "SASRec").queries.state_users, self.config.negatives
+        return (draw_negatives(self.train_pairs, users, self.n_items, count, generator),)
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the configured loss of the next items."""
@@ -81,13 +93,7 @@ class SASRec(DotProductRecommender):
         if self.config.loss == "ce":
             first_item = first_local_item(self)
             return cross_entropy(users, items, targets, first_item, self.workspace, weights)
-        negative_ids = draw_negatives(
-            self.get_buffer("train_pairs"),
-            queries.state_users,
-            self.n_items,
-            self.config.negatives,
-            generator,
-        )
+        (negative_ids,) = self.draws_of(batch, generator)
         positive = (users * items[targets]).sum(dim=1)
         negative = torch.einsum("bd,bnd->bn", users, items[negative_ids])
         loss = binary_cross_entropy if self.config.loss == "bce" else sampled_cross_entropy

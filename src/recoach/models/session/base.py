@@ -1,6 +1,7 @@
 """The base class of models that read a history as a graph."""
 
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from recoach.config import StrictConfig
 from recoach.data.dataset import RaggedArray
-from recoach.data.queries import Queries
+from recoach.data.queries import Prepared, Queries
 from recoach.models.base import DotProductRecommender, Embeddings, GroupName, TrainingBatch
 from recoach.models.lookup import table_and_rows
 from recoach.models.losses import cross_entropy
@@ -50,6 +51,25 @@ class SessionModel(DotProductRecommender):
         """Number of last items of a history that the model reads."""
         return self.config.max_length
 
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with the graphs of their histories."""
+        graph = session_graph(queries, self.n_items)
+        return replace(queries, prepared=graph._replace(plan=self.plan_of(graph)))
+
+    def plan_of(self, graph: SessionGraph) -> Prepared | None:
+        """Return what the model computes from graphs on the host; nothing by default."""
+        del graph
+        return None
+
+    def graph_of(self, queries: Queries) -> SessionGraph:
+        """Return the graphs of states, on the device of the model."""
+        if isinstance(queries.prepared, SessionGraph):
+            return queries.prepared
+        prepared = self.prepare_queries(queries.on_host).prepared
+        if not isinstance(prepared, SessionGraph):
+            raise TypeError("prepare_queries returned no graph")
+        return prepared.to(queries.rows.device)
+
     @abstractmethod
     def encode(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return float[B, D], the vectors of the states.
@@ -66,7 +86,7 @@ class SessionModel(DotProductRecommender):
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state of each history and the item vectors."""
-        graph = session_graph(queries, self.n_items)
+        graph = self.graph_of(queries)
         items, nodes = table_and_rows(self.item_vectors(), graph.node_items)
         return Embeddings(self.states(graph, nodes), items)
 

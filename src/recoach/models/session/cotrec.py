@@ -30,6 +30,8 @@ query of the attention starts without negative weights, because with random sign
 start with states opposite to their items, and some of them stay there.
 """
 
+import itertools
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -38,19 +40,22 @@ from torch.nn import functional
 from recoach import distributed
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
-from recoach.models.base import Embeddings, TrainingBatch
+from recoach.models.base import Draws, Embeddings, TrainingBatch
 from recoach.models.graph.propagation import PropagationCache
 from recoach.models.losses import cross_entropy
 from recoach.models.session.base import SessionConfig, SessionModel
 from recoach.models.session.cotrec_views import (
+    DistinctItems,
     SessionView,
     adversary,
     contrast,
+    distinct_items,
     divergence,
+    draw_proposals,
     propose,
     unit_rows_of,
 )
-from recoach.models.session.graph import SessionGraph, session_graph
+from recoach.models.session.graph import SessionGraph
 from recoach.models.session.readout import PositionAttention, Positions
 from recoach.models.session.transition_graph import Normalisation, transition_graph
 from recoach.models.unit_rows import unit_rows
@@ -111,6 +116,18 @@ class COTREC(SessionModel):
         tables = [self.items.weight, *self.maps.parameters()]
         return self._cache.get(tables, self._propagate, cacheable=True)
 
+    def plan_of(self, graph: SessionGraph) -> DistinctItems | None:
+        """Return the distinct items of the batch, by which the session view joins states."""
+        return None if self.session_view is None else distinct_items(graph)
+
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> Draws:
+        """Return what `propose` draws for each view."""
+        if not self.config.con:
+            return ()
+        n_states = len(batch.part("states", "COTREC").targets)
+        draws = (draw_proposals(n_states, self.n_items, generator) for _ in range(2))
+        return tuple(itertools.chain.from_iterable(draws))
+
     def encode(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return the states, see `SessionModel`."""
         states: Tensor = self.readout(graph, nodes)
@@ -118,7 +135,7 @@ class COTREC(SessionModel):
 
     def embed(self, queries: Queries) -> Embeddings:
         """Return the state of each history and the item vectors, of the item view."""
-        graph = session_graph(queries, self.n_items)
+        graph = self.graph_of(queries)
         vectors, items = self.propagate()
         nodes = functional.embedding(graph.node_items, vectors)
         return Embeddings(self.states(graph, nodes), items)
@@ -126,7 +143,7 @@ class COTREC(SessionModel):
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return cross-entropy of the item view + con L_con + diff L_diff."""
         queries, _, targets, _ = batch.part("states", "COTREC")
-        graph = session_graph(queries, self.n_items)
+        graph = self.graph_of(queries)
         vectors, items = self.propagate()
         users = self.states(graph, functional.embedding(graph.node_items, vectors))
         loss = cross_entropy(users, items, targets, workspace=self.workspace)
@@ -137,7 +154,8 @@ class COTREC(SessionModel):
             session_users = self.config.scale * unit_rows(session_users)
         views = (users, session_users)
         if self.config.con:
-            loss = loss + self.config.con * self._contrast(graph, views, items, generator)
+            draws = self.draws_of(batch, generator)
+            loss = loss + self.config.con * self._contrast(graph, views, items, draws)
         if self.config.diff:
             loss = loss + self.config.diff * self._divergence(views, items, targets)
         return loss
@@ -155,10 +173,11 @@ class COTREC(SessionModel):
         graph: SessionGraph,
         views: tuple[Tensor, Tensor],
         items: Tensor,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Tensor:
         """Return L_con: each view contrasts the items that the other one proposes."""
-        proposals = [propose(other, items, generator) for other in views[::-1]]
+        both = zip(views[::-1], (draws[:2], draws[2:]), strict=True)
+        proposals = [propose(other, items, *own) for other, own in both]
         last_items = graph.node_items[graph.last_nodes]
         units, (last, *places) = unit_rows_of(items, last_items, *proposals[0], *proposals[1])
         total = sum(

@@ -4,16 +4,19 @@ The terms are means over the states of a batch; under torchrun
 each process forms them from its own part of the batch.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach import distributed
+from recoach.data.transfer import to_device
 from recoach.models.distribution import Workspace
 from recoach.models.losses import cross_entropy
+from recoach.models.products import aligned_cast, product_dtype
 from recoach.models.segments import segment_mean
 from recoach.models.session.graph import SessionGraph
-from recoach.models.softmax import aligned_cast, product_dtype
 from recoach.models.unit_rows import unit_rows
 
 _POSITIVES = 10
@@ -57,6 +60,24 @@ class SessionView(nn.Module):
         return total / (len(self.maps) + 1)
 
 
+class DistinctItems(NamedTuple):
+    """The distinct items of the nodes of a batch."""
+
+    columns: Tensor
+    """int64[N], the place of the item of each node among them."""
+    n_items: int
+
+    def to(self, device: torch.device) -> "DistinctItems":
+        """Return the same items on a device."""
+        return DistinctItems(to_device(self.columns, device), self.n_items)
+
+
+def distinct_items(graph: SessionGraph) -> DistinctItems:
+    """Return the distinct items of session graphs."""
+    items, columns = torch.unique(graph.node_items, return_inverse=True)
+    return DistinctItems(columns, len(items))
+
+
 def line_graph(graph: SessionGraph, rows: Tensor) -> Tensor:
     """Return float[B, B], the weights of the states of a batch as neighbours; rows sum to 1.
 
@@ -68,9 +89,9 @@ def line_graph(graph: SessionGraph, rows: Tensor) -> Tensor:
         graph: B states.
         rows: int64[B], the history of each state.
     """
-    items, columns = torch.unique(graph.node_items, return_inverse=True)
-    contains = torch.zeros(graph.n_states, len(items), device=rows.device)
-    contains[graph.node_states, columns] = 1
+    plan = graph.plan if isinstance(graph.plan, DistinctItems) else distinct_items(graph)
+    contains = torch.zeros(graph.n_states, plan.n_items, device=rows.device)
+    contains[graph.node_states, plan.columns] = 1
     shared = contains @ contains.T
     sizes = shared.diagonal()
     union = sizes[:, None] + sizes - shared
@@ -80,13 +101,16 @@ def line_graph(graph: SessionGraph, rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def propose(
+    users: Tensor, items: Tensor, candidates: Tensor, draws: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the items that one view proposes for contrast in the other.
 
     Args:
         users: float[B, D] states of the proposing view.
         items: float[I, D].
-        generator: draws the negatives, on the CPU.
+        candidates: int64[C] items among which negatives are searched, see `draw_proposals`.
+        draws: int64[B, 10] ranks of the negatives among the best of them.
 
     Returns:
         int64[B, 10] items with the highest scores, fewer in a small catalogue, and int64[B, 10]
@@ -97,16 +121,34 @@ def propose(users: Tensor, items: Tensor, generator: torch.Generator) -> tuple[T
     n_positives = max(1, min(_POSITIVES, n_items // 2))
     parts = torch.split(users, _STATES)
     positives = torch.cat([(part @ items.T).topk(n_positives, dim=1).indices for part in parts])
+    is_positive = (candidates == positives[:, :, None]).any(dim=1)
+    scores = (users @ items[candidates].T).masked_fill(is_positive, -torch.inf)
+    best = scores.topk(_n_best(n_items, len(candidates)), dim=1).indices
+    return positives, candidates[best.gather(1, draws)]
+
+
+def draw_proposals(
+    n_states: int, n_items: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the candidates and the ranks that `propose` takes, on the host.
+
+    Args:
+        n_states: B.
+        n_items: size of the catalogue.
+        generator: on the CPU.
+    """
     candidates = torch.arange(n_items)
     if n_items > _CANDIDATES:
         candidates = torch.randint(n_items, (_CANDIDATES,), generator=generator)
-    candidates = candidates.to(items.device)
-    is_positive = (candidates == positives[:, :, None]).any(dim=1)
-    scores = (users @ items[candidates].T).masked_fill(is_positive, -torch.inf)
-    count = max(n_positives, round(_BEST * (len(candidates) - n_positives)))
-    best = scores.topk(min(count, len(candidates)), dim=1).indices
-    draws = torch.randint(best.shape[1], (len(users), _NEGATIVES), generator=generator)
-    return positives, candidates[best.gather(1, draws.to(best.device))]
+    n_best = _n_best(n_items, len(candidates))
+    return candidates, torch.randint(n_best, (n_states, _NEGATIVES), generator=generator)
+
+
+def _n_best(n_items: int, n_candidates: int) -> int:
+    """Return the number of candidates with the highest scores from which negatives are drawn."""
+    n_positives = max(1, min(_POSITIVES, n_items // 2))
+    count = max(n_positives, round(_BEST * (n_candidates - n_positives)))
+    return min(count, n_candidates)
 
 
 def unit_rows_of(items: Tensor, *numbers: Tensor) -> tuple[Tensor, list[Tensor]]:

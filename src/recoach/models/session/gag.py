@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from recoach.data.dataset import RaggedArray
 from recoach.models.base import GroupName
-from recoach.models.segments import neighbour_sum, of_segments, segment_sum
+from recoach.models.segments import count_rows, neighbour_sum, of_segments, segment_sum
 from recoach.models.session.base import SessionConfig, SessionModel
 from recoach.models.session.graph import Edges, SessionGraph, with_self_loops
 
@@ -123,11 +123,11 @@ class AttributedGraphLayer(nn.Module):
 
 def _degrees(ends: Tensor, n_nodes: int) -> Tensor:
     """Return int64[E], the number of edges that share an end with each edge."""
-    return torch.bincount(ends, minlength=n_nodes)[ends]
+    return count_rows(ends, n_nodes)[ends]
 
 
 def _normalised(edges: Edges, n_nodes: int) -> Edges:
     """Divide weights by the roots of the sums over all edges that begin at their two ends."""
-    sums = torch.bincount(edges.sources, edges.weights, n_nodes).to(edges.weights.dtype)
+    sums = count_rows(edges.sources, n_nodes, edges.weights).to(edges.weights.dtype)
     scales = sums.rsqrt()
     return edges._replace(weights=scales[edges.sources] * edges.weights * scales[edges.receivers])

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recoach.models.segments import neighbour_sum
+from recoach.models.segments import count_rows, neighbour_sum
 from recoach.models.session.graph import SessionGraph
 
 
@@ -57,4 +57,4 @@ class GatedGraphLayer(nn.Module):
 
 def _totals(weights: Tensor, ends: Tensor, n_nodes: int) -> Tensor:
     """Return float64[E], the sum of the weights of all edges that share an end with each edge."""
-    return torch.bincount(ends, weights=weights, minlength=n_nodes)[ends]
+    return count_rows(ends, n_nodes, weights)[ends]

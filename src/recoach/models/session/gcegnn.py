@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach.data.dataset import RaggedArray
+from recoach.data.transfer import to_device
 from recoach.models.segments import neighbour_sum, of_segments, segment_softmax, segment_sum
 from recoach.models.session.base import SessionConfig, SessionModel
 from recoach.models.session.graph import SessionGraph
@@ -90,6 +91,13 @@ class GCEGNN(SessionModel):
         self.readout = PositionAttention(config.dim, config.max_length, config.positions)
         self.init_weights()
 
+    def plan_of(self, graph: SessionGraph) -> "Neighbourhoods":
+        """Return the pairs of the attention within sessions, and those of the global graph."""
+        hops = [frontier(graph.node_states, graph.node_items, self.neighbours)]
+        while len(hops) < self.config.hops:
+            hops.append(frontier(hops[-1].states, hops[-1].items, self.neighbours))
+        return Neighbourhoods(relations(graph), tuple(hops))
+
     def encode(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return the states, see `SessionModel`."""
         local_vectors = self.dropout_local(self.local(graph, nodes))
@@ -99,9 +107,8 @@ class GCEGNN(SessionModel):
 
     def from_neighbours(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return float[N, D], the global vectors of the nodes."""
-        hops = [frontier(graph.node_states, graph.node_items, self.neighbours)]
-        while len(hops) < self.config.hops:
-            hops.append(frontier(hops[-1].states, hops[-1].items, self.neighbours))
+        plan = graph.plan if isinstance(graph.plan, Neighbourhoods) else self.plan_of(graph)
+        hops = plan.hops
         vectors = functional.embedding(hops[-1].items, self.items.weight)
         if self.config.normalise:
             vectors = functional.normalize(vectors, dim=1)
@@ -137,7 +144,7 @@ def relations(graph: SessionGraph) -> Relations:
     sources, receivers = graph.sources[between], graph.receivers[between]
     n_nodes = graph.n_nodes
     is_mutual = torch.isin(receivers * n_nodes + sources, sources * n_nodes + receivers)
-    itself = torch.arange(n_nodes, device=sources.device)
+    itself = torch.arange(n_nodes)
     nodes = torch.cat([itself, sources, receivers[~is_mutual]])
     attended = torch.cat([itself, receivers, sources[~is_mutual]])
     kinds = torch.cat(
@@ -156,7 +163,8 @@ class LocalAttention(nn.Module):
 
     def forward(self, graph: SessionGraph, nodes: Tensor) -> Tensor:
         """Return float[N, D], the local vectors of float[N, D] nodes."""
-        pairs = relations(graph)
+        plan = graph.plan
+        pairs = plan.relations if isinstance(plan, Neighbourhoods) else relations(graph)
         attended = functional.embedding(pairs.attended, nodes)
         queries = of_segments(nodes, pairs.nodes) * functional.embedding(pairs.kinds, self.relation)
         logits = functional.leaky_relu((queries * attended).sum(dim=1), _SLOPE)
@@ -182,8 +190,22 @@ class Frontier(NamedTuple):
     """float32[M, K], see `NeighbourTable`."""
 
 
+class Neighbourhoods(NamedTuple):
+    """What the nodes of session graphs attend to."""
+
+    relations: Relations
+    hops: tuple[Frontier, ...]
+    """The frontier of each hop, the first one around the nodes."""
+
+    def to(self, device: torch.device) -> "Neighbourhoods":
+        """Return the same pairs on a device."""
+        pairs = Relations(*(to_device(part, device) for part in self.relations))
+        hops = (Frontier(*(to_device(part, device) for part in hop)) for hop in self.hops)
+        return Neighbourhoods(pairs, tuple(hops))
+
+
 def frontier(states: Tensor, items: Tensor, table: NeighbourTable) -> Frontier:
-    """Return the roots and their neighbours in the global graph.
+    """Return the roots and their neighbours in the global graph, on the host.
 
     Args:
         states: int64[M], state of each root.

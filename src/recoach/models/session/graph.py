@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recoach.data.queries import Queries
+from recoach.data.queries import Prepared, Queries
+from recoach.data.transfer import to_device
 
 
 class SessionGraph(NamedTuple):
@@ -45,6 +46,12 @@ class SessionGraph(NamedTuple):
     """int64[E], how often the item of the receiver follows that of the source."""
     last_nodes: Tensor
     """int64[B], the node of the last position; 0 for a state without history."""
+    without_loop: Tensor
+    """int64[M], the nodes that have no edge to themselves."""
+    host_states: Tensor
+    """`node_states` on the host."""
+    plan: "Prepared | None" = None
+    """What a model computes from the graph on the host, beside it."""
 
     @property
     def n_states(self) -> int:
@@ -56,18 +63,28 @@ class SessionGraph(NamedTuple):
         """Number of nodes of all states, N."""
         return len(self.node_items)
 
+    def to(self, device: torch.device) -> "SessionGraph":
+        """Return the same graphs on a device."""
+        tensors = {
+            name: to_device(tensor, device)
+            for name, tensor in self._asdict().items()
+            if isinstance(tensor, Tensor) and name != "host_states"
+        }
+        return self._replace(**tensors, plan=self.plan and self.plan.to(device))
+
 
 def session_graph(queries: Queries, n_items: int) -> SessionGraph:
-    """Return the graph of each state's history.
+    """Return the graph of each state's history, on the host.
 
     Args:
         queries: B states; several may share a row, and each has a graph of its own.
         n_items: size of the catalogue.
     """
+    queries = queries.on_host
     ends = queries.ends
     states = torch.repeat_interleave(ends)
     first = ends.cumsum(0) - ends
-    places = torch.arange(len(states), device=ends.device) - first[states]
+    places = torch.arange(len(states)) - first[states]
     items = queries.history[queries.rows[states], places]
     keys, nodes, counts = torch.unique(
         states * n_items + items, return_inverse=True, return_counts=True
@@ -82,6 +99,10 @@ def session_graph(queries: Queries, n_items: int) -> SessionGraph:
         last_nodes = nodes[(first + ends - 1).clamp(min=0)].masked_fill(is_empty, 0)
     else:
         last_nodes = torch.zeros_like(ends)
+    sources, receivers = edges % n_nodes, edges // n_nodes
+    has_loop = torch.zeros(len(keys), dtype=torch.bool)
+    has_loop[sources[sources == receivers]] = True
+    node_states = keys // n_items
     return SessionGraph(
         users=queries.state_users,
         is_empty=is_empty,
@@ -90,12 +111,14 @@ def session_graph(queries: Queries, n_items: int) -> SessionGraph:
         places_from_end=ends[states] - 1 - places,
         nodes=nodes,
         node_items=keys % n_items,
-        node_states=keys // n_items,
+        node_states=node_states,
         counts=counts,
-        sources=edges % n_nodes,
-        receivers=edges // n_nodes,
+        sources=sources,
+        receivers=receivers,
         edge_counts=edge_counts,
         last_nodes=last_nodes,
+        without_loop=torch.nonzero(~has_loop)[:, 0],
+        host_states=node_states,
     )
 
 
@@ -117,9 +140,7 @@ def with_self_loops(graph: SessionGraph, weights: Tensor) -> Edges:
         graph: N nodes and E edges.
         weights: float[E], the weights of the edges of the graph.
     """
-    has_loop = torch.zeros(graph.n_nodes, dtype=torch.bool, device=weights.device)
-    has_loop[graph.sources[graph.sources == graph.receivers]] = True
-    loops = torch.nonzero(~has_loop)[:, 0]
+    loops = graph.without_loop
     receivers, order = torch.cat([graph.receivers, loops]).sort(stable=True)
     return Edges(
         torch.cat([graph.sources, loops])[order],

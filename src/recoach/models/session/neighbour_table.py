@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recoach.data.dataset import RaggedArray
 
@@ -42,13 +42,10 @@ class NeighbourTable(nn.Module):
         counts = torch.zeros(n_items, neighbours)
         if not items.is_meta:
             _fill(items.numpy(), counts.numpy(), pair_counts(train, n_items, window))
-        self.register_buffer("items", items, persistent=False)
-        self.register_buffer(
-            "weights", counts.log1p() if weights == "log" else counts, persistent=False
-        )
-        self.items: Tensor
-        """int64[I, K], neighbours by decreasing count; the item itself where there are fewer."""
-        self.weights: Tensor
+        self.items = items
+        """int64[I, K], neighbours by decreasing count; the item itself where there are fewer. On
+        the host, as the weights: neighbourhoods are looked up there."""
+        self.weights = counts.log1p() if weights == "log" else counts
         """float32[I, K], positive for a neighbour, 0 where there is none."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "NeighbourTable":

@@ -17,6 +17,7 @@ reproduces the padding. Cosine scores (`normalise` of the other session models) 
 of a vector for each state and item, and are not offered.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Queries
 from recoach.models.base import GroupName, Recommender, TrainingBatch
 from recoach.models.session.gated import GatedGraphLayer
-from recoach.models.session.graph import session_graph
+from recoach.models.session.graph import SessionGraph, session_graph
 from recoach.models.session.readout import SoftAttention
 from recoach.models.session.target_attention import (
     AttentionStates,
@@ -74,6 +75,10 @@ class TAGNN(Recommender):
         """Number of last items of a history that the model reads."""
         return self.config.max_length
 
+    def prepare_queries(self, queries: Queries) -> Queries:
+        """Return states with the graphs of their histories."""
+        return replace(queries, prepared=session_graph(queries, self.n_items))
+
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
         """Return the scores of items for B states, 0 for an empty history, see `Recommender`."""
         vectors = self.items.weight if items is None else self.items(items)
@@ -93,7 +98,9 @@ class TAGNN(Recommender):
 
     def _encode(self, queries: Queries) -> AttentionStates:
         """Return the session vectors, zero for an empty history, and their nodes."""
-        graph, table = session_graph(queries, self.n_items), self.items.weight
+        table, graph = self.items.weight, queries.prepared
+        if not isinstance(graph, SessionGraph):
+            graph = session_graph(queries, self.n_items).to(table.device)
         if not graph.n_nodes:
             states = table.new_zeros(len(queries), self.config.dim)
             return AttentionStates(states, table[:0], table[:0], graph.node_states, graph.counts)
@@ -102,4 +109,6 @@ class TAGNN(Recommender):
         session = self.readout(graph, nodes, last)
         states = self.output(torch.cat([session, last], dim=1))
         states = states.masked_fill(graph.is_empty[:, None], 0.0)
-        return AttentionStates(states, nodes, self.target(nodes), graph.node_states, graph.counts)
+        return AttentionStates(
+            states, nodes, self.target(nodes), graph.node_states, graph.counts, graph.host_states
+        )

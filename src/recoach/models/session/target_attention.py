@@ -27,7 +27,9 @@ import torch
 from torch import Tensor
 
 from recoach import distributed
-from recoach.models.softmax import product_dtype
+from recoach.data import transfer
+from recoach.data.transfer import to_device
+from recoach.models.products import product_dtype
 
 _BLOCK_BYTES = {"cpu": 2**26, "cuda": 2**30}
 """Products and scores of a block of states and all items."""
@@ -50,6 +52,8 @@ class AttentionStates(NamedTuple):
     """int64[N] state of each node, sorted; a state may have none."""
     counts: Tensor
     """int64[N] positions of the node, at least 1."""
+    host_node_states: Tensor | None = None
+    """`node_states` on the host, by which states are grouped; None reads them."""
 
 
 def attention_scores(states: AttentionStates, items: Tensor) -> Tensor:
@@ -89,16 +93,20 @@ def _relative_rows(states: AttentionStates) -> tuple[Tensor, Tensor]:
     Returns:
         float[B + 2 M, D + 1]: a row s + h_r of each state, then rows q_i - q_r and rows h_i - h_r
         of the M nodes that are no reference, by state; the last column is log(c_i / c_r) in the
-        rows q_i - q_r, else 0. And int64[B], the number of those nodes of each state.
+        rows q_i - q_r, else 0. And int64[B] on the host, the number of those nodes of each state.
     """
-    vectors, values, queries, node_states, counts = states
-    sizes = node_states.bincount(minlength=len(vectors))
+    vectors, values, queries, node_states, counts, host = states
+    host = node_states.cpu() if host is None else host
+    sizes = host.bincount(minlength=len(vectors))
     last = sizes.cumsum(0) - 1
-    references = last[node_states]  # of each node
-    other = (references != torch.arange(len(references), device=references.device)).nonzero()[:, 0]
-    references = references[other]
-    present = sizes > 0
-    base = vectors.index_add(0, present.nonzero()[:, 0], values[last[present]])
+    references = last[host]  # of each node
+    other = (references != torch.arange(len(references))).nonzero()[:, 0]
+    present = (sizes > 0).nonzero()[:, 0]
+    references, other, last, present = (
+        to_device(index, vectors.device)
+        for index in (references[other], other, last[present], present)
+    )
+    base = vectors.index_add(0, present, values[last])
     logs = counts.to(vectors.dtype).log()
     rows = torch.cat(
         [base, queries[other] - queries[references], values[other] - values[references]]
@@ -132,13 +140,14 @@ class _Block(NamedTuple):
     groups: list[_Group]
 
 
-def _blocks(others: Tensor, most_rows: int) -> Iterator[_Block]:
+def _blocks(others: Tensor, most_rows: int, device: torch.device) -> Iterator[_Block]:
     """Yield blocks of states.
 
     Args:
-        others: int64[B] nodes of each state beside the reference.
+        others: int64[B] nodes of each state beside the reference, on the host.
         most_rows: rows of a block, of products in bfloat16 and of scores in float32 that take
             twice the bytes; exceeded by less than those of a state.
+        device: of the index tensors.
     """
     n_states, n_others = len(others), int(others.sum())
     firsts = others.cumsum(0) - others + n_states
@@ -150,13 +159,17 @@ def _blocks(others: Tensor, most_rows: int) -> Iterator[_Block]:
         numbers, counts = torch.unique_consecutive(others[states], return_counts=True)
         for m, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             group = slice(start, start + count)
-            nodes = firsts[states[group]] + torch.arange(m, device=others.device)[:, None]
+            nodes = firsts[states[group]] + torch.arange(m)[:, None]
             logits, values = nodes.flatten(), nodes.flatten() + n_others
             rows += [states[group], logits, values]
             gradient_rows += [states[group], values, logits]
             groups.append(_Group(group, slice(n_rows, n_rows + (2 * m + 1) * count), m))
             start, n_rows = start + count, groups[-1].rows.stop
-        yield _Block(states, torch.cat(rows), torch.cat(gradient_rows), groups)
+        on_device, all_rows, all_gradient_rows = (
+            to_device(index, device)
+            for index in (states, torch.cat(rows), torch.cat(gradient_rows))
+        )
+        yield _Block(on_device, all_rows, all_gradient_rows, groups)
 
 
 class _Products:
@@ -176,14 +189,15 @@ class _Products:
         self.items[:, :-1] = items
         self.d_rows, self.d_items = torch.zeros_like(rows), torch.zeros_like(items)
         logit_rows = rows[len(others) : (len(others) + len(rows)) // 2]
-        self._is_large = bool(len(logit_rows)) and bool(
-            _largest_norm(logit_rows) * _largest_norm(self.items) > _LARGEST_EXPONENT
+        self._is_large = bool(len(logit_rows)) and (
+            not transfer.is_read_free(rows)  # the maximum costs less than to wait for its size
+            or bool(_largest_norm(logit_rows) * _largest_norm(self.items) > _LARGEST_EXPONENT)
         )
 
     def blocks(self) -> Iterator[_Block]:
         """Yield blocks of all states whose products with all items fit into the memory allowed."""
-        size = max(1, len(self.items)) * self.items.element_size()
-        yield from _blocks(self.others, _BLOCK_BYTES[self.items.device.type] // size)
+        size, device = max(1, len(self.items)) * self.items.element_size(), self.items.device
+        yield from _blocks(self.others, _BLOCK_BYTES[device.type] // size, device)
 
     def chunks(self, block: _Block) -> Iterator[slice]:
         """Yield ranges of items whose products with a block fit into the cache."""
@@ -327,8 +341,11 @@ class _CrossEntropy(torch.autograd.Function):
 def _scores_of_own_items(rows: Tensor, items: Tensor, others: Tensor) -> Tensor:
     """Return float[B, C], the scores of float[B, C, D] items of each state."""
     items = torch.cat([items, items.new_ones(*items.shape[:2], 1)], dim=2)
-    parts, states = [items.new_empty(0, items.shape[1])], [others.new_empty(0)]
-    for block in _blocks(others, 2 * len(rows) + len(others)):
+    parts, states = (
+        [items.new_empty(0, items.shape[1])],
+        [torch.empty(0, dtype=torch.int64, device=rows.device)],
+    )
+    for block in _blocks(others, 2 * len(rows) + len(others), rows.device):
         for group in block.groups:
             which = block.states[group.states]
             vectors = rows[block.rows[group.rows]].view(2 * group.others + 1, len(which), -1)

@@ -1,7 +1,6 @@
 """The contract of a fine-tuning algorithm, and the batch it learns from."""
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from recoach import distributed
 from recoach.data.dataset import Dataset
 from recoach.data.queries import Queries
-from recoach.evaluation.ranking import between
+from recoach.data.transfer import to_device
 from recoach.models.base import Recommender, TrainingBatch, frozen_copy
 from recoach.models.distribution import Block, Distribution
 from recoach.policy.candidates import Candidates
@@ -37,7 +36,8 @@ class LoggedActions(NamedTuple):
         """Return the same actions on another device."""
         propensities = self.propensities
         return LoggedActions(
-            self.items.to(device), None if propensities is None else propensities.to(device)
+            to_device(self.items, device),
+            None if propensities is None else to_device(propensities, device),
         )
 
 
@@ -61,31 +61,43 @@ class RLBatch(NamedTuple):
     """The logged actions; None for states without a next item."""
     dropout_seed: int | None = None
     """Seed of the dropout masks that all policies of the step share; None draws new masks."""
+    has_negative_rewards: bool = False
+    """Whether a reward of the log is below 0; known before the batch is on a device."""
 
 
 class Statistics:
     """Averages of what is logged, as sums and counts."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, list[Tensor]] = defaultdict(list)
-        self._counts: dict[str, int] = defaultdict(int)
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int | Tensor] = {}
 
-    def add(self, name: str, values: Tensor) -> None:
-        """Include every element of a tensor in the average of a name."""
-        self._sums[name].append(values.detach().sum())
-        self._counts[name] += values.numel()
+    def add(self, name: str, values: Tensor, where: Tensor | None = None) -> None:
+        """Include the elements of a tensor in the average of a name.
 
-    def means(self) -> dict[str, float]:
-        """Return the averages over all processes; a name without elements is 0."""
-        # Read once, at the end: on a GPU every float() waits for all kernels in flight.
-        sums = [sum(float(part) for part in parts) for parts in self._sums.values()]
-        counts = [self._counts[name] for name in self._sums]
-        both = distributed.all_reduce_sum(
-            torch.tensor([sums, counts], dtype=torch.float64)
-        ).tolist()
-        return {
-            name: part / max(1, count) for name, part, count in zip(self._sums, *both, strict=True)
-        }
+        Args:
+            name: of the average.
+            values: any shape.
+            where: bool of the same shape, the elements to include; None for all.
+        """
+        values = values.detach()
+        total = values.sum() if where is None else values.where(where, 0).sum()
+        count = values.numel() if where is None else where.sum()
+        earlier = self._sums.get(name)
+        self._sums[name] = total.double() if earlier is None else earlier + total.double()
+        self._counts[name] = self._counts.get(name, 0) + count
+
+    def means(self) -> dict[str, Tensor]:
+        """Return float64[], the averages over all processes; a name without elements is 0."""
+        if not self._sums:
+            return {}
+        sums = torch.stack(list(self._sums.values()))
+        counts = [
+            count.to(sums) if isinstance(count, Tensor) else sums.new_full((), count)
+            for count in self._counts.values()
+        ]
+        sums, all_counts = distributed.all_reduce_sum(torch.stack([sums, torch.stack(counts)]))
+        return dict(zip(self._sums, (sums / all_counts.clamp(min=1)).unbind(), strict=True))
 
 
 class Learner(NamedTuple):
@@ -204,7 +216,9 @@ def draw_generator(generator: torch.Generator, device: torch.device) -> torch.Ge
 
 def rewarded_pairs(rewards: Rewards, block: Block) -> tuple[Tensor, Tensor, Tensor, slice]:
     """Return (state within the block, item, value, slice of the pairs) of a block's states."""
-    where = between(rewards.states, block.which.start, block.which.stop)
+    where = slice(0, len(rewards.states))
+    if not block.covers_all:
+        where = rewards.between(block.which.start, block.which.stop)
     states = rewards.states[where] - block.which.start
     return states, rewards.items[where], rewards.values[where], where
 
@@ -224,7 +238,7 @@ def cross_entropy(
         statistics: receives the unweighted mean of p.
         name: its name there.
     """
-    total = distributed.data_sum(float(targets.values.sum())) or 1.0
+    total = one_if_zero(distributed.data_total(targets.values.sum()))
 
     def block_loss(block: Block) -> Tensor:
         states, items, weights, _ = rewarded_pairs(targets, block)
@@ -243,6 +257,11 @@ def transitions_of(batch: RLBatch) -> Transitions:
     return batch.transitions
 
 
-def total_reward(batch: RLBatch) -> float:
-    """Return the sum of the logged rewards of all processes, 1 where it is 0."""
-    return distributed.data_sum(float(batch.rewards.values.sum())) or 1.0
+def total_reward(batch: RLBatch) -> Tensor:
+    """Return float[], the sum of the logged rewards of all processes, 1 where it is 0."""
+    return one_if_zero(distributed.data_total(batch.rewards.values.sum()))
+
+
+def one_if_zero(total: Tensor) -> Tensor:
+    """Return a total that others are divided by; 1 where it is 0."""
+    return torch.where(total == 0, 1.0, total)

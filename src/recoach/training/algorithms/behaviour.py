@@ -167,10 +167,11 @@ class ImportanceWeights:
     def log_effective_sample_size(self) -> None:
         """Log (sum of ratios)^2 / (n sum of squares) over the pairs of all processes."""
         ratios = torch.cat(self._ratios)
-        parts = (ratios.sum(), ratios.square().sum(), ratios.new_tensor(len(ratios)))
-        total, square, count = (distributed.data_sum(float(part)) for part in parts)
-        share = total**2 / (count * square) if square else 0.0
-        self._statistics.add("importance_sampling_ratio/ess", ratios.new_tensor(share))
+        parts = (ratios.sum().double(), ratios.square().sum().double())
+        total, square = (distributed.data_total(part) for part in parts)
+        count = distributed.data_sum(len(ratios))
+        share = torch.where(square > 0, total.square() / (count * square), 0.0)
+        self._statistics.add("importance_sampling_ratio/ess", share)
 
 
 def logged_actions(batch: RLBatch) -> LoggedActions:

@@ -65,7 +65,8 @@ class QHead(nn.Module):
         for start in range(0, len(users), _STATES_AT_ONCE):
             q = queries[start : start + _STATES_AT_ONCE] @ items.T
             if seen is not None:
-                q[seen.between(start, start + _STATES_AT_ONCE)] = -torch.inf
+                masked = seen.between(start, start + _STATES_AT_ONCE)
+                q[masked.states, masked.items] = -torch.inf
             highest = q.max(dim=1)
             best.append(highest.indices)
             is_empty.append(highest.values == -torch.inf)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recoach.models.distribution import Block, Distribution
-from recoach.policy.rewards import lookup_rewards
+from recoach.policy.reward_lookup import lookup_rewards
 from recoach.training.algorithms.base import (
     Algorithm,
     Learner,

@@ -9,12 +9,13 @@ from torch.nn import functional
 
 from recoach import distributed
 from recoach.models.distribution import Block
-from recoach.policy.rewards import lookup_rewards
+from recoach.policy.reward_lookup import lookup_rewards
 from recoach.training.algorithms.base import (
     Algorithm,
     RLBatch,
     Statistics,
     draw_generator,
+    one_if_zero,
     rewarded_pairs,
 )
 from recoach.training.config import FinetuneConfig
@@ -91,7 +92,7 @@ class SFT(Algorithm[SFTConfig, Targets]):
         sums = torch.zeros(len(batch.queries), dtype=rewards.values.dtype, device=device)
         sums.index_add_(0, rewards.states, rewards.values)
         state_weights = (sums > 0).to(sums.dtype) if self.args.normalize_targets else sums
-        total = distributed.data_sum(float(state_weights.sum())) or 1.0
+        total = one_if_zero(distributed.data_total(state_weights.sum()))
         of_pair = (state_weights / sums.clamp(min=torch.finfo(sums.dtype).tiny))[rewards.states]
         weights, state_weights = rewards.values * of_pair / total, state_weights / total
         if not self.args.num_negatives:

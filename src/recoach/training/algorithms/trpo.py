@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recoach import distributed
 from recoach.models.distribution import Block, Distribution
+from recoach.models.segments import count_rows
 from recoach.policy.trust_region import (
     RewardedItems,
     batch_inverse_eta,
@@ -118,10 +119,10 @@ class TRPO(Algorithm[TRPOConfig, OldPolicy]):
             rewarded = RewardedItems(states, old_log_p.detach(), values, len(block))
             inverse_eta, binds = self._inverse_eta(rewarded, prepared)
             new = tilted_policy(rewarded, inverse_eta)
-            is_rewarded = torch.unique_consecutive(states)
+            is_rewarded = count_rows(states, len(block)) > 0
             statistics.add("policy/p_mean", log_p.detach().exp())
             statistics.add("trust_region/target_kl", new.kl)
-            statistics.add("trust_region/binding", binds[is_rewarded].float())
+            statistics.add("trust_region/binding", binds.float(), is_rewarded)
             loss = -(new.weights.to(log_p.dtype) * log_p).sum()
             if old_block is not None:
                 # KL(policy || old) without gradient, which takes no matrix as that of `kl` does.

@@ -86,7 +86,7 @@ def queries_of_states(model: Recommender, states: States) -> Queries:
         ConfigError: the model reads a history, and the observations are vectors.
     """
     pairs = torch.nonzero(states.masked, as_tuple=True)
-    seen = Seen(*pairs) if len(pairs[0]) else None
+    seen = Seen(pairs[0], pairs[1]) if len(pairs[0]) else None
     if isinstance(model, ObservationModel):
         index, none = torch.arange(states.n_states), torch.zeros(states.n_states, dtype=torch.int64)
         history = torch.empty(states.n_states, 0, dtype=torch.int64)

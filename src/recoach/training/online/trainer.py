@@ -13,6 +13,7 @@ from recoach.models.base import Recommender
 from recoach.training.algorithms.base import Statistics
 from recoach.training.callbacks import Callback, StateRecorder, TrainerState, TrainResult
 from recoach.training.context import RunContext
+from recoach.training.contract import read_logs
 from recoach.training.loop import Loop, derive
 from recoach.training.online.actor_critic import OnlineActorCritic, OnlineActorCriticConfig
 from recoach.training.online.base import OnlineAlgorithm, greedy_lists
@@ -177,7 +178,7 @@ class OnlineTrainer:
         limit = self.args.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(list(parameters), limit)
         self.optimiser.step()
-        return {"loss": float(loss.detach()), "grad_norm": float(norm)} | statistics.means()
+        return read_logs({"loss": loss, "grad_norm": norm, **statistics.means()})
 
     def before_step(self, step: int) -> None:
         """Tell the algorithm the number of finished steps."""

@@ -12,7 +12,12 @@ from recoach.policy.objective import (
     whitened_weight,
 )
 from recoach.policy.rewards import CombinedReward
-from recoach.training.algorithms.base import RLBatch, Statistics, rewarded_pairs
+from recoach.training.algorithms.base import (
+    RLBatch,
+    Statistics,
+    one_if_zero,
+    rewarded_pairs,
+)
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.regulariser import Regulariser, with_reference
 from recoach.training.algorithms.rollouts import Rollout, log_surrogate
@@ -55,8 +60,8 @@ class ExactEstimator:
     ) -> tuple[Tensor, Statistics]:
         """Return minus the expected surrogate, regularised."""
         statistics, weights = Statistics(), []
-        has_negative = distributed.data_sum(float((batch.rewards.values < 0).sum())) > 0
-        divisor = 1.0
+        has_negative = distributed.data_sum(batch.has_negative_rewards) > 0
+        divisor: float | Tensor = 1.0
         if rollout is not None:
             rewards = batch.rewards
             pairs = rewards.states, rewards.values
@@ -120,13 +125,12 @@ class ExactEstimator:
             bound = bound / values.abs().clamp(min=1e-8)
         return weight.clamp(-bound, bound)
 
-    def _divisor(self, weights: list[Tensor], batch: RLBatch) -> float:
+    def _divisor(self, weights: list[Tensor], batch: RLBatch) -> float | Tensor:
         """Return the sum of |weight x reward|, or the number of states, of all processes."""
         if not self.args.normalize_weights:
             return distributed.data_sum(len(batch.queries))
         sizes = torch.cat(weights).abs() * batch.rewards.values.abs()
-        total = distributed.data_sum(float(sizes.sum()))
-        return total if total > 0 else 1.0
+        return one_if_zero(distributed.data_total(sizes.sum()))
 
     def _add_statistics(
         self,
@@ -153,11 +157,10 @@ class ExactEstimator:
         statistics.add("reward_std", (square - mean.square()).clamp(min=0).sqrt())
         statistics.add("frac_reward_zero_std", (square == 0).float())
         if has_negative:
-            lowered = values < 0
-            statistics.add("policy/p_negative_mean", p[lowered])
-            p, log_p = p[~lowered], log_p[~lowered]
-        statistics.add("policy/p_mean", p)
-        statistics.add("objective", objective(log_p, *self._transform))
+            statistics.add("policy/p_negative_mean", p, values < 0)
+        is_raised = values >= 0 if has_negative else None
+        statistics.add("policy/p_mean", p, is_raised)
+        statistics.add("objective", objective(log_p, *self._transform), is_raised)
 
     def _add_reward_means(self, statistics: Statistics, batch: RLBatch) -> None:
         """Log the mean reward of each of several functions over rewarded pairs."""

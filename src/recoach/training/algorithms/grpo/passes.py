@@ -132,7 +132,7 @@ def repeat_batch(batch: RLBatch, count: int) -> RLBatch:
     A model with dropout has another mask for each of these rows. State b of pass g is number
     g B + b.
     """
-    queries, rewards, n_states = batch.queries, batch.rewards, len(batch.queries)
+    queries, rewards, n_states = batch.queries.on_host, batch.rewards.on_host, len(batch.queries)
     rows = _numbered(queries.rows, len(queries.users), count)
     repeated = replace(
         queries,
@@ -145,13 +145,15 @@ def repeat_batch(batch: RLBatch, count: int) -> RLBatch:
         hidden=_repeat_pairs(queries.hidden, n_states, count),
         columns={name: values.repeat(count, 1) for name, values in queries.columns.items()},
     )
+    repeated_rewards = Rewards(
+        _numbered(rewards.states, n_states, count),
+        rewards.items.repeat(count),
+        rewards.values.repeat(count),
+    )
+    device = batch.queries.users.device
     return batch._replace(
-        queries=repeated,
-        rewards=Rewards(
-            _numbered(rewards.states, n_states, count),
-            rewards.items.repeat(count),
-            rewards.values.repeat(count),
-        ),
+        queries=replace(repeated, host=None, prepared=None).to(device),
+        rewards=repeated_rewards.to(device),
     )
 
 
@@ -163,5 +165,5 @@ def _repeat_pairs(pairs: Seen | None, n_states: int, count: int) -> Seen | None:
 
 def _numbered(values: Tensor, width: int, count: int) -> Tensor:
     """Return the values `count` times, each time `width` higher."""
-    steps = width * torch.arange(count, device=values.device)
+    steps = width * torch.arange(count)
     return (values + steps[:, None]).flatten()

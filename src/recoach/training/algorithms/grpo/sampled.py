@@ -8,7 +8,8 @@ from torch import Tensor
 from recoach import distributed
 from recoach.models.distribution import Block, Distribution
 from recoach.policy.objective import clipped_surrogate, group_advantages
-from recoach.policy.rewards import CombinedReward, call_reward, lookup_rewards
+from recoach.policy.reward_lookup import lookup_rewards
+from recoach.policy.rewards import CombinedReward, call_reward
 from recoach.training.algorithms.base import RLBatch, Statistics, rewarded_pairs
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.regulariser import Regulariser, with_reference

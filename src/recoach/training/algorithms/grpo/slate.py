@@ -6,7 +6,8 @@ from torch import Tensor
 from recoach.models.distribution import Block, Distribution
 from recoach.policy.list_rewards import has_marginal_gains
 from recoach.policy.objective import clipped_surrogate
-from recoach.policy.rewards import CombinedReward, call_reward, lookup_rewards
+from recoach.policy.reward_lookup import lookup_rewards
+from recoach.policy.rewards import CombinedReward, call_reward
 from recoach.training.algorithms.base import RLBatch, Statistics
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.algorithms.grpo.sampled import (

@@ -1,0 +1,24 @@
+"""Copies of tensors from the host to a device, which no kernel has to finish for."""
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device.
+
+    A tensor of the host is copied without waiting for the kernels in flight on the device; one of a
+    device is copied to the host after they have finished.
+    """
+    is_on_host = tensor.device.type == "cpu"
+    if is_on_host and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=is_on_host)
+
+
+def is_read_free(tensor: Tensor) -> bool:
+    """Return whether to read a tensor stops nothing: it is on the host, and no graph is traced.
+
+    Shapes may then depend on values, which spares work; on a device they do not.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
