@@ -33,6 +33,7 @@ class Rung(NamedTuple):
 
 _SFT: Final = {"algorithm": "sft"}
 _FUTURE: Final = _SFT | {"reward_smoothing": 0.0}
+_SMOOTHED: Final = _SFT | {"reward_smoothing": 0.3}
 _SCRATCH: Final = {
     "start": "scratch",
     "temperature": 1.0,
@@ -51,9 +52,12 @@ RUNGS: Final[dict[str, Rung]] = {
         {"ema_decay": 0.0, "interpolate": False},
         has_control=True,
     ),
-    "unsmoothed": Rung("recipe without smoothing of rewards", {"reward_smoothing": 0.0}),
+    "unsmoothed": Rung(
+        "objective `log`, states weighted by their rewards",
+        {"reward_smoothing": 0.0, "normalize_rewards": False},
+    ),
     "former": Rung(
-        "former recipe by time: smoothed, states weighted by their rewards",
+        "objective `log`, weighted so and smoothed to neighbours (0.3)",
         {"reward_smoothing": 0.3, "normalize_rewards": False},
     ),
     "dense": Rung("dense all-action cross-entropy", _FUTURE | {"discount": 1.0}),
@@ -61,10 +65,10 @@ RUNGS: Final[dict[str, Rung]] = {
     "future-uniform": Rung(
         "the same, uniform label smoothing 0.3", _FUTURE | {"label_smoothing": 0.3}
     ),
-    "future-neighbours": Rung("the same, smoothed to neighbours (0.3)", _SFT),
-    "scratch": Rung("future items, smoothed to neighbours, from scratch", _SFT | _SCRATCH),
+    "future-neighbours": Rung("cross-entropy with these, smoothed to neighbours (0.3)", _SMOOTHED),
+    "scratch": Rung("future items, smoothed to neighbours, from scratch", _SMOOTHED | _SCRATCH),
     "next-scratch": Rung(
-        "next item, smoothed to neighbours, from scratch", _SFT | _SCRATCH | {"horizon": 1}
+        "next item, smoothed to neighbours, from scratch", _SMOOTHED | _SCRATCH | {"horizon": 1}
     ),
     "future-base": Rung(
         "recipe on a base of future items",
