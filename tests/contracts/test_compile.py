@@ -14,6 +14,11 @@ from recoach.training.pretrain_config import PretrainConfig
 from recoach.training.supervised import SupervisedTrainer
 from recoach.training.trainer import RLTrainer
 
+pytestmark = [  # warnings of the tracer about its own code
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 FAST = ("lightgcn", "sasrec")
 NOT_TRACED = {
     ("neumf", "grpo"): "scores twice with the dropout masks of one seed, set in between",
@@ -29,12 +34,11 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def _traced(monkeypatch):
+def _traced():
     """Let PyTorch trace `torch.autograd.grad` in a function of autograd, and recurrent layers."""
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
-    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
     torch._dynamo.reset()
-    yield
+    with torch._dynamo.config.patch(trace_autograd_ops=True, allow_rnn=True):
+        yield
     torch._dynamo.reset()
 
 

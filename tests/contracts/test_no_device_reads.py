@@ -19,6 +19,11 @@ from recoach.training.supervised import SupervisedTrainer
 from recoach.training.trainer import RLTrainer
 
 TRAINED = sorted(set(VARIANTS) - set(UNTRAINED))
+FAST_AND_SLOW = [
+    pytest.param(variant, marks=() if variant in MODELS else pytest.mark.slow)
+    for variant in TRAINED
+]
+"""The defaults of each registered model; other settings of them are slow."""
 GROUPS = {"num_generations": 8, "loss_type": "grpo", "estimator": "sampled"}
 ESTIMATORS = {
     "exact": {},
@@ -78,7 +83,7 @@ def check(name: str, reads: dict[str, int]) -> None:
     assert bool(reads) == (name in READING), reads
 
 
-@pytest.mark.parametrize("variant", TRAINED)
+@pytest.mark.parametrize("variant", FAST_AND_SLOW)
 def test_a_supervised_step_of_every_model_reads_nothing(variant):
     check(variant, supervised_reads(build(variant)))
 
