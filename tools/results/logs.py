@@ -50,7 +50,7 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "tail": (_INDUSTRIAL, _TOYS),
     "verification": (_TOYS, _BEAUTY, _MOVIES),
     "events": (_RETAILROCKET_EVENTS,),
-    "ladder": (_INDUSTRIAL, _TOYS_TIMED, _BEAUTY_TIMED),
+    "ladder": (_INDUSTRIAL, _TOYS_TIMED, _BEAUTY_TIMED, _RETAILROCKET_EVENTS),
     "sessions": (_YOOCHOOSE, _RETAILROCKET, _DIGINETICA, _TMALL, _NOWPLAYING),
 }
 """The logs that a suite's committed tables show, in this order."""
