@@ -210,6 +210,78 @@ def test_exact_products_keep_the_difference_of_two_close_policies(monkeypatch):
     assert ratio == pytest.approx((plain[0] - plain[1])[pairs].tolist(), abs=2e-4)
 
 
+def close_policies(scale, drift):
+    """Return (states, items) of a policy with scores of some 8 `scale`, and of one near it."""
+    users, items = vectors(torch.float32, items=3000, dim=64)
+    generator = torch.Generator().manual_seed(2)
+    users = (scale * users).detach().requires_grad_()
+    others = [x + drift * torch.randn(x.shape, generator=generator) for x in (users, items)]
+    return (users, items), tuple(other.detach() for other in others)
+
+
+@pytest.mark.parametrize(("scale", "drift"), [(0.5, 0.001), (0.5, 0.05), (0.3, 0.01)])
+def test_the_kl_in_bfloat16_has_the_value_and_gradient_of_the_formula(scale, drift, monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
+    vectors_, others = close_policies(scale, drift)
+    log_p, log_q = ((u @ i.T).double().log_softmax(dim=1) for u, i in (vectors_, others))
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    measured = []
+
+    def loss(block, reference):
+        measured.append(block.kl(reference))
+        return measured[0].sum()
+
+    result = policy(*vectors_).loss(loss, policy(*others))
+    assert (measured[0] - kl).abs().mean() < 0.02 * kl.mean()
+    for slope, expected in zip(
+        torch.autograd.grad(result, vectors_), torch.autograd.grad(kl.sum(), vectors_), strict=True
+    ):
+        assert (slope - expected).norm() < 0.03 * expected.norm()
+
+
+def test_the_kl_of_a_policy_with_itself_is_exactly_zero_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(softmax, "product_dtype", lambda _items: torch.bfloat16)
+    (users, items), _ = close_policies(2.0, 0.0)
+    result = policy(users, items).loss(
+        lambda block, reference: block.kl(reference).sum(), policy(users, items)
+    )
+    assert result.item() == 0
+    assert [g.abs().max().item() for g in torch.autograd.grad(result, (users, items))] == [0, 0]
+
+
+def test_two_kls_of_a_block_have_the_sum_of_their_gradients():
+    users, items = vectors()
+    reference = policy(*(x.detach() for x in vectors(seed=5)))
+
+    def gradients(count):
+        def loss(block, other):
+            return sum(block.kl(other).sum() for _ in range(count))
+
+        return torch.autograd.grad(policy(users, items).loss(loss, reference), (users, items))
+
+    assert all_close(gradients(2), [2 * gradient for gradient in gradients(1)])
+
+
+def test_the_kl_of_a_state_whose_items_are_all_masked_is_zero():
+    users, items = vectors(items=3)
+    all_items = Seen(torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    (block,) = policy(users, items, seen=all_items).blocks()
+    (other,) = policy(*vectors(seed=1, items=3), seen=all_items).blocks()
+    kl = block.kl(other)
+    assert kl[0].item() == 0
+    assert kl[1:].min().item() > 0
+
+
+def test_a_reference_that_is_only_compared_has_no_softmax():
+    users, items = vectors()
+    (block,) = policy(users, items).blocks()
+    (other,) = policy(*vectors(seed=1)).blocks()
+    block.kl(other)
+    assert other._computed is None
+    expected = plain_log_p(*vectors(seed=1), None, 1.0).exp()
+    assert torch.allclose(other.p, expected)  # computed now, in memory of its own
+
+
 def test_log_p_is_finite_where_p_underflows():
     users, items = torch.ones(1, 1, dtype=torch.float64), torch.zeros(300, 1, dtype=torch.float64)
     items[299] = 500.0  # all of the first items underflow

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.queries import Seen
+from recoach.models import softmax
 from recoach.models.base import Embeddings
 from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.objective import objective
@@ -88,6 +89,27 @@ def test_normalised_weights_average_one(loss_type, needs_rollout):
     total = (weight * torch.tensor([1.0, 0.5, 1.0])).sum()
     assert torch.allclose(scaled[0], plain[0] * 3 / total, atol=1e-6)
     assert logs["policy/p_mean"] == pytest.approx(p.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("second_reward", [0.5, -0.5])
+def test_a_kl_needs_no_rollout_where_the_old_policy_is_the_new_one(
+    loss_type, second_reward, monkeypatch
+):
+    if loss_type == "grpo" and second_reward < 0:
+        pytest.skip("rewards of grpo are whitened, and here none is negative")
+    new, reference = vectors(3), vectors(3, seed=1)
+    batch = make_batch([(0, 1, 1.0), (1, 4, second_reward), (2, 0, 1.0)])
+    settings = {"loss_type": loss_type, "beta": 0.5, "normalize_weights": True}
+    assert not exact(**settings).needs_rollout
+    _, rolled_out, _ = step(exact(**settings), new, batch, old=new, reference=reference)
+    for states_of_a_block in (3, 1):
+        monkeypatch.setattr(softmax, "_LEAST_STATES", 1)
+        monkeypatch.setitem(softmax._STATES, "cpu", states_of_a_block)
+        _, without, _ = step(exact(**settings), new, batch, reference=reference)
+        assert all(
+            torch.allclose(*pair, atol=1e-9) for pair in zip(without, rolled_out, strict=True)
+        )
 
 
 def test_more_states_than_a_block_give_the_same_gradient_as_their_parts():

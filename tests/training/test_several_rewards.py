@@ -65,7 +65,6 @@ def test_what_items_pay_is_an_expectation_beside_what_the_log_pays(normalize):
     reward = CombinedReward([future(), price], [1.0, 0.3], n_items=6)
     _, without, _ = step(exact(loss_type="log", normalize_weights=normalize), new, batch)
     estimator = ExactEstimator(args, reward)
-    assert estimator.needs_rollout
     _, found, logs = step(estimator, new, batch)
     p = (new.users @ new.items.T / 0.7).softmax(dim=1)
     wanted = torch.autograd.grad(-0.3 * (p @ PRICES.double()).mean(), new)

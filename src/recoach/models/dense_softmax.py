@@ -63,7 +63,12 @@ class DenseBlock(Block):
         # Where every item is masked the softmax is NaN; there p is 0 and log p is -inf.
         log_p = logits.masked_fill(empty, 0.0).log_softmax(dim=1)
         self._log_p = log_p.masked_fill(empty, -torch.inf)
-        self.p = self._log_p.detach().exp()
+        self._p = self._log_p.detach().exp()
+
+    @property
+    def p(self) -> Tensor:
+        """float[b, I] probabilities, see `Block`."""
+        return self._p
 
     def log_p(self, states: Tensor, items: Tensor) -> Tensor:
         """Return float[n], the log-probabilities of pairs, see `Block`."""

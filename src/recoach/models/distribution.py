@@ -31,11 +31,14 @@ class Block(ABC):
     """The position of these states among all states."""
     covers_all: bool
     """Whether these are all states of the distribution."""
-    p: Tensor
-    """float[b, I] probabilities, 0 for masked items, without gradient."""
 
     def __len__(self) -> int:
         return len(self.p)
+
+    @property
+    @abstractmethod
+    def p(self) -> Tensor:
+        """float[b, I] probabilities, 0 for masked items, without gradient."""
 
     @abstractmethod
     def log_p(self, states: Tensor, items: Tensor) -> Tensor:
@@ -59,8 +62,8 @@ class Block(ABC):
         """Return float[b], KL(this || other) of each state, summed over the catalogue.
 
         Args:
-            other: the same states and masked items under another policy of the same kind; it gets
-                no gradient.
+            other: the same states, masked items and bias under another policy of the same kind; it
+                gets no gradient.
         """
 
     @abstractmethod
@@ -116,6 +119,9 @@ class Block(ABC):
 
 class Distribution(ABC):
     """The policy of all states of a batch, computed block by block."""
+
+    block_size: int
+    """The largest number of states of a block."""
 
     @abstractmethod
     def __len__(self) -> int:

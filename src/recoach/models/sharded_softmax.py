@@ -18,7 +18,8 @@ from recoach import distributed
 from recoach.data.queries import Seen
 from recoach.models.base import Embeddings
 from recoach.models.distribution import Workspace
-from recoach.models.softmax import BlockwiseBlock, BlockwiseDistribution
+from recoach.models.softmax import BlockwiseDistribution
+from recoach.models.softmax_block import BlockwiseBlock, PairAnswer
 
 _MAX_FUSED_DIM: Final = 128
 """Dimensions of the vectors beyond which a tile of gradients does not fit a GPU's registers."""
@@ -145,7 +146,7 @@ class _ShardedBlock(BlockwiseBlock):
         logits = self._logits[local_states, items[local] - self._shard.start]
         log_p[local] = (logits - self._log_z[local_states]).to(log_p.dtype)
         log_p = distributed.all_reduce_sum(log_p).clamp(max=0).requires_grad_()
-        self._pair_answers.append((states, items, log_p))
+        self._answers.append(PairAnswer(log_p, states, items))
         return log_p
 
     def expectation(self, values: Tensor) -> Tensor:
@@ -177,15 +178,15 @@ class _ShardedBlock(BlockwiseBlock):
     def _sum_over_catalogue(self, sums: Tensor) -> Tensor:
         return distributed.all_reduce_sum(sums)
 
-    def _log_normaliser(self) -> Tensor:
+    def _log_normaliser(self, logits: Tensor, padded_p: Tensor) -> Tensor:
         """Return log Z over all processes' items, and rescale p to it."""
-        log_z = super()._log_normaliser()
-        empty = self.p.sum(dim=1) == 0  # every local item is masked
+        log_z = super()._log_normaliser(logits, padded_p)
+        empty = padded_p.sum(dim=1) == 0  # every local item is masked
         log_z = log_z.masked_fill(empty, -torch.inf)
         highest = distributed.all_reduce_max(log_z)
         total = distributed.all_reduce_sum((log_z - highest).exp()).log() + highest
         total = total.nan_to_num(nan=0.0)  # every item is masked: p is 0
-        self.p *= (log_z - total).exp()[:, None]
+        padded_p *= (log_z - total).exp()[:, None]
         return total
 
 

@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recoach.models.softmax import BlockwiseBlock, BlockwiseDistribution
+from recoach.models.softmax import BlockwiseDistribution
+from recoach.models.softmax_block import BlockwiseBlock, PairAnswer
 from recoach.models.triton_launch import Scores, Value, pack_mask
 
 
@@ -19,7 +20,7 @@ class FusedBlock(BlockwiseBlock):
     """A block whose scores are computed by each kernel and never stored."""
 
     def __init__(self, distribution: "FusedDistribution", users: Tensor, which: slice) -> None:
-        self.which, self._distribution = which, distribution
+        self.which, self._catalogue = which, distribution
         self._given_users = users
         self.covers_all = len(users) == len(distribution)
         self._users = users / distribution.temperature
@@ -30,25 +31,28 @@ class FusedBlock(BlockwiseBlock):
             distribution.bias,
             None if mask is None else mask[which],
         )
-        self._log_z = self._scores.log_normaliser()
-        self._pair_answers: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pairs: list[PairAnswer] = []
         self._means: list[tuple[Value, Tensor]] = []
 
     def __len__(self) -> int:
         return len(self._users)
 
     @cached_property
+    def _log_z(self) -> Tensor:
+        return self._scores.log_normaliser()
+
+    @cached_property
     def dense(self) -> BlockwiseBlock:
         """The same block with its scores in memory."""
-        shape = (len(self), len(self._distribution.padded_cast))
+        shape = (len(self), len(self._catalogue.padded_cast))
         buffers = (
             self._scores.items.new_empty(shape),
             self._scores.items.new_empty(shape),
         )
-        return BlockwiseBlock(self._distribution, self._given_users, self.which, buffers)
+        return BlockwiseBlock(self._catalogue, self._given_users, self.which, buffers)
 
     @property
-    def p(self) -> Tensor:  # type: ignore[override]
+    def p(self) -> Tensor:
         """float[b, I] probabilities, see `Block`."""
         return self.dense.p
 
@@ -56,7 +60,7 @@ class FusedBlock(BlockwiseBlock):
         """Return float[n], the log-probabilities of pairs, see `Block`."""
         log_p = self._scores.of_pairs(states, items) - self._log_z[states]
         log_p = log_p.clamp_(max=0).requires_grad_()
-        self._pair_answers.append((states, items, log_p))
+        self._pairs.append(PairAnswer(log_p, states, items))
         return log_p
 
     def log_p_of(self, items: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ class FusedBlock(BlockwiseBlock):
         # Where the scores are in memory, or where as many are asked for as the products of D
         # numbers cost: reading them.
         if "dense" in self.__dict__ or items.shape[1] * self._users.shape[1] >= len(
-            self._distribution.items
+            self._catalogue.items
         ):
             return self.dense.log_p_of(items)
         states = torch.arange(len(self), device=items.device).repeat_interleave(items.shape[1])
@@ -90,7 +94,7 @@ class FusedBlock(BlockwiseBlock):
 
     def entropies(self) -> Tensor:
         """Return float[b], the entropy of each state's policy."""
-        entropies, bias = -self._mean(Value(of_log_p=True)), self._distribution.bias
+        entropies, bias = -self._mean(Value(of_log_p=True)), self._catalogue.bias
         return entropies if bias is None else entropies + self.expectation(bias)
 
     def entropy(self, states: int) -> Tensor:
@@ -108,7 +112,7 @@ class FusedBlock(BlockwiseBlock):
 
     def backward(self, loss: Tensor, d_users: Tensor, d_items: Tensor | None) -> Tensor | None:
         """Add the loss's gradients to those of states and items, see `BlockwiseBlock`."""
-        answers = [*(pair[-1] for pair in self._pair_answers), *(mean for _, mean in self._means)]
+        answers = [*(pair.answer for pair in self._pairs), *(mean for _, mean in self._means)]
         if loss.requires_grad and answers:
             slopes = torch.autograd.grad(loss, answers, allow_unused=True, retain_graph=True)
             d_items = self._add_gradients(slopes, d_users, d_items)
@@ -125,10 +129,10 @@ class FusedBlock(BlockwiseBlock):
     def _add_gradients(
         self, slopes: tuple[Tensor | None, ...], d_users: Tensor, d_items: Tensor | None
     ) -> Tensor:
-        n_pairs, offset = len(self._pair_answers), torch.zeros_like(self._log_z)
+        n_pairs, offset = len(self._pairs), torch.zeros_like(self._log_z)
         pairs = [
-            (states, items, slope)
-            for (states, items, _), slope in zip(self._pair_answers, slopes, strict=False)
+            (pair.states, pair.items, slope)
+            for pair, slope in zip(self._pairs, slopes, strict=False)
             if slope is not None
         ]
         for states, _, slope in pairs:
@@ -152,7 +156,7 @@ class FusedBlock(BlockwiseBlock):
         self, terms: tuple[Tensor, Tensor, Value], d_users: Tensor, d_items: Tensor | None
     ) -> Tensor:
         gradient = self._scores.state_gradient(self._log_z, *terms)
-        d_users.add_(gradient, alpha=1 / self._distribution.temperature)
+        d_users.add_(gradient, alpha=1 / self._catalogue.temperature)
         return self._scores.item_gradient(self._log_z, *terms, d_items)
 
 

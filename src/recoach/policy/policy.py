@@ -22,7 +22,7 @@ from recoach.models.base import (
 )
 from recoach.models.dense_softmax import DenseDistribution, catalogue_scores
 from recoach.models.distribution import Distribution, Workspace
-from recoach.models.sharded_softmax import distribution_over_items
+from recoach.models.sharded_softmax import distribution_over_items, has_fused_kernels
 from recoach.models.softmax import BlockwiseDistribution
 from recoach.policy.candidates import Candidates
 
@@ -41,7 +41,9 @@ class Policy:
     logits: Logits = "raw"
     """Dot products of the vectors as they are, with states of unit length, or of both (cosines)."""
     exact_products: bool = False
-    """Whether products stay in the vectors' dtype, as differences between policies need."""
+    """Whether products stay in the vectors' dtype, as ratios between policies need."""
+    has_kl: bool = False
+    """Whether a KL between policies is computed, for which fused kernels need exact products."""
     first_item: int | None = None
     """Number of the first local item where other processes hold the rest; None for all items."""
 
@@ -103,7 +105,7 @@ class Policy:
             vectors,
             temperature=self.temperature,
             seen=seen,
-            exact_products=self.exact_products,
+            exact_products=self.exact_products or (self.has_kl and has_fused_kernels(vectors)),
             workspace=workspace,
             **sample,
         )

@@ -255,8 +255,13 @@ class FinetuneConfig(StrictConfig):
         return False
 
     @property
+    def has_kl(self) -> bool:
+        """Whether a step computes a KL over the catalogue."""
+        return False
+
+    @property
     def compares_policies(self) -> bool:
-        """Whether a step uses the difference of two policies: a ratio, a KL, a preference."""
+        """Whether a step uses the difference of two policies: a ratio, k1 to k3, a preference."""
         return False
 
     @property

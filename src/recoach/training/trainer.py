@@ -121,6 +121,7 @@ class RLTrainer:
             temperature,
             self.args.logits,
             exact_products=self.args.compares_policies,
+            has_kl=self.args.has_kl,
             first_item=first_local_item(model),
         )
         self.reward_funcs = _as_sequence(reward_funcs, self.args)

@@ -46,9 +46,17 @@ class RegularisedConfig(FinetuneConfig):
         return False
 
     @property
-    def compares_policies(self) -> bool:
-        """Whether a KL compares two policies."""
+    def has_kl(self) -> bool:
+        """Whether a step computes the KL to the reference."""
         return self.beta > 0
+
+    @property
+    def compares_policies(self) -> bool:
+        """Whether log-probabilities of two policies are subtracted: in an estimated KL they are.
+
+        The KL over the catalogue is computed from the difference of the vectors.
+        """
+        return self.beta > 0 and self.kl_estimator in ("k1", "k2", "k3")
 
     @property
     def setting_with_base(self) -> str:

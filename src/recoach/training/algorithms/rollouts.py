@@ -52,8 +52,8 @@ class RolloutConfig(RegularisedConfig):
 
     @property
     def compares_policies(self) -> bool:
-        """Whether a ratio or a KL compares two policies."""
-        return self.beta > 0 or self.compares_old_policy
+        """Whether a ratio or an estimated KL compares two policies."""
+        return super().compares_policies or self.compares_old_policy
 
     @property
     def compares_old_policy(self) -> bool:

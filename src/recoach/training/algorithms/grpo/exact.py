@@ -36,20 +36,14 @@ class ExactEstimator:
         self._transform = (args.loss_type, args.pass_k, args.power)
         on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
         same_dropout = args.disable_dropout or args.shared_dropout
-        # Without a rollout the loss is divided by the sum of its weights afterwards. That is right
-        # only if all of its terms have these weights.
+        self.needs_rollout = not (on_policy and same_dropout)
         has_item_rewards = bool(reward.item_parts or args.constraints)
-        only_logged_rewards = not (args.beta or args.entropy_coef or has_item_rewards)
-        self.needs_rollout = not (on_policy and same_dropout and only_logged_rewards)
+        self._only_logged_rewards = not (args.beta or args.entropy_coef or has_item_rewards)
 
     def roll_out(self, old: Distribution, batch: RLBatch, generator: torch.Generator) -> Rollout:
         """Return the old log-probabilities of the rewarded items."""
         del generator  # nothing is drawn
-        parts = [
-            block.log_p(*rewarded_pairs(batch.rewards, block)[:2]).detach()
-            for block in old.blocks()
-        ]
-        return Rollout(torch.cat(parts))
+        return Rollout(_log_p_of_rewarded(old, batch))
 
     def loss(
         self,
@@ -61,11 +55,12 @@ class ExactEstimator:
         """Return minus the expected surrogate, regularised."""
         statistics, weights = Statistics(), []
         has_negative = distributed.data_sum(batch.has_negative_rewards) > 0
-        divisor: float | Tensor = 1.0
-        if rollout is not None:
-            rewards = batch.rewards
-            pairs = rewards.states, rewards.values
-            divisor = self._divisor([self._weight(rollout.log_p, *pairs, len(new))], batch)
+        # A loss of logged rewards only is divided by the sum of its weights afterwards.
+        is_divided_afterwards = rollout is None and self._only_logged_rewards
+        divisor: float | Tensor | None = 1.0
+        if not is_divided_afterwards:
+            old_weights = self._old_weights(new, batch, rollout, has_negative=has_negative)
+            divisor = None if old_weights is None else self._divisor([old_weights], batch)
         regulariser, item_rewards = Regulariser(self.args, batch, statistics), self._items_of(batch)
         # `divisor` makes the weighted logged rewards sum to 1. The rewards of items are divided by
         # the number of states times the weights of the logged rewards, to keep the proportion.
@@ -82,7 +77,8 @@ class ExactEstimator:
             pairs_of_block = log_p.detach(), states, values
             self._add_statistics(statistics, pairs_of_block, len(block), has_negative=has_negative)
             log_surrogate(statistics, surrogate, block)
-            expected_reward = (values.abs() * surrogate.value).sum() / divisor
+            total = self._divisor([weight], batch) if divisor is None else divisor
+            expected_reward = (values.abs() * surrogate.value).sum() / total
             if item_rewards is not None:
                 mean = block.expectation(item_rewards)
                 statistics.add("rewards/items/mean", mean)
@@ -91,7 +87,30 @@ class ExactEstimator:
 
         total = with_reference(new, block_loss, reference)
         self._add_reward_means(statistics, batch)
-        return (total / self._divisor(weights, batch) if rollout is None else total), statistics
+        if is_divided_afterwards:
+            total = total / self._divisor(weights, batch)
+        return total, statistics
+
+    def _old_weights(
+        self, new: Distribution, batch: RLBatch, rollout: Rollout | None, *, has_negative: bool
+    ) -> Tensor | None:
+        """Return float[N], the weights of all rewarded pairs; None where one block has them all.
+
+        Without a rollout the old policy is the new one: its log-probabilities are computed here, in
+        a pass of their own, unless the weights do not depend on them.
+        """
+        args, rewards = self.args, batch.rewards
+        is_constant = args.loss_type == "log" and args.advantage_clip is None
+        if rollout is None and is_constant and not has_negative:
+            return torch.ones_like(rewards.values)
+        if rollout is None and len(new) <= new.block_size and distributed.world_size() == 1:
+            return None
+        if rollout is None:
+            with torch.no_grad():
+                log_p = _log_p_of_rewarded(new, batch)
+        else:
+            log_p = rollout.log_p
+        return self._weight(log_p, rewards.states, rewards.values, len(new))
 
     def _items_of(self, batch: RLBatch) -> Tensor | None:
         """Return the rewards of the items, or of the candidates of a batch; None without any."""
@@ -169,3 +188,11 @@ class ExactEstimator:
             # `names` lists the functions of the log first; only they have parts.
             for name, part in zip(self.reward.names, parts, strict=False):
                 statistics.add(f"rewards/{name}/mean", part)
+
+
+def _log_p_of_rewarded(policy: Distribution, batch: RLBatch) -> Tensor:
+    """Return float[N], the log-probabilities of the rewarded pairs, without gradient."""
+    parts = [
+        block.log_p(*rewarded_pairs(batch.rewards, block)[:2]).detach() for block in policy.blocks()
+    ]
+    return torch.cat(parts)
