@@ -38,7 +38,7 @@ def formula(users, items, seen=SEEN, bias=None):
     logits = users.double() @ items.double().T / TEMPERATURE
     logits = logits if bias is None else logits + bias
     if seen is not None:
-        logits = logits.index_put(tuple(seen), logits.new_tensor(-torch.inf))
+        logits = logits.index_put((seen.states, seen.items), logits.new_tensor(-torch.inf))
     return logits.log_softmax(dim=1)
 
 
@@ -169,7 +169,7 @@ def test_draws_and_probabilities_are_those_of_the_policy():
     assert torch.allclose(block.p.double(), formula(*leaves).exp(), atol=1e-6)
     drawn = block.draw(50, torch.Generator().manual_seed(1))
     assert not (drawn[0] == 31).any()
-    assert block.log_p(*SEEN).tolist() == [-torch.inf] * 5
+    assert block.log_p(SEEN.states, SEEN.items).tolist() == [-torch.inf] * 5
 
 
 def test_a_state_whose_items_are_all_masked_gets_no_gradient():

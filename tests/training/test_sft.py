@@ -36,7 +36,7 @@ def dense_rewards(n_states):
 
 def masked_logits(given):
     logits = given.users @ given.items.T / 0.7
-    return logits.index_put(tuple(SEEN), logits.new_tensor(-torch.inf))
+    return logits.index_put((SEEN.states, SEEN.items), logits.new_tensor(-torch.inf))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
