@@ -37,9 +37,8 @@ class Seen(NamedTuple):
     def between(self, start: int, stop: int) -> "Seen":
         """Return the pairs of states start..stop-1, with states renumbered from 0."""
         host_states = states_on_host(self.states, self.host_states)
-        low, high = np.searchsorted(host_states, [start, stop]).tolist()
-        states, items = self.states[low:high] - start, self.items[low:high]
-        return Seen(states, items, host_states[low:high] - start)
+        pairs = slice_of_states(host_states, start, stop)
+        return Seen(self.states[pairs] - start, self.items[pairs], host_states[pairs] - start)
 
 
 class Prepared(Protocol):
@@ -165,6 +164,12 @@ class Queries:
 def states_on_host(states: Tensor, host_states: np.ndarray | None) -> np.ndarray:
     """Return int64[N] states as an array: the one that is at hand, or else read from the device."""
     return states.cpu().numpy() if host_states is None else host_states
+
+
+def slice_of_states(states: np.ndarray, start: int, stop: int) -> slice:
+    """Return the slice of a sorted int64[N] that holds the states start..stop-1."""
+    low, high = np.searchsorted(states, [start, stop]).tolist()
+    return slice(low, high)
 
 
 def gather_windows(values: np.ndarray, starts: np.ndarray, stops: np.ndarray, pad: int) -> Tensor:

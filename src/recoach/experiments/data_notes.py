@@ -33,7 +33,7 @@ def data_notes(config: ExperimentConfig, dataset: Dataset, directory: Path) -> l
             "users": "the events of the last training users are",
         }[dataset.split.valid]
         notes.append(f"There is no validation part: {events} used for validation.")
-    for part in HELD_OUT:
+    for part in () if _reads_history(config, dataset) else HELD_OUT:
         n_unknown, n_users = unknown_users(config, dataset, part)
         if n_unknown:
             notes.append(
@@ -53,7 +53,12 @@ def unknown_users(config: ExperimentConfig, dataset: Dataset, part: Part) -> tup
         DataError: the part has no target.
     """
     users = np.unique(targets_of(dataset, part, config.evaluation.repeats).users)
+    if _reads_history(config, dataset):
+        return 0, len(users)
+    return int((dataset.train.lengths[users] == 0).sum()), len(users)
+
+
+def _reads_history(config: ExperimentConfig, dataset: Dataset) -> bool:
+    """Return whether the model of a run knows users by what they did, and not by their number."""
     needs, _ = model_traits(config.model_name, config.model, dataset)
-    reads_history = not needs or "states" in needs
-    n_unknown = 0 if reads_history else int((dataset.train.lengths[users] == 0).sum())
-    return n_unknown, len(users)
+    return not needs or "states" in needs

@@ -13,7 +13,7 @@ from torch import Tensor
 from recoach import distributed
 from recoach.data.dataset import Dataset, event_types
 from recoach.data.interactions import LongArray
-from recoach.data.queries import Seen, rejected_after
+from recoach.data.queries import Seen, rejected_after, slice_of_states
 from recoach.data.transfer import to_device
 from recoach.errors import ConfigError
 from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
@@ -57,9 +57,7 @@ class Rewards(NamedTuple):
 
     def between(self, start: int, stop: int) -> slice:
         """Return the slice of the pairs of states start..stop-1."""
-        states = self.on_host.states.numpy()
-        low, high = np.searchsorted(states, [start, stop]).tolist()
-        return slice(low, high)
+        return slice_of_states(self.on_host.states.numpy(), start, stop)
 
     def where(self, keep: Tensor) -> "Rewards":
         """Return the pairs for which bool[N] `keep` is true."""
