@@ -1,4 +1,4 @@
-"""Copies of tensors from the host to a device, which no kernel has to finish for."""
+"""Copies of tensors to a device that do not synchronise it with the host."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def is_read_free(tensor: Tensor) -> bool:
-    """Return whether to read a tensor stops nothing: it is on the host, and no graph is traced.
+    """Return whether reading a tensor synchronises nothing: it is on the host, no graph is traced.
 
     Shapes may then depend on values, which spares work; on a device they do not.
     """
