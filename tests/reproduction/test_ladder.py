@@ -1,6 +1,7 @@
 """The ladder of controls: its cells, the selection of learning rates, comparisons and tables."""
 
 import json
+import math
 
 import numpy as np
 import polars as pl
@@ -220,6 +221,24 @@ def test_the_tables_show_every_row_and_pool_logs(folder):
     pooled_rows = {row[0]: row[1:] for row in pooled.rows}
     assert pooled_rows["dense all-action cross-entropy"][:2] == ("2", "2 of 2")
     assert "dense all-action cross-entropy" in pooled_rows
+
+
+def test_a_log_without_any_difference_counts_as_much_as_another_in_the_pooled_effect(folder):
+    rows = log_contrasts(folder)["sasrec-last"]
+    same = {"log_ratio": 0.0, "standard_error": 0.0}
+    returned = [
+        row | {"recipe_against": row["recipe_against"] | same} if "recipe_against" in row else row
+        for row in rows
+    ]
+    logs = {"a": rows, "b": returned, "c": rows}
+    record = {"data": {log: {"contrasts": {"sasrec-last": of}} for log, of in logs.items()}}
+    pooled = {row[0]: row[1:] for row in ladder_tables(record)[1].rows}
+    dense = {(row["rung"], row["stage"]): row for row in rows}["dense", "tuned"]["recipe_against"]
+    assert pooled["dense all-action cross-entropy"][:2] == ("3", "2 of 3")
+    mean = math.expm1(dense["log_ratio"] * 2 / 3)  # equal errors: the mean of the three
+    assert pooled["dense all-action cross-entropy"][2].startswith(f"+{mean:.1%}".replace("%", " %"))
+    nothing = {"data": {log: {"contrasts": {"sasrec-last": returned}} for log in ("a", "b")}}
+    assert not any("pooled" in table.heading for table in ladder_tables(nothing))
 
 
 def test_the_rungs_of_lightgcn_reward_items_whose_edge_is_hidden_or_all_edges():

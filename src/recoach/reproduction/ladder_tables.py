@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from recoach.evaluation.pooling import PooledEffect, pooled_effect
 from recoach.report.table_formats import ResultTable
 from recoach.report.tables import MISSING, format_metric, format_percent
@@ -206,15 +208,25 @@ def _pooled_tables(record: Record) -> list[ResultTable]:
     tables = []
     for (model, protocol), rungs in effects.items():
         pooled = {
-            label: pooled_effect(*zip(*pairs, strict=True))
+            label: pooled_effect(*zip(*_with_errors(pairs), strict=True))
             for label, pairs in rungs.items()
-            if len(pairs) > 1 and all(error > 0 for _, error in pairs)
+            if len(pairs) > 1 and any(error > 0 for _, error in pairs)
         }
         if pooled:
             heading = f"Ladder, pooled: {NAMES.get(model, model)}, {_PROTOCOLS[protocol]}"
             rows_of_table = [_pooled_row(label, effect) for label, effect in pooled.items()]
             tables.append(ResultTable(heading, _POOLED, rows_of_table, _POOLED_NOTE))
     return tables
+
+
+def _with_errors(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the effects with standard errors above 0.
+
+    Where validation returned the rung's own weights the difference is 0 for every user, which does
+    not make it known more exactly than that of another log: it gets the median error of the others.
+    """
+    median = float(np.median([error for _, error in pairs if error > 0]))
+    return [(effect, error or median) for effect, error in pairs]
 
 
 def _pooled_row(label: str, effect: PooledEffect) -> tuple[str, ...]:
@@ -256,5 +268,6 @@ _PROTOCOLS_NOTE: Final = (
 )
 _POOLED_NOTE: Final = (
     "Log ratios pooled over logs: variance between logs by Paule and Mandel, interval by Hartung "
-    "and Knapp; on a new log: 95 % prediction interval."
+    "and Knapp; on a new log: 95 % prediction interval. Where validation returned the same weights "
+    "for both, the difference is 0 with the median standard error of the other logs."
 )
