@@ -24,6 +24,7 @@ _DIGINETICA: Final = Source("diginetica", f"{_DATA}/diginetica")
 _TMALL: Final = Source("tmall", f"{_DATA}/tmall")
 _NOWPLAYING: Final = Source("nowplaying", f"{_DATA}/nowplaying")
 _GAMES_2018: Final = Source("video-games-2018", f"{_DATA}/video-games-2018/ratings.csv.gz")
+_GAMES_2018_10: Final = _GAMES_2018._replace(name="video-games-2018-10-core", k_core=10)
 
 CLOSEST: Final = (_INDUSTRIAL, _GAMES, _BABY)
 """The logs that are closest to the paper's, in the order of its tables' columns."""
@@ -50,7 +51,7 @@ COMMITTED: Final[dict[str, tuple[Source, ...]]] = {
     "tail": (_INDUSTRIAL, _TOYS),
     "verification": (_TOYS, _BEAUTY, _MOVIES),
     "events": (_RETAILROCKET_EVENTS,),
-    "ladder": (_INDUSTRIAL, _TOYS_TIMED, _BEAUTY_TIMED, _RETAILROCKET_EVENTS),
+    "ladder": (_INDUSTRIAL, _TOYS_TIMED, _BEAUTY_TIMED, _GAMES_2018_10, _RETAILROCKET_EVENTS),
     "sessions": (_YOOCHOOSE, _RETAILROCKET, _DIGINETICA, _TMALL, _NOWPLAYING),
 }
 """The logs that a suite's committed tables show, in this order."""
