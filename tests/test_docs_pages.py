@@ -113,7 +113,7 @@ DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
 SETTINGS = [
     {},
     {"beta": 0.1, "warmup_steps": 1},
-    {"reward_funcs": ("future", "novelty")},
+    {"reward_funcs": ("future", "novelty", "exposure")},
     {"loss_type": "dr_grpo", "reward_weights": (-1.0,)},
     DRAWN,
     {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3},

@@ -17,6 +17,7 @@ from recoach.policy.reward_funcs import (
     next_item,
     novelty,
     rated,
+    serendipity,
 )
 from recoach.policy.rewards import CombinedReward, LoggedItems, call_reward
 from toy_logs import log_with_ratings
@@ -49,6 +50,20 @@ def test_novelty_pays_for_what_few_have_taken():
     counts = np.bincount(dataset.train.values, minlength=dataset.n_items)
     assert worth[counts <= 1].tolist() == [1.0] * int((counts <= 1).sum())
     assert worth[counts > 1].tolist() == pytest.approx([1 - np.log(2) / np.log(6)] * 2)
+
+
+def test_serendipity_leaves_out_what_is_popular():
+    dataset = leave_last_out(log_with_ratings())
+    counts = np.bincount(dataset.train.values, minlength=dataset.n_items)
+    pay = serendipity(dataset, 0.5, k=2)
+    ahead = torch.full((dataset.n_items,), 3)
+    worth = pay(prompts=ahead, completions=torch.arange(dataset.n_items), ahead=ahead)
+    assert worth[counts > 1].tolist() == [0.0, 0.0]
+    assert worth[counts <= 1].tolist() == [0.25] * (dataset.n_items - 2)
+    not_taken = pay(prompts=ahead, completions=torch.arange(dataset.n_items), ahead=0 * ahead)
+    assert not_taken.tolist() == [0.0] * dataset.n_items
+    everything = serendipity(dataset, 0.5, k=100)
+    assert everything(prompts=ahead, completions=ahead, ahead=ahead).tolist() == [0.0] * len(ahead)
 
 
 def test_several_rewards_are_weighed_and_what_earns_nothing_is_left_out():

@@ -10,6 +10,7 @@ import torch
 from recoach.data.split import leave_last_out
 from recoach.data.targets import targets_of
 from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import top_lists
 from recoach.models.registry import build_model
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.callbacks import Callback
@@ -35,14 +36,11 @@ def constraint(**settings):
 
 def of(*configs, objective=None):
     model = build_model("sasrec", DATASET, **ENCODER)
-    targets = targets_of(DATASET, "valid", "new")
-    return Constraints(configs, DATASET, model, targets, objective)
+    return Constraints(configs, DATASET, model, objective)
 
 
-def measured(constraints, lists, value, monkeypatch):
-    found = np.tile(np.array(lists), (len(constraints._targets.users), 1))
-    monkeypatch.setattr("recoach.training.constraints.top_lists", lambda *_: found)
-    return constraints.measure(None, value)
+def measured(constraints, lists, value, population=0.0):
+    return constraints.measure(torch.tensor([lists] * 3), value, population)
 
 
 @pytest.mark.parametrize(
@@ -65,40 +63,40 @@ def test_a_fall_is_beyond_its_bound_or_within_it():
     assert found == pytest.approx([0.5, -0.5, -1.5])
 
 
-def test_shares_are_those_of_the_lists_weighted_by_rank(monkeypatch):
+def test_shares_are_those_of_the_lists_weighted_by_rank():
     constraints = of(constraint(column="maker", member="b", at_least=0.3))
-    row = measured(constraints, [0, 8, 9, 1], 0.4, monkeypatch)
+    row = measured(constraints, [0, 8, 9, 1], 0.4)
     weights = 1 / np.log2(np.arange(4) + 2)
     assert row["constraint/maker = b"] == pytest.approx(weights[1:3].sum() / weights.sum())
     assert row["constrained"] == 0.4
 
 
-def test_weights_that_violate_a_constraint_are_worse_than_all_that_keep_it(monkeypatch):
+def test_weights_that_violate_a_constraint_are_worse_than_all_that_keep_it():
     constraints = of(
         constraint(column="maker", at_most=0.7),
         constraint(column="maker", member="c", at_least=0.1),
     )
-    kept = measured(constraints, [0, 8, 11], 0.0, monkeypatch)["constrained"]
-    little = measured(constraints, [0, 1, 11], 0.9, monkeypatch)["constrained"]
-    much = measured(constraints, [0, 1, 2], 0.9, monkeypatch)["constrained"]
+    kept = measured(constraints, [0, 8, 11], 0.0)["constrained"]
+    little = measured(constraints, [0, 1, 11], 0.9)["constrained"]
+    much = measured(constraints, [0, 1, 2], 0.9)["constrained"]
     assert kept == 0.0
     assert kept > little > much
 
 
-def test_multipliers_follow_the_controller_and_never_fall_below_zero(monkeypatch):
+def test_multipliers_follow_the_controller_and_never_fall_below_zero():
     constraints = of(constraint(column="maker", member="c", at_least=0.5))
-    measured(constraints, [0, 1], 0.4, monkeypatch)
+    measured(constraints, [0, 1], 0.4)
     constraints.update()
     assert constraints.multipliers.item() == pytest.approx((0.2 + 0.5) * 1.05)
     constraints.update()  # nothing new was measured
     assert constraints.multipliers.item() == pytest.approx((0.2 + 0.5) * 1.05)
-    measured(constraints, [11], 0.4, monkeypatch)  # all exposure: violation -0.5
+    measured(constraints, [11], 0.4)  # all exposure: violation -0.5
     constraints.update()
     integral = 0.2 * (1.05 - 0.45)
     assert constraints.integral.item() == pytest.approx(integral)
     assert constraints.multipliers.item() == 0.0
     for _ in range(5):  # what is kept for long must not delay the answer to a violation
-        measured(constraints, [11], 0.4, monkeypatch)
+        measured(constraints, [11], 0.4)
         constraints.update()
     assert constraints.integral.item() == 0.0
 
@@ -115,19 +113,21 @@ def test_multipliers_are_rewards_of_the_items_of_their_groups():
     assert torch.allclose(constraints.item_rewards(own), own + expected)
 
 
-def test_the_price_of_an_objective_is_its_weight(monkeypatch):
+def test_the_price_of_an_objective_is_its_weight():
     own = torch.arange(float(ITEMS))
     constraints = of(constraint(max_fall=0.1), objective=own)
-    base = measured(constraints, [0, 1], 0.5, monkeypatch)
+    base = measured(constraints, [0, 1], 0.5)
     assert (base["constraint/accuracy"], base["constrained"]) == (0.0, 0.5)  # mean reward of 0, 1
-    row = measured(constraints, [10, 11], 0.4, monkeypatch)
+    row = measured(constraints, [10, 11], 0.4)
     assert row["constraint/accuracy"] == pytest.approx(0.2)
     assert row["constrained"] < 0
     constraints.update()
     moved = (0.2 + 0.5) * (0.5 + 0.05)
     assert torch.allclose(constraints.item_rewards(own), own * np.exp(-moved))
+    with_population = measured(constraints, [0, 1], 0.5, population=0.25)
+    assert with_population["constrained"] == 0.75
     for _ in range(60):  # without a fall the weight of the objective grows, to a limit
-        measured(constraints, [0, 1], 0.6, monkeypatch)
+        measured(constraints, [0, 1], 0.6)
         constraints.update()
     assert torch.allclose(constraints.item_rewards(own), own * np.exp(4.0))
 
@@ -229,7 +229,8 @@ def test_training_keeps_a_bound_that_the_base_violates(base):
     of_both = []
     for one in (model, free):
         check = of(constraint(**bound[0]))
-        of_both.append(check.measure(one, 0.5)["constraint/maker = c"])
+        lists = top_lists(one, DATASET, targets_of(DATASET, "valid", "new"), 10)
+        of_both.append(check.measure(torch.from_numpy(lists), 0.5)["constraint/maker = c"])
     assert of_both[0] >= 0.15 > of_both[1]
 
 

@@ -317,10 +317,11 @@ def _check_finetuning(config: ExperimentConfig, dataset: Dataset, *, has_weights
         )
     check_log(args, dataset)
     check_constraints(args.bounds, dataset)
-    if args.bounds and config.evaluation.retrains(dataset.split):
+    is_measured = args.bounds or "exposure" in args.reward_funcs
+    if is_measured and config.evaluation.retrains(dataset.split):
         raise ConfigError(
-            "finetune.constraints are measured on validation events, and training again on train "
-            "and validation leaves none. Set evaluation.retrain = false."
+            "finetune.constraints and the reward 'exposure' are measured on validation events, and "
+            "training again on train and validation leaves none. Set evaluation.retrain = false."
         )
     rates = [rate for name, rate in config.model if "dropout" in name]
     is_dry = config.model_name in MODELS and bool(rates) and not any(rates)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from recoach.errors import ConfigError
 from recoach.experiments.config import resolve, toml_value
-from recoach.policy.reward_funcs import DISCOUNTED
+from recoach.policy.reward_funcs import DISCOUNTED, ITEM_REWARDS
 from recoach.training.algorithms.regulariser import RegularisedConfig
 from recoach.training.config import FinetuneConfig
 
@@ -84,7 +84,7 @@ def _default_space(args: FinetuneConfig) -> list[str]:
         vary += ["finetune.beta=0,0.1,0.3"]
     if DISCOUNTED & set(args.reward_funcs):
         vary += ["finetune.horizon=1,3,5,10,20", "finetune.discount=0.5..1"]
-    if set(args.reward_funcs) - {"novelty"}:
+    if set(args.reward_funcs) - ITEM_REWARDS:
         vary += ["finetune.reward_smoothing=auto,0,0.5"]
     if args.algorithm == "grpo" and not args.draws:
         vary += ["finetune.loss_type=log,grpo"]

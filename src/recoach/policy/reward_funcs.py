@@ -13,7 +13,8 @@ also `value`, and `event_type`, the number of the type in the order of the log's
 Which items a function may reward decides which algorithms can use it. `@log_reward` marks a
 function that rewards nothing outside the log, `@item_reward` one that depends on the item alone:
 every estimator of GRPO accepts both. A function without a mark is called with all drawn items, by
-the estimators that draw.
+the estimators that draw. The reward `exposure` depends on what the model in training serves
+(`recoach.policy.exposure_reward`).
 """
 
 import warnings
@@ -28,6 +29,7 @@ from torch import Tensor
 from recoach.data.dataset import Dataset
 from recoach.data.episodes import weights_of_types
 from recoach.errors import ConfigError
+from recoach.policy.exposure_reward import ExposureReward
 
 RewardName = Literal[
     "next",
@@ -39,15 +41,19 @@ RewardName = Literal[
     "events",
     "rejected",
     "cross_fitted",
+    "serendipity",
     "novelty",
+    "exposure",
     "diversity",
     "calibration",
 ]
 LIST_REWARDS: Final = frozenset({"diversity", "calibration"})
 """Rewards of whole lists (`recoach.policy.list_rewards`)."""
-DISCOUNTED: Final = frozenset({"future", "rated", "value", "events", "cross_fitted"})
+ITEM_REWARDS: Final = frozenset({"novelty", "exposure"})
+"""Rewards of items, the same for every user."""
+DISCOUNTED: Final = frozenset({"future", "rated", "value", "events", "cross_fitted", "serendipity"})
 """Rewards of the next `horizon` items, with `discount`."""
-Scope = Literal["log", "items", "draws"]
+Scope = Literal["log", "items", "served", "draws"]
 RewardFunc = Callable[..., Any]
 Function = TypeVar("Function", bound=RewardFunc)
 
@@ -65,7 +71,10 @@ def item_reward(function: Function) -> Function:
 
 
 def scope_of(function: RewardFunc) -> Scope:
-    """Return which items a function may reward: those of the log, any item alike, or any draw."""
+    """Return which items a function may reward.
+
+    Those of the log; any item, always alike (`items`) or by the lists that are served; or any draw.
+    """
     inner = function.func if isinstance(function, partial) else function
     scope: Scope = getattr(function, "scope", getattr(inner, "scope", "draws"))
     return scope
@@ -198,6 +207,38 @@ def rejected(
     return -rejected.nan_to_num(nan=0.0)
 
 
+def serendipity(dataset: Dataset, discount: float = 0.8, k: int = 10) -> RewardFunc:
+    """Return the `future` reward without the k most popular items, which anybody would be shown.
+
+    The metric `serendipity` counts the items of a list that the user takes and that the list of
+    the most popular items does not have. That list does not depend on the one that is judged, so
+    the metric is a sum over items: a reward of the log has the same optimum as a reward of lists,
+    and every estimator takes it without drawing lists.
+
+    Args:
+        dataset: its training interactions give the popularity; equal items are in the order of the
+            catalogue.
+        discount: see `future`.
+        k: length of the list of popular items; all items are in it where there are no more.
+
+    Departure from the metric: the list is the same for all users, also where items that a user has
+    seen are not shown.
+
+    Source: Ge, Delgado-Battenfeld & Jannach 2010, with later items as the useful ones.
+    """
+    counts = torch.bincount(torch.from_numpy(dataset.train.values), minlength=dataset.n_items)
+    is_popular = torch.zeros(dataset.n_items, dtype=torch.bool)
+    is_popular[counts.argsort(descending=True, stable=True)[:k]] = True
+    future_reward = future(discount)
+
+    @log_reward
+    def serendipity(prompts: Tensor, completions: Tensor, ahead: Tensor, **_: Tensor) -> Tensor:
+        reward: Tensor = future_reward(prompts=prompts, completions=completions, ahead=ahead)
+        return reward * ~is_popular[completions]
+
+    return serendipity
+
+
 def novelty(dataset: Dataset) -> RewardFunc:
     """Return a reward for items that few users have interacted with, the same for every user.
 
@@ -221,6 +262,7 @@ def by_name(
     dataset: Dataset,
     discount: float,
     event_weights: Mapping[str, float] | None = None,
+    exposure_column: str | None = None,
 ) -> RewardFunc:
     """Return a ready-made reward function.
 
@@ -229,9 +271,10 @@ def by_name(
         dataset: gives the columns of the log.
         discount: of later items.
         event_weights: weight of each event type, for `events`.
+        exposure_column: of the items table, for `exposure`.
 
     Raises:
-        ConfigError: there is no function of this name, or the log lacks its column;
+        ConfigError: there is no function of this name, or the data lack its column;
             `cross_fitted`, which needs base models.
     """
     if name not in get_args(RewardName):
@@ -241,6 +284,8 @@ def by_name(
         return _FROM_LOG[name](dataset, discount, event_weights or {})
     if name == "novelty":
         return novelty(dataset)
+    if name == "exposure":
+        return ExposureReward(dataset, exposure_column)
     if name == "future":
         return future(discount)
     simple: dict[str, RewardFunc] = {
@@ -301,6 +346,7 @@ _FROM_LOG: Final[dict[str, Callable[[Dataset, float, Mapping[str, float]], Rewar
     "value": _value,
     "events": _events,
     "rejected": _rejected,
+    "serendipity": lambda dataset, discount, _: serendipity(dataset, discount),
     "cross_fitted": _cross_fitted,
     "diversity": _of_lists,
     "calibration": _of_lists,

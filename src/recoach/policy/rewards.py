@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,8 @@ from recoach.data.interactions import LongArray
 from recoach.data.queries import Seen, rejected_after, slice_of_states
 from recoach.data.transfer import to_device
 from recoach.errors import ConfigError
-from recoach.policy.reward_funcs import RewardFunc, name_of, scope_of
+from recoach.policy.exposure_reward import ExposureReward
+from recoach.policy.reward_funcs import RewardFunc, Scope, name_of, scope_of
 
 Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
 COLUMNS: Final = ("rating", "value", "event_type", "returns")
@@ -220,21 +221,21 @@ class CombinedReward:
             )
         all_weights = list(weights) or [1.0] * len(functions)
         self.normalised = aggregation == "normalize_then_sum"
-        by_scope: dict[str, list[tuple[RewardFunc, float]]] = {"log": [], "items": [], "draws": []}
+        by_scope: dict[Scope, list[tuple[RewardFunc, float]]] = {s: [] for s in get_args(Scope)}
         for function, weight in zip(functions, all_weights, strict=True):
             by_scope[scope_of(function)].append((function, weight))
             _check_signature(function)
         self._log, self.draw_functions = by_scope["log"], by_scope["draws"]
-        order = [*self._log, *by_scope["items"], *self.draw_functions]
+        order = [*self._log, *by_scope["items"], *by_scope["served"], *self.draw_functions]
         self.names = [name_of(function) for function, _ in order]
         self.weights = [weight for _, weight in order]
-        catalogue = torch.arange(n_items)
-        self.item_parts = [
-            (call_reward(function, {"prompts": catalogue[:0], "completions": catalogue}), weight)
-            for function, weight in by_scope["items"]
-        ]
+        self._n_items = n_items
+        self.item_parts = self._parts_of(by_scope["items"])
         """float32[I] the reward of each item for every user, and its weight, for each function of
         items."""
+        self.served = [(f, w) for f, w in by_scope["served"] if isinstance(f, ExposureReward)]
+        """The functions of items that depend on the served lists, and their weights; their rewards
+        may change after every evaluation."""
         self.adjust_items: Callable[[Tensor | None], Tensor] | None = None
         """Changes the rewards of items (None without any), as constraints do; it may return other
         numbers at every step."""
@@ -246,7 +247,7 @@ class CombinedReward:
 
     @property
     def item_rewards(self) -> Tensor | None:
-        """float32[I] the weighted sum of the rewards of items; None without such functions."""
+        """float32[I] the current weighted sum of the rewards of items; None without any."""
         total = None
         if self.item_parts:
             weighted = (
@@ -254,7 +255,16 @@ class CombinedReward:
                 for v, weight in self.item_parts
             )
             total = functools.reduce(torch.add, weighted)
+        for part, weight in self._parts_of(self.served):
+            total = weight * part if total is None else total + weight * part
         return total if self.adjust_items is None else self.adjust_items(total)
+
+    def _parts_of(
+        self, functions: Sequence[tuple[RewardFunc, float]]
+    ) -> list[tuple[Tensor, float]]:
+        catalogue = torch.arange(self._n_items)
+        arguments = {"prompts": catalogue[:0], "completions": catalogue}
+        return [(call_reward(function, arguments), weight) for function, weight in functions]
 
     def logged_rewards(self, logged: LoggedItems, users: Tensor) -> Rewards:
         """Return the rewards of logged items; pairs of reward 0 are left out.
@@ -333,7 +343,7 @@ def _accepted(function: RewardFunc, arguments: dict[str, Tensor]) -> dict[str, T
 
 def _check_signature(function: RewardFunc) -> None:
     keywords = ["prompts", "completions"]
-    keywords += ["ahead", "rating"] if scope_of(function) != "items" else []
+    keywords += ["ahead", "rating"] if scope_of(function) not in ("items", "served") else []
     try:
         signature = inspect.signature(function, follow_wrapped=False)
         columns = [name for name in _OPTIONAL if name in signature.parameters]

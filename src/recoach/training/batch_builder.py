@@ -26,6 +26,7 @@ from recoach.policy.candidates import Proposal, restrict_to_candidates
 from recoach.policy.list_rewards import list_reward
 from recoach.policy.reward_funcs import (
     DISCOUNTED,
+    ITEM_REWARDS,
     LIST_REWARDS,
     RewardFunc,
     by_name,
@@ -49,6 +50,7 @@ from recoach.policy.shuffling import source_events
 from recoach.policy.smoothing import Smoothing
 from recoach.training.algorithms.base import LoggedActions, RLBatch
 from recoach.training.config import FinetuneConfig
+from recoach.training.reward_checks import check_function, reason_against_negative
 from recoach.training.transition_config import TransitionConfig
 from recoach.training.transitions import TransitionBuilder, Transitions
 
@@ -95,7 +97,7 @@ class BatchBuilder:
         self._rewards_rejected = rejected in resolved
         self._negatives = dataset.negatives if mask_rejected else None
         for function in resolved:
-            _check_function(function, args)
+            check_function(function, args)
         self._check_past(
             {"next_item", "return_of_action", *DISCOUNTED}.intersection(map(name_of, resolved))
         )
@@ -148,7 +150,7 @@ class BatchBuilder:
         if not args.accepts_negative_rewards and bool((rewards.values < 0).any()):
             raise ConfigError(
                 "a reward function returned a reward below 0, or has a negative weight, and "
-                f"{_refusal(args)}."
+                f"{reason_against_negative(args)}."
             )
         seen = seen_before(train.values, starts, batch.positions)
         if self._smoothing is not None:
@@ -246,7 +248,9 @@ class BatchBuilder:
         """Return a ready-made reward function."""
         if name in LIST_REWARDS:
             return list_reward(name, self.dataset, model)
-        return by_name(name, self.dataset, self.args.discount, self.args.event_weights)
+        args = self.args
+        column = getattr(args, "exposure_column", None)
+        return by_name(name, self.dataset, args.discount, args.event_weights, column)
 
     def _check_past(self, future_names: set[str]) -> None:
         if not self._rewards_past:
@@ -293,12 +297,13 @@ def check_log(args: FinetuneConfig, dataset: Dataset) -> None:
     below = [name for name, weight in args.event_weights.items() if weight < 0]
     if below and not args.accepts_negative_rewards:
         raise ConfigError(
-            f"finetune.event_weights: the weight of {below[0]!r} is below 0, and {_refusal(args)}."
+            f"finetune.event_weights: the weight of {below[0]!r} is below 0, and "
+            f"{reason_against_negative(args)}."
         )
     if args.needs_propensities:
         _propensities(dataset)
-    for name in {"rated", "rejected", "value"}.intersection(args.reward_funcs):
-        by_name(name, dataset, args.discount)
+    for name in {"rated", "rejected", "value", "exposure"}.intersection(args.reward_funcs):
+        by_name(name, dataset, args.discount, None, getattr(args, "exposure_column", None))
 
 
 def _propensities(dataset: Dataset) -> torch.Tensor:
@@ -340,60 +345,9 @@ def normalizes_rewards(
 ) -> bool:
     """Return whether the rewards of each state are divided by their sum."""
     names = {f if isinstance(f, str) else name_of(f) for f in functions}
-    by_default = _is_by_time(dataset) and names - {"novelty"} == {"future"}
+    by_default = _is_by_time(dataset) and names - ITEM_REWARDS == {"future"}
     return args.normalizes_rewards(by_default=by_default)
 
 
 def _is_by_time(dataset: Dataset) -> bool:
     return dataset.split.kind == "time"
-
-
-def _source(args: FinetuneConfig) -> str:
-    """Return what decides how rewards are used, for messages."""
-    estimator = getattr(args, "estimator", None)
-    return f"algorithm {args.algorithm!r}" if estimator is None else f"estimator {estimator!r}"
-
-
-def _refusal(args: FinetuneConfig) -> str:
-    """Return why negative rewards are refused and what to do, for messages."""
-    if getattr(args, "is_exact", False):
-        return (
-            "whitening = 'item' has no group to compare it with; set whitening = 'state', or "
-            "another loss_type"
-        )
-    return (
-        f"{_source(args)} raises the probability of every rewarded item; shift the rewards, or use "
-        "algorithm 'grpo'"
-    )
-
-
-def _check_function(function: RewardFunc, args: FinetuneConfig) -> None:
-    """Raise ConfigError if the algorithm cannot call a function, or would ignore it."""
-    if not callable(function):
-        raise ConfigError(
-            f"a reward function must be callable or the name of a ready-made one; {function!r} is "
-            "neither."
-        )
-    name, scope = name_of(function), scope_of(function)
-    if scope == "draws" and not args.draws:
-        raise ConfigError(
-            f"the reward function {name} may reward any item, and {_source(args)} draws none to "
-            "call it with: mark it @log_reward or @item_reward (recoach.policy.reward_funcs), or "
-            "use estimator 'sampled' or 'slate'."
-        )
-    dead_groups = getattr(args, "dead_groups", "zero")
-    if scope == "draws" and dead_groups != "zero":
-        raise ConfigError(
-            f"dead_groups = {dead_groups!r} uses the rewards of the log and of items, and the "
-            f"reward function {name} may reward any item: mark it @log_reward or @item_reward."
-        )
-    if scope == "items" and args.logged_rewards_only:
-        raise ConfigError(
-            f"algorithm {args.algorithm!r} learns only from rewards of the log, and {name} rewards "
-            "items for every user; leave it out, or use another algorithm."
-        )
-    if scope == "items" and getattr(args, "whitening", "item") == "state":
-        raise ConfigError(
-            f"whitening = 'state' whitens the rewards of the log, and {name} rewards items for "
-            "every user; leave it out, or set whitening = 'item' or another loss_type."
-        )

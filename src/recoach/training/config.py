@@ -16,7 +16,7 @@ from recoach.evaluation.evaluator import masks_seen
 from recoach.evaluation.metrics import METRIC_NAME
 from recoach.models.base import GROUP_NAMES, GroupName, Recommender
 from recoach.policy.policy import Logits, calibrate_temperature
-from recoach.policy.reward_funcs import DISCOUNTED, LIST_REWARDS, RewardName
+from recoach.policy.reward_funcs import DISCOUNTED, ITEM_REWARDS, LIST_REWARDS, RewardName
 from recoach.policy.rewards import Aggregation
 from recoach.policy.shuffling import ShuffleRewards
 from recoach.training.constraint_config import ConstraintConfig
@@ -51,10 +51,11 @@ class FinetuneConfig(StrictConfig):
     training item of the user; `rated`: `future`, graded by the user's rating; `cross_fitted`:
     `future`, weighted by base models that were not trained on the item; `value`: `future` times
     the column `value` of the log over its mean; `events`: `future` times `event_weights`;
-    `rejected`: -1 for items that the user rejects later in train;
-    `novelty`: items that few users have interacted with, for every user; with estimator `slate`
-    `diversity` and `calibration` of lists, by the categories of the items table or, without any, by
-    the base's item vectors. Your own functions: `GRPOTrainer(reward_funcs=...)`."""
+    `rejected`: -1 for items that the user rejects later in train; `serendipity`: `future` without
+    the ten most popular items; `novelty`: items that few users have interacted with, for every
+    user; `exposure`: items with a small share of the exposure in the lists that are served; with
+    estimator `slate` `diversity` and `calibration` of lists, by the categories of the items table
+    or, without any, by the base's item vectors. Your own: `GRPOTrainer(reward_funcs=...)`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each function, also of those given to the trainer; empty for 1. Only their ratio
     matters where weights and groups are normalised."""
@@ -191,11 +192,6 @@ class FinetuneConfig(StrictConfig):
             )
         if self.state == "user" and "train_set" not in self.reward_funcs:
             raise ValueError("state 'user' has no next item; use it with reward 'train_set'")
-        if self.logged_rewards_only and "novelty" in self.reward_funcs:
-            raise ValueError(
-                f"algorithm {self.algorithm!r} learns only from rewards of the log, not from "
-                "'novelty'; leave 'novelty' out"
-            )
         discounted = DISCOUNTED.intersection(self.reward_funcs)
         if "return" in self.reward_funcs and discounted:
             raise ValueError(
@@ -207,6 +203,21 @@ class FinetuneConfig(StrictConfig):
             raise ValueError(
                 f"reward 'train_set' rewards past items and {sorted(future)[0]!r} future items; "
                 "use one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_item_rewards(self) -> Self:
+        of_items = ITEM_REWARDS.intersection(self.reward_funcs)
+        if self.logged_rewards_only and of_items:
+            raise ValueError(
+                f"algorithm {self.algorithm!r} learns only from rewards of the log, not from "
+                f"{min(of_items)!r}; leave {min(of_items)!r} out"
+            )
+        if "exposure" in self.reward_funcs and not self.accepts_served_rewards:
+            raise ValueError(
+                "reward 'exposure' changes with the lists that are served, which needs algorithm "
+                "'grpo' with estimator 'exact'; take them, or 'novelty'"
             )
         return self
 
@@ -283,6 +294,11 @@ class FinetuneConfig(StrictConfig):
     def updates_per_batch(self) -> int:
         """Optimiser steps on each batch."""
         return 1
+
+    @property
+    def accepts_served_rewards(self) -> bool:
+        """Whether rewards of items may change with the lists that the model serves."""
+        return False
 
     @property
     def bounds(self) -> tuple[ConstraintConfig, ...]:

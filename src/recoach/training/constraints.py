@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recoach.data.dataset import Dataset
-from recoach.data.targets import Targets
 from recoach.errors import ConfigError
-from recoach.evaluation.evaluator import top_lists
 from recoach.models.base import Recommender
 from recoach.rerank.exposure import exposure_shares
 from recoach.rerank.features import Groups, ItemFeatures
@@ -25,8 +23,6 @@ from recoach.training.constraint_config import ConstraintConfig
 
 LENGTH: Final = 10
 """Items of a list."""
-_STATES: Final = 4096
-"""States at most whose lists are measured in training."""
 _PROPORTIONAL: Final = 0.5
 _INTEGRAL: Final = 0.2
 _MOST_WEIGHT: Final = 4.0
@@ -54,9 +50,8 @@ class Constraints(nn.Module):
 
     Args:
         configs: the constraints.
-        dataset: gives groups, ages and validation states.
+        dataset: gives groups and ages.
         model: see `ItemFeatures`.
-        targets: the validation states.
         objective: float32[I], the rewards of the functions of items; None without any.
 
     Raises:
@@ -75,11 +70,10 @@ class Constraints(nn.Module):
         configs: Sequence[ConstraintConfig],
         dataset: Dataset,
         model: Recommender,
-        targets: Targets,
         objective: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.configs, self._dataset = tuple(configs), dataset
+        self.configs, self._n_items = tuple(configs), dataset.n_items
         has_price = any(config.max_fall is not None for config in configs)
         if has_price and objective is None:
             raise ConfigError(
@@ -89,9 +83,6 @@ class Constraints(nn.Module):
         self._objective = objective if has_price else None
         features = ItemFeatures(dataset, model)
         self._groups = [groups_of(config, features) for config in self.configs]
-        keep = np.zeros(len(targets.users), dtype=np.bool_)
-        keep[:: -(-len(keep) // _STATES)] = True
-        self._targets = targets.select(keep)
         sizes = [1 if groups is None else len(groups.names) for groups in self._groups]
         self._starts = np.cumsum([0, *sizes])
         for name in ("integral", "multipliers", "violations"):
@@ -103,24 +94,24 @@ class Constraints(nn.Module):
         self.register_buffer("is_measured", torch.tensor(data=False))
         self.register_buffer("base_value", torch.tensor(torch.nan, dtype=torch.float64))
 
-    def measure(self, model: Recommender, value: float) -> dict[str, float]:
-        """Measure the constraints on lists of validation states, for the next update.
+    def measure(self, lists: Tensor, value: float, population: float = 0.0) -> dict[str, float]:
+        """Measure the constraints on lists, for the next update.
 
         The first model that is measured is the base, to whose metric `max_fall` refers.
 
         Args:
-            model: whose lists are measured.
+            lists: int64[B, k], what a model serves.
             value: its selecting metric.
+            population: what the lists together add to the objective (`exposure`), at least 0.
 
         Returns:
             What is logged: the value of each constraint, and `constrained`, which selects the
             weights. Where all constraints are kept it is the metric, or with `max_fall` the mean
-            reward of the listed items; else it is 1 below the least possible, minus the largest
-            violation.
+            reward of the listed items plus `population`; else it is 1 below the least possible,
+            minus the largest violation.
         """
         if self.base_value.isnan():
             self.base_value.fill_(value)
-        lists = torch.from_numpy(top_lists(model, self._dataset, self._targets, LENGTH))
         row, worst = {}, 0.0
         for place, (config, groups) in enumerate(zip(self.configs, self._groups, strict=True)):
             part = slice(self._starts[place], self._starts[place + 1])
@@ -132,7 +123,8 @@ class Constraints(nn.Module):
         self.is_measured.fill_(value=True)
         least, objective = 0.0, value
         if self._objective is not None:
-            least, objective = float(self._objective.min()), float(self._objective[lists].mean())
+            least = float(self._objective.min())
+            objective = float(self._objective[lists].mean()) + population
         return row | {"constrained": objective if worst <= 0 else min(least, 0.0) - 1 - worst}
 
     def _fall(self, value: float) -> Tensor:
@@ -161,9 +153,8 @@ class Constraints(nn.Module):
         Args:
             rewards: float32[I] of the reward functions of items; None without any.
         """
-        n_items = self._dataset.n_items
-        objective = torch.zeros(n_items) if rewards is None else rewards
-        exposure = torch.zeros(n_items)
+        objective = torch.zeros(self._n_items) if rewards is None else rewards
+        exposure = torch.zeros(self._n_items)
         for place, (config, groups) in enumerate(zip(self.configs, self._groups, strict=True)):
             multipliers = self.multipliers[self._starts[place] : self._starts[place + 1]].float()
             if groups is None:

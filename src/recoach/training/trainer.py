@@ -34,7 +34,7 @@ from torch import nn
 from recoach import distributed
 from recoach.data.batches import StateBatches
 from recoach.data.dataset import Dataset, drop_last
-from recoach.data.targets import Part, targets_of
+from recoach.data.targets import Part
 from recoach.errors import ConfigError
 from recoach.evaluation.evaluator import KS, Evaluation, evaluate
 from recoach.models.base import Recommender, check_ids, interaction_keys
@@ -51,13 +51,13 @@ from recoach.training.algorithms.registry import algorithm_entry, build_algorith
 from recoach.training.batch_builder import BatchBuilder
 from recoach.training.callbacks import Callback, StateRecorder, TrainerState, TrainResult
 from recoach.training.config import FinetuneConfig
-from recoach.training.constraints import Constraints
 from recoach.training.context import RunContext, Schedule, accept_former_names
 from recoach.training.contract import Logs, encoded_histories
 from recoach.training.health import CollapseMonitor, coverage
 from recoach.training.loop import Loop
 from recoach.training.optimizer_step import clip_gradients, optimizer_parameters
 from recoach.training.reporting import reporting
+from recoach.training.served_lists import ServedLists
 from recoach.training.supervised import (
     first_ids,
     selection,
@@ -134,7 +134,10 @@ class RLTrainer:
             mask_rejected=context.repeats != "recbole",
             seed=context.seed,
         )
-        self._constraints = self._new_constraints()
+        self._served: ServedLists | None = None
+        reward = self._builder.reward
+        if self.args.bounds or reward.served:
+            self._served = ServedLists(self.args, context, train_dataset, model, reward)
         learner = Learner(model, self.policy, self._builder.reward, train_dataset)
         self.algorithm = build_algorithm(self.args, learner)
         self._start = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -149,22 +152,6 @@ class RLTrainer:
         self._states.limit_batch_size(self.args.fewest_steps)
         self._check_group_size()
         self.optimiser = self._new_optimiser()
-
-    def _new_constraints(self) -> Constraints | None:
-        """Return the constraints of the settings, which from now on change the items' rewards."""
-        if not (configs := self.args.bounds):
-            return None
-        if self.context.selected is not None:
-            raise ConfigError(
-                "finetune.constraints are measured on validation events, and a training on train "
-                "and validation has none; set evaluation.retrain = false."
-            )
-        held_out = self.context.eval_dataset or self.dataset
-        targets = targets_of(held_out, "valid", self.context.repeats)
-        reward = self._builder.reward
-        constraints = Constraints(configs, held_out, self.model, targets, reward.item_rewards)
-        reward.adjust_items = constraints.item_rewards
-        return constraints
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
         optim = torch.optim.AdamW if self.args.optim == "adamw" else torch.optim.SGD
@@ -223,16 +210,16 @@ class RLTrainer:
         """Return the function that evaluates a model in training, and the schedule."""
         protocol, held_out = self.context.repeats, self.context.eval_dataset or self.dataset
         metrics, schedule = selection(self.dataset, self.args.schedule(), self.context)
-        metric, constraints = schedule.metric, self._constraints
+        metric, served = schedule.metric, self._served
 
         def evaluate_model(model: Recommender) -> dict[str, float]:
             row = metrics(model)
             if row and len(held_out.valid.values):
                 row = row | {"coverage@10": coverage(model, held_out, protocol)}
-            return row if constraints is None else row | constraints.measure(model, row[metric])
+            return row if served is None else row | served.measure(model, row[metric])
 
-        selecting = schedule if constraints is None else replace(schedule, metric="constrained")
-        return evaluate_model, selecting
+        selecting = metric if served is None else served.selecting(metric)
+        return evaluate_model, replace(schedule, metric=selecting)
 
     def __repr__(self) -> str:
         settings = ", ".join(
@@ -267,8 +254,8 @@ class RLTrainer:
 
     def checkpointed_modules(self) -> Mapping[str, nn.Module]:
         """Return the modules that checkpoints save and restore by their names."""
-        own = {} if self._constraints is None else {"constraints": self._constraints}
-        return {**self.algorithm.modules, **own}
+        served = {} if self._served is None else self._served.modules
+        return {**self.algorithm.modules, **served}
 
     def work(self, batch: RLBatch) -> StepWork:
         """Return the states of a batch, the passes of the model over it and the updates."""
@@ -288,8 +275,8 @@ class RLTrainer:
 
         It is called here, after the checkpoint of that step, so that a resumed run calls it once.
         """
-        if self._constraints is not None:
-            self._constraints.update()
+        if self._served is not None:
+            self._served.update()
         if step:
             self.algorithm.after_step(step)
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from recoach.policy.objective import LossType, ScaleRewards
+from recoach.policy.reward_funcs import ITEM_REWARDS
 from recoach.training.algorithms.rollouts import RolloutConfig
 from recoach.training.constraint_config import ConstraintConfig
 
@@ -57,7 +58,7 @@ class GRPOConfig(RolloutConfig):
     """With loss_type `grpo` and `exact` or `stratified`: whiten each rewarded item against the rest
     of the catalogue and weight it by its reward; or whiten all rewards of the state together, by
     their mean and standard deviation under the policy, as a drawn group does. Negative rewards need
-    `state`, which has no rewards of items (`novelty`, constraints)."""
+    `state`, which has no rewards of items (`novelty`, `exposure`, constraints)."""
     normalize_rewards: bool | Literal["auto"] = "auto"
     """With `exact` or `stratified`: divide the rewards of a state by their sum, so that every state
     weighs the same; else a state weighs as much as the sum of its rewards, those at the end of a
@@ -71,6 +72,9 @@ class GRPOConfig(RolloutConfig):
     the exposure of groups of items, and on what the selecting metric may lose against the base.
     Their multipliers are rewards of items; of the weights that keep all bounds on validation the
     best are returned."""
+    exposure_column: str | None = None
+    """Column of the items table, such as providers, whose groups the reward `exposure` compares;
+    without one it compares items."""
     shard_items: bool = False
     """Under torchrun, shard the item table over the processes instead of the batch (SASRec and
     GRU4Rec with loss `ce`, estimator `exact`)."""
@@ -163,11 +167,6 @@ class GRPOConfig(RolloutConfig):
                 "multipliers are rewards of items, and validation selects the weights that keep "
                 "the bounds"
             )
-        if self.whitening == "state" and (self.constraints or "novelty" in self.reward_funcs):
-            raise ValueError(
-                "whitening 'state' whitens the rewards of the log, and 'novelty' and constraints "
-                "reward items; leave them out, or set whitening = 'item' or another loss_type"
-            )
         if self.estimator == "passes" and (self.disable_dropout or self.compares_old_policy):
             raise ValueError(
                 "estimator 'passes' compares passes under different dropout masks, and has no "
@@ -199,11 +198,41 @@ class GRPOConfig(RolloutConfig):
         )
         return self
 
+    @model_validator(mode="after")
+    def _check_rewards_of_items(self) -> Self:
+        of_items = ITEM_REWARDS.intersection(self.reward_funcs)
+        if self.whitening == "state" and (self.constraints or of_items):
+            raise ValueError(
+                "whitening 'state' whitens the rewards of the log, and 'novelty', 'exposure' and "
+                "constraints reward items; leave them out, or set whitening = 'item' or another "
+                "loss_type"
+            )
+        has_exposure = "exposure" in self.reward_funcs
+        weights = dict(zip(self.reward_funcs, self.reward_weights, strict=False))
+        if has_exposure and weights.get("exposure", 1) < 0:
+            raise ValueError(
+                "the weight of reward 'exposure' is below 0, which would reward what is already "
+                "shown most; set it to 0 or above in reward_weights"
+            )
+        if has_exposure and self.multi_objective_aggregation == "normalize_then_sum":
+            raise ValueError(
+                "reward 'exposure' becomes smaller as the exposure becomes even, and "
+                "'normalize_then_sum' would give it the same size for ever; weigh the rewards by "
+                "reward_weights instead"
+            )
+        self._check_effect({"exposure_column": (has_exposure, "reward 'exposure'")})
+        return self
+
     def normalizes_rewards(self, *, by_default: bool) -> bool:
         """Return whether the rewards of each state are divided by their sum."""
         if self.normalize_rewards != "auto":
             return self.normalize_rewards
         return by_default and self.is_exact and self.loss_type == "log"
+
+    @property
+    def accepts_served_rewards(self) -> bool:
+        """Whether rewards of items may change with the lists that the model serves."""
+        return self.estimator == "exact"
 
     @property
     def bounds(self) -> tuple[ConstraintConfig, ...]:

@@ -37,7 +37,7 @@ class ExactEstimator:
         on_policy = args.num_iterations == 1 and args.old_model_sync_steps == 1
         same_dropout = args.disable_dropout or args.shared_dropout
         self.needs_rollout = not (on_policy and same_dropout)
-        has_item_rewards = bool(reward.item_parts or args.constraints)
+        has_item_rewards = reward.item_rewards is not None
         self._only_logged_rewards = not (args.beta or args.entropy_coef or has_item_rewards)
 
     def roll_out(self, old: Distribution, batch: RLBatch, generator: torch.Generator) -> Rollout:
