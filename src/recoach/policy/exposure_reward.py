@@ -91,7 +91,6 @@ class ExposureReward(nn.Module):
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self.shares.zero_()
         self.is_measured.fill_(value=False)
 
     def measure(self, lists: Tensor) -> float:
