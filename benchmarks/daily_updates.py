@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,49 +67,91 @@ def main() -> None:
     parser.add_argument("--set", dest="changes", nargs="*", default=[])
     parser.add_argument("--update", nargs="*", default=[], help="settings of updates, JSON values")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    parts = _divide(options)
-    run = options.output / "run"
-    config = read_config(None, [f'data.path="{parts[0]}"', *_SETTINGS, *options.changes])
-    began = time.process_time()
-    with RunFolder(run).lock():
-        opened = open_run(config, run, resume=True, make_callback=lambda _: Callback())
-        if not opened.folder.has_results_for(config):
-            execute(opened)
-    first_cpu = time.process_time() - began
+    run, config, parts, first_cpu = train_first(
+        options.log,
+        options.output,
+        days=options.days,
+        first=options.first,
+        users=options.users,
+        changes=options.changes,
+    )
     settings = UpdateConfig(
         **{key: json.loads(value) for key, _, value in (s.partition("=") for s in options.update)}
     )
     rows = options.output / "days.jsonl"
     done = len(rows.read_text().splitlines()) if rows.exists() else 0
     for day in range(done + 1, options.days + 1):
-        row = _day(run, config, parts, day, settings)
+        row = compare_day(run, config, parts, day, settings)
         with rows.open("a") as file:
             file.write(json.dumps(row | {"first_cpu": first_cpu}) + "\n")
         print(day, row["ndcg@10"], row["cpu_seconds"], flush=True)
     print(table(rows))
 
 
-def _divide(options: argparse.Namespace) -> list[Path]:
+def train_first(
+    log: Path,
+    output: Path,
+    *,
+    days: int,
+    first: float = 0.7,
+    users: float = 1.0,
+    changes: Sequence[str] = (),
+) -> tuple[Path, ExperimentConfig, list[Path], float]:
+    """Divide a log and train the first model.
+
+    Args:
+        log: file with times.
+        output: folder of the run and of the parts of the log.
+        days: number of days that are compared.
+        first: share of the first events.
+        users: share of the users.
+        changes: settings of the run, KEY=VALUE.
+
+    Returns:
+        The run, its config, the files of the first events and of each day, and the CPU seconds of
+        the training.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    parts = _divide(log, output, days, first, users)
+    run = output / "run"
+    config = read_config(None, [f'data.path="{parts[0]}"', *_SETTINGS, *changes])
+    began = time.process_time()
+    with RunFolder(run).lock():
+        opened = open_run(config, run, resume=True, make_callback=lambda _: Callback())
+        if not opened.folder.has_results_for(config):
+            execute(opened)
+    return run, config, parts, time.process_time() - began
+
+
+def _divide(path: Path, output: Path, days: int, first: float, share: float) -> list[Path]:
     """Write the parts of the log, the first events and each day, and return their files."""
-    log = read_interactions(options.log).frame().sort("timestamp", maintain_order=True)
-    users = log["user_id"].unique().sort().sample(fraction=options.users, seed=0, shuffle=True)
+    log = read_interactions(path).frame().sort("timestamp", maintain_order=True)
+    users = log["user_id"].unique().sort().sample(fraction=share, seed=0, shuffle=True)
     log = log.filter(pl.col("user_id").is_in(users.implode()))
     log = log.select("user_id", "item_id", pl.col("timestamp").dt.epoch("ms"))
-    bounds = np.linspace(options.first, 1, options.days + 2) * len(log)
+    bounds = np.linspace(first, 1, days + 2) * len(log)
     bounds = np.concatenate([[0], bounds]).round().astype(int)
     files = []
     for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        file = options.output / f"part-{number}.csv"
+        file = output / f"part-{number}.csv"
         if not file.exists():
             log[int(start) : int(stop)].write_csv(file)
         files.append(file)
     return files
 
 
-def _day(
+def compare_day(
     run: Path, config: ExperimentConfig, parts: list[Path], day: int, settings: UpdateConfig
 ) -> dict[str, object]:
+    """Return one day's values of the updated, the retrained and the first model.
+
+    Args:
+        run: the run, with the updates of the days before.
+        config: of the run.
+        parts: the files of the first events and of each day.
+        day: number of the day, from 1.
+        settings: of the update.
+    """
     folder, cpu = RunFolder(run), {"no update": 0.0}
     began = time.process_time()
     result = update(run, parts[day], settings)

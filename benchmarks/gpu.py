@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from run import Bench
+from bench import Bench
 
 HERE = Path(__file__).resolve().parent
 TASKS = {

@@ -1,4 +1,4 @@
-"""Baselines in plain PyTorch: padded SASRec in float32, sampled GRPO by multinomial and gather."""
+"""Baselines in plain PyTorch: padded SASRec in float32, sampled GRPO, NeuMF's lists by user."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recoach.data.dataset import Dataset
+from recoach.data.queries import Queries
 from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.base import Recommender
+from recoach.models.factorization.neumf import NeuMF
 from recoach.training.algorithms.grpo.config import GRPOConfig
 from recoach.training.loop import stream
 
@@ -93,3 +95,22 @@ def plain_grpo_step(model: Recommender, data: Dataset, group: int) -> Callable[[
         optimizer.step()
 
     return step
+
+
+@torch.no_grad()
+def plain_neumf_lists(model: NeuMF, queries: Queries, k: int) -> Tensor:
+    """Return int64[B, k], the unseen items with the highest scores, by a loop over the users.
+
+    The scores of a user are those of the paper's network, with the user's vectors beside those of
+    all items.
+    """
+    gmf_items, mlp_items = model.gmf_items.weight, model.mlp_items.weight
+    lists = []
+    for state, user in enumerate(queries.state_users.tolist()):
+        pairs = torch.cat([model.mlp_users.weight[user].expand_as(mlp_items), mlp_items], dim=1)
+        hidden = model.other_layers(functional.relu(model.first_layer(pairs)))
+        products = model.gmf_users.weight[user] * gmf_items
+        scores = model.output(torch.cat([products, hidden], dim=1))[:, 0]
+        scores[queries.seen.items[queries.seen.states == state]] = -torch.inf
+        lists.append(scores.topk(k).indices)
+    return torch.stack(lists)

@@ -15,126 +15,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import model_rows
 import numpy as np
+from bench import LOGS, Bench, Row, median, peer_python
 from scale import AXES, points
 from table import draw, write
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENTS, RESULTS, CURVES = HERE / ".environments", HERE / "results.json", HERE / "curves"
+RESULTS, CURVES = HERE / "results.json", HERE / "curves"
 SASREC_PEERS = {"recbole": (30.0, 5), "rectools": (3.0, 8), "replay": (3.0, 8)}
 """For each peer: target ratio of the time to quality, steps timed to estimate an epoch."""
-LOGS = {"toys": "toys-2014/Toys_and_Games.txt", "beauty": "beauty-2014/Beauty.txt"}
-
-
-@dataclass
-class Row:
-    """One line of the table; the field names are keys of `results.json`."""
-
-    work: str
-    """What is measured."""
-    peer: str
-    ours: float
-    """Recoach, in `unit`."""
-    theirs: float
-    """The peer, in `unit`."""
-    unit: str
-    bar: float | None = None
-    """Target ratio, if one was set."""
-    note: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    verdict: str = ""
-    """Why the ratio is not comparable with `bar`, if so."""
-    better: str = "less"
-    """`less` or `more`: which direction of `unit` is better."""
-
-    @property
-    def ratio(self) -> float:
-        """Speed-up over the peer; above 1 Recoach is better."""
-        return self.theirs / self.ours if self.better == "less" else self.ours / self.theirs
-
-
-class Bench:
-    """Runs the benchmark programs on the logs.
-
-    Args:
-        data: folder of the raw logs.
-        work: folder for converted and simulated logs.
-        rounds: how often each program of a comparison runs.
-    """
-
-    def __init__(self, data: Path, work: Path, rounds: int) -> None:
-        self.data, self.work, self.rounds = data, work, rounds
-
-    def folder(self, name: str) -> Path:
-        """Return the folder with a log as `log.inter`; write the file if it does not exist."""
-        target = self.work / name / "log.inter"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if name.startswith("simulated"):
-                command = [sys.executable, HERE / "simulate.py", name.split("-")[1], target]
-                subprocess.run(command, check=True)
-            else:
-                _write_atomic_file(self.data / LOGS[name], target)
-        return target.parent
-
-    def run(self, program: str, task: str, folder: str, **options: int) -> dict[str, object]:
-        """Run one task of one program and return its result."""
-        is_recoach = program in ("recoach_run", "scale", "gpu_steps")
-        python = Path(sys.executable) if is_recoach else _peer_python(program)
-        script = HERE / (f"{program}.py" if is_recoach else f"peers/{program}/run.py")
-        with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch) / "out.json"
-            arguments = [f"{key}={value}" for key, value in options.items()]
-            command = [python, script, task, self.folder(folder), out, *arguments]
-            print(" ".join(str(part) for part in (program, task, folder, *arguments)), flush=True)
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=scratch)
-            text = out.read_text()
-        return json.loads(text)
-
-    def compare(
-        self,
-        recoach: tuple[str, dict[str, int]],
-        peer: tuple[str, str, dict[str, int]],
-        folder: str,
-    ) -> tuple[list[dict], list[dict]]:
-        """Run Recoach and a peer alternately and return the results of both.
-
-        Args:
-            recoach: task and options.
-            peer: program, task and options.
-            folder: name of the log.
-        """
-        task, options = recoach
-        peer_program, peer_task, peer_options = peer
-        results: tuple[list[dict], list[dict]] = ([], [])
-        for _ in range(self.rounds):
-            results[0].append(self.run("recoach_run", task, folder, **options))
-            results[1].append(self.run(peer_program, peer_task, folder, **peer_options))
-        return results
-
-
-def _write_atomic_file(source: Path, target: Path) -> None:
-    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
-    for line in source.read_text().splitlines():
-        user, *items = line.split()
-        lines += [f"{user}\t{item}\t{position}" for position, item in enumerate(items)]
-    target.write_text("\n".join(lines) + "\n")
-
-
-def _peer_python(peer: str) -> Path:
-    python = ENVIRONMENTS / peer / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENTS / peer], check=True)
-        requirements = HERE / "peers" / peer / "requirements.txt"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
-    return python
-
-
-def _median(results: list[dict], key: str) -> float:
-    return statistics.median(result[key] for result in results)
 
 
 def positions(bench: Bench) -> list[Row]:
@@ -152,7 +45,7 @@ def positions(bench: Bench) -> list[Row]:
             statistics.median(r["positions_per_epoch"] / r["seconds_per_epoch"] for r in side)
             for side in results
         ]
-        seconds = [_median(side, "seconds_per_epoch") for side in results]
+        seconds = [median(side, "seconds_per_epoch") for side in results]
         note = f"epoch: {seconds[0]:.1f} s and {seconds[1]:.0f} s"
         bar = None if name == "recbole" else 2.0
         row = Row("SASRec, positions trained", name, *speeds, "/s", bar, note, better="more")
@@ -166,7 +59,7 @@ def curves(bench: Bench) -> None:
         lines = bench.work / "curves" / f"{peer}-{log}.jsonl"
         lines.parent.mkdir(parents=True, exist_ok=True)
         script = HERE / "peers" / peer / "run.py"
-        command = [_peer_python(peer), script, "sasrec_curve", bench.folder(log), lines]
+        command = [peer_python(peer), script, "sasrec_curve", bench.folder(log), lines]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         save_curve(peer, log, lines, bench.run(peer, "sasrec_epoch", log, steps=1)["versions"])
 
@@ -247,7 +140,7 @@ def lightgcn(bench: Bench) -> list[Row]:
         ours, theirs = bench.compare(
             ("lightgcn_epoch", {}), (peer, "lightgcn_epoch", {"epochs": 2}), "toys"
         )
-        medians = [_median(side, "seconds_per_epoch") for side in (ours, theirs)]
+        medians = [median(side, "seconds_per_epoch") for side in (ours, theirs)]
         rows.append(Row("LightGCN, epoch", peer, *medians, "s", bar, "", theirs[0]["versions"]))
     return rows
 
@@ -255,7 +148,7 @@ def lightgcn(bench: Bench) -> list[Row]:
 def fpmc(bench: Bench) -> list[Row]:
     """Compare an epoch of BPR training: batch size 2048, dimension 64."""
     ours, theirs = bench.compare(("fpmc_epoch", {}), ("recbole", "fpmc_epoch", {}), "toys")
-    medians = [_median(side, "seconds_per_epoch") for side in (ours, theirs)]
+    medians = [median(side, "seconds_per_epoch") for side in (ours, theirs)]
     return [Row("FPMC, epoch", "recbole", *medians, "s", 3.0, "", theirs[0]["versions"])]
 
 
@@ -272,7 +165,7 @@ def ngcf(bench: Bench) -> list[Row]:
     rows = []
     for name, task, peer, program, peer_task in comparisons:
         ours, theirs = bench.compare((task, {}), (program, peer_task, {"epochs": 1}), "toys")
-        medians = [_median(side, "seconds_per_epoch") for side in (ours, theirs)]
+        medians = [median(side, "seconds_per_epoch") for side in (ours, theirs)]
         rows.append(Row(f"{name}, epoch", peer, *medians, "s", 3.0, "", theirs[0]["versions"]))
     return rows
 
@@ -288,7 +181,7 @@ def ranking(bench: Bench) -> list[Row]:
     rows = []
     for program, name, options, bar in peers:
         ours, theirs = bench.compare(("rank", {}), (program, "rank", options), "toys")
-        medians = [_median(side, "seconds") for side in (ours, theirs)]
+        medians = [median(side, "seconds") for side in (ours, theirs)]
         rows.append(Row("rank all users", name, *medians, "s", bar, "", theirs[0]["versions"]))
     return rows
 
@@ -297,7 +190,7 @@ def grpo(bench: Bench) -> list[Row]:
     """Compare GRPO steps of 512 states with the plain PyTorch step (`plain_pytorch.py`)."""
     results = [bench.run("recoach_run", "grpo_step", "toys") for _ in range(bench.rounds)]
     names = ("plain", "cross_entropy", "exact", "exact_kl", "sampled")
-    ms = {name: 1e3 * _median(results, name) for name in names}
+    ms = {name: 1e3 * median(results, name) for name in names}
     work, plain, cross_entropy = (
         "GRPO step, 512 states",
         "plain sampled step",
@@ -330,7 +223,7 @@ def loading(bench: Bench) -> list[Row]:
                     f"{peer} {sizes[1]}."
                 )
             note = f"peak {ours['peak_mib']:,} MiB and {theirs['peak_mib']:,} MiB"
-            seconds = [_median(side, "seconds") for side in results]
+            seconds = [median(side, "seconds") for side in results]
             row = Row(f"5-core and split, {label}", peer, *seconds, "s", 10.0, note)
             rows.append(replace(row, versions=theirs["versions"]))
     return rows
@@ -362,6 +255,12 @@ COMPARISONS: dict[str, Callable[[Bench], list[Row]]] = {
     "grpo": grpo,
     "loading": loading,
     "peak": peak,
+    "ease": model_rows.ease,
+    "itemknn": model_rows.itemknn,
+    "vsknn": model_rows.vsknn,
+    "neumf": model_rows.neumf,
+    "updates": model_rows.updates,
+    "off_policy": model_rows.off_policy,
 }
 RECOACH_TASKS = ("growth", "large", "stratified", "paper")
 
@@ -388,6 +287,12 @@ def growth(bench: Bench) -> dict[str, dict]:
     return growth_by_axis
 
 
+def as_measured(row: Row, rounds: int) -> dict[str, object]:
+    """Return a row of `results.json`, with its ratio and the machine's load of five minutes."""
+    measured = {"ratio": round(row.ratio, 3), "load": round(os.getloadavg()[1], 1)}
+    return asdict(row) | measured | {"rounds": row.rounds or rounds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     data = os.environ.get("RECOACH_DATA", "../shared/data")
@@ -410,10 +315,8 @@ def main() -> None:
         curves(bench)
     for name in options.only:
         if name in COMPARISONS:
-            rows = [
-                asdict(row) | {"ratio": round(row.ratio, 3)} for row in COMPARISONS[name](bench)
-            ]
-            results["rows"][name] = rows
+            rows = COMPARISONS[name](bench)
+            results["rows"][name] = [as_measured(row, bench.rounds) for row in rows]
         else:
             results[name] = growth(bench) if name == "growth" else _scale(bench, name)
         results["machine"] = {

@@ -12,6 +12,7 @@ import argparse
 import gzip
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,23 +114,34 @@ def _ragged(rows: list[list[str]], code: dict[str, int], n_empty: int = 0) -> Ra
     return RaggedArray.from_lengths(lengths, values)
 
 
-@torch.no_grad()
-def ranks(model: Recommender, prefixes: RaggedArray, targets: np.ndarray) -> np.ndarray:
-    """Return int64[B], the rank of the target of each prefix; nothing is masked."""
-    model.eval()
-    order, result = np.argsort(prefixes.lengths, kind="stable"), np.empty(len(targets), np.int64)
+def prefix_queries(
+    model: Recommender, prefixes: RaggedArray
+) -> Iterator[tuple[np.ndarray, Queries]]:
+    """Yield the numbers int64[b] of some prefixes and their queries, the shortest first."""
+    order = np.argsort(prefixes.lengths, kind="stable")
     for start in range(0, len(order), _STATES_AT_ONCE):
         which = order[start : start + _STATES_AT_ONCE]
         stops = prefixes.offsets[which + 1]
         starts = np.maximum(prefixes.offsets[which], stops - model.history_length)
         lengths = torch.from_numpy(stops - starts)
-        queries = Queries(
-            users=torch.full((len(which),), -1),
-            history=gather_windows(prefixes.values, starts, stops, model.n_items),
-            lengths=lengths,
-            rows=torch.arange(len(which)),
-            ends=lengths,
+        yield (
+            which,
+            Queries(
+                users=torch.full((len(which),), -1),
+                history=gather_windows(prefixes.values, starts, stops, model.n_items),
+                lengths=lengths,
+                rows=torch.arange(len(which)),
+                ends=lengths,
+            ),
         )
+
+
+@torch.no_grad()
+def ranks(model: Recommender, prefixes: RaggedArray, targets: np.ndarray) -> np.ndarray:
+    """Return int64[B], the rank of the target of each prefix; nothing is masked."""
+    model.eval()
+    result = np.empty(len(targets), np.int64)
+    for which, queries in prefix_queries(model, prefixes):
         pairs = torch.arange(len(which)), torch.from_numpy(targets[which].astype(np.int64))
         result[which] = ranks_of_scores(model_scores(model, queries), pairs).numpy()
     return result

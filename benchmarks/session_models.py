@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import peer_python
 from peers.common import read_sessions
-from run import _peer_python
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "session_models.json"
@@ -97,7 +97,7 @@ def measure(row: Comparison, data: Path, official: Path | None, rounds: int) -> 
         result = _run(sys.executable, "session_steps.py", row.task, data, [f"batch={row.batch}"])
         ours.append(result["seconds_per_epoch"])
         program, folder = f"peers/{row.peer}/run.py", data if row.code else _log_of(data)
-        result = _run(str(_peer_python(row.peer)), program, row.peer_task, folder, options)
+        result = _run(str(peer_python(row.peer)), program, row.peer_task, folder, options)
         theirs.append(result["seconds_per_epoch"])
     best = _run(
         sys.executable, "session_steps.py", row.task, data, [f"batch={BEST_BATCH}", "steps=16"]

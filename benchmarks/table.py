@@ -15,6 +15,7 @@ PEERS = {
     "replay": "RePlay",
     "pyg": "PyG",
     "pandas": "pandas",
+    "obp": "Open Bandit Pipeline",
 }
 PACKAGES = {
     "recbole": "recbole",
@@ -23,6 +24,7 @@ PACKAGES = {
     "pyg": "torch-geometric",
     "pandas": "pandas",
     "implicit": "implicit",
+    "obp": "sb-obp",
 }
 """Package whose version is printed, by the lower-case name of the peer."""
 
@@ -40,6 +42,14 @@ def _verdict(row: dict) -> str:
     return f"≥ {target}" if row["ratio"] >= row["bar"] else f"≥ {target}, **missed**"
 
 
+def _note(row: dict) -> str:
+    """Return the note of a row with the load of the machine, which earlier rows do not have."""
+    if "load" not in row:
+        return row["note"]
+    rounds = "one round" if row["rounds"] == 1 else f"{row['rounds']} rounds"
+    return "; ".join(filter(None, (row["note"], f"{rounds}, load {row['load']:.1f}")))
+
+
 def rows_table(results: dict) -> str:
     """Return the table of all comparisons; above a ratio of 1 Recoach is better."""
     lines = [
@@ -54,7 +64,7 @@ def rows_table(results: dict) -> str:
             peer += f" ({version})" if version else ""
             ours, theirs = (f"{_number(row[key])} {row['unit']}" for key in ("ours", "theirs"))
             ratio = f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}"
-            cells = (row["work"], peer, ours, theirs, ratio, _verdict(row), row["note"])
+            cells = (row["work"], peer, ours, theirs, ratio, _verdict(row), _note(row))
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -40,15 +40,33 @@ class Log(NamedTuple):
         """Return the interactions where a mask is true."""
         return Log(*(column[mask] for column in self))
 
+    def hold_out(self) -> tuple["Log", "Log"]:
+        """Return training and validation interactions, split as Recoach does.
+
+        Without repetitions of a pair of a user and an item in training; a user with one or two
+        interactions has one in training and none for validation.
+        """
+        is_short = np.bincount(self.user)[self.user] < 3
+        is_first = np.diff(self.user, prepend=-1) > 0
+        train = self.select(np.where(is_short, is_first, self.from_end > 1))
+        return train.distinct(), self.select((self.from_end == 1) & ~is_short)
+
+    def distinct(self) -> "Log":
+        """Return the interactions without repetitions of a pair of a user and an item."""
+        pairs = self.user * self.shape[1] + self.item
+        return self.select(np.unique(pairs, return_index=True)[1])
+
     def histories(self) -> list[np.ndarray]:
         """Return the items of each user with interactions, oldest first."""
         return np.split(self.item, np.flatnonzero(np.diff(self.user)) + 1)
 
 
 def read(folder: Path) -> Log:
-    """Return the log of a folder."""
-    user, item, timestamp = np.loadtxt(folder / "log.inter", skiprows=1, delimiter="\t").T
-    order = np.lexsort((timestamp, user))
+    """Return the log of a folder; users and items are numbered in the order of their IDs."""
+    columns = np.loadtxt(folder / "log.inter", dtype=str, skiprows=1, delimiter="\t").T
+    # Numbers are sorted as numbers, other IDs as text.
+    user, item = (ids.astype(float) if ids[0].isdigit() else ids for ids in columns[:2])
+    order = np.lexsort((columns[2].astype(float), user))
     _, user = np.unique(user[order], return_inverse=True)
     _, item = np.unique(item[order], return_inverse=True)
     from_end = np.bincount(user).cumsum()[user] - 1 - np.arange(len(user))
@@ -75,6 +93,25 @@ def median_seconds(task: Callable[[], object]) -> float:
         task()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def lists_of_users(
+    fit: Callable[[], object], rank: Callable[[], np.ndarray], targets: np.ndarray
+) -> dict[str, object]:
+    """Return the CPU seconds of a model without training steps and the hits of its lists.
+
+    Args:
+        fit: computes the model.
+        rank: returns the lists of all users, int64[B, k].
+        targets: int64[B], the item that is to be predicted for each user.
+    """
+    start = time.process_time()
+    fit()
+    fitted = time.process_time()
+    lists = rank()
+    seconds = time.process_time() - start
+    hits = int((lists == targets[:, None]).sum())
+    return {"seconds": seconds, "fit_seconds": fitted - start, "hits": hits}
 
 
 class EpochTimer:

@@ -8,8 +8,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # implicit starts its own th
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import DIM, THREADS, main, median_seconds, read, vectors, write_result
+from common import (
+    DIM,
+    THREADS,
+    lists_of_users,
+    main,
+    median_seconds,
+    read,
+    vectors,
+    write_result,
+)
 from implicit.als import AlternatingLeastSquares
+from implicit.nearest_neighbours import CosineRecommender
 from scipy.sparse import csr_matrix
 
 
@@ -29,5 +39,23 @@ def rank(folder: Path, out: Path) -> None:
     write_result(out, {"seconds": seconds}, "implicit", "scipy")
 
 
+def itemknn(folder: Path, out: Path) -> None:
+    """Time the cosine similarities of items and the top 50 unseen items of all users.
+
+    An item is among its own neighbours, so that there are 101 instead of 100.
+    """
+    log = read(folder)
+    train, valid = log.hold_out()
+    interactions = csr_matrix((np.ones(len(train.user)), (train.user, train.item)), log.shape)
+    model = CosineRecommender(K=101, num_threads=THREADS)
+    rows = interactions[valid.user]
+
+    def rank() -> np.ndarray:
+        return model.recommend(valid.user, rows, N=50, filter_already_liked_items=True)[0]
+
+    result = lists_of_users(lambda: model.fit(interactions, show_progress=False), rank, valid.item)
+    write_result(out, result, "implicit", "scipy")
+
+
 if __name__ == "__main__":
-    main({"rank": rank})
+    main({"rank": rank, "itemknn": itemknn})

@@ -19,6 +19,7 @@ from common import (
     LENGTH,
     THREADS,
     Log,
+    lists_of_users,
     main,
     median_seconds,
     read,
@@ -26,11 +27,13 @@ from common import (
     write_result,
 )
 from curve import MAX_EPOCHS, CurveCallback, TimerCallback, ndcg_at_10
+from implicit.nearest_neighbours import CosineRecommender
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.metrics import NDCG, Recall, calc_metrics
-from rectools.models import SASRecModel
+from rectools.models import EASEModel, ImplicitItemKNNWrapperModel, SASRecModel
+from rectools.models.base import ModelBase
 from rectools.models.rank import Distance, ImplicitRanker, TorchRanker
 from scipy.sparse import csr_matrix
 
@@ -157,5 +160,35 @@ def rank(folder: Path, out: Path) -> None:
     write_result(out, result, "rectools", "torch", "pandas")
 
 
+def ease(folder: Path, out: Path) -> None:
+    """Time EASE and the lists of all users, with Recoach's weight of the penalty."""
+    _fit_and_rank(EASEModel(regularization=250.0, recommend_n_threads=THREADS), folder, out)
+
+
+def itemknn(folder: Path, out: Path) -> None:
+    """Time implicit's cosine similarities behind RecTools' interface, and the lists of all users.
+
+    An item is among its own neighbours, so that there are 101 instead of 100.
+    """
+    model = CosineRecommender(K=101, num_threads=THREADS)
+    _fit_and_rank(ImplicitItemKNNWrapperModel(model), folder, out)
+
+
+def _fit_and_rank(model: ModelBase, folder: Path, out: Path, k: int = 50) -> None:
+    log = read(folder)
+    train, valid = log.hold_out()
+    data = Dataset.construct(frame(train))
+
+    def rank() -> np.ndarray:
+        lists = model.recommend(valid.user, data, k=k, filter_viewed=True)
+        table = np.full((log.shape[0], k), -1)
+        table[lists[Columns.User], lists[Columns.Rank] - 1] = lists[Columns.Item]
+        return table[valid.user]
+
+    result = lists_of_users(lambda: model.fit(data), rank, valid.item)
+    write_result(out, result, "rectools", "implicit", "scipy")
+
+
 if __name__ == "__main__":
-    main({"sasrec_curve": sasrec_curve, "sasrec_epoch": sasrec_epoch, "rank": rank})
+    tasks = (sasrec_curve, sasrec_epoch, rank, ease, itemknn)
+    main({task.__name__: task for task in tasks})
