@@ -19,7 +19,7 @@ def ease(bench: Bench) -> list[Row]:
     return [_lists(bench, "EASE, fit and top 50 of all users", "ease", "rectools", EASE_LOG)]
 
 
-EASE_LOG: Final = "simulated-200000"
+EASE_LOG: Final = "simulated-100000"
 
 
 def itemknn(bench: Bench) -> list[Row]:

@@ -111,7 +111,7 @@ def neumf(folder: Path, out: Path, users: int = 500, k: int = LIST_LENGTH) -> No
     write_result(out, {"seconds": seconds, "plain_seconds": plain_seconds, "equal": equal})
 
 
-def daily_update(folder: Path, out: Path, percent: int = 50) -> None:
+def daily_update(folder: Path, out: Path, percent: int = 25) -> None:
     """Time the update of a SASRec by one day and the training of a new one on the same events.
 
     `percent` is the share of the log's users.

@@ -26,6 +26,7 @@ from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
 from recoach.data.ingest import read_interactions
 from recoach.data.prepared import prepare
+from recoach.data.protocol import LeaveLastOut
 from recoach.data.split import leave_last_out
 from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.trainer import GRPOTrainer
@@ -193,10 +194,14 @@ def grpo_step(folder: Path, out: Path, steps: int = 40, group: int = 4096) -> No
 
 
 def load(folder: Path, out: Path, k_core: int = 5) -> None:
-    """Time `prepare`: read, filter and split the log, and write the cache."""
+    """Time `prepare`: read, filter and split the log, and write the cache.
+
+    The split is leave-last-out, which the peers make.
+    """
+    config = PrepareConfig(k_core=k_core, split=LeaveLastOut())
     with tempfile.TemporaryDirectory() as cache:
         start = time.perf_counter()
-        data = prepare(folder / "log.inter", Path(cache), PrepareConfig(k_core=k_core))
+        data = prepare(folder / "log.inter", Path(cache), config)
         seconds = time.perf_counter() - start
     rows = sum(len(part.values) for part in (data.train, data.valid, data.test))
     sizes = {"users": data.n_users, "items": data.n_items, "rows": rows}

@@ -127,6 +127,8 @@ def test_off_policy_values_are_those_of_the_formulas(program, tmp_path):
     assert values["snips"][0] == pytest.approx(ips / weights.mean())
     assert all(low < value < high for value, low, high in values.values())
     assert weights.mean() == pytest.approx(1, abs=0.1)
+    n_items = log["policy"].shape[1]  # the mean of 1 / p under the logging policy
+    assert (1 / log["propensity"]).mean() == pytest.approx(n_items, rel=0.1)
 
 
 def test_peers_split_a_log_as_recoach_does(program, log, folder):
@@ -140,8 +142,8 @@ def test_peers_split_a_log_as_recoach_does(program, log, folder):
 
 
 def test_short_histories_have_a_training_row_only(program, tmp_path):
-    rows = ["u:token\ti:token\tt:float", "a\tx\t2", "a\ty\t1", "b\tx\t1"]
-    rows += [f"c\t{item}\t{time}" for time, item in enumerate("xyxz")]
+    rows = ["u:token\ti:token\tt:float", "a\tx\t10", "a\ty\t9", "b\tx\t1"]
+    rows += [f"c\t{item}\t{time}" for time, item in enumerate("xxyxz")]
     (tmp_path / "log.inter").write_text("\n".join(rows) + "\n")
     train, valid = program("peers.common").read(tmp_path).hold_out()
     assert sorted(zip(train.user.tolist(), train.item.tolist(), strict=True)) == [

@@ -186,7 +186,7 @@ def _fit_and_rank(model: ModelBase, folder: Path, out: Path, k: int = 50) -> Non
         return table[valid.user]
 
     result = lists_of_users(lambda: model.fit(data), rank, valid.item)
-    write_result(out, result, "rectools", "implicit", "scipy")
+    write_result(out, result, "rectools", "scipy")
 
 
 if __name__ == "__main__":

@@ -64,11 +64,10 @@ class EASE(HistoryModel):
         known = history < self.n_items
         if not history.shape[1]:
             return self.get_buffer("popularity_scores").expand(len(history), -1)
+        # Without the padding, each item of which would cost as much as one of the history.
+        counts = known.sum(dim=1)
         scores = functional.embedding_bag(
-            history.masked_fill(~known, 0),
-            self.get_buffer("item_weights"),
-            mode="sum",
-            per_sample_weights=known.float(),
+            history[known], self.get_buffer("item_weights"), counts.cumsum(0) - counts, mode="sum"
         )
         empty = ~known.any(dim=1, keepdim=True)
         return torch.where(empty, self.get_buffer("popularity_scores"), scores)
