@@ -126,7 +126,8 @@ def test_a_written_config_reads_back_unchanged(tmp_path, case):
     assert reread.tables() == config.tables()
 
 
-UNSET = {"epsilon_high", "num_generations", "advantage_clip", "entropy_floor"}  # None
+UNSET = {"epsilon_high", "num_generations", "advantage_clip", "entropy_floor", "exposure_column"}
+"""Settings whose default is None, which TOML does not have."""
 
 
 def test_a_written_config_holds_every_setting():
