@@ -111,7 +111,7 @@ def neumf(folder: Path, out: Path, users: int = 500, k: int = LIST_LENGTH) -> No
     write_result(out, {"seconds": seconds, "plain_seconds": plain_seconds, "equal": equal})
 
 
-def daily_update(folder: Path, out: Path, percent: int = 25) -> None:
+def daily_update(folder: Path, out: Path, percent: int = 50) -> None:
     """Time the update of a SASRec by one day and the training of a new one on the same events.
 
     `percent` is the share of the log's users.
@@ -122,7 +122,7 @@ def daily_update(folder: Path, out: Path, percent: int = 25) -> None:
             Path(scratch),
             days=10,
             users=percent / 100,
-            changes=["data.split=leave_last_out"],
+            changes=["data.split=leave_last_out", "pretrain.patience=5", "pretrain.epochs=40"],
         )
         row = compare_day(run, config, parts, 1, UpdateConfig())
     seconds, ndcg = row["cpu_seconds"], row["ndcg@10"]
