@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from recoach.models.base import Embeddings
 from recoach.models.registry import build_model
 from recoach.policy import policy
 from recoach.policy.policy import Policy, calibrate_temperature
+from recoach.simulation.shop import make_log
 from toy_logs import popularity_world
 
 
@@ -32,6 +34,24 @@ def test_the_calibrated_temperature_is_the_best_of_a_grid():
     grid = [math.exp(step / 20) for step in range(-60, 130)]
     assert loss(found) <= min(map(loss, grid)) + 1e-6
     assert 1e-3 < found < 1e3
+
+
+def test_calibration_leaves_out_items_without_training_events():
+    log = popularity_world(150, 21, length=8)
+    items = np.where(log.items == 20, 19, log.items).reshape(150, 8)  # item 20 is in no history
+    items[::3, 6] = 20  # but is the validation item of every third user
+    dataset = leave_last_out(make_log(log.users, items.ravel(), (150, 21)))
+    model = build_model("popularity", dataset)
+    counts = model.counts.double()
+    trained = dataset.valid.values[dataset.valid.values != 20]
+    assert (len(trained), len(dataset.valid.values)) == (100, 150)
+
+    def loss(temperature):
+        return -(counts / temperature).log_softmax(0)[torch.from_numpy(trained)].mean().item()
+
+    found = calibrate_temperature(model, dataset, mask_seen=False)
+    grid = [math.exp(step / 20) for step in range(-60, 130)]
+    assert loss(found) <= min(map(loss, grid)) + 1e-6
 
 
 def test_calibration_undoes_a_change_of_scale():

@@ -145,7 +145,9 @@ def calibrate_temperature(
     """Return the temperature under which the validation items are most likely.
 
     Scores trained by BPR or alignment are no log-probabilities. One temperature, fitted on the
-    validation items of at most 1,024 users, makes policies of different models comparable.
+    validation items of at most 1,024 states, makes policies of different models comparable. Items
+    without training events are left out: a model has only learned to rank them last, and with a
+    split by time, where they are frequent, they would be likely under a nearly uniform policy only.
 
     Args:
         model: any recommender.
@@ -155,17 +157,22 @@ def calibrate_temperature(
         logits: see `Policy`.
 
     Returns:
-        A temperature in [1e-3, 1e3]; 1 where no user has a validation item that is not masked.
+        A temperature in [1e-3, 1e3]; 1 where every validation item is masked or has no training
+        events.
     """
     if not len(dataset.valid.values):
         return 1.0
     held_out = targets_of(dataset, "valid", "all")
+    first = held_out.items[np.cumsum(held_out.counts) - held_out.counts]
+    is_trained = np.bincount(dataset.train.values, minlength=dataset.n_items)[first] > 0
     count = min(_CALIBRATION_USERS, max(16, _CALIBRATION_LOGITS // dataset.n_items))
-    states = np.random.default_rng(seed).permutation(len(held_out.users))[:count]
+    drawn = np.random.default_rng(seed).permutation(len(held_out.users))
+    states = drawn[is_trained[drawn]][:count]
+    if not len(states):
+        return 1.0
     masked = replace(held_out, repeats="new" if mask_seen else "all")
     queries = queries_of(model, dataset, masked, states)
-    first = (np.cumsum(held_out.counts) - held_out.counts)[states]
-    targets = torch.from_numpy(held_out.items[first]).to(model.device)
+    targets = torch.from_numpy(first[states]).to(model.device)
     with eval_mode(model):
         scores = Policy(logits=logits).scores(model, queries).float()
     if queries.seen is not None:
