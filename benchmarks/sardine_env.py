@@ -28,10 +28,11 @@ class SardineVectorEnv(VectorEnv[Any, Any, Any]):
     Args:
         name: of the environment, such as "SingleItem-BoredInf-v0".
         num_envs: number of users.
+        changes: of its settings, such as boredom_threshold=4.
     """
 
-    def __init__(self, name: str, num_envs: int) -> None:
-        made = (gymnasium.make(f"sardine/{name}") for _ in range(num_envs))
+    def __init__(self, name: str, num_envs: int, **changes: float) -> None:
+        made = (gymnasium.make(f"sardine/{name}", **changes) for _ in range(num_envs))
         self.users: list[Any] = [env.unwrapped for env in made]  # without checks of each turn
         first = self.users[0]
         self.num_envs, self.n_topics = num_envs, first.num_topics

@@ -200,7 +200,9 @@ def learn_sardine(label: str, seed: int) -> dict[str, Any]:
     return played | extra | {"no_repeat": no_repeat["return"], "interactions": interactions}
 
 
-def learn_clicks(model: Recommender, env: SardineVectorEnv, seed: int) -> int:
+def learn_clicks(
+    model: Recommender, env: SardineVectorEnv, seed: int, rollouts: int = RANDOM_ROLLOUTS
+) -> int:
     """Fit the scores to the clicks of random items by logistic regression; return the turns.
 
     It is a model of the next click, as trained on a log, and has never seen what repeating a topic
@@ -213,7 +215,7 @@ def learn_clicks(model: Recommender, env: SardineVectorEnv, seed: int) -> int:
         return Choice(items, torch.zeros(states.n_states))
 
     parts = []
-    for number in range(RANDOM_ROLLOUTS):
+    for number in range(rollouts):
         rollout = collect_episodes(env, act, 10_000 * (seed + 1) + 100 * number)
         rows = rollout.rows
         actions, clicks = rollout.actions.flatten(0, 1)[rows], rollout.rewards.flatten()[rows]
