@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,8 @@ from recoach.errors import ConfigError, DataError, ModelError
 from recoach.evaluation import evaluator, ranking
 from recoach.evaluation.evaluator import evaluate, masks_seen, top_lists
 from recoach.evaluation.metrics import MISS
+from recoach.experiments.trainer import GRPOTrainer
+from recoach.loaded import LoadedModel
 from recoach.models.base import DotProductRecommender, Embeddings, Recommender
 from recoach.models.neighbours.popularity import PopularityConfig
 from recoach.models.registry import build_model
@@ -238,6 +241,24 @@ def test_evaluation_restores_the_training_mode():
 def test_ks_must_be_positive(ks):
     with pytest.raises(ConfigError, match="ks"):
         evaluate(ScoreTable(TINY, DESCENDING), TINY, ks=ks)
+
+
+@pytest.mark.parametrize("name", ["validation", "tset", "train", "all", "", None])
+def test_a_part_other_than_valid_and_test_is_a_config_error(name):
+    dataset = leave_last_out(popularity_world())
+    model = build_model("popularity", dataset)
+    loaded = LoadedModel(Path(), "base", model, dataset, "new")
+    trainer = GRPOTrainer(build_model("sasrec", dataset, dim=8), train_dataset=dataset)
+    for function in (
+        lambda: evaluate(model, dataset, name),
+        lambda: loaded.evaluate(name),
+        lambda: trainer.evaluate(name),
+        lambda: targets_of(dataset, name),
+    ):
+        with pytest.raises(ConfigError, match=f"no part {name!r} .*'valid'.*'test'"):
+            function()
+    with pytest.raises(ConfigError, match=r"no split 'tset'.*'valid', 'test' or 'all'"):
+        histories(dataset, "tset")
 
 
 def test_a_split_without_targets_is_a_data_error():

@@ -12,6 +12,7 @@ from torch import Tensor
 from recoach.data.dataset import Dataset, RaggedArray, join_rows
 from recoach.data.log_columns import Columns
 from recoach.data.transfer import to_device
+from recoach.errors import ConfigError
 
 Split = Literal["valid", "test"]
 
@@ -208,13 +209,18 @@ def histories(
 
     It is train for "valid", train and valid for "test"; "all" returns all three parts, for serving.
     `reads` names the columns to keep.
+
+    Raises:
+        ConfigError: there is no such split.
     """
     parts = {
         "valid": (dataset.train,),
         "test": (dataset.train, dataset.valid),
         "all": (dataset.train, dataset.valid, dataset.test),
-    }[split]
-    return join_rows([part.keep_columns(reads) for part in parts])
+    }
+    if split not in parts:
+        raise ConfigError(f"There is no split {split!r}. Choose 'valid', 'test' or 'all'.")
+    return join_rows([part.keep_columns(reads) for part in parts[split]])
 
 
 def user_queries(

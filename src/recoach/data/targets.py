@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from recoach.data.dataset import Dataset, RaggedArray, join_rows
 from recoach.data.interactions import LongArray
 from recoach.data.log_columns import Columns
 from recoach.data.protocol import Target, TargetConfig
-from recoach.errors import DataError
+from recoach.errors import ConfigError, DataError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -118,8 +118,14 @@ def targets_of(dataset: Dataset, part: Part, repeats: Repeats = "new") -> Target
         repeats: items of the history as targets.
 
     Raises:
+        ConfigError: there is no such part.
         DataError: no target is left.
     """
+    if part not in get_args(Part):
+        raise ConfigError(
+            f"There is no part {part!r} to predict. Choose 'valid', the validation items, or "
+            "'test', the test items."
+        )
     parts = [dataset.train, dataset.valid, dataset.test]
     segment = parts[1 if part == "valid" else 2]
     earlier = parts[: 1 if part == "valid" else 2]

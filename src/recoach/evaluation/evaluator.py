@@ -79,7 +79,7 @@ def evaluate(
         users: int64[B], the users to evaluate (default: all users with a target).
 
     Raises:
-        ConfigError: `ks` is empty or holds a value below 1.
+        ConfigError: there is no such split, or `ks` is empty or holds a value below 1.
         DataError: no user has a target in this split.
         ModelError: the model was built for other users or items, or returns non-finite scores.
     """

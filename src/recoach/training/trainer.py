@@ -200,6 +200,7 @@ class RLTrainer:
             ks: the cut-offs of the metrics.
 
         Raises:
+            ConfigError: there is no such part.
             DataError: no user has a target in this part.
         """
         held_out = self.context.eval_dataset if part == "valid" else None
