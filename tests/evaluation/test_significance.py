@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from recoach.errors import DataError
 from recoach.evaluation import significance as module
 from recoach.evaluation.significance import (
     detectable_difference,
@@ -135,10 +138,40 @@ def test_one_cluster_detects_nothing_and_a_negative_deviation_is_refused():
             minimal_detectable_effect(**{"standard_deviation": 1, "clusters": 9} | wrong)
 
 
-def test_the_relative_difference_to_a_mean_of_zero_is_zero():
+def test_the_relative_difference_to_a_mean_of_zero_is_undefined():
     result = paired_bootstrap(np.ones(5), np.zeros(5))
     assert result.difference == 1
-    assert result.relative == 0
+    assert math.isnan(result.relative)
+    record = result.to_record(8)
+    assert record["relative"] is None
+    assert (record["difference"], record["verdict"]) == (1, "better")
+    assert paired_bootstrap([0.5, 0.25, 0.5], [1, 1, 1]).to_record(3)["relative"] == -0.583
+
+
+def test_lists_are_compared_as_arrays_are():
+    assert paired_bootstrap([1, 0, 1, 1], [0, 0, 1, 0], clusters=[0, 0, 1, 1]) == paired_bootstrap(
+        np.array([1.0, 0, 1, 1]), np.array([0.0, 0, 1, 0]), clusters=np.array([0, 0, 1, 1])
+    )
+    assert paired_bootstrap([True, True], [False, True]).difference == 0.5
+
+
+@pytest.mark.parametrize("compare", [paired_bootstrap, detectable_difference])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "clusters", "message"),
+    [
+        ([0.5, math.nan, 1], [0, 0, 0], None, "first model have 1 that .* at index 1: nan"),
+        ([0, 0, 0], [0, math.inf, -math.inf], None, "second model have 2 .* at index 1: inf"),
+        ([], [], None, "no values to compare"),
+        ([1, 2, 3], [1, 2], None, "first model has 3 values, the second 2. Pass"),
+        ([1, 2], [1, 2], [0], "first model has 2 values, the second 2, and 1 clusters"),
+        (["a", "b"], [1, 2], None, "first model are not numbers"),
+        ([1, 2], [[1, 2], [3, 4]], None, r"second model have shape \(2, 2\)"),
+        (1.0, [1], None, r"first model have shape \(\)"),
+    ],
+)
+def test_values_that_cannot_be_compared_are_a_data_error(compare, ours, theirs, clusters, message):
+    with pytest.raises(DataError, match=message):
+        compare(ours, theirs, clusters=clusters)
 
 
 def test_the_interval_over_seeds_is_student_t():

@@ -3,9 +3,11 @@
 import pytest
 from rich.console import Console
 
+from recoach.report.figures import result_panels
 from recoach.report.tables import (
     columns,
     comparison_table,
+    format_change,
     format_metric,
     format_percent,
     main_metrics,
@@ -33,6 +35,20 @@ def test_a_gain_is_reported_with_its_interval_and_the_control(results):
         "Continued supervised training for as many steps changes NDCG@10 by +1.0 % (no significant "
         "difference); GRPO is better than that (+3.5 %, 95 % interval +2.5 to +4.5 %)."
     )
+
+
+def test_a_change_from_zero_is_a_dash(results):
+    for model in ("base", "tuned"):
+        results["models"][model]["test"]["recall@10"] = 0.0588 * (model == "tuned")
+    for recorded in (None, 0.0):  # as it is recorded now, and as it was
+        entry(results, "tuned", "base", "recall@10")["relative"] = recorded
+        assert "Recall@10 from 0.0000 to 0.0588 (–, 95 % interval –)" in summary(results)
+        line = next(x for x in printed(comparison_table(results)).splitlines() if "0.0588" in x)
+        assert "0.0588 –" in line
+        assert "0.0 %" not in line
+        assert result_panels(results, ["recall@10"])
+    assert format_change(0.0588, 0.0) == "–"
+    assert format_change(0.3, 0.2) == "+50.0 %"
 
 
 def test_the_value_is_described_where_it_is_rewarded(results):

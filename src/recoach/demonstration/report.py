@@ -9,7 +9,7 @@ from recoach.demonstration.pipeline import CONTROL, GRPO
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.front import RL, front_picture
 from recoach.report.table_formats import ResultTable, html_page, markdown
-from recoach.report.tables import format_metric, format_percent
+from recoach.report.tables import format_change, format_metric
 
 Record = Mapping[str, Any]
 _TITLE: Final = "A simulated shop: more revenue at the same accuracy"
@@ -68,13 +68,11 @@ def _lists_table(record: Record) -> ResultTable:
     for row in record["rows"]:
         test = row["test"]
         accuracy = (
-            format_metric(base[name])
-            if test is base
-            else format_percent(test[name] / base[name] - 1)
+            format_metric(base[name]) if test is base else format_change(test[name], base[name])
             for name in (ACCURACY, "true_ndcg")
         )
         sums = (f"{_LISTS * test[f'true_{name}']:.1f}" for name in ("clicks", "purchases"))
-        gain = format_percent(test[REVENUE] / base[REVENUE] - 1)
+        gain = format_change(test[REVENUE], base[REVENUE])
         rows.append((_label(row), *accuracy, *sums, f"{_LISTS * test[REVENUE]:.0f}", gain))
     columns = (
         "lists of ten",

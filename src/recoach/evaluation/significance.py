@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
+from recoach.errors import DataError
 from recoach.evaluation.estimates import detectable_effect
 
 _MAX_COUNTS = 2**25
@@ -27,18 +29,27 @@ class Comparison(NamedTuple):
     high: float
     """Upper end of that interval."""
     relative: float
-    """Difference divided by the mean of the second model; 0 if that mean is 0."""
+    """Difference divided by the mean of the second model; nan if that mean is 0."""
     p_value: float
     verdict: Verdict
 
+    def to_record(self, digits: int | None = None) -> dict[str, Any]:
+        """Return the values for a JSON record, rounded to `digits`; None in place of nan."""
+        record: dict[str, Any] = self._asdict()
+        for name, number in record.items():
+            if isinstance(number, float):
+                rounded = number if digits is None else round(number, digits)
+                record[name] = None if math.isnan(number) else rounded
+        return record
+
 
 def paired_bootstrap(
-    ours: np.ndarray,
-    theirs: np.ndarray,
+    ours: npt.ArrayLike,
+    theirs: npt.ArrayLike,
     *,
     samples: int = 2000,
     seed: int = 0,
-    clusters: np.ndarray | None = None,
+    clusters: npt.ArrayLike | None = None,
     alpha: float = 0.05,
 ) -> Comparison:
     """Compare two models on the same states by a paired bootstrap of the mean difference.
@@ -62,14 +73,18 @@ def paired_bootstrap(
 
     Returns:
         The percentile interval, the two-sided p-value and a verdict on the first model.
+
+    Raises:
+        DataError: there are no states, the lengths differ, or a value is not a finite number.
     """
+    ours, theirs, clusters = _paired(ours, theirs, clusters)
     totals, sizes, counts = _distinct_clusters(ours - theirs, clusters)
     means = _resampled_means(totals, sizes, counts, samples, np.random.default_rng(seed))
     low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     tail = min((means <= 0).sum(), (means >= 0).sum())
     p_value = min(1.0, 2 * (int(tail) + 1) / (samples + 1))
     difference, base = float(np.mean(ours) - np.mean(theirs)), float(np.mean(theirs))
-    relative = difference / base if base else 0.0
+    relative = difference / base if base else math.nan
     interval = float(low), float(high)
     return Comparison(difference, *interval, relative, p_value, verdict(*interval))
 
@@ -171,7 +186,7 @@ def minimal_detectable_effect(
 
 
 def detectable_difference(
-    ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None = None
+    ours: npt.ArrayLike, theirs: npt.ArrayLike, clusters: npt.ArrayLike | None = None
 ) -> float:
     """Return the mean difference that the comparison of two models would find four times in five.
 
@@ -184,7 +199,11 @@ def detectable_difference(
 
     Returns:
         A difference in the unit of the metric; infinite with fewer than two clusters.
+
+    Raises:
+        DataError: as for `paired_bootstrap`.
     """
+    ours, theirs, clusters = _paired(ours, theirs, clusters)
     differences = ours - theirs
     totals, sizes, counts = _distinct_clusters(differences, clusters)
     n_clusters = int(counts.sum())
@@ -215,6 +234,46 @@ def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:
 
 def _ascending(p_values: Sequence[float]) -> list[int]:
     return sorted(range(len(p_values)), key=lambda index: p_values[index])
+
+
+def _paired(
+    ours: npt.ArrayLike, theirs: npt.ArrayLike, clusters: npt.ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the values of two models and the clusters as arrays of one length, see the callers."""
+    pair = [_metric_values(values, name) for values, name in ((ours, "first"), (theirs, "second"))]
+    groups = None if clusters is None else np.asarray(clusters)
+    lengths = [len(values) for values in pair] + ([] if groups is None else [groups.size])
+    if len(set(lengths)) > 1:
+        of_clusters = "" if groups is None else f", and {lengths[2]:,} clusters"
+        raise DataError(
+            f"The first model has {lengths[0]:,} values, the second {lengths[1]:,}{of_clusters}. "
+            "Pass the values of both models on the same states, in the same order."
+        )
+    if not lengths[0]:
+        raise DataError("There are no values to compare. Pass a metric of at least one state.")
+    return pair[0], pair[1], groups
+
+
+def _metric_values(values: npt.ArrayLike, name: str) -> np.ndarray:
+    """Return float[B] finite values of a model; DataError for anything else."""
+    try:
+        array = np.asarray(values)
+        array = array if array.dtype.kind == "f" else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The values of the {name} model are not numbers ({error}). Pass one number a state."
+        ) from error
+    if array.ndim != 1:
+        raise DataError(
+            f"The values of the {name} model have shape {array.shape}. Pass one number a state."
+        )
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if len(wrong):
+        raise DataError(
+            f"The values of the {name} model have {len(wrong):,} that are not finite, the first at "
+            f"index {wrong[0]}: {array[wrong[0]]}. Leave these states out of both models."
+        )
+    return array
 
 
 def _distinct_clusters(

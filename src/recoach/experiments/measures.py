@@ -12,7 +12,6 @@ from recoach.evaluation.beyond_accuracy import RecommendationLists, list_metrics
 from recoach.evaluation.evaluator import Evaluation
 from recoach.evaluation.metrics import METRICS, TargetRanks, metrics_per_user
 from recoach.evaluation.significance import (
-    Comparison,
     detectable_difference,
     holm_levels,
     holm_p_values,
@@ -172,18 +171,11 @@ def _compare(
             detectable[metric] = {"detectable": round(difference, 8)}
     return [
         {"a": a, "b": b, "split": "test", "metric": metric}
-        | _rounded(comparison)
+        | comparison.to_record(8)
         | detectable.get(metric, {})
         | ({"adjusted": adjusted[metric]} if metric in adjusted else {})
         for metric, comparison in compared.items()
     ]
-
-
-def _rounded(comparison: Comparison) -> dict[str, Any]:
-    return {
-        name: round(value, 8) if isinstance(value, float) else value
-        for name, value in comparison._asdict().items()
-    }
 
 
 def _stratum_entry(

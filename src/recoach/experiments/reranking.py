@@ -190,5 +190,5 @@ def _comparisons(chosen: _Evaluated, base: _Evaluated, targets: Targets) -> list
         if is_defined.any():
             users = targets.users[is_defined]
             found = paired_bootstrap(values[is_defined], theirs[name][is_defined], clusters=users)
-            entries.append({"metric": name} | found._asdict())
+            entries.append({"metric": name} | found.to_record())
     return entries

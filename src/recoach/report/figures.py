@@ -293,6 +293,7 @@ def _change_panel(results: Results, names: Sequence[str]) -> Panel | None:
             index + shift: entry
             for index, name in enumerate(names)
             if (entry := find_comparison(results, stage, "base", name)) is not None
+            and entry["relative"] is not None
         }
         for stage, shift in stages.items()
     }

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import STYLE
 from recoach.report.table_formats import ResultTable, html_page, markdown
-from recoach.report.tables import format_metric, format_percent, metric_label
+from recoach.report.tables import format_change, format_metric, metric_label
 
 Record = Mapping[str, Any]
 RL: Final = "fine-tuning"
@@ -155,10 +155,10 @@ def _settings(record: Record) -> ResultTable:
     rows = [("base", "", "", *(format_metric(base[name]) for name in names), "")]
     for method, found in record["methods"].items():
         for entry in found["settings"]:
-            change = entry["test"][record["accuracy"]] / base[record["accuracy"]] - 1
+            change = format_change(entry["test"][record["accuracy"]], base[record["accuracy"]])
             cells = (format_metric(entry["test"][name]) for name in names)
             mark = "yes" if entry["on_front"] else ""
-            rows.append((method, f"{entry['knob']:.3g}", mark, *cells, format_percent(change)))
+            rows.append((method, f"{entry['knob']:.3g}", mark, *cells, change))
     columns = ("method", "knob", "on the front", *map(metric_label, names), "accuracy vs. base")
     return ResultTable("All settings, test", columns, rows)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from recoach.experiments.run_folder import RunFolder
 from recoach.report.figures import COLOURS, STYLE
 from recoach.report.table_formats import ResultTable, html_page
-from recoach.report.tables import MISSING, OBJECTIVE, format_metric, format_percent, metric_label
+from recoach.report.tables import MISSING, OBJECTIVE, format_change, format_metric, metric_label
 
 Record = Mapping[str, Any]
 
@@ -122,7 +122,7 @@ def completed_trials(record: Record) -> list[Mapping[str, Any]]:
 
 def change_against_base(value: float, base: float) -> str:
     """Return the change of a trial against the base in per cent."""
-    return format_percent(value / base - 1 if base else None)
+    return format_change(value, base)
 
 
 def settings_text(trial: Mapping[str, Any]) -> str:

@@ -214,7 +214,10 @@ def find_comparison(results: Results, a: str, b: str, metric: str) -> Mapping[st
     key = (a, b, "test", metric)
     for entry in results.get("comparisons", ()):
         if (entry["a"], entry["b"], entry["split"], entry["metric"]) == key:
-            return {**entry, **entry.get("adjusted", {})}
+            # Earlier versions recorded a relative change of 0 where the reference is 0.
+            is_undefined = metric_value(results, b, metric) == 0
+            relative = {"relative": None} if is_undefined else {}
+            return {**entry, **entry.get("adjusted", {}), **relative}
     return None
 
 
@@ -239,6 +242,11 @@ def format_percent(fraction: float | None) -> str:
     """Return a fraction as signed per cent with one decimal: 0.046 becomes "+4.6 %"."""
     text = _signed_percent(fraction)
     return text if text == MISSING else f"{text} %"
+
+
+def format_change(value: float, reference: float) -> str:
+    """Return the change of a number relative to another, or a dash if that is 0."""
+    return format_percent(value / reference - 1 if reference else None)
 
 
 def format_interval(results: Results, entry: Mapping[str, Any]) -> str:

@@ -201,11 +201,8 @@ def _bootstrap_users(runs: Sequence[RunFolder], stages: Sequence[str]) -> list[d
                 result = paired_bootstrap(
                     left[metric].to_numpy(), right[metric].to_numpy(), clusters=clusters
                 )
-                rounded = {
-                    name: round(value, 8) if isinstance(value, float) else value
-                    for name, value in result._asdict().items()
-                }
-                rows.append({"a": a, "b": b, "split": "test", "metric": metric} | rounded)
+                row = {"a": a, "b": b, "split": "test", "metric": metric}
+                rows.append(row | result.to_record(8))
     return rows
 
 
@@ -225,7 +222,8 @@ def _average_intervals(records: Sequence[Mapping[str, Any]]) -> list[dict[str, A
             same = [seed[a, b, metric] for seed in by_seed]
             row = {"a": a, "b": b, "split": "test", "metric": metric}
             for name in ("difference", "low", "high", "relative"):
-                row[name] = round(float(np.mean([one[name] for one in same])), 8)
+                values = [one[name] for one in same]
+                row[name] = None if None in values else round(float(np.mean(values)), 8)
             rows.append(row | {"verdict": verdict(row["low"], row["high"])})
     return rows
 

@@ -92,6 +92,8 @@ def _change(cell: Record, stage: str) -> str:
     for row in cell["comparisons"]:
         if stage == "tuned" and (row["a"], row["b"], row["metric"]) == (stage, twin, _METRIC):
             reference = cell["models"][twin]["test"][_METRIC]["mean"]
+            if not reference:
+                return f"{MISSING} {row['verdict']}"
             low, high = (100 * row[end] / reference for end in ("low", "high"))
             relative = 100 * row["difference"] / reference
             return f"{relative:+.1f} % [{low:+.1f}, {high:+.1f}] {row['verdict']}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from recoach.evaluation.pooling import PooledEffect, pooled_effect
 from recoach.report.table_formats import ResultTable
-from recoach.report.tables import MISSING, format_metric, format_percent
+from recoach.report.tables import MISSING, format_change, format_metric, format_percent
 from recoach.reproduction.labels import CONTROL, NAMES
 from recoach.reproduction.ladder_cells import rungs_of
 
@@ -61,7 +61,7 @@ def costs(record: Record) -> ResultTable:
             continue
         for row in rows:
             if row.get("multiply_adds") is not None:
-                gain = MISSING if row is base else format_percent(row["test"] / base["test"] - 1)
+                gain = MISSING if row is base else format_change(row["test"], base["test"])
                 rows_of_table.append(
                     (
                         f"{NAMES.get(model, model)}, {log}, {_PROTOCOLS[protocol]}",

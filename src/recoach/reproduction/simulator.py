@@ -209,7 +209,7 @@ def _over_seeds(results: Sequence[Mapping[str, Any]], name: str) -> dict[str, An
         values, base_values = (
             np.concatenate([one[metric] for one in seeds]) for seeds in (policy, base)
         )
-        against = paired_bootstrap(values, base_values)._asdict()
+        against = paired_bootstrap(values, base_values).to_record()
         if len(means) >= _MIN_SEEDS_FOR_INTERVAL:
             differences = [mean - other for mean, other in zip(means, base_means, strict=True)]
             against["seeds"] = seeds_interval(differences)

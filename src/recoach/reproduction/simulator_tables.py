@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from recoach.report.figures import STYLE
 from recoach.report.table_cells import verdict_cell
 from recoach.report.table_formats import ResultTable
-from recoach.report.tables import MISSING, format_metric, format_percent, metric_label
+from recoach.report.tables import MISSING, format_change, format_metric, metric_label
 from recoach.reproduction.figures import save
 from recoach.reproduction.labels import CONTROL
 
@@ -90,7 +90,9 @@ def _label(policy: str) -> str:
 
 def _compared(reward: Record, record: Record) -> str:
     base = record["policies"]["base"]["reward"]["mean"]
-    change = format_percent(reward["mean"] / base - 1)
+    if not base:
+        return f"{MISSING}: {reward['against_base']['verdict']}"
+    change = format_change(reward["mean"], base)
     return f"{change}: {verdict_cell(reward['against_base'], base)}"
 
 
