@@ -106,7 +106,7 @@ def test_without_times_known_pairs_are_left_out_unless_the_log_repeats_pairs():
 
 
 def test_new_events_without_times_are_refused_where_the_log_has_times(dataset):
-    with pytest.raises(DataError, match="The log has times and the new events have none"):
+    with pytest.raises(DataError, match=r"no column timestamp, .*--column timestamp="):
         extend(dataset, read([("a", "w")]))
 
 
@@ -151,3 +151,40 @@ def test_the_newest_events_are_held_out(dataset):
     assert [len(result.train.row(n)) for n in (0, 1)] == [4, 3]
     assert result.valid.lengths.tolist() == [0, 2]
     assert result.split.target == "successive"
+
+
+def with_column(name, values):
+    columns = {"user_id": list("aaa"), "item_id": list("xyz"), "timestamp": [1e9, 1.1e9, 1.2e9]}
+    return leave_last_out(read_interactions(pl.DataFrame(columns | {name: values})), "log")
+
+
+NEWER = {"user_id": ["a"], "item_id": ["w"], "timestamp": [1.3e9]}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("value", [1.5, 2.5, 3.5]),
+        ("session_id", ["s", "t", "u"]),
+        ("propensity", [0.5, 0.25, 0.125]),
+        ("impression_id", ["s", "t", "u"]),
+        ("position", [1, 2, 3]),
+    ],
+)
+def test_a_column_that_new_events_lack_stays_and_is_missing_for_them(name, values):
+    result = extend(with_column(name, values), read_interactions(pl.DataFrame(NEWER)))
+    assert result.dataset.train.columns[name].to_list() == [*values, None]
+    assert f"no values of {name}: missing in the new rows" in result.counts.line()
+
+
+@pytest.mark.parametrize(("name", "value"), [("rating", 4.0), ("event_type", "view")])
+def test_a_column_that_may_not_have_missing_values_is_required(name, value):
+    log = with_column(name, [value] * 3)
+    with pytest.raises(DataError, match=f"frame: there is no column {name}, .* --column {name}="):
+        extend(log, read_interactions(pl.DataFrame(NEWER)))
+
+
+def test_a_column_that_only_new_events_have_is_named(dataset):
+    result = extend(dataset, read_interactions(pl.DataFrame(NEWER | {"rating": [3.0]})))
+    assert "rating left out: the log of the run has no values" in result.counts.line()
+    assert "rating" not in result.dataset.train.columns

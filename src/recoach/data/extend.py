@@ -1,7 +1,7 @@
 """Extend a dataset by newer events; users and items keep their numbers, new ones are appended."""
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,43 +11,20 @@ from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset, RaggedArray, assemble, join_rows, select
 from recoach.data.filters import NO_RATINGS
 from recoach.data.interactions import Interactions, LongArray
-from recoach.data.log_columns import concatenate, take
+from recoach.data.log_columns import concatenate, take, with_missing
 from recoach.data.protocol import ByTime, TargetConfig
+from recoach.data.row_counts import RowCounts
 from recoach.errors import DataError
 
 BoolArray = npt.NDArray[np.bool_]
 _KEY = ("timestamp", "event_type", "session_id", "impression_id", "position")
 """Columns that tell two events of a user and an item apart, where both logs have them."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What became of the rows of a file of new events."""
-
-    rows: int
-    """Rows of the file."""
-    new: int
-    """Rows that were added."""
-    known: int
-    """Rows that the log has already."""
-    filtered: int
-    """Rows that the filters of the run leave out: rated too low, repeated, or not later than the
-    end of a log that was filtered."""
-    late: int
-    """Rows among the new ones that are earlier than the last event of their user."""
-    new_users: int
-    new_items: int
-
-    def line(self) -> str:
-        """Return the counts as a sentence."""
-        parts = [f"{self.new:,} new", f"{self.known:,} already in the log"]
-        if self.filtered:
-            parts.append(f"{self.filtered:,} left out by the filters of the run")
-        line = f"{self.rows:,} rows: {', '.join(parts)}"
-        line += f"; {self.new_users:,} new users, {self.new_items:,} new items"
-        if self.late:
-            line += f"; {self.late:,} of the new rows are earlier than the last event of their user"
-        return f"{line}."
+_NEEDED: Final = {
+    "timestamp": "without times the order of the events is not known",
+    "event_type": "rewards, weights and filters read the type of each event",
+    "rating": "rewards and filters read the rating of each event",
+}
+"""Columns that new events must have where the log has them -> why; no event may lack a value."""
 
 
 class Extension(NamedTuple):
@@ -81,8 +58,11 @@ def extend(
         log_end: the time, in milliseconds, up to which the log so far was filtered; earlier rows
             that are not in the log were removed by the filters and stay out. None: no filters.
 
+    An optional column that only the dataset has is missing in the added events; one that only they
+    have is left out.
+
     Raises:
-        DataError: the dataset has times or ratings that are needed and the new events have not.
+        DataError: the dataset has times, ratings or event types and the new events have not.
     """
     config = config or PrepareConfig(k_core=0)
     past = join_rows([dataset.train, dataset.valid, dataset.test])
@@ -124,6 +104,8 @@ def extend(
         late=n_late,
         new_users=len(user_ids) - dataset.n_users,
         new_items=len(item_ids) - dataset.n_items,
+        missing_columns=tuple(sorted(past.columns.keys() - new_events.columns.keys())),
+        unused_columns=_unused_columns(past, new_events),
     )
     return Extension(extended, counts)
 
@@ -222,13 +204,21 @@ def _are_last_of_user(mask: BoolArray, rows: RaggedArray) -> BoolArray:
 
 
 def _check_columns(past: RaggedArray, new_events: Interactions, config: PrepareConfig) -> None:
-    if "timestamp" in past.columns and new_events.times is None:
-        raise DataError(
-            "The log has times and the new events have none, so that their order is not known. "
-            "Map the column of times with --column timestamp=NAME."
-        )
+    source = "the new events" if new_events.report is None else new_events.report.source
+    for name, reason in _NEEDED.items():
+        if name in past.columns and name not in new_events.columns:
+            raise DataError(
+                f"{source}: there is no column {name}, which the log of the run has; {reason}. Add "
+                f"it, or map it with --column {name}=NAME."
+            )
     if config.min_rating is not None and new_events.ratings is None:
         raise DataError(NO_RATINGS)
+
+
+def _unused_columns(past: RaggedArray, new_events: Interactions) -> tuple[str, ...]:
+    if not len(past.values):
+        return ()
+    return tuple(sorted(new_events.columns.keys() - past.columns.keys() - {"negative"}))
 
 
 def _key_frame(users: pl.Series, items: pl.Series, columns: dict[str, pl.Series]) -> pl.DataFrame:
@@ -299,9 +289,9 @@ def _merged(
     """Return the rows of all users with the added events, which are new, and how many are late."""
     users, items, is_event = codes
     users, items = users[is_event], items[is_event]
-    columns = concatenate([past.columns, take(added.columns, is_event)])
-    if not len(past.values):
-        columns = take(added.columns, is_event)
+    columns = take(added.columns, is_event)
+    if len(past.values):
+        columns = concatenate([past.columns, with_missing(columns, past.columns, len(items))])
     all_users = np.concatenate([np.repeat(np.arange(len(past)), past.lengths), users])
     is_added = np.arange(len(all_users)) >= len(past.values)
     values = np.concatenate([past.values, items.astype(np.int32)])

@@ -4,7 +4,7 @@
 Parquet file for the engines of `sql`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +53,10 @@ def read_interactions(
             and the remedy.
     """
     table, mapping = _open(source, columns or {}, format, header)
-    reader = LogReader(table, mapping, events, negative_events)
+    return _read(table, LogReader(table, mapping, events, negative_events))
+
+
+def _read(table: Table, reader: LogReader) -> Interactions:
     with convert_read_errors(table.label, table.diagnose):
         rows = reader.read(lambda rows: rows.collect(engine="streaming"))
     id_types = _id_types(rows.schema)
@@ -92,16 +95,23 @@ class StreamedLog(NamedTuple):
     id_types: IdTypes
 
 
-def read_log(source: object, config: PrepareConfig) -> Interactions:
-    """Read a log as `read_interactions` does, with the settings of a config, unfiltered."""
-    return read_interactions(
-        source,
-        columns=config.columns,
-        format=config.format,
-        header=config.header,
-        events=config.events,
-        negative_events=config.negative_events,
-    )
+def read_log(
+    source: object, config: PrepareConfig, *, required: Collection[str] = ()
+) -> Interactions:
+    """Read a log as `read_interactions` does, with the settings of a config, unfiltered.
+
+    Args:
+        source: a path or a frame.
+        config: how to read it.
+        required: detected optional columns that are read or rejected, as columns that the config
+            maps are; others with a value that cannot be read are left out.
+
+    Raises:
+        DataError: as `read_interactions`.
+    """
+    table, mapping = _open(source, config.columns, config.format, config.header)
+    reader = LogReader(table, mapping, config.events, config.negative_events, required)
+    return _read(table, reader)
 
 
 def stream_interactions(source: Path, target: Path, config: PrepareConfig) -> StreamedLog:

@@ -41,6 +41,16 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
     return {name: _concatenate([part[name] for part in parts]) for name in shared}
 
 
+def with_missing(columns: Columns, names_of: Columns, n_rows: int) -> Columns:
+    """Return the columns and, for each other one of `names_of`, `n_rows` missing values."""
+    missing = {
+        name: pl.Series(like.name, [None], dtype=like.dtype).new_from_index(0, n_rows)
+        for name, like in names_of.items()
+        if name not in columns
+    }
+    return {**columns, **missing}
+
+
 def _concatenate(series: Sequence[pl.Series]) -> pl.Series:
     types = [values.dtype for values in series if isinstance(values.dtype, pl.Enum)]
     if len(set(types)) > 1:

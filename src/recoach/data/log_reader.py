@@ -4,7 +4,7 @@ The first pass streams the file and converts its values; `final_columns` gives t
 final types. Only a bad value needs another pass, which finds its line.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import polars as pl
@@ -36,6 +36,7 @@ class LogReader:
             cannot be read is left aside, except for times and ratings.
         events: the declared event types.
         negative_events: the event types that count as negative feedback.
+        required: detected columns that are read or rejected, too.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class LogReader:
         mapping: Mapping[str, str],
         events: Sequence[str],
         negative_events: Sequence[str],
+        required: Collection[str] = (),
     ) -> None:
         self._table, self._mapping = table, mapping
+        self._required = {"rating", *mapping, *required}
         self._events, self._negative_events = tuple(events), tuple(negative_events)
         self.columns = find_columns(table, mapping)
         self.not_used: dict[str, str] = {}
@@ -133,7 +136,7 @@ class LogReader:
                     "types. Pass --column event_type=NAME."
                 )
             return
-        if len(found) > MAX_DETECTED_TYPES and "event_type" not in self._mapping:
+        if len(found) > MAX_DETECTED_TYPES and "event_type" not in self._required:
             name = self.columns.pop("event_type")
             self.not_used[name] = f"{name} is not used: {len(found):,} values are no event types"
             return
@@ -327,7 +330,7 @@ class LogReader:
 
     def _leave_aside(self, column: str, problem: str) -> None:
         """Leave out a detected column; DataError for a column that is mapped or that matters."""
-        if column in self._mapping or column == "rating":
+        if column in self._required:
             if "--column" not in problem:
                 problem += f". Pass --column {column}= to leave the column out."
             raise DataError(problem)

@@ -49,6 +49,21 @@ def accept_mask_seen(function: Callable[Parameters, Result]) -> Callable[Paramet
     return call
 
 
+class NoTargetsError(DataError):
+    """A part of a dataset has nothing to predict.
+
+    Attributes:
+        reasons: what was left out, in brackets after a space; "" if nothing was.
+    """
+
+    def __init__(self, name: str, part: Part, reasons: str) -> None:
+        super().__init__(
+            f"No user of {name} has an item in {part} to predict{reasons}. Evaluate on another "
+            "split or with other settings."
+        )
+        self.reasons = reasons
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
     """B states of users and the N items to predict from them.
@@ -119,7 +134,7 @@ def targets_of(dataset: Dataset, part: Part, repeats: Repeats = "new") -> Target
 
     Raises:
         ConfigError: there is no such part.
-        DataError: no target is left.
+        NoTargetsError: no target is left.
     """
     if part not in get_args(Part):
         raise ConfigError(
@@ -147,10 +162,7 @@ def targets_of(dataset: Dataset, part: Part, repeats: Repeats = "new") -> Target
         keep &= ~out
     counts = np.bincount(states[keep], minlength=len(users))
     if not counts.any():
-        raise DataError(
-            f"No user of {dataset.name or 'the dataset'} has an item in {part} to predict"
-            f"{_reasons(excluded)}. Evaluate on another split or with other settings."
-        )
+        raise NoTargetsError(dataset.name or "the dataset", part, _reasons(excluded))
     left = counts > 0
     return Targets(
         part,

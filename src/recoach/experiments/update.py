@@ -1,7 +1,7 @@
 """Update a run with newer events: extend its log, grow its model, train on what is new.
 
 An update that a kill interrupts leaves an unfinished version, which the same update resumes and
-another one takes the events of.
+another one takes the events of. An update that is refused leaves nothing.
 """
 
 import hashlib
@@ -15,11 +15,13 @@ import polars as pl
 
 from recoach.data.config import PrepareConfig
 from recoach.data.dataset import Dataset
-from recoach.data.extend import RowCounts, events_not_in, extend, hold_out_newest, with_catalogue
+from recoach.data.extend import events_not_in, extend, hold_out_newest, with_catalogue
 from recoach.data.ingest import read_log
 from recoach.data.interactions import Interactions
 from recoach.data.item_table import read_item_table
 from recoach.data.prepared import MANIFEST, describe_source, load_dataset, recover, save_dataset
+from recoach.data.row_counts import RowCounts
+from recoach.errors import BusyError, RecoachError
 from recoach.experiments.config import ExperimentConfig
 from recoach.experiments.run_folder import RunFolder
 from recoach.experiments.served import load_served, served_stage
@@ -83,7 +85,8 @@ def update(
     Raises:
         BusyError: another process works in the run folder.
         RunError: the folder is no finished run.
-        DataError: the new log cannot be read.
+        DataError: the new log cannot be read, has not a column that the log has and that is needed,
+            or holds nothing to compare the trained versions on. The run stays as it was.
         ModelError: the model cannot grow.
     """
     folder = RunFolder(Path(run))
@@ -93,15 +96,33 @@ def update(
         dataset, (model,) = load_served(folder, [stage])
         served = ServedVersion(folder, run_config, config, stage, dataset, model)
         config.settings(model)  # raises for settings that do not fit the model
-        events = read_log(new, layout or _layout(run_config))
+        events = read_log(new, layout or _layout(run_config), required=tuple(dataset.train.columns))
         number, counts = _Plan(served).prepare(events, items)
         if number is None:
             reason = "there is nothing new in it."
             current = read_history(folder).served
             return UpdateResult(current, None, counts, "nothing new", reason)
-        with version_folder(folder, number).lock():
-            record = VersionTraining(served, number, make_callback).run(counts)
+        record = _train(served, number, counts, make_callback)
         return _commit(folder, record, counts, config.keep)
+
+
+def _train(
+    served: ServedVersion, number: int, counts: RowCounts, make_callback: CallbackFactory | None
+) -> dict[str, Any]:
+    """Train a version and return its record; a version that is refused is removed.
+
+    An interruption is no refusal: the version stays, and the same update resumes it.
+    """
+    version = version_folder(served.folder, number)
+    try:
+        with version.lock():
+            return VersionTraining(served, number, make_callback).run(counts)
+    except BusyError:
+        raise
+    except RecoachError:
+        # Otherwise the next update would take the events of this one without counting them.
+        shutil.rmtree(version.path)
+        raise
 
 
 def _commit(

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from recoach.data.dataset import Dataset, RaggedArray
-from recoach.data.extend import BoolArray, RowCounts, events_not_in
+from recoach.data.extend import BoolArray, events_not_in
 from recoach.data.prepared import load_dataset
-from recoach.data.targets import targets_of
+from recoach.data.row_counts import RowCounts
+from recoach.data.targets import NoTargetsError, targets_of
 from recoach.errors import ConfigError, DataError
 from recoach.evaluation.evaluator import evaluate_targets
 from recoach.evaluation.metrics import cutoff
@@ -63,8 +64,10 @@ class VersionTraining:
     def run(self, counts: RowCounts) -> dict[str, Any]:
         """Train with every setting and return the record of the version."""
         began, cpu = time.monotonic(), time.process_time()
-        self.version.begin(self.run_config, self.dataset)
         settings = self.config.settings(self.served.model)
+        if settings:
+            self._check_targets()
+        self.version.begin(self.run_config, self.dataset)
         record: dict[str, Any] = {
             "version": self.number,
             "parent": read_history(self.served.folder).served,
@@ -81,6 +84,22 @@ class VersionTraining:
         record["seconds"] = round(time.monotonic() - began, 1)
         record["cpu_seconds"] = round(time.process_time() - cpu, 1)
         return record
+
+    def _check_targets(self) -> None:
+        """Raise a DataError where training could not choose its best step on the newest events."""
+        try:
+            targets_of(self.dataset, "valid", self.repeats)
+        except NoTargetsError as error:
+            remedy = "Wait until there are more events and give all new ones in one file"
+            if self.repeats == "new":
+                remedy += (
+                    ". Where users take the same items again and this is to be recommended, train "
+                    "the run with evaluation.repeats = 'all'"
+                )
+            raise DataError(
+                f"The newest of the new events hold nothing to compare models on{error.reasons}, "
+                f"so that the run stays as it was. {remedy}."
+            ) from error
 
     def _train(self, settings: list[tuple[Method, float]]) -> dict[str, Any]:
         """Train with each setting, keep the best one on validation and return its description."""
