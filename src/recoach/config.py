@@ -1,7 +1,7 @@
 """The base class of all settings, and its errors in plain words."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +23,9 @@ class StrictConfig(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    foreign_names: ClassVar[Mapping[str, str]] = {}
+    """Names that users of another library try, and the sentence that their message ends with."""
 
     if not TYPE_CHECKING:  # type checkers take the parameters from the fields
 
@@ -53,7 +56,10 @@ def validation_message(
     key = _key(problem, values)
     if problem["type"] == "extra_forbidden":
         *parents, name = map(str, problem["loc"])
-        near = suggestion(name, _fields(config, parents))
+        kinds = _configs_at(config, parents)
+        hints = [kind.foreign_names for kind in kinds if issubclass(kind, StrictConfig)]
+        fields = dict.fromkeys(field for kind in kinds for field in kind.model_fields)
+        near = next((hint[name] for hint in hints if name in hint), suggestion(name, fields))
         return f"{where}: there is no setting {name!r}. {near}"
     if problem["type"] == "union_tag_invalid":
         tag, tags = (problem["ctx"][name] for name in ("tag", "expected_tags"))
@@ -66,8 +72,8 @@ def validation_message(
     return f"{where}{'.' + key if key else ''}: {reason}{given}."
 
 
-def _fields(config: type[BaseModel], parents: Sequence[str]) -> Iterable[str]:
-    """Return the settings of a class, or of the settings in it at the end of a path.
+def _configs_at(config: type[BaseModel], parents: Sequence[str]) -> list[type[BaseModel]]:
+    """Return a class of settings, or the classes of the settings in it at the end of a path.
 
     A path holds names of fields and, after a field with several classes of settings, the tag of
     one of them.
@@ -79,7 +85,7 @@ def _fields(config: type[BaseModel], parents: Sequence[str]) -> Iterable[str]:
             candidates = [kind for field in fields for kind in _config_classes(field.annotation)]
         else:
             candidates = [kind for kind in candidates if _tag(kind) == part]
-    return dict.fromkeys(name for kind in candidates for name in kind.model_fields)
+    return candidates
 
 
 def _tag(config: type[BaseModel]) -> object:

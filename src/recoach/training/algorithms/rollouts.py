@@ -1,6 +1,7 @@
 """Algorithms that roll out an old policy and estimate a policy gradient from the rollout."""
 
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -16,6 +17,7 @@ from recoach.training.algorithms.base import (
     draw_generator,
 )
 from recoach.training.algorithms.regulariser import RegularisedConfig
+from recoach.training.trl_names import TRL_NAMES
 
 _ENTROPY_STATES = 32
 """States of a step whose entropy is logged: an estimate that costs no pass over all states."""
@@ -23,6 +25,9 @@ _ENTROPY_STATES = 32
 
 class RolloutConfig(RegularisedConfig):
     """Settings of the old policy, the clipped ratio and the groups of drawn items."""
+
+    foreign_names: ClassVar[Mapping[str, str]] = TRL_NAMES
+    """What to do for names of TRL."""
 
     num_generations: int | None = Field(default=None, ge=2)
     """Size of a group (G): 4096 items where items are drawn, 16 lists or 4 passes, unless set."""
