@@ -4,12 +4,14 @@ import functools
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from recoach.data.dataset import RaggedArray
 from recoach.data.split import leave_last_out
 from recoach.errors import ConfigError
+from recoach.evaluation.evaluator import evaluate
 from recoach.experiments.trainer import GRPOTrainer
 from recoach.models.registry import build_model
 from recoach.policy.list_rewards import calibration, diversity
@@ -30,9 +32,11 @@ from recoach.training.algorithms.s_dpo import SDPOConfig
 from recoach.training.algorithms.supervised_q import SQNActorCriticConfig
 from recoach.training.algorithms.top_k_off_policy import TopKOffPolicyConfig
 from recoach.training.context import RunContext
+from recoach.training.pretraining import pretrain
 from toy_logs import cycle
 
-DATASET = leave_last_out(cycle(24, 12, length=7))
+LOG = cycle(24, 12, length=7)
+DATASET = leave_last_out(LOG)
 DRAWN = {"estimator": "sampled", "loss_type": "grpo", "num_generations": 8}
 LISTS = {"estimator": "slate", "loss_type": "grpo", "num_generations": 4, "slate_length": 3}
 ALIKE = {"multi_objective_aggregation": "normalize_then_sum"}
@@ -179,6 +183,8 @@ def test_the_temperature_is_fitted_to_what_the_policy_shows():
         (lambda prompts, completions: completions, r"cannot be called.*ahead.*\*\*columns"),
         (lambda completions, **_: [1.0] * len(completions), "returned shape"),
         (lambda completions, **_: completions / 0.0, "infinite reward"),
+        (lambda completions, **_: [["a"] * 8] * 9, "reward function <lambda> returned list, which"),
+        (lambda completions, **_: {"a": 1}, "reward function <lambda> returned dict, which"),
         (3, "3 is neither"),
     ],
 )
@@ -240,3 +246,58 @@ def test_a_negative_weight_is_named_beside_a_negative_reward():
 def test_ratings_that_are_all_missing_are_said_to_be():
     with pytest.raises(ConfigError, match="all are missing"):
         rated(torch.full((5,), torch.nan))
+
+
+@pytest.mark.parametrize("answer", [["a"] * 7, {"a": 1}, object(), {1, 2}])
+def test_a_reward_of_the_log_that_is_no_array_of_numbers_is_named(answer):
+    @log_reward
+    def words(completions, **_):
+        return answer
+
+    kind = type(answer).__name__
+    with pytest.raises(ConfigError, match=f"reward function words returned {kind}, which is not"):
+        GRPOTrainer(build(), words, GRPOConfig(max_steps=1), train_dataset=DATASET).train()
+
+
+def test_the_advice_for_a_function_of_draws_is_a_valid_configuration():
+    def undecorated(completions, **_):
+        return completions * 0.0
+
+    with pytest.raises(ConfigError, match="undecorated may reward any item") as caught:
+        GRPOTrainer(build(), undecorated, GRPOConfig(max_steps=1), train_dataset=DATASET)
+    assert 'GRPOConfig(estimator="sampled", loss_type="grpo")' in str(caught.value)
+    args = GRPOConfig(estimator="sampled", loss_type="grpo", max_steps=1, num_generations=4)
+    GRPOTrainer(build(), undecorated, args, train_dataset=DATASET).train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_warning"),
+    [
+        ({"num_generations": 8}, True),
+        ({"num_generations": 8, "estimator": "stratified"}, True),
+        (DRAWN, False),
+        ({}, False),
+    ],
+)
+def test_a_group_size_without_groups_is_warned_about(caplog, settings, has_warning):
+    GRPOTrainer(build(), args=GRPOConfig(**settings), train_dataset=DATASET)
+    assert ("num_generations = 8 has no effect" in caplog.text) is has_warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train_dataset": LOG}, r"type Interactions.*recoach.leave_last_out\(...\)"),
+        ({"train_dataset": pl.DataFrame({"user_id": [1]})}, "type DataFrame.*leave_last_out"),
+        ({"train_dataset": None}, "type NoneType.*leave_last_out"),
+        ({"model": "sasrec"}, "model is 'sasrec'.*recoach.build_model"),
+        ({"model": torch.nn.Linear(2, 2)}, "model is of the type Linear.*recoach.wrap"),
+    ],
+)
+def test_what_is_no_model_or_dataset_is_told(arguments, message):
+    given = {"model": build(), "train_dataset": DATASET} | arguments
+    with pytest.raises(ConfigError, match=message):
+        GRPOTrainer(**given)
+    for function in (evaluate, pretrain):
+        with pytest.raises(ConfigError, match=message):
+            function(given["model"], given["train_dataset"])

@@ -83,6 +83,7 @@ def evaluate(
         DataError: no user has a target in this split.
         ModelError: the model was built for other users or items, or returns non-finite scores.
     """
+    check_ids(model, dataset)
     targets = targets_of(dataset, split, repeats)
     if users is not None:
         targets = targets.select(np.isin(targets.users, users))

@@ -240,8 +240,19 @@ def check_ids(model: Recommender, dataset: Dataset) -> None:
     score would be that of another item.
 
     Raises:
+        ConfigError: one of them is not a model, or not a dataset.
         ModelError: it was built for others.
     """
+    if not isinstance(model, Recommender):
+        raise ConfigError(
+            f"The model is {_described(model)}. Build the model with recoach.build_model, or wrap "
+            "your module with recoach.wrap."
+        )
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(
+            f"The data are {_described(dataset)}. Pass a dataset: recoach.leave_last_out(...) or "
+            "recoach.split_log(...) make one of a log."
+        )
     if model.n_items != dataset.n_items:
         raise ModelError(
             f"The model was built for {model.n_items:,} items, and {dataset.name or 'the dataset'} "
@@ -260,6 +271,11 @@ def check_ids(model: Recommender, dataset: Dataset) -> None:
         f"for the same {what} in another order: their numbers stand for other ids. Use the dataset "
         "it was trained on; the same log with its rows in another order numbers them otherwise."
     )
+
+
+def _described(value: object) -> str:
+    kind = type(value).__name__
+    return repr(value)[:80] if isinstance(value, str) else f"of the type {kind}"
 
 
 def dot_product(model: Recommender, what: str) -> DotProductRecommender:

@@ -299,11 +299,17 @@ def call_reward(
         lists: whether the function may return one number for each row of completions.
 
     Raises:
-        ConfigError: the function returned another number of rewards than completions, or an
-            infinite one.
+        ConfigError: the function returned something else than numbers, another number of rewards
+            than completions, or an infinite one.
     """
     answer = function(**_accepted(function, arguments))
-    rewards = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
+    try:
+        rewards = answer if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the reward function {name_of(function)} returned {type(answer).__name__}, which is "
+            f"not an array of numbers ({error}); return a number, or None, for each completion."
+        ) from error
     rewards = torch.as_tensor(rewards, dtype=torch.float32).detach()
     shape = tuple(arguments["completions"].shape)
     if tuple(rewards.shape) not in ({shape, shape[:1]} if lists else {shape}):

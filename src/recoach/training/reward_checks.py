@@ -36,7 +36,7 @@ def check_function(function: RewardFunc, args: FinetuneConfig) -> None:
         raise ConfigError(
             f"the reward function {name} may reward any item, and {_source(args)} draws none to "
             "call it with: mark it @log_reward or @item_reward (recoach.policy.reward_funcs), or "
-            "use estimator 'sampled' or 'slate'."
+            'use GRPOConfig(estimator="sampled", loss_type="grpo"), or "slate" for lists.'
         )
     dead_groups = getattr(args, "dead_groups", "zero")
     if scope == "draws" and dead_groups != "zero":

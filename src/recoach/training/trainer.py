@@ -320,7 +320,15 @@ class RLTrainer:
         return float(global_square_sum(self.model, parameter, values.square().sum()))
 
     def _check_group_size(self) -> None:
-        """Check that enough items are not masked to draw different ones."""
+        """Check that enough items are not masked to draw different ones, and that any are drawn."""
+        size = getattr(self.args, "num_generations", None)
+        if size and getattr(self.args, "estimator", "") in ("exact", "stratified"):
+            _LOG.warning(
+                "num_generations = %d has no effect with estimator %r, which draws no groups. "
+                "Leave it out, or set estimator = 'sampled' and loss_type = 'grpo'.",
+                size,
+                getattr(self.args, "estimator", ""),
+            )
         setting, distinct = self.args.distinct_draws
         if not distinct:
             return
