@@ -95,9 +95,10 @@ VERBS = {
     "no experiment": (["run", "gone.toml"], ["Cannot read gone.toml"]),
     "unknown model": (["pretrain", "log", "--output", "o", "--model", "bert4rec"], ["'bert4rec'"]),
     "finetune nothing": (["finetune", "gone"], ["gone is not a run folder"]),
+    "compare nothing": (["compare", "gone", "nope"], ["gone: there is no such file or folder"]),
     "evaluate nothing": (["evaluate", "gone"], ["gone is not a run folder"]),
     "recommend nothing": (["recommend", "gone"], ["gone is not a run folder"]),
-    "report nothing": (["report", "gone"], ["results.json is missing"]),
+    "report nothing": (["report", "gone"], ["gone: there is no such file"]),
     "bad column": (["data", "describe", "log", "--column", "user_id"], ["NAME=COLUMN"]),
     "bad core": (["data", "describe", "log", "--k-core", "-1"], ["--k-core", "-1"]),
     "search nothing": (["search", "--set", "model.name=popularity"], ["no weights"]),
@@ -112,6 +113,38 @@ def test_a_command_without_valid_input_is_refused(recoach, tmp_path, monkeypatch
     arguments, words = VERBS[case]
     assert_refused(recoach(*arguments), words)
     assert list(tmp_path.iterdir()) == []
+
+
+SWAPPED = {
+    "run a log": (
+        ["run", "b.csv"],
+        ["b.csv: this is a log", "recoach demo --data b.csv", "recoach pretrain b.csv"],
+    ),
+    "describe settings": (
+        ["data", "describe", "b.toml"],
+        ["b.toml: this is a configuration, not a log", "recoach run b.toml"],
+    ),
+    "pretrain on settings": (
+        ["pretrain", "b.toml", "--output", "a"],
+        ["b.toml: this is a configuration, not a log", "recoach run"],
+    ),
+    "a missing policy": (
+        ["ope", "ope.csv", "--policy", "nofile.csv"],
+        ["nofile.csv: there is no such file or run folder"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SWAPPED)
+def test_a_file_of_the_wrong_kind_is_told_and_the_right_command_named(
+    recoach, tmp_path, monkeypatch, case
+):
+    monkeypatch.chdir(tmp_path)
+    Path("b.csv").write_text(HEAD + ROWS)
+    Path("b.toml").write_text('[data]\npath = "b.csv"\n')
+    Path("ope.csv").write_text("user_id,item_id,reward,propensity\nu,i,1,0.5\nu,j,0,0.5\n")
+    arguments, words = SWAPPED[case]
+    assert_refused(recoach(*arguments), words)
 
 
 NO_TRAINING = ("--set", "model={name='popularity'}")  # if the space is accepted, nothing trains

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from recoach.cli.console import console, text_table
 from recoach.cli.options import Count, Decimal, Stage, Words, column_names
 from recoach.cli.serve import read_snapshot
-from recoach.errors import ConfigError, OffPolicyError
+from recoach.errors import ConfigError, DataError, OffPolicyError
 from recoach.experiments.run_folder import RunFolder
 from recoach.models.checkpoint import write_atomically
 from recoach.ope.evaluate import OffPolicyConfig, difference, evaluate_policy
@@ -131,6 +131,8 @@ def _open_policy(name: str, served: ServedPolicy, stage: str | None) -> Evaluate
     path = Path(name)
     if path.is_file():
         return TablePolicy(read_table(path))
+    if not path.exists():
+        raise DataError(f"{name}: there is no such file or run folder. Check the path.")
     return ServedRun(read_snapshot(RunFolder(path)), served, stage)
 
 

@@ -36,6 +36,7 @@ from recoach.training.pretrain_config import PretrainConfig
 Table = TypeVar("Table", bound=BaseModel)
 _PRESETS: Final = {"paper": GRPOConfig.paper, "lares": GRPOConfig.lares}
 """Values of `finetune.preset` beside the default, for algorithm `grpo`."""
+_LOG_SUFFIXES: Final = frozenset((".csv", ".tsv", ".parquet", ".jsonl", ".inter", ".gz", ".zst"))
 _LOG = logging.getLogger(__name__)
 
 
@@ -145,6 +146,7 @@ def read_config(
     where = "the defaults"
     if path is not None:
         where = str(path)
+        _check_is_no_log(Path(path))
         try:
             raw = tomllib.loads(read_text(Path(path)))
         except DataError as error:
@@ -166,6 +168,15 @@ def read_config(
             where,
         )
     return _resolve_changed(raw, where, changes)
+
+
+def _check_is_no_log(path: Path) -> None:
+    """Raise ConfigError for a file that is there and has the name of a log."""
+    if path.is_file() and _LOG_SUFFIXES.intersection(map(str.lower, path.suffixes)):
+        raise ConfigError(
+            f"{path}: this is a log, not a configuration in TOML. Try it with `recoach demo --data "
+            f"{path}`, or train a model on it with `recoach pretrain {path} --output runs/base`."
+        )
 
 
 def override(key: str, value: object) -> str:

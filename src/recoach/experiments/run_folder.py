@@ -257,6 +257,8 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file of the run; RunError if it is missing or damaged."""
         path = self.path / name
+        if not self.path.exists():
+            raise RunError(f"{self.path}: there is no such file or folder. Check the path.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

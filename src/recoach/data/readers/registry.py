@@ -114,6 +114,10 @@ def open_table(
         return open_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the path.")
+    if path.suffix.lower() == ".toml" and format_name == "auto" and not header:
+        raise DataError(
+            f"{path}: this is a configuration, not a log. Run it with `recoach run {path}`."
+        )
     file = LogFile(path.absolute())  # polars takes a leading ~ for the home folder
     if header:
         return open_headerless(file, header)
