@@ -138,7 +138,7 @@ def evaluate(path: Run) -> None:
     with folder.lock():
         if not folder.is_complete("base"):
             raise RunError(f"{path} holds an unfinished run. Finish it first.")
-        opened = open_run(config, path, resume=True, make_callback=StageProgress, stored=True)
+        opened = open_run(config, path, resume=True, make_callback=_silent, stored=True)
         if not opened.is_complete:
             raise RunError(f"{path} holds an unfinished run. Finish it first.")
         _show(path, execute(opened))
@@ -198,6 +198,12 @@ def _show(path: Path, results: dict[str, Any]) -> None:
     console.print(comparison_table(results))
     console.print(summary(results))
     console.print(f"Run folder: {path}. Report: {report_path}")
+
+
+def _silent(stage: str) -> Callback:
+    """Return a callback that prints nothing, for stages that are not trained again."""
+    del stage
+    return Callback()
 
 
 def _announce(text: str) -> None:
