@@ -57,7 +57,7 @@ def sampled_rows(n, weights, rates, seed=0, users=None):
 
 def table(weights):
     """Return the frame of a table policy with the same frequencies at all positions."""
-    return pl.DataFrame({"item_id": ITEMS, "probability": list(map(float, weights))})
+    return pl.DataFrame({"item_id": ITEMS, "probability": np.array(weights) / sum(weights)})
 
 
 def sampled_lists(n, weights, reward_of, seed=0):

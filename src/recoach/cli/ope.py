@@ -130,7 +130,11 @@ def _exposures(
 def _open_policy(name: str, served: ServedPolicy, stage: str | None) -> EvaluatedPolicy:
     path = Path(name)
     if path.is_file():
-        return TablePolicy(read_table(path))
+        table = read_table(path)
+        try:
+            return TablePolicy(table)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
     if not path.exists():
         raise DataError(f"{name}: there is no such file or run folder. Check the path.")
     return ServedRun(read_snapshot(RunFolder(path)), served, stage)

@@ -150,7 +150,7 @@ def parse_estimator(text: str, names: Mapping[str, object]) -> tuple[str, float]
 
     Raises:
         ConfigError: there is no such estimator, it has no parameter, or the parameter is not a
-            number of at least 0.
+            number of at least 0, for `clipped_ips` above 0.
     """
     name, _, rest = text.partition("(")
     if name not in names:
@@ -161,6 +161,11 @@ def parse_estimator(text: str, names: Mapping[str, object]) -> tuple[str, float]
         parameter = float(rest.removesuffix(")"))
     except ValueError:
         parameter = -1.0
+    if name == "clipped_ips" and parameter == 0:
+        raise ConfigError(
+            f"{text!r} clips every weight to 0, so that its value is always 0. Write a number "
+            "above 0 in the parentheses."
+        )
     if name not in PARAMETERS or not parameter >= 0:
         raise ConfigError(
             f"{text!r} is no estimator. Write a number of at least 0 in the parentheses, and only "

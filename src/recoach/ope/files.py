@@ -1,6 +1,6 @@
 """Read logs for off-policy evaluation, and tables of policies, from files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -11,11 +11,21 @@ from recoach.ope.log import OffPolicyLog, from_frame
 from recoach.serving.exposures import read_exposures
 
 _KEYS: Final = ("impression_id", "item_id")
-_READERS: Final[Mapping[str, Callable[[Path], pl.DataFrame]]] = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema_length=10_000),
-    ".gz": lambda path: pl.read_csv(path, infer_schema_length=10_000),
-    ".parquet": lambda path: pl.read_parquet(path, glob=False),
-    ".jsonl": pl.read_ndjson,
+_IDS: Final = ("item_id", "user_id", "impression_id")
+
+
+def _read_csv(path: Path, ids: Collection[str]) -> pl.DataFrame:
+    # A guessed type would make 7 of 07: ids are text.
+    names = pl.read_csv(path, n_rows=0, infer_schema=False).columns
+    types = {name: pl.String() for name in names if name in ids}
+    return pl.read_csv(path, infer_schema_length=10_000, schema_overrides=types)
+
+
+_READERS: Final[Mapping[str, Callable[[Path, Collection[str]], pl.DataFrame]]] = {
+    ".csv": _read_csv,
+    ".gz": _read_csv,
+    ".parquet": lambda path, _: pl.read_parquet(path, glob=False),
+    ".jsonl": lambda path, _: pl.read_ndjson(path),
 }
 
 
@@ -25,7 +35,7 @@ class ExposureTable(NamedTuple):
     frame: pl.DataFrame
     """See `recoach.ope.log.from_frame`; besides `policy`, `run` and `version`."""
     notes: list[str]
-    """A sentence for each kind of rows that were left out."""
+    """A sentence for each kind of rows that were left out or added up."""
 
 
 def is_exposure_log(path: Path) -> bool:
@@ -35,6 +45,8 @@ def is_exposure_log(path: Path) -> bool:
 
 def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Read a CSV (also gzipped), parquet or JSONL file.
+
+    Ids of items, users and lists in a CSV file are text: `07` and `7` differ.
 
     Args:
         path: the file.
@@ -47,13 +59,13 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pl.DataF
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise DataError(f"{path}: the name must end in {', '.join(_READERS)}. Convert the file.")
+    names = columns or {}
     try:
-        frame = reader(path)
+        frame = reader(path, [names.get(name, name) for name in _IDS])
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file. Check the path.") from error
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Correct the file.") from error
-    names = columns or {}
     missing = [name for name in names.values() if name not in frame.columns]
     if missing:
         raise DataError(
@@ -131,4 +143,22 @@ def read_rewarded_exposures(path: Path, rewards: pl.DataFrame) -> ExposureTable:
         notes.append(f"{n_cold:,} lists of unknown users are left out: they show popular items.")
     if n_histories:
         notes.append(f"{n_histories:,} lists of requests with a history are left out.")
-    return ExposureTable(kept, notes)
+    return ExposureTable(kept, [*notes, *_reward_notes(rewards, shown)])
+
+
+def _reward_notes(rewards: pl.DataFrame, shown: pl.DataFrame) -> list[str]:
+    """Return sentences about rewards that belong to no shown item, and about repeated rows."""
+    keys = rewards.select(pl.col(_KEYS).cast(pl.String))
+    n_unmatched = keys.join(shown.select(_KEYS).unique(), on=_KEYS, how="anti").height
+    n_repeated = keys.height - keys.unique().height
+    notes = []
+    if n_unmatched:
+        notes.append(
+            f"{n_unmatched:,} of {keys.height:,} rewards belong to no shown item and are left out."
+        )
+    if n_repeated:
+        notes.append(
+            f"{n_repeated:,} of {keys.height:,} rewards repeat the list and item of an earlier one "
+            "and are added to it."
+        )
+    return notes

@@ -59,6 +59,8 @@ class OffPolicyLog:
                 "propensity: not all values are above 0 and at most 1. An item that was shown had "
                 "a probability above 0; correct or drop the rows."
             )
+        if not (self.positions >= 1).all():
+            raise DataError("position: a value is below 1. Positions start at 1; add 1 to all.")
         if self.lists is not None:
             self._check_lists(self.lists)
 

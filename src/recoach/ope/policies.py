@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 BLOCK_SIZE = 256
 """Rows whose probabilities are in memory at once."""
 _TOLERANCE = 1e-6
+_SUM_TOLERANCE = 1e-3  # for tables with rounded probabilities
 
 
 class Choices(NamedTuple):
@@ -47,11 +48,11 @@ class TablePolicy:
 
     Args:
         frame: polars or pandas, with `item_id`, `probability` and, if the frequencies differ by
-            position, `position`. Probabilities are divided by their sum at the position, so that
-            counts may be given.
+            position, `position` (from 1). Probabilities sum to 1 at each position, within 0.001.
 
     Raises:
-        DataError: a column is missing, or a probability is below 0 or missing.
+        DataError: a column is missing, a probability is below 0 or missing, a position is below 1,
+            an item is twice at a position, or probabilities do not sum to 1.
     """
 
     def __init__(self, frame: Any) -> None:  # noqa: ANN401 - any frame that narwhals reads
@@ -69,6 +70,28 @@ class TablePolicy:
         self._table = table.select(
             pl.col("item_id").cast(pl.String), probabilities, position.alias("position")
         )
+        self._check()
+
+    def _check(self) -> None:
+        """Raise a DataError for a bad position, a repeated item or a sum that is not 1."""
+        keys = self._table.select("position", "item_id")
+        where = " at position {}" if self._by_position else ""
+        if self._by_position and not (keys["position"] >= 1).fill_null(value=False).all():
+            raise DataError("position: a value is missing or below 1. Positions start at 1.")
+        repeated = keys.filter(keys.is_duplicated())
+        if len(repeated):
+            position, item_id = repeated.row(0)
+            raise DataError(
+                f"item_id: the policy's table has {item_id!r} twice{where.format(position)}. Keep "
+                "one row for each item."
+            )
+        sums = self._table.group_by("position", maintain_order=True).agg(pl.sum("probability"))
+        for position, total in sums.rows():
+            if not abs(total - 1) <= _SUM_TOLERANCE:
+                raise DataError(
+                    f"probability: the values of the policy's table sum to {total:g}"
+                    f"{where.format(position)}, not 1. Divide them by their sum."
+                )
 
     def choices(self, log: OffPolicyLog, rows: Longs) -> Choices:
         """Return the frequencies at the position of each row.
