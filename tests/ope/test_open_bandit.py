@@ -74,9 +74,11 @@ def bandit_log(campaign, policy):
 def policy_of(campaign, name):
     if name == "random":
         items = read_table(DATA / "open-bandit" / f"items-{campaign}.csv.gz")
-        return TablePolicy(items.select("item_id", probability=pl.lit(1.0)))
+        return TablePolicy(items.select("item_id", probability=1 / pl.len()))
     frame = bandit_log(campaign, name)
-    return TablePolicy(frame.group_by("item_id", "position").agg(probability=pl.len()))
+    counts = frame.group_by("item_id", "position").agg(probability=pl.len())
+    share = pl.col("probability") / pl.col("probability").sum().over("position")
+    return TablePolicy(counts.with_columns(share))
 
 
 def evaluated(campaign, logging, policy, samples=50):
@@ -176,7 +178,9 @@ def test_the_interval_of_coat_by_user_ends_near_the_truth():
     rewards = frame["rating"].to_numpy().astype(float)
     weights = len(rewards) / (pairs * frame["propensity"].to_numpy())
     terms = snips(Impressions(rewards, weights, rewards, rewards))
-    values = resampled_values([terms], frame["user_id"].to_numpy(), samples=1000, seed=0)
+    values = resampled_values(
+        [terms], frame["user_id"].cast(pl.Int64).to_numpy(), samples=1000, seed=0
+    )
     low, high = percentile_interval(values[:, 0], 0.95)
     assert low == pytest.approx(2.2289, abs=0.02)
     assert high == pytest.approx(2.427, abs=0.02)
